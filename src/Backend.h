@@ -1,0 +1,83 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "GaussianMixture.h"
+#include "SufficientStats.h"
+#include "VectorSource.h"
+
+namespace gmm {
+
+enum class EStep {
+    soft, ///< responsibilities r_ik = exp(log_joint_ik - log p(x_i))
+    hard, ///< k-means: all of a vector goes to the nearest mean
+};
+
+/** The E-step on one kind of hardware.
+ *
+ * A backend is bound to data once and asked for statistics once an iteration,
+ * so that a GPU can keep what fits on the device and stream what does not. No
+ * backend ever holds an n x k array.
+ */
+struct Backend {
+    /// "cpu", "cuda"
+    virtual std::string name() const = 0;
+
+    /** Binds training data. They must outlive the binding.
+     *
+     * @param weights  size source.n, or nullptr: every vector weighs 1
+     * @param frame    the units that models and statistics are in
+     */
+    virtual void set_data(
+            const VectorSource& source,
+            const float* weights,
+            const Frame& frame) = 0;
+
+    /// The model of the next calls, in the frame's units; copied.
+    virtual void set_model(const GaussianMixture& model) = 0;
+
+    /** One pass over the bound data: replaces stats by its statistics.
+     *
+     * The same data, model and backend give the same bits.
+     */
+    virtual void accumulate(EStep step, SufficientStats& stats) = 0;
+
+    /** The m most responsible components of each vector, best first.
+     *
+     * Vectors in the user's units; they need not be those bound by set_data,
+     * but the frame is that of set_data.
+     *
+     * @param m           1 <= m <= k
+     * @param components  size x.n * m
+     * @param log_joint   log pi_k + log N in the user's units, size x.n * m,
+     *                    or nullptr
+     * @param distances   squared L2 to the mean in the user's units, size
+     *                    x.n * m, or nullptr
+     * @param log_prob    log p(x) over all components, size x.n, or nullptr
+     * @param order       EStep::hard orders by distance instead
+     */
+    virtual void top_components(
+            const Rows& x,
+            size_t m,
+            int64_t* components,
+            float* log_joint,
+            float* distances,
+            float* log_prob = nullptr,
+            EStep order = EStep::soft) = 0;
+
+    virtual ~Backend() = default;
+};
+
+/// Always there.
+std::unique_ptr<Backend> make_cpu_backend();
+
+/// Whether the program was built with CUDA and a usable device is present;
+/// why_not says what is missing.
+bool cuda_available(std::string* why_not = nullptr);
+
+/// Throws DeviceError if there is none.
+std::unique_ptr<Backend> make_cuda_backend();
+
+} // namespace gmm

@@ -1,0 +1,79 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "Backend.h"
+#include "GaussianMixture.h"
+#include "VectorSource.h"
+
+namespace gmm {
+
+enum class Initialisation {
+    kmeans_plus_plus, ///< on a subsample (Arthur and Vassilvitskii 2007)
+    random_subset,    ///< k distinct vectors
+    given_means,      ///< the means of the model passed in
+};
+
+struct TrainingIteration {
+    EStep step;
+    double objective;    ///< mean log p(x) in the user's units; hard: mean
+                         ///< squared distance
+    double seconds;      ///< whole iteration
+    double e_seconds;    ///< the backend's part
+    double dropped_mass; ///< share of responsibility left out, in [0, 1]
+    size_t reseeded;     ///< dead components restarted after this iteration
+    double imbalance;    ///< K sum n_k^2 / (sum n_k)^2, 1 = balanced
+};
+
+struct TrainingOptions {
+    Covariance covariance = Covariance::isotropic;
+    Initialisation init = Initialisation::kmeans_plus_plus;
+    int hard_iterations = 5; ///< k-means iterations before EM
+    int niter = 20;          ///< EM iterations at most
+    double tolerance = 1e-5; ///< stop when the mean log-likelihood gains less
+                             ///< than this times its magnitude; 0: never
+    double variance_floor = 1e-3; ///< times the data's mean variance
+    double min_count = 1.0;       ///< n_k below which a component is dead
+    bool update_means = true;     ///< false: means stay, the rest is fitted
+    uint64_t seed = 1234;
+
+    /// Applied to the means (user's units, size k * d) after each M-step:
+    /// normalisation, rounding. Empty: none.
+    std::function<void(float* means)> project_means;
+    /// Called after each iteration; false stops the training, and what was
+    /// reached is returned. May throw to abandon it.
+    std::function<bool(const TrainingIteration&)> progress;
+};
+
+struct TrainingResult {
+    GaussianMixture model; ///< in the user's units
+    std::vector<TrainingIteration> iterations;
+    bool converged = false;
+};
+
+/** Fits a mixture of k components by expectation maximisation.
+ *
+ * Time O(iterations n k d) in the backend, memory O(k d) + the backend's own.
+ * Data are centred and scaled inside; the result is in the user's units. The
+ * same seed, data and backend give the same model, bit for bit.
+ *
+ * @param weights  size source.n, non-negative, not all zero; or nullptr
+ * @param start    read for Initialisation::given_means: means (k * d), and
+ *                 variances and log_weights where they are not empty
+ *
+ * Throws InvalidArgument for k = 0, k > n, a value that is not finite
+ * (naming its row), weights that are negative or all zero, and options out of
+ * range.
+ */
+TrainingResult train(
+        const VectorSource& source,
+        const float* weights,
+        size_t k,
+        const TrainingOptions& options,
+        Backend& backend,
+        const GaussianMixture* start = nullptr);
+
+} // namespace gmm

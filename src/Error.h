@@ -1,0 +1,20 @@
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+namespace gmm {
+
+/// Wrong input: the message names the argument, its value and what was
+/// expected. Bad luck (no memory, no device) is a DeviceError or the standard
+/// library's own exception instead.
+struct InvalidArgument : std::invalid_argument {
+    using std::invalid_argument::invalid_argument;
+};
+
+/// A device that is missing, full, or lost in mid-run.
+struct DeviceError : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+} // namespace gmm

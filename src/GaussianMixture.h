@@ -1,0 +1,75 @@
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+namespace gmm {
+
+/// The shape of a component's covariance matrix.
+enum class Covariance {
+    isotropic, ///< sigma_k^2 I, one variance a component
+    diagonal,  ///< diag(sigma_kj^2), one variance a component and dimension
+    tied,      ///< sigma^2 I, one variance for all components
+};
+
+/// Number of variances of a mixture: k, k * d or 1.
+size_t num_variances(Covariance covariance, size_t k, size_t d);
+
+/** The parameters of a Gaussian mixture
+ *
+ *    p(x) = sum_k pi_k N(x; mu_k, Sigma_k)
+ *
+ * and the slow and obvious way of evaluating them, in double: the reference
+ * that every backend is tested against.
+ */
+struct GaussianMixture {
+    Covariance covariance = Covariance::isotropic;
+    size_t d = 0; ///< dimension of the vectors
+    size_t k = 0; ///< number of components
+
+    std::vector<float> means;       ///< size k * d
+    std::vector<float> variances;   ///< size num_variances(covariance, k, d)
+    std::vector<float> log_weights; ///< log pi_k, size k
+
+    /// Variance of component c in dimension j, whatever the covariance kind.
+    float variance(size_t c, size_t j) const;
+
+    /** Throws InvalidArgument, naming the field and the first bad value, if
+     * d or k is 0, a size does not fit, a value is not finite, a variance is
+     * not positive, or the weights do not sum to 1 (within 1e-3). */
+    void validate() const;
+
+    /** log pi_k + log N(x_i; mu_k, Sigma_k) in double
+     *
+     * @param n    number of vectors
+     * @param x    vectors, size n * d
+     * @param out  size n * k
+     */
+    void log_joint(size_t n, const float* x, double* out) const;
+
+    /** log p(x_i) = logsumexp_k of log_joint, in double
+     *
+     * @param out  size n
+     */
+    void log_prob(size_t n, const float* x, double* out) const;
+};
+
+/** The affine map y = (x - center) * scale that training works in.
+ *
+ * Squared norms of uncentred data dwarf the variances (SIFT: |x| = 512), and
+ * the differences that make a log-likelihood drown in rounding. Backends
+ * receive vectors in the user's units and models in the frame's units, and
+ * convert vectors as they load them.
+ */
+struct Frame {
+    std::vector<float> center; ///< size d
+    float scale = 1;
+
+    /// The same mixture in the frame's units (log_weights unchanged; a
+    /// log-density in the frame is the user's minus d * log(scale)).
+    GaussianMixture to_frame(const GaussianMixture& model) const;
+    /// The same mixture in the user's units.
+    GaussianMixture to_user(const GaussianMixture& model) const;
+};
+
+} // namespace gmm

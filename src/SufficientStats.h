@@ -1,0 +1,57 @@
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "GaussianMixture.h"
+
+namespace gmm {
+
+/** What the E-step leaves for the M-step, in the units of the Frame.
+ *
+ * Additive: statistics of blocks, GPUs and machines can be summed in any
+ * grouping. Sums are in double. Memory O(k d).
+ */
+struct SufficientStats {
+    Covariance covariance = Covariance::isotropic;
+    size_t d = 0;
+    size_t k = 0;
+
+    std::vector<double> n_k;   ///< sum_i w_i r_ik, size k
+    std::vector<double> sum_x; ///< sum_i w_i r_ik y_i, size k * d
+    /// sum_i w_i r_ik |y_i|^2, size k; diagonal: of y_ij^2, size k * d
+    std::vector<double> sum_x2;
+
+    double weight = 0; ///< sum_i w_i
+    /// sum_i w_i log p(y_i), y in the frame; hard mode: minus the sum of
+    /// squared distances to the nearest mean
+    double objective = 0;
+    /// responsibility (weighted) that a sparse M-step left out
+    double dropped_mass = 0;
+
+    SufficientStats() = default;
+    SufficientStats(Covariance covariance, size_t k, size_t d);
+
+    void clear();
+    /// Adds the other's sums. Throws InvalidArgument if shapes differ.
+    void merge(const SufficientStats& other);
+};
+
+/** The M-step: the mixture that maximises the expected log-likelihood
+ * (Dempster, Laird and Rubin 1977; Bishop, PRML, eq. 9.24 to 9.26).
+ *
+ * Components with n_k < min_count keep the means and variances that `model`
+ * has on entry (with weight min_count / total): the trainer re-seeds them.
+ *
+ * @param variance_floor  in the frame's units, > 0
+ * @param update_means    false: means stay, the rest is fitted around them
+ * @param model           in and out, in the frame's units
+ */
+void m_step(
+        const SufficientStats& stats,
+        double variance_floor,
+        double min_count,
+        bool update_means,
+        GaussianMixture& model);
+
+} // namespace gmm
