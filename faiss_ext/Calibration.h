@@ -1,0 +1,76 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "faiss_ext/ProbePolicy.h"
+
+namespace faiss_ext {
+
+/** What was learnt from queries whose neighbours are known.
+ *
+ * The likelihood of a cell. A vector of cell (i, j), mean m, variance v (sum
+ * over dimensions) lies at a squared distance from the query of mean s + v
+ * and variance proportional to 4 s v + 2 v^2, s = |q - m|^2 (the moments of a
+ * noncentral chi-square, with an effective dimension that cancels below). The
+ * cell's vectors are the likelier to be neighbours the smaller
+ *
+ *     z = (s + v - tau) / sqrt(4 s v + 2 v^2)
+ *
+ * where tau, the squared distance of the k-th neighbour, is predicted as
+ * exp(tau_weights[0] + tau_weights[1] log d_1), d_1 the squared distance to
+ * the nearest mean. Cells are scanned in the order of z: the order of
+ * expected neighbours for each distance.
+ *
+ * The mass still missing. After b distances, with t the k-th smallest so far
+ * and (s, v) of the last cell scanned, s_1 the s of the first,
+ *
+ *     logit(missing) = w . (1, log b, log s/t, log s_1/t, log (s + v)/t)
+ *
+ * and a query stops once missing <= 1 - probe_mass.
+ */
+struct Calibration {
+    bool fitted = false;
+    size_t k = 0;            ///< neighbours that it was fitted for
+    size_t ntotal = 0;       ///< vectors in the index when it was fitted
+    size_t nq = 0;           ///< queries that it was fitted on
+    bool own_queries = true; ///< queries were drawn from the index's vectors
+
+    std::array<float, 2> tau_weights = {0, 1};
+    std::array<float, 5> stop_weights = {};
+
+    /// One point of a candidate's curve on held-out queries.
+    struct Point {
+        float parameter; ///< nprobe, or probe_mass where the mass stops
+        float recall;    ///< at k
+        float distances; ///< for each query
+    };
+    struct Candidate {
+        ProbeOrder order;
+        bool by_mass;             ///< stopped by mass and not by a fixed budget
+        std::vector<Point> curve; ///< recall increasing
+    };
+    /// Everything that was compared, on held-out queries.
+    std::vector<Candidate> candidates;
+
+    /// The setting with the fewest distances that reached the recall.
+    struct Choice {
+        ProbeOrder order;
+        bool by_mass;
+        float parameter;
+        float recall;
+        float distances;
+    };
+    /** Throws FaissException if not fitted, or target is not in (0, 1].
+     *
+     * Candidates that cost more than another everywhere never win; k-means'
+     * order with a fixed budget is always among them. */
+    Choice choose(float target_recall) const;
+
+    /// What was compared and what won at a few targets, as a table.
+    std::string report() const;
+};
+
+} // namespace faiss_ext

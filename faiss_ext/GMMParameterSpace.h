@@ -1,0 +1,28 @@
+#pragma once
+
+#include <faiss/AutoTune.h>
+
+namespace faiss_ext {
+
+/** faiss::ParameterSpace with the parameters of GMM indexes, for AutoTune and
+ * for strings: nprobe, max_codes, probe_mass, target_recall, probe_order (the
+ * number of the ProbeOrder, or its name in a string), wherever the index is
+ * wrapped. The others go to faiss::ParameterSpace.
+ */
+struct GMMParameterSpace : faiss::ParameterSpace {
+    using faiss::ParameterSpace::set_index_parameters;
+
+    void initialize(const faiss::Index* index) override;
+
+    /// "nprobe=16,probe_mass=0.9,probe_order=cell_distance"
+    void set_index_parameters(
+            faiss::Index* index, const char* description) const;
+
+    /// Throws FaissException for a value out of range, naming it.
+    void set_index_parameter(
+            faiss::Index* index,
+            const std::string& name,
+            double val) const override;
+};
+
+} // namespace faiss_ext

@@ -1,0 +1,70 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include <faiss/Clustering.h>
+
+#include "GaussianMixture.h"
+#include "faiss_ext/impl/faiss_compat.h"
+
+namespace faiss_ext {
+
+/** FAISS's clustering interface over expectation maximisation.
+ *
+ * Trains a Gaussian mixture where faiss::Clustering runs Lloyd's k-means. It
+ * uses the GPU when the library was built with CUDA and a device is there,
+ * and the CPU otherwise; `backend` says which of them ran.
+ *
+ * Fields of faiss::ClusteringParameters: niter EM iterations at most (after
+ * hard_niter of k-means); nredo keeps the run of the best likelihood;
+ * spherical and int_centroids are applied to the means after each iteration;
+ * frozen_centroids keeps the given means and fits the rest; update_index
+ * re-trains the index as FAISS does, but at the end only, since EM does not
+ * assign through it; min_ and max_points_per_centroid, seed, verbose as in
+ * FAISS; decode_block_size is the block of train_encoded.
+ */
+struct GpuGMMClustering : faiss::Clustering {
+    gmm::Covariance covariance = gmm::Covariance::isotropic;
+    int hard_niter = 5;           ///< k-means iterations before EM
+    double variance_floor = 1e-3; ///< times the data's mean variance
+    double tolerance = 1e-5;      ///< relative gain at which EM stops; 0: never
+
+    std::string backend; ///< out: what trained, "cpu" or "cuda"
+    /// out: size k, k * d (diagonal) or 1 (tied), in the user's units
+    std::vector<float> variances;
+    std::vector<float> log_weights; ///< out: size k
+
+    GpuGMMClustering(int d, int k);
+    GpuGMMClustering(int d, int k, const faiss::ClusteringParameters& cp);
+
+    /** Fits the mixture; centroids (read as the start if they are set) then
+     * hold the means, and variances and log_weights stand beside them.
+     *
+     * @param n          > 0, at least k
+     * @param x          training vectors, size n * d, finite
+     * @param index      receives the means (reset, then add)
+     * @param x_weights  size n, non-negative, or nullptr
+     *
+     * Throws FaissException for wrong input, with this object as it was.
+     */
+    void train(
+            idx_t n,
+            const float* x,
+            faiss::Index& index,
+            const float* x_weights = nullptr) override;
+
+    /// As train, from vectors encoded by codec, decode_block_size at a time
+    /// (the base class's is not virtual: call this one by its own type).
+    void train_encoded(
+            idx_t n,
+            const uint8_t* x_in,
+            const faiss::Index* codec,
+            faiss::Index& index,
+            const float* weights = nullptr);
+
+    /// The fitted mixture. Throws if train has not been called.
+    gmm::GaussianMixture mixture() const;
+};
+
+} // namespace faiss_ext

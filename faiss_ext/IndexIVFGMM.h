@@ -1,0 +1,169 @@
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include <faiss/IndexIVFFlat.h>
+#include <faiss/IndexIVFPQ.h>
+#include <faiss/IndexScalarQuantizer.h>
+
+#include "GaussianMixture.h"
+#include "faiss_ext/Calibration.h"
+#include "faiss_ext/PairCells.h"
+#include "faiss_ext/ProbePolicy.h"
+#include "faiss_ext/impl/faiss_compat.h"
+
+namespace faiss_ext {
+
+/// Search parameters of one call; SearchParametersIVF works too and keeps the
+/// index's own order and mass.
+struct SearchParametersIVFGMM : faiss::SearchParametersIVF {
+    ProbeOrder probe_order = ProbeOrder::cell_posterior;
+    float probe_mass = 1;    ///< see IVFGMM
+    float target_recall = 0; ///< see IVFGMM
+};
+
+/** What a Gaussian mixture adds to an IVF index: the part of IndexIVFGMM that
+ * does not depend on the codec.
+ *
+ * The means are the index's quantizer (a stock faiss::IndexFlat), so a stock
+ * FAISS finds a working IVF index in what it reads.
+ */
+struct IVFGMM {
+    gmm::Covariance covariance = gmm::Covariance::isotropic;
+    std::vector<float> variances;   ///< size nlist, nlist * d or 1
+    std::vector<float> log_weights; ///< size nlist
+    std::string backend;            ///< what trained it: "cpu" or "cuda"
+
+    /** Order of probing. Cell orders search the nprobe * ntotal / nlist
+     * vectors of the best cells, whichever lists they are in: the cost of
+     * nprobe lists, and more recall. Until vectors are added, and with
+     * cells_per_list = 1, they mean `distance`. */
+    ProbeOrder probe_order = ProbeOrder::cell_posterior;
+    /** In (0, 1]. Below 1 a query stops once this share of its neighbours is
+     * expected to be found (needs the calibration that adding does); nprobe
+     * and max_codes remain as caps. */
+    float probe_mass = 1;
+    /** In [0, 1). Above 0 the calibration chooses order and stop: the setting
+     * with the fewest distances that reached this recall on held-out queries.
+     * nprobe is not used then; max_codes remains as a cap. */
+    float target_recall = 0;
+
+    size_t cells_per_list = 0; ///< 0: from the list sizes; 1: plain IVF
+    /// Lists that a vector may be in. Above 1 needs cells_per_list = 1.
+    size_t max_assign = 1;
+    /** A vector is copied to the list that minimises
+     * |x - mu_j|^2 + 1/2 (x - mu_i).(x - mu_j) (RAIR, arXiv 2601.07183) if
+     * |x - mu_j| <= assign_ratio |x - mu_i| (SPANN, arXiv 2111.08566). */
+    float assign_ratio = 1.3f;
+    /// Above 0: copies go to the components whose responsibility reaches it
+    /// instead, the most responsible one being the home.
+    float assign_threshold = 0;
+    bool calibrate_on_add = true; ///< whenever the index has doubled
+
+    PairCells cells;
+    /// Home lists of the entries of each list where max_assign > 1, else
+    /// empty. Entries of a list are sorted by home, its own first.
+    std::vector<std::vector<int32_t>> homes;
+    Calibration calibration;
+
+    /** Fits order and stop to queries like the user's, after adding.
+     *
+     * Time O(nq ntotal d).
+     *
+     * @param nq  at least 20; half of them are held out
+     * @param xq  size nq * d; nullptr: nq vectors of the index, themselves
+     *            left out of their neighbours
+     */
+    virtual void calibrate(size_t nq, const float* xq, size_t k = 10) = 0;
+
+    /// Folds the tails into the cells, after choosing L and fitting the cells
+    /// anew to what the index holds, and calibrates. Time O(ntotal L d).
+    virtual void optimize() = 0;
+
+    /// The fitted mixture, means included.
+    virtual gmm::GaussianMixture mixture() const = 0;
+
+    virtual ~IVFGMM() = default;
+};
+
+/// Counters beside faiss::indexIVF_stats, over all GMM indexes.
+struct IVFGMMStats {
+    size_t n_cell_scores = 0; ///< cells whose likelihood was evaluated
+    void reset();
+};
+extern IVFGMMStats ivf_gmm_stats;
+
+/** faiss::IndexIVFFlat, IndexIVFPQ or IndexIVFScalarQuantizer with a Gaussian
+ * mixture where k-means stood.
+ *
+ * Everything that the base class does works: add, add_with_ids, search (with
+ * SearchParametersIVF or ...GMM, any IDSelector), range_search, remove_ids,
+ * reconstruct, reconstruct_n, search_and_reconstruct, merge_from,
+ * copy_subset_to, update_vectors, reset, direct maps, METRIC_L2 and
+ * METRIC_INNER_PRODUCT (means normalised). Search returns no id twice, and
+ * computes no vector's distance twice for one query. faiss::indexIVF_stats is
+ * updated as FAISS does it.
+ *
+ * Errors are FaissExceptions that name the argument, its value and what was
+ * expected, and leave the index as it was.
+ */
+template <class IVF>
+struct IndexIVFGMM : IVF, IVFGMM {
+    /// Takes the base class's own arguments behind the quantizer, which it
+    /// makes itself: (d, nlist, metric), (d, nlist, M, nbits, metric), ...
+    template <class... Args>
+    IndexIVFGMM(size_t d, size_t nlist, Args... args);
+    IndexIVFGMM() = default;
+
+    void train(idx_t n, const float* x) override;
+    void add_core(
+            idx_t n,
+            const float* x,
+            const idx_t* xids,
+            const idx_t* precomputed_idx FAISS_EXT_ADD_CORE_TAIL_DECL) override;
+    void reset() override;
+
+    void search(
+            idx_t n,
+            const float* x,
+            idx_t k,
+            float* distances,
+            idx_t* labels,
+            const faiss::SearchParameters* params = nullptr) const override;
+    void range_search(
+            idx_t n,
+            const float* x,
+            float radius,
+            faiss::RangeSearchResult* result,
+            const faiss::SearchParameters* params = nullptr) const override;
+    void search_and_reconstruct(
+            idx_t n,
+            const float* x,
+            idx_t k,
+            float* distances,
+            idx_t* labels,
+            float* recons,
+            const faiss::SearchParameters* params = nullptr) const override;
+
+    size_t remove_ids(const faiss::IDSelector& sel) override;
+    void update_vectors(int nv, const idx_t* idx, const float* v) override;
+    void merge_from(faiss::Index& other, idx_t add_id) override;
+    void check_compatible_for_merge(const faiss::Index& other) const override;
+    void copy_subset_to(
+            faiss::IndexIVF& other,
+            subset_type_t subset_type,
+            idx_t a1,
+            idx_t a2) const override;
+
+    void calibrate(size_t nq, const float* xq, size_t k = 10) override;
+    void optimize() override;
+    gmm::GaussianMixture mixture() const override;
+};
+
+using IndexIVFFlatGMM = IndexIVFGMM<faiss::IndexIVFFlat>;
+using IndexIVFPQGMM = IndexIVFGMM<faiss::IndexIVFPQ>;
+using IndexIVFScalarQuantizerGMM = IndexIVFGMM<faiss::IndexIVFScalarQuantizer>;
+
+} // namespace faiss_ext

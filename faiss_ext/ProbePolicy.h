@@ -1,0 +1,65 @@
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+#include "faiss_ext/impl/faiss_compat.h"
+
+namespace faiss_ext {
+
+/// What comes first in a search.
+enum class ProbeOrder {
+    /// Whole lists by distance to their mean: what k-means IVF does.
+    distance,
+    /// Whole lists by log pi_k + log N(x; mu_k, Sigma_k), the textbook
+    /// posterior. It answers which component made the query and not which
+    /// list holds its neighbours, and loses recall on real data; it is here
+    /// to be compared with.
+    log_likelihood,
+    /// Whole lists by distance, with the scale-free posterior d_k^-v to stop
+    /// by (the unknown local scale integrated out of the Gaussian).
+    scale_free,
+    /// Cells of pairs by distance to the cell's mean.
+    cell_distance,
+    /// Cells of pairs by the likelihood that the cell holds a vector within
+    /// the query's neighbour distance: the calibrated order.
+    cell_posterior,
+};
+
+/// "distance", ...; from_string throws FaissException naming the string.
+const char* to_string(ProbeOrder order);
+ProbeOrder probe_order_from_string(const std::string& name);
+
+/** From a query's K log-likelihoods and distances to the lists to probe.
+ *
+ * The one place that orders whole lists; cells are ordered by CellSearch.
+ */
+struct ProbePolicy {
+    ProbeOrder order = ProbeOrder::distance;
+    /// Stops once this share of the posterior is covered, in (0, 1]; 1: never.
+    float probe_mass = 1;
+    /// v of the scale-free posterior d_k^-v over squared distances.
+    float exponent = 2;
+
+    /** Ordered, -1-padded probes of one query.
+     *
+     * @param nlist      number of components
+     * @param distances  squared L2 to each mean (inner products if
+     *                   similarity), size nlist
+     * @param log_joint  log pi_k + log N, size nlist; read for log_likelihood
+     * @param similarity larger `distances` are better
+     * @param nprobe     size of the outputs, at most nlist are filled
+     * @param out_keys   lists in the order in which to probe them, then -1
+     * @param out_dis    their entries of `distances`
+     */
+    void select(
+            size_t nlist,
+            const float* distances,
+            const float* log_joint,
+            bool similarity,
+            size_t nprobe,
+            idx_t* out_keys,
+            float* out_dis) const;
+};
+
+} // namespace faiss_ext

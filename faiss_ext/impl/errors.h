@@ -1,0 +1,28 @@
+#pragma once
+
+#include <utility>
+
+#include <faiss/impl/FaissAssert.h>
+#include <faiss/impl/FaissException.h>
+
+#include "Error.h"
+
+namespace faiss_ext {
+
+/// Runs f; what src/ throws becomes a FaissException with the same message.
+template <class F>
+decltype(auto) as_faiss_exception(F&& f) {
+    try {
+        return std::forward<F>(f)();
+    } catch (const gmm::InvalidArgument& e) {
+        FAISS_THROW_MSG(e.what());
+    } catch (const gmm::DeviceError& e) {
+        FAISS_THROW_MSG(e.what());
+    }
+}
+
+/// Throws a FaissException naming the argument, its row and the value if any
+/// of the n * d values is NaN or infinite.
+void check_finite(const char* argument, size_t n, size_t d, const float* x);
+
+} // namespace faiss_ext

@@ -1,0 +1,27 @@
+#pragma once
+
+#include <string>
+
+#include <faiss/Index.h>
+
+namespace faiss_ext {
+
+/** faiss::index_factory with GMM<nlist> where IVF<nlist> stands.
+ *
+ *     GMM1024,Flat   GMM4096_Diag,PQ16   OPQ16_64,GMM1024,PQ16,RFlat
+ *     PCA64,GMM1024,SQ8   IDMap,GMM256,Flat   GMM1024x32,Flat
+ *
+ *     gmm  := "GMM" nlist [ "x" cells_per_list ] [ "_Diag" | "_Tied" ]
+ *
+ * What has no GMM in it goes to faiss::index_factory unchanged. Throws
+ * FaissException naming the token that is not understood.
+ */
+faiss::Index* index_factory(
+        int d,
+        const char* description,
+        faiss::MetricType metric = faiss::METRIC_L2);
+
+/// The string that index_factory makes such an index from.
+std::string reverse_index_factory(const faiss::Index* index);
+
+} // namespace faiss_ext

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <memory>
+
+#include <faiss/IndexIVF.h>
+
+#include "GaussianMixture.h"
+
+namespace faiss_ext {
+
+struct IVFGMM;
+
+/** An existing, trained and filled IVF index in, the same data under a GMM
+ * out.
+ *
+ * The mixture starts from the index's own centroids and is fitted on its
+ * vectors (decoded where they are compressed; at most
+ * max_points_per_centroid * nlist of them). Flat indexes are re-filed
+ * exactly; IndexIVFPQ and IndexIVFScalarQuantizer are re-encoded from their
+ * decoded vectors. Ids stay. The index given stays as it is.
+ *
+ * Throws FaissException for an index that is not trained, and for types other
+ * than IndexIVFFlat, IndexIVFPQ, IndexIVFScalarQuantizer.
+ */
+std::unique_ptr<faiss::IndexIVF> swap_to_gmm(
+        const faiss::IndexIVF& index,
+        gmm::Covariance covariance = gmm::Covariance::isotropic);
+
+/// The GMM part of an index, wherever it is wrapped (IndexPreTransform,
+/// IndexRefine, IndexIDMap), or nullptr.
+IVFGMM* extract_gmm(faiss::Index* index);
+const IVFGMM* extract_gmm(const faiss::Index* index);
+
+} // namespace faiss_ext
