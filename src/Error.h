@@ -17,4 +17,8 @@ struct DeviceError : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
+/// Throws InvalidArgument with a message in printf's format.
+[[noreturn]] void throw_invalid(const char* format, ...)
+        __attribute__((format(printf, 1, 2)));
+
 } // namespace gmm

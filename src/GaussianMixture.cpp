@@ -1,5 +1,11 @@
 #include "GaussianMixture.h"
 
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+#include "Error.h"
+
 namespace gmm {
 
 size_t num_variances(Covariance covariance, size_t k, size_t d) {
@@ -12,6 +18,156 @@ size_t num_variances(Covariance covariance, size_t k, size_t d) {
             break;
     }
     return 1;
+}
+
+float GaussianMixture::variance(size_t c, size_t j) const {
+    switch (covariance) {
+        case Covariance::isotropic:
+            return variances[c];
+        case Covariance::diagonal:
+            return variances[c * d + j];
+        case Covariance::tied:
+            break;
+    }
+    return variances[0];
+}
+
+static void check_values(
+        const char* name,
+        const std::vector<float>& values,
+        size_t expected_size) {
+    if (values.size() != expected_size) {
+        throw_invalid(
+                "%s.size() = %zu, expected %zu",
+                name,
+                values.size(),
+                expected_size);
+    }
+    for (size_t i = 0; i < values.size(); i++) {
+        if (!std::isfinite(values[i])) {
+            throw_invalid(
+                    "%s[%zu] = %g, expected a finite value",
+                    name,
+                    i,
+                    values[i]);
+        }
+    }
+}
+
+void GaussianMixture::validate() const {
+    if (d == 0) {
+        throw_invalid("d = 0, expected at least 1");
+    }
+    if (k == 0) {
+        throw_invalid("k = 0, expected at least 1");
+    }
+    check_values("means", means, k * d);
+    check_values("variances", variances, num_variances(covariance, k, d));
+    check_values("log_weights", log_weights, k);
+    for (size_t i = 0; i < variances.size(); i++) {
+        if (!(variances[i] > 0)) {
+            throw_invalid(
+                    "variances[%zu] = %g, expected a positive value",
+                    i,
+                    variances[i]);
+        }
+    }
+    double sum = 0;
+    for (float log_weight : log_weights) {
+        sum += std::exp(double(log_weight));
+    }
+    if (!(std::abs(sum - 1) <= 1e-3)) {
+        throw_invalid(
+                "log_weights: the weights sum to %g, expected 1 within 1e-3",
+                sum);
+    }
+}
+
+void GaussianMixture::log_joint(size_t n, const float* x, double* out) const {
+    // Bishop, PRML, eq. 2.43 with a diagonal covariance matrix.
+#pragma omp parallel for
+    for (size_t i = 0; i < n; i++) {
+        const float* xi = x + i * d;
+        for (size_t c = 0; c < k; c++) {
+            const float* mean = means.data() + c * d;
+            double mahalanobis = 0, log_det = 0;
+            if (covariance == Covariance::diagonal) {
+                const float* var = variances.data() + c * d;
+                for (size_t j = 0; j < d; j++) {
+                    const double diff = double(xi[j]) - mean[j];
+                    mahalanobis += diff * diff / var[j];
+                    log_det += std::log(double(var[j]));
+                }
+            } else {
+                for (size_t j = 0; j < d; j++) {
+                    const double diff = double(xi[j]) - mean[j];
+                    mahalanobis += diff * diff;
+                }
+                mahalanobis /= variance(c, 0);
+                log_det = d * std::log(double(variance(c, 0)));
+            }
+            out[i * k + c] = log_weights[c] -
+                    0.5 *
+                            (d * std::log(2 * std::numbers::pi) + log_det +
+                             mahalanobis);
+        }
+    }
+}
+
+void GaussianMixture::log_prob(size_t n, const float* x, double* out) const {
+    // A few rows at a time: never n x k.
+    const size_t step = 256;
+    std::vector<double> joint(std::min(step, n) * k);
+    for (size_t begin = 0; begin < n; begin += step) {
+        const size_t count = std::min(step, n - begin);
+        log_joint(count, x + begin * d, joint.data());
+        for (size_t i = 0; i < count; i++) {
+            const double* row = joint.data() + i * k;
+            const double largest = *std::max_element(row, row + k);
+            double sum = 0;
+            for (size_t c = 0; c < k; c++) {
+                sum += std::exp(row[c] - largest);
+            }
+            out[begin + i] = largest + std::log(sum);
+        }
+    }
+}
+
+static void check_frame(const Frame& frame, const GaussianMixture& model) {
+    if (frame.center.size() != model.d) {
+        throw_invalid(
+                "frame.center.size() = %zu, expected the model's d = %zu",
+                frame.center.size(),
+                model.d);
+    }
+    if (!(frame.scale > 0) || !std::isfinite(frame.scale)) {
+        throw_invalid(
+                "frame.scale = %g, expected a positive value", frame.scale);
+    }
+}
+
+GaussianMixture Frame::to_frame(const GaussianMixture& model) const {
+    check_frame(*this, model);
+    GaussianMixture out = model;
+    for (size_t i = 0; i < out.means.size(); i++) {
+        out.means[i] = (double(out.means[i]) - center[i % model.d]) * scale;
+    }
+    for (float& variance : out.variances) {
+        variance = double(variance) * scale * scale;
+    }
+    return out;
+}
+
+GaussianMixture Frame::to_user(const GaussianMixture& model) const {
+    check_frame(*this, model);
+    GaussianMixture out = model;
+    for (size_t i = 0; i < out.means.size(); i++) {
+        out.means[i] = double(out.means[i]) / scale + center[i % model.d];
+    }
+    for (float& variance : out.variances) {
+        variance = double(variance) / scale / scale;
+    }
+    return out;
 }
 
 } // namespace gmm

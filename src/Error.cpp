@@ -1,0 +1,17 @@
+#include "Error.h"
+
+#include <cstdarg>
+#include <cstdio>
+
+namespace gmm {
+
+void throw_invalid(const char* format, ...) {
+    char message[1024];
+    va_list arguments;
+    va_start(arguments, format);
+    std::vsnprintf(message, sizeof(message), format, arguments);
+    va_end(arguments);
+    throw InvalidArgument(message);
+}
+
+} // namespace gmm

@@ -1,0 +1,334 @@
+#include "Initialise.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <unordered_set>
+
+#include "Error.h"
+#include "cpu/Blas.h"
+#include "cpu/ParallelFor.h"
+
+namespace gmm {
+
+double uniform(std::mt19937_64& random) {
+    return double(random() >> 11) * 0x1p-53;
+}
+
+namespace {
+
+/// Sums of a block of rows relative to a pivot near the data.
+struct Moments {
+    double weight = 0;
+    double square = 0; ///< sum_i w_i |x_i - pivot|^2
+    std::vector<double> sum;
+
+    void add(const float* x, const float* pivot, double w) {
+        weight += w;
+        for (size_t j = 0; j < sum.size(); j++) {
+            const double diff = double(x[j]) - pivot[j];
+            sum[j] += w * diff;
+            square += w * diff * diff;
+        }
+    }
+
+    void merge(const Moments& other) {
+        weight += other.weight;
+        square += other.square;
+        for (size_t j = 0; j < sum.size(); j++) {
+            sum[j] += other.sum[j];
+        }
+    }
+};
+
+void check_finite(const float* x, size_t d, size_t row) {
+    for (size_t j = 0; j < d; j++) {
+        if (!std::isfinite(x[j])) {
+            throw_invalid(
+                    "source: row %zu, dimension %zu is %g, expected a finite "
+                    "value",
+                    row,
+                    j,
+                    x[j]);
+        }
+    }
+}
+
+Moments total_moments(
+        const VectorSource& source, const float* weights, const float* pivot) {
+    constexpr size_t kRows = 256, kBlocks = 64;
+    const size_t d = source.d;
+    Moments total;
+    total.sum.resize(d);
+    for (size_t first = 0; first < source.n; first += kRows * kBlocks) {
+        std::vector<Moments> blocks(
+                std::min(kBlocks, (source.n - first + kRows - 1) / kRows));
+        parallel_for(blocks.size(), [&](size_t b) {
+            const size_t begin = first + b * kRows;
+            const size_t count = std::min(kRows, source.n - begin);
+            std::vector<std::byte> scratch;
+            std::vector<float> x(count * d);
+            source.rows(begin, count, scratch).to_float(x.data());
+            blocks[b].sum.resize(d);
+            for (size_t i = 0; i < count; i++) {
+                const float* row = x.data() + i * d;
+                check_finite(row, d, begin + i);
+                blocks[b].add(row, pivot, weights ? weights[begin + i] : 1);
+            }
+        });
+        for (const Moments& block : blocks) {
+            total.merge(block);
+        }
+    }
+    return total;
+}
+
+} // namespace
+
+DataFrame fit_frame(const VectorSource& source, const float* weights) {
+    const size_t d = source.d;
+    std::vector<float> pivot(d);
+    gather(source, {0}, pivot.data());
+    check_finite(pivot.data(), d, 0);
+    const Moments moments = total_moments(source, weights, pivot.data());
+
+    double square = moments.square / moments.weight;
+    for (double sum : moments.sum) {
+        square -= sum / moments.weight * (sum / moments.weight);
+    }
+    const double deviation = std::sqrt(std::max(square, 0.0) / d);
+    if (deviation != 0 && !(deviation > 1e-15 && deviation < 1e15)) {
+        throw_invalid(
+                "source: the standard deviation is %g, expected 1e-15 to 1e15 "
+                "so that variances fit into floats",
+                deviation);
+    }
+
+    DataFrame out;
+    const double unit =
+            deviation == 0 ? 1 : std::exp2(std::round(std::log2(deviation)));
+    out.frame.scale = 1 / unit;
+    out.frame.center.resize(d);
+    for (size_t j = 0; j < d; j++) {
+        const double mean = pivot[j] + moments.sum[j] / moments.weight;
+        out.frame.center[j] = deviation == 0
+                ? mean
+                : std::round(mean / unit * 256) / 256 * unit;
+    }
+    out.variance = deviation == 0 ? 1 : deviation * deviation / (unit * unit);
+    return out;
+}
+
+// count different rows of positive weight, ascending (Floyd's algorithm; with
+// weights, those with the largest keys: Efraimidis and Spirakis 2006).
+static std::vector<size_t> sample_rows(
+        size_t n,
+        const float* weights,
+        size_t count,
+        bool by_weight,
+        std::mt19937_64& random) {
+    std::vector<size_t> ids;
+    if (!weights) {
+        std::unordered_set<size_t> chosen;
+        for (size_t i = n - count; i < n; i++) {
+            const size_t id = size_t(uniform(random) * double(i + 1));
+            ids.push_back(chosen.insert(id).second ? id : i);
+            chosen.insert(ids.back());
+        }
+    } else {
+        std::vector<std::pair<double, size_t>> heap; // of the largest keys
+        for (size_t i = 0; i < n; i++) {
+            if (weights[i] <= 0) {
+                continue;
+            }
+            const double exponential = std::log(1 - uniform(random));
+            const double key =
+                    by_weight ? exponential / weights[i] : exponential;
+            if (heap.size() == count) {
+                if (key <= heap.front().first) {
+                    continue;
+                }
+                std::pop_heap(heap.begin(), heap.end(), std::greater<>());
+                heap.pop_back();
+            }
+            heap.emplace_back(key, i);
+            std::push_heap(heap.begin(), heap.end(), std::greater<>());
+        }
+        for (const auto& entry : heap) {
+            ids.push_back(entry.second);
+        }
+    }
+    std::sort(ids.begin(), ids.end());
+    return ids;
+}
+
+namespace {
+
+/** Draws rows in proportion to their weighted squared distance to the nearest
+ * mean so far, several at a time.
+ *
+ * As in k-means|| (Bahmani et al. 2012), distances are brought up to date once
+ * a round; but a round adds only a sixteenth of the means there are already, so
+ * that the draw is nearly k-means++'s and the first 16 are exactly that. All
+ * rounds together cost one k-means iteration on the sample.
+ */
+struct PlusPlus {
+    size_t n;
+    size_t d;
+    const float* y; ///< size n * d
+    std::vector<double> norm;
+    std::vector<double> mass; ///< of each row
+
+    PlusPlus(size_t n, size_t d, const float* y, std::vector<double> weight)
+            : n(n), d(d), y(y), norm(n), mass(n), weight(std::move(weight)),
+              nearest(n, std::numeric_limits<double>::infinity()) {
+        for (size_t i = 0; i < n; i++) {
+            const float* row = y + i * d;
+            norm[i] = std::inner_product(row, row + d, row, 0.0);
+            mass[i] = this->weight[i];
+        }
+    }
+
+    /// Up to count rows; fewer, where fewer have a distance left.
+    std::vector<size_t> draw(size_t count, std::mt19937_64& random) {
+        std::vector<size_t> out;
+        while (out.size() < count) {
+            std::vector<double> upto(n);
+            std::partial_sum(mass.begin(), mass.end(), upto.begin());
+            if (!(upto.back() > 0)) {
+                break;
+            }
+            for (size_t missing = count - out.size(); missing > 0; missing--) {
+                const double at = uniform(random) * upto.back();
+                const size_t i =
+                        std::upper_bound(upto.begin(), upto.end() - 1, at) -
+                        upto.begin();
+                if (mass[i] > 0) {
+                    mass[i] = 0;
+                    out.push_back(i);
+                }
+            }
+        }
+        return out;
+    }
+
+    void add_means(const std::vector<size_t>& chosen) {
+        const size_t m = chosen.size();
+        std::vector<float> means(m * d);
+        for (size_t c = 0; c < m; c++) {
+            std::copy_n(y + chosen[c] * d, d, means.data() + c * d);
+        }
+        constexpr size_t kRows = 256;
+        parallel_for((n + kRows - 1) / kRows, [&](size_t b) {
+            const size_t begin = b * kRows;
+            const size_t count = std::min(kRows, n - begin);
+            std::vector<float> dot(m * count);
+            sgemm("T",
+                  m,
+                  count,
+                  d,
+                  means.data(),
+                  d,
+                  y + begin * d,
+                  d,
+                  0,
+                  dot.data(),
+                  m);
+            for (size_t i = 0; i < count; i++) {
+                update(begin + i, chosen, dot.data() + i * m);
+            }
+        });
+    }
+
+private:
+    std::vector<double> weight;
+    std::vector<double> nearest; ///< squared distance
+
+    void update(size_t i, const std::vector<size_t>& chosen, const float* dot) {
+        for (size_t c = 0; c < chosen.size(); c++) {
+            const double norms = norm[i] + norm[chosen[c]];
+            const double distance = norms - 2.0 * dot[c];
+            // What rounding leaves of equal vectors is no distance.
+            nearest[i] = std::min(
+                    nearest[i], distance > 1e-6 * norms ? distance : 0);
+        }
+        mass[i] = weight[i] * nearest[i];
+    }
+};
+
+} // namespace
+
+static std::vector<size_t> plus_plus(
+        size_t k,
+        size_t d,
+        const std::vector<float>& y,
+        std::vector<double> weight,
+        std::mt19937_64& random) {
+    const size_t n = weight.size();
+    const SerialBlas serial_blas;
+    PlusPlus rows(n, d, y.data(), std::move(weight));
+    std::vector<bool> taken(n);
+    std::vector<size_t> out;
+    while (out.size() < k) {
+        const size_t round =
+                std::clamp<size_t>(out.size() / 16, 1, k - out.size());
+        const std::vector<size_t> chosen = rows.draw(round, random);
+        if (chosen.empty()) {
+            break;
+        }
+        for (size_t i : chosen) {
+            taken[i] = true;
+            out.push_back(i);
+        }
+        rows.add_means(chosen);
+    }
+    // Fewer than k different vectors: copies are all that is left.
+    for (size_t i = 0; out.size() < k; i++) {
+        if (!taken[i]) {
+            out.push_back(i);
+        }
+    }
+    return out;
+}
+
+std::vector<float> initial_means(
+        const VectorSource& source,
+        const float* weights,
+        const Frame& frame,
+        size_t k,
+        Initialisation init,
+        std::mt19937_64& random) {
+    const size_t d = source.d;
+    const bool by_distance = init == Initialisation::kmeans_plus_plus;
+    size_t available = source.n;
+    if (weights) {
+        available = std::count_if(
+                weights, weights + source.n, [](float w) { return w > 0; });
+    }
+    // 16 rows for a mean choose well; many means cannot afford as many.
+    const size_t wanted = std::max(4 * k, std::min<size_t>(16 * k, 32768));
+    const size_t count = by_distance ? std::min(available, wanted) : k;
+    const std::vector<size_t> ids = sample_rows(
+            source.n, weights, count, /*by_weight=*/!by_distance, random);
+    std::vector<float> y(count * d);
+    gather(source, ids, y.data());
+    for (size_t i = 0; i < y.size(); i++) {
+        y[i] = (y[i] - frame.center[i % d]) * frame.scale;
+    }
+    if (!by_distance) {
+        return y;
+    }
+    std::vector<double> weight(count, 1.0);
+    for (size_t i = 0; weights && i < count; i++) {
+        weight[i] = weights[ids[i]];
+    }
+    std::vector<float> means(k * d);
+    const auto chosen = plus_plus(k, d, y, std::move(weight), random);
+    for (size_t c = 0; c < k; c++) {
+        std::copy_n(y.data() + chosen[c] * d, d, means.data() + c * d);
+    }
+    return means;
+}
+
+} // namespace gmm

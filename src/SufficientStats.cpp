@@ -1,0 +1,143 @@
+#include "SufficientStats.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "Error.h"
+
+namespace gmm {
+
+SufficientStats::SufficientStats(Covariance covariance, size_t k, size_t d)
+        : covariance(covariance), d(d), k(k), n_k(k), sum_x(k * d),
+          sum_x2(covariance == Covariance::diagonal ? k * d : k) {}
+
+void SufficientStats::clear() {
+    std::fill(n_k.begin(), n_k.end(), 0.0);
+    std::fill(sum_x.begin(), sum_x.end(), 0.0);
+    std::fill(sum_x2.begin(), sum_x2.end(), 0.0);
+    weight = objective = dropped_mass = 0;
+}
+
+static void add(std::vector<double>& to, const std::vector<double>& from) {
+    for (size_t i = 0; i < to.size(); i++) {
+        to[i] += from[i];
+    }
+}
+
+void SufficientStats::merge(const SufficientStats& other) {
+    if (other.covariance != covariance || other.k != k || other.d != d) {
+        throw_invalid(
+                "other: k = %zu, d = %zu, expected k = %zu, d = %zu and the "
+                "same covariance kind",
+                other.k,
+                other.d,
+                k,
+                d);
+    }
+    add(n_k, other.n_k);
+    add(sum_x, other.sum_x);
+    add(sum_x2, other.sum_x2);
+    weight += other.weight;
+    objective += other.objective;
+    dropped_mass += other.dropped_mass;
+}
+
+// sum_i w_i r_ik |y_i - mean|^2, from the sums alone.
+static double scatter(
+        const SufficientStats& stats, size_t c, const float* mean) {
+    double out = stats.sum_x2[c];
+    for (size_t j = 0; j < stats.d; j++) {
+        const double mu = mean[j];
+        out += mu * (stats.n_k[c] * mu - 2 * stats.sum_x[c * stats.d + j]);
+    }
+    return std::max(out, 0.0);
+}
+
+static void fit_diagonal(
+        const SufficientStats& stats,
+        size_t c,
+        double variance_floor,
+        GaussianMixture& model) {
+    for (size_t j = 0; j < stats.d; j++) {
+        const size_t i = c * stats.d + j;
+        const double mu = model.means[i];
+        const double scatter =
+                stats.sum_x2[i] + mu * (stats.n_k[c] * mu - 2 * stats.sum_x[i]);
+        model.variances[i] = std::max(scatter / stats.n_k[c], variance_floor);
+    }
+}
+
+static void fit_weights(
+        const SufficientStats& stats,
+        double min_count,
+        GaussianMixture& model) {
+    // A weight of 0 has no logarithm.
+    const double least =
+            std::max(min_count, 1e-6 * std::max(stats.weight, 1e-30));
+    double total = 0;
+    for (double n : stats.n_k) {
+        total += n < min_count || n <= 0 ? least : n;
+    }
+    for (size_t c = 0; c < stats.k; c++) {
+        const double n = stats.n_k[c];
+        model.log_weights[c] =
+                std::log((n < min_count || n <= 0 ? least : n) / total);
+    }
+}
+
+void m_step(
+        const SufficientStats& stats,
+        double variance_floor,
+        double min_count,
+        bool update_means,
+        GaussianMixture& model) {
+    if (model.covariance != stats.covariance || model.k != stats.k ||
+        model.d != stats.d) {
+        throw_invalid(
+                "model: k = %zu, d = %zu, expected k = %zu, d = %zu and the "
+                "covariance kind of stats",
+                model.k,
+                model.d,
+                stats.k,
+                stats.d);
+    }
+    if (!(variance_floor > 0)) {
+        throw_invalid(
+                "variance_floor = %g, expected a positive value",
+                variance_floor);
+    }
+    double tied_scatter = 0, tied_count = 0;
+    for (size_t c = 0; c < stats.k; c++) {
+        const double n = stats.n_k[c];
+        if (n < min_count || n <= 0) {
+            continue;
+        }
+        float* mean = model.means.data() + c * stats.d;
+        if (update_means) {
+            for (size_t j = 0; j < stats.d; j++) {
+                mean[j] = stats.sum_x[c * stats.d + j] / n;
+            }
+        }
+        switch (stats.covariance) {
+            case Covariance::isotropic:
+                model.variances[c] = std::max(
+                        scatter(stats, c, mean) / (n * stats.d),
+                        variance_floor);
+                break;
+            case Covariance::diagonal:
+                fit_diagonal(stats, c, variance_floor, model);
+                break;
+            case Covariance::tied:
+                tied_scatter += scatter(stats, c, mean);
+                tied_count += n;
+                break;
+        }
+    }
+    if (stats.covariance == Covariance::tied && tied_count > 0) {
+        model.variances[0] =
+                std::max(tied_scatter / (tied_count * stats.d), variance_floor);
+    }
+    fit_weights(stats, min_count, model);
+}
+
+} // namespace gmm

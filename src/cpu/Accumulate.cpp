@@ -1,0 +1,164 @@
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "../Error.h"
+#include "Blas.h"
+#include "CpuBackend.h"
+#include "ParallelFor.h"
+
+namespace gmm {
+
+/// A block of vectors and the responsibilities found for it.
+struct CpuBackend::ScoredBlock : FrameBlock {
+    struct Entry {
+        int32_t component;
+        int32_t row;
+        float r; ///< times the row's weight
+    };
+
+    std::vector<Entry> found;    ///< in order of rows
+    std::vector<Entry> entries;  ///< in order of components, then of rows
+    std::vector<int32_t> offset; ///< of a component's entries, size k + 1
+    double weight = 0;
+    double objective = 0;
+    double dropped_mass = 0;
+
+    void sort_entries(size_t k) {
+        offset.assign(k + 2, 0);
+        int32_t* next = offset.data() + 1;
+        for (const Entry& entry : found) {
+            next[entry.component + 1]++;
+        }
+        for (size_t c = 0; c < k; c++) {
+            next[c + 1] += next[c];
+        }
+        entries.resize(found.size());
+        for (const Entry& entry : found) {
+            entries[next[entry.component]++] = entry;
+        }
+    }
+};
+
+void CpuBackend::score(
+        EStep step,
+        const Scorer& scorer,
+        size_t begin,
+        size_t count,
+        Scratch& scratch,
+        ScoredBlock& block) const {
+    block.load(source->rows(begin, count, scratch.raw), frame);
+    block.found.clear();
+    block.weight = block.objective = block.dropped_mass = 0;
+    scorer.multiply(
+            count, block.y.data(), scratch.squares.data(), scratch.v.data());
+    Candidates& candidates = scratch.candidates;
+    for (size_t i = 0; i < count; i++) {
+        if (!std::isfinite(block.norm[i])) {
+            throw_invalid(
+                    "source: row %zu has a value that is not finite",
+                    begin + i);
+        }
+        const float weight = weights ? weights[begin + i] : 1;
+        const float* y = block.y.data() + i * scorer.d;
+        float* v = scratch.v.data() + i * scorer.padded;
+        const float largest = scorer.finish(block.norm[i], v);
+        scorer.select(y, v, largest, candidates);
+        block.weight += weight;
+
+        if (step == EStep::hard) {
+            const size_t nearest = candidates.best();
+            const int32_t c = candidates.index[nearest];
+            block.objective -= weight * scorer.distance(y, c);
+            block.found.push_back({c, int32_t(i), weight});
+            continue;
+        }
+        block.objective += weight * candidates.normalise();
+        double dropped = candidates.tail;
+        for (size_t e = 0; e < candidates.n; e++) {
+            const float r = candidates.value[e];
+            if (r < kLeastResponsibility) {
+                dropped += r;
+            } else {
+                block.found.push_back(
+                        {candidates.index[e], int32_t(i), weight * r});
+            }
+        }
+        block.dropped_mass += weight * dropped;
+    }
+    block.sort_entries(scorer.k);
+}
+
+// Adds a block to the sums of components [first, last). A component's sums are
+// formed in the order of the rows, so that neither the number of threads nor
+// their schedule shows in the bits.
+template <class ScoredBlock>
+static void add_entries(
+        const ScoredBlock& block,
+        size_t first,
+        size_t last,
+        SufficientStats& stats) {
+    const Kernels& kernel = best_kernels();
+    const size_t d = stats.d;
+    for (int32_t e = block.offset[first]; e < block.offset[last]; e++) {
+        const auto& entry = block.entries[e];
+        const size_t c = entry.component;
+        const float* y = block.y.data() + entry.row * d;
+        stats.n_k[c] += entry.r;
+        kernel.add(d, entry.r, y, stats.sum_x.data() + c * d);
+        if (stats.covariance == Covariance::diagonal) {
+            kernel.add_squares(d, entry.r, y, stats.sum_x2.data() + c * d);
+        } else {
+            stats.sum_x2[c] += entry.r * block.norm[entry.row];
+        }
+    }
+}
+
+void CpuBackend::accumulate(EStep step, SufficientStats& stats) {
+    if (!source || source->d != model.d) {
+        throw_invalid(
+                "accumulate: set_data (d = %zu) and set_model (d = %zu) must "
+                "come first and agree",
+                source ? source->d : 0,
+                model.d);
+    }
+    const Scorer& scores = scorer(step);
+    const size_t n = source->n, k = model.k, d = model.d;
+    stats = SufficientStats(model.covariance, k, d);
+
+    const SerialBlas serial_blas;
+    const size_t threads = size_t(omp_get_max_threads());
+    const size_t rows = std::min(block_rows(k, d), n);
+    const size_t n_blocks = (n + rows - 1) / rows;
+    std::vector<Scratch> scratch(threads, Scratch(scores, rows));
+    // Enough blocks at a time that no thread waits long for the last.
+    std::vector<ScoredBlock> blocks(std::min(8 * threads, n_blocks));
+    const size_t chunk = (k + 8 * threads - 1) / (8 * threads);
+
+    for (size_t first = 0; first < n_blocks; first += blocks.size()) {
+        blocks.resize(std::min(blocks.size(), n_blocks - first));
+        parallel_for(blocks.size(), [&](size_t b) {
+            const size_t begin = (first + b) * rows;
+            score(step,
+                  scores,
+                  begin,
+                  std::min(rows, n - begin),
+                  scratch[omp_get_thread_num()],
+                  blocks[b]);
+        });
+        parallel_for((k + chunk - 1) / chunk, [&](size_t i) {
+            const size_t begin = i * chunk, end = std::min(begin + chunk, k);
+            for (const ScoredBlock& block : blocks) {
+                add_entries(block, begin, end, stats);
+            }
+        });
+        for (const ScoredBlock& block : blocks) {
+            stats.weight += block.weight;
+            stats.objective += block.objective;
+            stats.dropped_mass += block.dropped_mass;
+        }
+    }
+}
+
+} // namespace gmm

@@ -1,0 +1,73 @@
+#include "CpuBackend.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "../Error.h"
+
+namespace gmm {
+
+void FrameBlock::load(const Rows& rows, const Frame& frame) {
+    const size_t d = rows.d;
+    y.resize(rows.n * d);
+    norm.resize(rows.n);
+    rows.to_float(y.data());
+    for (size_t i = 0; i < rows.n; i++) {
+        float* row = y.data() + i * d;
+        for (size_t j = 0; j < d; j++) {
+            row[j] = (row[j] - frame.center[j]) * frame.scale;
+        }
+        norm[i] = best_kernels().norm(d, row);
+    }
+}
+
+Scratch::Scratch(const Scorer& scorer, size_t rows)
+        : squares(scorer.diagonal() ? rows * scorer.d : 0),
+          v(rows * scorer.padded), candidates(scorer.k) {}
+
+size_t block_rows(size_t k, size_t d) {
+    const size_t rows = (size_t(1) << 18) / std::max(k, d);
+    return std::clamp<size_t>(rows / 16 * 16, 64, 1024);
+}
+
+void CpuBackend::set_data(
+        const VectorSource& new_source,
+        const float* new_weights,
+        const Frame& new_frame) {
+    if (new_frame.center.size() != new_source.d) {
+        throw_invalid(
+                "frame.center.size() = %zu, expected source.d = %zu",
+                new_frame.center.size(),
+                new_source.d);
+    }
+    if (!(new_frame.scale > 0) || !std::isfinite(new_frame.scale)) {
+        throw_invalid(
+                "frame.scale = %g, expected a positive value", new_frame.scale);
+    }
+    source = &new_source;
+    weights = new_weights;
+    frame = new_frame;
+}
+
+void CpuBackend::set_model(const GaussianMixture& new_model) {
+    new_model.validate();
+    model = new_model;
+    for (auto& scorer : scorers) {
+        scorer.reset();
+    }
+}
+
+const Scorer& CpuBackend::scorer(EStep step) {
+    std::lock_guard<std::mutex> lock(scorers_mutex);
+    auto& wanted = scorers[step == EStep::hard];
+    if (!wanted) {
+        wanted = std::make_unique<const Scorer>(model, step);
+    }
+    return *wanted;
+}
+
+std::unique_ptr<Backend> make_cpu_backend() {
+    return std::make_unique<CpuBackend>();
+}
+
+} // namespace gmm

@@ -1,0 +1,77 @@
+#pragma once
+
+#include <memory>
+#include <mutex>
+
+#include "../Backend.h"
+#include "Scorer.h"
+
+namespace gmm {
+
+/// A block of vectors in the frame's units.
+struct FrameBlock {
+    std::vector<float> y;     ///< size n * d
+    std::vector<double> norm; ///< |y|^2, size n; not finite if y is not
+
+    void load(const Rows& rows, const Frame& frame);
+};
+
+/// What one thread needs to score a block.
+struct Scratch {
+    std::vector<std::byte> raw;
+    std::vector<float> squares; ///< size rows * d, diagonal only
+    std::vector<float> v;       ///< log-joints, size rows * padded
+    Candidates candidates;
+
+    Scratch(const Scorer& scorer, size_t rows);
+};
+
+/// Rows that a thread takes at a time: their log-joints stay in the
+/// second-level cache, and sgemm's packing of the model is paid back.
+size_t block_rows(size_t k, size_t d);
+
+struct CpuBackend : Backend {
+    std::string name() const override {
+        return "cpu";
+    }
+
+    void set_data(
+            const VectorSource& source,
+            const float* weights,
+            const Frame& frame) override;
+
+    void set_model(const GaussianMixture& model) override;
+
+    void accumulate(EStep step, SufficientStats& stats) override;
+
+    void top_components(
+            const Rows& x,
+            size_t m,
+            int64_t* components,
+            float* log_joint,
+            float* distances,
+            float* log_prob,
+            EStep order) override;
+
+private:
+    struct ScoredBlock;
+
+    const VectorSource* source = nullptr;
+    const float* weights = nullptr;
+    Frame frame;
+    GaussianMixture model;
+    std::unique_ptr<const Scorer> scorers[2];
+    std::mutex scorers_mutex; // top_components may run in several threads
+
+    const Scorer& scorer(EStep step);
+
+    void score(
+            EStep step,
+            const Scorer& scorer,
+            size_t begin,
+            size_t count,
+            Scratch& scratch,
+            ScoredBlock& block) const;
+};
+
+} // namespace gmm

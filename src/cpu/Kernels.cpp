@@ -1,0 +1,40 @@
+#include "Kernels.h"
+
+#include <initializer_list>
+
+namespace gmm {
+
+extern const Kernels kernels_portable;
+#ifdef GMM_X86_64
+extern const Kernels kernels_avx2;
+extern const Kernels kernels_avx512;
+#endif
+
+const Kernels* kernels(InstructionSet set) {
+#ifdef GMM_X86_64
+    if (set == InstructionSet::avx512) {
+        return __builtin_cpu_supports("avx512f") ? &kernels_avx512 : nullptr;
+    }
+    if (set == InstructionSet::avx2) {
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
+                ? &kernels_avx2
+                : nullptr;
+    }
+#endif
+    return set == InstructionSet::portable ? &kernels_portable : nullptr;
+}
+
+const Kernels& best_kernels() {
+    static const Kernels* const best = [] {
+        for (InstructionSet set :
+             {InstructionSet::avx512, InstructionSet::avx2}) {
+            if (const Kernels* found = kernels(set)) {
+                return found;
+            }
+        }
+        return &kernels_portable;
+    }();
+    return *best;
+}
+
+} // namespace gmm

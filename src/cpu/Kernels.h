@@ -1,0 +1,75 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace gmm {
+
+/// Rows of log-joints are padded with -infinity to a multiple of this.
+constexpr size_t kLanes = 16;
+
+/// Contributions below exp(-30) of the largest are not summed: even 2^20 of
+/// them change a log-likelihood by less than 1e-6.
+constexpr float kNegligible = -30;
+
+/** The inner loops of the CPU backend for one instruction set.
+ *
+ * k is always a multiple of kLanes.
+ */
+struct Kernels {
+    /// v[i] += bias[i] - half_norm * precision[i]; the largest v[i] afterwards
+    float (*finish)(
+            size_t k,
+            float half_norm,
+            const float* bias,
+            const float* precision,
+            float* v);
+
+    /** Divides a row at a threshold.
+     *
+     * @param index  where v[i] >= threshold, ascending
+     * @param value  v[i] - shift there
+     * @param tail   the sum of exp(v[i] - shift) over the others
+     * @return       how many index holds
+     */
+    size_t (*split)(
+            size_t k,
+            const float* v,
+            float threshold,
+            float shift,
+            int32_t* index,
+            float* value,
+            double* tail);
+
+    /// The largest of v[l], v[l + kLanes], ... for each lane l
+    void (*lane_max)(size_t k, const float* v, float* largest);
+
+    /// x[i] = exp(x[i]) for i < n; reads and writes up to a multiple of kLanes
+    void (*exp)(size_t n, float* x);
+
+    /// sum_j (y_j - mean_j)^2 precision_j in double; nullptr: precisions of 1
+    double (*distance)(
+            size_t d,
+            const float* y,
+            const float* mean,
+            const float* precision);
+
+    /// sum_j y_j^2 in double
+    double (*norm)(size_t d, const float* y);
+
+    /// sum[j] += r * y[j]
+    void (*add)(size_t d, double r, const float* y, double* sum);
+
+    /// sum[j] += r * y[j]^2
+    void (*add_squares)(size_t d, double r, const float* y, double* sum);
+};
+
+enum class InstructionSet { portable, avx2, avx512 };
+
+/// nullptr where this machine or this build lacks it.
+const Kernels* kernels(InstructionSet set);
+
+/// The fastest that this machine has.
+const Kernels& best_kernels();
+
+} // namespace gmm

@@ -1,0 +1,269 @@
+#include "Scorer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <numbers>
+
+#include "Blas.h"
+
+namespace gmm {
+
+// Log-joints that may be wrong by more nats than this are computed again.
+static constexpr double kTolerance = 5e-4;
+
+// With an error bound above this many nats, float log-joints select nothing.
+static constexpr double kUseless = 1e3;
+
+Candidates::Candidates(size_t k)
+        : index(k), value((k + kLanes - 1) / kLanes * kLanes) {}
+
+size_t Candidates::best() const {
+    return std::max_element(value.begin(), value.begin() + n) - value.begin();
+}
+
+double Candidates::normalise() {
+    const float top = value[best()];
+    for (size_t i = 0; i < n; i++) {
+        value[i] -= top;
+    }
+    best_kernels().exp(n, value.data());
+    tail *= std::exp(-double(top));
+    double sum = tail;
+    for (size_t i = 0; i < n; i++) {
+        sum += value[i];
+    }
+    for (size_t i = 0; i < n; i++) {
+        value[i] /= sum;
+    }
+    tail /= sum;
+    return shift + top + std::log(sum);
+}
+
+Scorer::Scorer(const GaussianMixture& model, EStep step)
+        : d(model.d), k(model.k),
+          padded((model.k + kLanes - 1) / kLanes * kLanes),
+          kernel(best_kernels()), step(step), means(model.means),
+          linear(model.k * model.d),
+          bias(padded, -std::numeric_limits<float>::infinity()),
+          precision(padded), variance(model.k), log_norm(model.k),
+          mean_norm(model.k) {
+    const bool soft = step == EStep::soft;
+    const bool is_diagonal = soft && model.covariance == Covariance::diagonal;
+    if (is_diagonal) {
+        quadratic.resize(k * d);
+        precisions.resize(k * d);
+    }
+#pragma omp parallel for
+    for (size_t c = 0; c < k; c++) {
+        double log_det = 0, norm = 0;
+        for (size_t j = 0; j < d; j++) {
+            const double mu = means[c * d + j];
+            const double var = soft ? model.variance(c, j) : 1;
+            // d-major: sgemm then packs contiguous memory
+            linear[j * k + c] = mu / var;
+            norm += mu * mu / var;
+            if (is_diagonal) {
+                quadratic[j * k + c] = -0.5 / var;
+                precisions[c * d + j] = 1 / var;
+                log_det += std::log(var);
+            }
+        }
+        if (soft && !is_diagonal) {
+            log_det = d * std::log(double(model.variance(c, 0)));
+        }
+        if (soft) {
+            log_norm[c] = model.log_weights[c] -
+                    0.5 * (d * std::log(2 * std::numbers::pi) + log_det);
+        }
+        mean_norm[c] = 0.5 * norm;
+        bias[c] = log_norm[c] - mean_norm[c];
+        if (!is_diagonal) {
+            variance[c] = soft ? model.variance(c, 0) : 1;
+            precision[c] = 1 / variance[c];
+        }
+    }
+    largest_log_norm = *std::max_element(log_norm.begin(), log_norm.end());
+    largest_mean_norm = *std::max_element(mean_norm.begin(), mean_norm.end());
+    rounding = std::ldexp(std::sqrt(is_diagonal ? 2.0 * d : d) + 2, -24);
+}
+
+void Scorer::multiply(
+        size_t n, const float* y, float* squares, float* v) const {
+    sgemm("N", k, n, d, linear.data(), k, y, d, 0, v, padded);
+    if (diagonal()) {
+        for (size_t i = 0; i < n * d; i++) {
+            squares[i] = y[i] * y[i];
+        }
+        sgemm("N", k, n, d, quadratic.data(), k, squares, d, 1, v, padded);
+    }
+}
+
+// How far a float log-joint may be off. Its terms are |y|^2 p / 2 <= 2 q + 2 m
+// and |y mu| p <= 2 q + 3 m (Cauchy and Schwarz), where q = |y - mu|^2 p / 2
+// and m = |mu|^2 p / 2; rounding errors of a sum of d terms grow with sqrt(d)
+// (Higham and Mary 2019, "A new approach to probabilistic rounding error
+// analysis").
+double Scorer::error_bound(double mahalanobis, double norm) const {
+    return rounding * (2 * mahalanobis + 3 * norm);
+}
+
+// The bound for every component that may come close to the largest log-joint.
+double Scorer::row_error(float largest) const {
+    const double reach = -std::log(double(kLeastResponsibility));
+    const double mahalanobis =
+            std::max(largest_log_norm - largest, 0.0) + reach;
+    return error_bound(mahalanobis, largest_mean_norm);
+}
+
+double Scorer::distance(const float* y, size_t c) const {
+    return kernel.distance(d, y, means.data() + c * d, nullptr);
+}
+
+double Scorer::exact(const float* y, size_t c) const {
+    const double mahalanobis = diagonal()
+            ? kernel.distance(
+                      d, y, means.data() + c * d, precisions.data() + c * d)
+            : distance(y, c) / variance[c];
+    return log_norm[c] - 0.5 * mahalanobis;
+}
+
+float Scorer::finish(double norm, float* v) const {
+    // Infinity times the padding's 0 would leave a NaN there.
+    const double half_norm =
+            std::min<double>(0.5 * norm, std::numeric_limits<float>::max());
+    return kernel.finish(padded, half_norm, bias.data(), precision.data(), v);
+}
+
+void Scorer::select(
+        const float* y, const float* v, float largest, Candidates& out) const {
+    const double error = row_error(largest);
+    if (!(error < kUseless)) {
+        all_exact(y, out);
+        return;
+    }
+    const bool soft = step == EStep::soft;
+    const double reach = soft ? -std::log(double(kLeastResponsibility)) : 0.0;
+    out.shift = largest;
+    out.n = kernel.split(
+            padded,
+            v,
+            largest - reach - 2 * error,
+            largest,
+            out.index.data(),
+            out.value.data(),
+            &out.tail);
+    const double tolerance = soft ? kTolerance : 0;
+    if (error > tolerance) {
+        refine(y, tolerance, out);
+    }
+}
+
+void Scorer::refine(const float* y, double tolerance, Candidates& out) const {
+    for (size_t i = 0; i < out.n; i++) {
+        const size_t c = out.index[i];
+        const double mahalanobis =
+                std::max(log_norm[c] - (out.shift + out.value[i]), 0.0);
+        if (error_bound(mahalanobis, mean_norm[c]) > tolerance) {
+            out.value[i] = exact(y, c) - out.shift;
+        }
+    }
+}
+
+void Scorer::all_exact(const float* y, Candidates& out) const {
+    // Twice, so that no row of doubles is kept.
+    out.n = k;
+    out.tail = 0;
+    out.shift = -std::numeric_limits<double>::infinity();
+    for (size_t c = 0; c < k; c++) {
+        out.shift = std::max(out.shift, exact(y, c));
+    }
+    for (size_t c = 0; c < k; c++) {
+        out.index[c] = int32_t(c);
+        out.value[c] = exact(y, c) - out.shift;
+    }
+}
+
+// A lower bound of the m-th largest value: the m-th largest of the maxima of
+// at least m groups.
+static float mth_largest_bound(
+        const Kernels& kernel,
+        size_t m,
+        size_t padded,
+        const float* v,
+        std::vector<float>& maxima) {
+    const size_t rows = padded / kLanes;
+    const size_t groups = std::min(rows, 2 * (m / kLanes + 1));
+    maxima.resize(groups * kLanes);
+    for (size_t g = 0; g < groups; g++) {
+        const size_t begin = g * rows / groups, end = (g + 1) * rows / groups;
+        kernel.lane_max(
+                (end - begin) * kLanes,
+                v + begin * kLanes,
+                maxima.data() + g * kLanes);
+    }
+    std::nth_element(
+            maxima.begin(),
+            maxima.begin() + (m - 1),
+            maxima.end(),
+            std::greater<>());
+    return maxima[m - 1];
+}
+
+void Scorer::select_best(
+        size_t m,
+        const float* y,
+        const float* v,
+        float largest,
+        Candidates& scratch,
+        std::vector<std::pair<double, int32_t>>& best) const {
+    best.clear();
+    double error = row_error(largest);
+    if (error < kUseless) {
+        std::vector<float>& values = scratch.work;
+        const float bound = mth_largest_bound(kernel, m, padded, v, values);
+        // The m-th best may lie far below the best, and so have a larger error.
+        error = row_error(bound);
+        if (error < kUseless) {
+            scratch.n = kernel.split(
+                    padded,
+                    v,
+                    bound - 2 * error,
+                    largest,
+                    scratch.index.data(),
+                    scratch.value.data(),
+                    &scratch.tail);
+            values.assign(
+                    scratch.value.begin(), scratch.value.begin() + scratch.n);
+            std::nth_element(
+                    values.begin(),
+                    values.begin() + (m - 1),
+                    values.end(),
+                    std::greater<>());
+            const double least = values[m - 1] - 2 * error;
+            for (size_t i = 0; i < scratch.n; i++) {
+                if (scratch.value[i] >= least) {
+                    const int32_t c = scratch.index[i];
+                    best.emplace_back(exact(y, c), c);
+                }
+            }
+        }
+    }
+    if (!(error < kUseless)) {
+        for (size_t c = 0; c < k; c++) {
+            best.emplace_back(exact(y, c), int32_t(c));
+        }
+    }
+    std::partial_sort(
+            best.begin(),
+            best.begin() + m,
+            best.end(),
+            [](const auto& a, const auto& b) {
+                return a.first > b.first ||
+                        (a.first == b.first && a.second < b.second);
+            });
+    best.resize(m);
+}
+
+} // namespace gmm

@@ -1,0 +1,111 @@
+#pragma once
+
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "../Backend.h"
+#include "Kernels.h"
+
+namespace gmm {
+
+/// Responsibilities below this are left out of the M-step.
+constexpr float kLeastResponsibility = 1e-7f;
+
+/// The components that may matter to one vector.
+struct Candidates {
+    size_t n = 0;
+    std::vector<int32_t> index; ///< ascending
+    std::vector<float> value;   ///< log-joints minus shift
+    double shift = 0;
+    double tail = 0; ///< sum of exp(log-joint - shift) over the others
+    std::vector<float> work;
+
+    /// Room for all of k components.
+    explicit Candidates(size_t k);
+
+    /// Where the largest value is; among equals, the lowest component.
+    size_t best() const;
+
+    /// Turns values into responsibilities, and tail into what is left for
+    /// the others. Returns the logarithm of the sum of all: log p(y).
+    double normalise();
+};
+
+/** Log-joints of blocks of vectors under one mixture, in the frame's units.
+ *
+ * One sgemm gives float log-joints of all components; they select the
+ * candidates. A candidate whose rounding error might be seen is computed again
+ * in double, which costs d operations where the sgemm spent k * d.
+ *
+ * EStep::hard: the same with -|y - mu|^2 / 2 for the log-joint.
+ */
+struct Scorer {
+    size_t d;
+    size_t k;
+    size_t padded; ///< k rounded up to kLanes
+
+    Scorer(const GaussianMixture& model, EStep step);
+
+    /** The part of the log-joints that is a matrix product.
+     *
+     * @param y        size n * d
+     * @param squares  size n * d, overwritten; only used if diagonal
+     * @param v        size n * padded, zero beyond k before the first call
+     */
+    void multiply(size_t n, const float* y, float* squares, float* v) const;
+
+    bool diagonal() const {
+        return !quadratic.empty();
+    }
+
+    /// Completes a row of v, given |y|^2; its largest value.
+    float finish(double norm, float* v) const;
+
+    /** Selects the components whose responsibility may reach
+     * kLeastResponsibility; EStep::hard: those that may be the nearest.
+     *
+     * @param v        a row completed by finish()
+     * @param largest  what finish() returned
+     */
+    void select(const float* y, const float* v, float largest, Candidates& out)
+            const;
+
+    /// The m best components: (log-joint in double, component), best first.
+    void select_best(
+            size_t m,
+            const float* y,
+            const float* v,
+            float largest,
+            Candidates& scratch,
+            std::vector<std::pair<double, int32_t>>& best) const;
+
+    /// The log-joint of one component in double.
+    double exact(const float* y, size_t c) const;
+
+    /// |y - mu_c|^2 in double.
+    double distance(const float* y, size_t c) const;
+
+private:
+    const Kernels& kernel;
+    EStep step;
+    std::vector<float> means;
+    std::vector<float> linear;     ///< mu_kj / var_kj, size d * k
+    std::vector<float> quadratic;  ///< -1 / (2 var_kj), size d * k; diagonal
+    std::vector<float> bias;       ///< what does not depend on y, size padded
+    std::vector<float> precision;  ///< 1 / var_k, size padded; diagonal: 0
+    std::vector<float> precisions; ///< 1 / var_kj, size k * d; diagonal
+    std::vector<double> variance;  ///< size k; not diagonal
+    std::vector<double> log_norm;  ///< the log-joint at the mean, size k
+    std::vector<double> mean_norm; ///< |mu_k|^2 / (2 var_k), size k
+    double largest_log_norm;
+    double largest_mean_norm;
+    double rounding;
+
+    double error_bound(double mahalanobis, double norm) const;
+    double row_error(float largest) const;
+    void refine(const float* y, double tolerance, Candidates& out) const;
+    void all_exact(const float* y, Candidates& out) const;
+};
+
+} // namespace gmm
