@@ -1,0 +1,100 @@
+#include "index_access.h"
+
+#include <limits>
+#include <stdexcept>
+
+#include <faiss/AutoTune.h>
+#include <faiss/IVFlib.h>
+#include <faiss/IndexFlat.h>
+#include <faiss/IndexHNSW.h>
+#include <faiss/IndexIVF.h>
+#include <faiss/IndexRefine.h>
+#include <faiss/impl/io.h>
+#include <faiss/index_factory.h>
+#include <faiss/index_io.h>
+
+namespace bench {
+
+namespace {
+
+const faiss::IndexIVF* ivf_of(const faiss::Index& index) {
+    if (auto refine = dynamic_cast<const faiss::IndexRefine*>(&index)) {
+        return ivf_of(*refine->base_index);
+    }
+    return faiss::ivflib::try_extract_index_ivf(&index);
+}
+
+/// Counts the bytes and keeps none.
+struct CountingWriter : faiss::IOWriter {
+    size_t bytes = 0;
+
+    size_t operator()(const void*, size_t size, size_t n) override {
+        bytes += size * n;
+        return n;
+    }
+};
+
+} // namespace
+
+std::unique_ptr<faiss::Index> build(
+        const std::string& factory, int d, faiss::MetricType metric) {
+    std::unique_ptr<faiss::Index> index(
+            faiss::index_factory(d, factory.c_str(), metric));
+    if (auto ivf = const_cast<faiss::IndexIVF*>(ivf_of(*index))) {
+        ivf->cp.max_points_per_centroid = std::numeric_limits<int>::max();
+    }
+    return index;
+}
+
+void set_parameters(faiss::Index& index, const std::string& setting) {
+    faiss::ParameterSpace().set_index_parameters(&index, setting.c_str());
+}
+
+size_t nlist_of(const faiss::Index& index) {
+    const auto ivf = ivf_of(index);
+    return ivf ? ivf->nlist : 0;
+}
+
+double copies_per_vector(const faiss::Index& index) {
+    const auto ivf = ivf_of(index);
+    return ivf && ivf->ntotal
+            ? double(ivf->invlists->compute_ntotal()) / ivf->ntotal
+            : 1;
+}
+
+size_t serialized_bytes(const faiss::Index& index) {
+    CountingWriter writer;
+    faiss::write_index(&index, &writer);
+    return writer.bytes;
+}
+
+bool calibrate(faiss::Index&, size_t, const float*, size_t) {
+    return false;
+}
+
+void reset_counts() {
+    faiss::indexIVF_stats.reset();
+    faiss::hnsw_stats.reset();
+}
+
+Counts counts_per_query(const faiss::Index& index, size_t nq, size_t k) {
+    Counts counts;
+    if (auto refine = dynamic_cast<const faiss::IndexRefine*>(&index)) {
+        counts.refine = double(size_t(k * refine->k_factor));
+    }
+    const auto ivf = ivf_of(index);
+    if (!ivf) {
+        // An exact index computes all of them, a graph counts its own.
+        counts.distances = faiss::hnsw_stats.ndis
+                ? double(faiss::hnsw_stats.ndis) / nq
+                : double(index.ntotal);
+        return counts;
+    }
+    counts.distances = double(faiss::indexIVF_stats.ndis) / nq;
+    counts.coarse = dynamic_cast<const faiss::IndexHNSW*>(ivf->quantizer)
+            ? double(faiss::hnsw_stats.ndis) / nq
+            : double(ivf->nlist);
+    return counts;
+}
+
+} // namespace bench

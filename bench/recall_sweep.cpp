@@ -1,0 +1,357 @@
+/** Builds indexes from factory strings on the same data and measures what each
+ * setting of their search parameters finds, and at what price. */
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <memory>
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include <fmt/format.h>
+#include <CLI/CLI.hpp>
+
+#include "index_access.h"
+#include "inputs.h"
+#include "report.h"
+
+namespace {
+
+using bench::Inputs;
+using bench::Row;
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+struct Parameter {
+    std::string name;
+    std::vector<std::string> values;
+};
+
+/// One --sweep: "[FACTORIES [as LABEL]:] name=value,...[; name=value,...]".
+struct Sweep {
+    std::string factories; ///< empty: those that no other sweep names
+    std::string label;     ///< empty: the factory string
+    std::vector<Parameter> parameters;
+};
+
+std::string trimmed(const std::string& text) {
+    const auto begin = text.find_first_not_of(" \t\n");
+    const auto end = text.find_last_not_of(" \t\n");
+    return begin == std::string::npos ? ""
+                                      : text.substr(begin, end - begin + 1);
+}
+
+std::vector<std::string> split(const std::string& text, char separator) {
+    std::vector<std::string> parts;
+    std::istringstream stream(text);
+    for (std::string part; std::getline(stream, part, separator);) {
+        parts.push_back(trimmed(part));
+    }
+    return parts;
+}
+
+Sweep parse_sweep(const std::string& text) {
+    Sweep sweep;
+    std::string body = text;
+    const auto colon = text.find(':');
+    if (colon != std::string::npos) {
+        sweep.factories = trimmed(text.substr(0, colon));
+        body = text.substr(colon + 1);
+        const auto as = sweep.factories.find(" as ");
+        if (as != std::string::npos) {
+            sweep.label = trimmed(sweep.factories.substr(as + 4));
+            sweep.factories = trimmed(sweep.factories.substr(0, as));
+        }
+    }
+    for (const auto& part : split(body, ';')) {
+        const auto equals = part.find('=');
+        if (equals == std::string::npos) {
+            throw std::runtime_error(fmt::format(
+                    "--sweep \"{}\": \"{}\" is not name=value,value,...",
+                    text,
+                    part));
+        }
+        sweep.parameters.push_back(
+                {trimmed(part.substr(0, equals)),
+                 split(part.substr(equals + 1), ',')});
+    }
+    return sweep;
+}
+
+/// Those that name the factory, else those that name none, else nprobe=auto.
+std::vector<Sweep> sweeps_for(
+        const std::string& factory, const std::vector<Sweep>& sweeps) {
+    std::vector<Sweep> named, common;
+    for (const Sweep& sweep : sweeps) {
+        if (sweep.factories.empty()) {
+            common.push_back(sweep);
+        } else if (
+                sweep.factories == factory ||
+                bench::matches(sweep.factories, factory)) {
+            named.push_back(sweep);
+        }
+    }
+    if (!named.empty()) {
+        return named;
+    }
+    return common.empty() ? std::vector<Sweep>{parse_sweep("nprobe=auto")}
+                          : common;
+}
+
+struct Options {
+    std::vector<std::string> factories;
+    std::vector<std::string> sweeps;
+    std::vector<size_t> batches = {0}; ///< 0: all queries at once
+    size_t repeat = 1;
+    std::string json;
+    std::string baseline;
+    std::vector<std::string> pools;
+};
+
+/// Searches every query; returns the seconds that it took.
+double search_all(
+        const faiss::Index& index,
+        const Inputs& inputs,
+        size_t batch,
+        std::vector<int64_t>& labels) {
+    const auto& xq = inputs.xq;
+    std::vector<float> distances(xq.n * inputs.k);
+    labels.resize(xq.n * inputs.k);
+    const auto start = Clock::now();
+    for (size_t i = 0; i < xq.n; i += batch) {
+        index.search(
+                std::min(batch, xq.n - i),
+                xq.row(i),
+                inputs.k,
+                distances.data() + i * inputs.k,
+                labels.data() + i * inputs.k);
+    }
+    return seconds_since(start);
+}
+
+double median(std::vector<double> values) {
+    const auto middle = values.begin() + values.size() / 2;
+    std::nth_element(values.begin(), middle, values.end());
+    return *middle;
+}
+
+/// Fills what depends on the setting.
+void measure(
+        const faiss::Index& index,
+        const Inputs& inputs,
+        const Options& options,
+        Row& row) {
+    const size_t nq = inputs.xq.n;
+    std::vector<int64_t> labels;
+    bool counted = false;
+    for (const size_t asked : options.batches) {
+        const size_t batch = asked ? std::min(asked, nq) : nq;
+        std::vector<double> seconds;
+        for (size_t r = 0; r < options.repeat; r++) {
+            bench::reset_counts();
+            seconds.push_back(search_all(index, inputs, batch, labels));
+            if (counted) {
+                continue;
+            }
+            counted = true;
+            const auto counts = bench::counts_per_query(index, nq, inputs.k);
+            row.distances_per_query = counts.distances;
+            row.coarse_distances_per_query = counts.coarse;
+            row.cell_scores_per_query = counts.scores;
+            row.refine_distances_per_query = counts.refine;
+            row.set_total_cost(inputs.xb.d);
+            double recall = 0;
+            for (size_t i = 0; i < nq; i++) {
+                recall += inputs.truth.recall(i, labels.data() + i * inputs.k);
+            }
+            row.recall_at_k = recall / nq;
+        }
+        row.qps[batch] = nq / median(seconds);
+    }
+}
+
+/// All settings of one sweep; the last parameter varies fastest, and its
+/// remaining values are skipped once recall is as good as 1.
+std::vector<Row> run_sweep(
+        faiss::Index& index,
+        const Sweep& sweep,
+        const Inputs& inputs,
+        const Options& options,
+        const Row& built) {
+    std::vector<std::vector<std::string>> values;
+    for (const auto& parameter : sweep.parameters) {
+        auto& list = values.emplace_back(parameter.values);
+        if (list == std::vector<std::string>{"auto"}) {
+            list.clear();
+            for (const size_t nprobe :
+                 bench::geometric(bench::nlist_of(index))) {
+                list.push_back(std::to_string(nprobe));
+            }
+        }
+        if (list.empty()) {
+            list.push_back(""); // not an IVF: nothing to vary
+        }
+    }
+    std::vector<Row> rows;
+    std::vector<size_t> at(values.size(), 0);
+    while (true) {
+        Row row = built;
+        for (size_t p = 0; p < values.size(); p++) {
+            const auto& value = values[p][at[p]];
+            if (!value.empty()) {
+                row.setting += (row.setting.empty() ? "" : ",") +
+                        sweep.parameters[p].name + "=" + value;
+            }
+        }
+        if (!row.setting.empty()) {
+            bench::set_parameters(index, row.setting);
+        }
+        measure(index, inputs, options, row);
+        fmt::print(
+                stderr,
+                "  {} {}: recall {:.4f}, {:.0f} distances\n",
+                row.label,
+                row.setting,
+                row.recall_at_k,
+                row.distances_per_query);
+        rows.push_back(row);
+
+        size_t p = values.size() - 1;
+        if (row.recall_at_k >= bench::kEnoughRecall) {
+            at[p] = values[p].size() - 1;
+        }
+        while (++at[p] == values[p].size()) {
+            at[p] = 0;
+            if (p == 0) {
+                return rows;
+            }
+            p--;
+        }
+    }
+}
+
+std::vector<Row> run_factory(
+        const std::string& factory,
+        const std::vector<Sweep>& sweeps,
+        const Inputs& inputs,
+        const Options& options) {
+    Row built;
+    built.factory = factory;
+    auto index = bench::build(factory, inputs.xb.d, inputs.metric);
+    fmt::print(stderr, "{}: training\n", factory);
+    auto start = Clock::now();
+    index->train(inputs.training().n, inputs.training().x.data());
+    built.train_seconds = seconds_since(start);
+    fmt::print(stderr, "{}: adding ({:.1f} s)\n", factory, built.train_seconds);
+    start = Clock::now();
+    index->add(inputs.xb.n, inputs.xb.x.data());
+    built.add_seconds = seconds_since(start);
+    built.copies_per_vector = bench::copies_per_vector(*index);
+    built.index_bytes = bench::serialized_bytes(*index);
+
+    std::vector<Row> rows;
+    const auto run_all = [&](const std::string& suffix) {
+        for (const Sweep& sweep : sweeps_for(factory, sweeps)) {
+            built.label =
+                    (sweep.label.empty() ? factory : sweep.label) + suffix;
+            const auto some = run_sweep(*index, sweep, inputs, options, built);
+            bench::print_rows(some);
+            rows.insert(rows.end(), some.begin(), some.end());
+        }
+    };
+    run_all("");
+    if (inputs.xc.n &&
+        bench::calibrate(*index, inputs.xc.n, inputs.xc.x.data(), inputs.k)) {
+        run_all(" calibrated");
+    }
+    return rows;
+}
+
+} // namespace
+
+int main(int argc, char** argv) {
+    CLI::App app(
+            "Recall, distance counts and speed of FAISS indexes built from "
+            "factory strings, with GMM<nlist> where IVF<nlist> stands.");
+    Inputs inputs;
+    Options options;
+    inputs.add_options(app);
+    app.add_option(
+               "--factory",
+               options.factories,
+               "Index to build; give as many as you like")
+            ->required()
+            ->delimiter('\n');
+    app.add_option(
+               "--sweep",
+               options.sweeps,
+               "[FACTORIES [as LABEL]:] name=value,...[; name=value,...]: all "
+               "combinations, each parameter's values from cheap to "
+               "expensive. FACTORIES is a factory string or a pattern with * "
+               "and ?; without it the sweep serves every factory that no "
+               "other names. nprobe=auto, the default, is 1, 2, 3, 4, 5, 6, "
+               "8, 10 ... nlist. Each sweep is a curve of its own, called "
+               "LABEL or as its factory")
+            ->delimiter('\n');
+    app.add_option(
+               "--batch",
+               options.batches,
+               "Queries in one search call; several: each is timed; 0: all "
+               "(default)")
+            ->delimiter(',');
+    app.add_option("--repeat", options.repeat, "QPS: the median of so many")
+            ->capture_default_str()
+            ->check(CLI::PositiveNumber);
+    app.add_option(
+            "--calibrate",
+            inputs.held_out,
+            "Hold out so many queries; measure on the others, calibrate with "
+            "them where the index can, and measure again");
+    app.add_option("--json", options.json, "Write all rows to this file");
+    app.add_option(
+            "--baseline",
+            options.baseline,
+            "Compare every curve with this one (or the best of a pattern's)");
+    app.add_option(
+               "--pool",
+               options.pools,
+               "With --baseline: compare the best of a pattern's curves too")
+            ->delimiter('\n');
+    CLI11_PARSE(app, argc, argv);
+
+    try {
+        std::vector<Sweep> sweeps;
+        for (const auto& text : options.sweeps) {
+            sweeps.push_back(parse_sweep(text));
+        }
+        inputs.load();
+        auto json = bench::provenance(argc, argv);
+        json["data"] = inputs.describe();
+        json["repeat"] = options.repeat;
+        std::vector<Row> rows;
+        for (const auto& factory : options.factories) {
+            const auto some = run_factory(factory, sweeps, inputs, options);
+            rows.insert(rows.end(), some.begin(), some.end());
+            json["results"] = bench::to_json(rows);
+            if (!options.json.empty()) { // an interrupted run leaves something
+                bench::write_json(options.json, json);
+            }
+        }
+        if (!options.baseline.empty()) {
+            json["comparison"] =
+                    bench::compare(rows, options.baseline, options.pools);
+            if (!options.json.empty()) {
+                bench::write_json(options.json, json);
+            }
+        }
+    } catch (const std::exception& e) {
+        fmt::print(stderr, "recall_sweep: {}\n", e.what());
+        return 1;
+    }
+}
