@@ -34,6 +34,16 @@ struct CountingWriter : faiss::IOWriter {
     }
 };
 
+/// Distances that HNSW computed; FAISS before 1.8 calls them n3.
+template <typename Stats>
+size_t hnsw_distances(const Stats& stats) {
+    if constexpr (requires { stats.n3; }) {
+        return stats.n3;
+    } else {
+        return stats.ndis;
+    }
+}
+
 } // namespace
 
 std::unique_ptr<faiss::Index> build(
@@ -82,17 +92,18 @@ Counts counts_per_query(const faiss::Index& index, size_t nq, size_t k) {
     if (auto refine = dynamic_cast<const faiss::IndexRefine*>(&index)) {
         counts.refine = double(size_t(k * refine->k_factor));
     }
+    const double graph = double(hnsw_distances(faiss::hnsw_stats)) / nq;
     const auto ivf = ivf_of(index);
     if (!ivf) {
         // An exact index computes all of them, a graph counts its own.
-        counts.distances = faiss::hnsw_stats.ndis
-                ? double(faiss::hnsw_stats.ndis) / nq
+        counts.distances = dynamic_cast<const faiss::IndexHNSW*>(&index)
+                ? graph
                 : double(index.ntotal);
         return counts;
     }
     counts.distances = double(faiss::indexIVF_stats.ndis) / nq;
     counts.coarse = dynamic_cast<const faiss::IndexHNSW*>(ivf->quantizer)
-            ? double(faiss::hnsw_stats.ndis) / nq
+            ? graph
             : double(ivf->nlist);
     return counts;
 }

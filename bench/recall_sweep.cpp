@@ -243,7 +243,11 @@ std::vector<Row> run_factory(
         const Options& options) {
     Row built;
     built.factory = factory;
-    auto index = bench::build(factory, inputs.xb.d, inputs.metric);
+    const auto parts = split(factory, ';');
+    auto index = bench::build(parts.at(0), inputs.xb.d, inputs.metric);
+    for (size_t i = 1; i < parts.size(); i++) {
+        bench::set_parameters(*index, parts[i]);
+    }
     fmt::print(stderr, "{}: training\n", factory);
     auto start = Clock::now();
     index->train(inputs.training().n, inputs.training().x.data());
@@ -285,7 +289,8 @@ int main(int argc, char** argv) {
     app.add_option(
                "--factory",
                options.factories,
-               "Index to build; give as many as you like")
+               "Index to build, as many as you like. \"GMM256,Flat; a=1,b=2\" "
+               "sets parameters before training")
             ->required()
             ->delimiter('\n');
     app.add_option(

@@ -9,6 +9,7 @@
 #include <fstream>
 #include <functional>
 #include <limits>
+#include <set>
 #include <stdexcept>
 #include <thread>
 
@@ -22,16 +23,18 @@ namespace {
 
 const double kRecalls[] = {0.5, 0.7, 0.8, 0.9, 0.95, 0.99};
 
-using Cost = double Row::*;
+/// What a row costs; nothing if that was not measured.
+using Cost = std::function<std::optional<double>(const Row&)>;
 
 Frontier frontier_of(
         const std::vector<Row>& rows,
-        Cost cost,
-        const std::function<bool(const Row&)>& wanted) {
+        const Cost& cost,
+        const std::string& label) {
     Frontier f;
     for (const Row& row : rows) {
-        if (wanted(row)) {
-            f.add(row.recall_at_k, row.*cost);
+        const auto c = row.label == label ? cost(row) : std::nullopt;
+        if (c) {
+            f.add(row.recall_at_k, *c);
         }
     }
     f.finish();
@@ -76,12 +79,14 @@ std::vector<std::string> labels_of(const std::vector<Row>& rows) {
     return labels;
 }
 
-Pool pool_of(const std::vector<Row>& rows, Cost cost, const std::string& p) {
+Pool pool_of(
+        const std::vector<Row>& rows,
+        const Cost& cost,
+        const std::string& pattern) {
     Pool pool;
     for (const auto& label : labels_of(rows)) {
-        if (label == p || matches(p, label)) {
-            pool.curves.push_back(frontier_of(
-                    rows, cost, [&](auto& row) { return row.label == label; }));
+        if (label == pattern || matches(pattern, label)) {
+            pool.curves.push_back(frontier_of(rows, cost, label));
         }
     }
     return pool;
@@ -255,9 +260,26 @@ nlohmann::json compare(
         const std::vector<Row>& rows,
         const std::string& baseline,
         const std::vector<std::string>& pools) {
-    const std::pair<const char*, Cost> costs[] = {
-            {"distances_per_query", &Row::distances_per_query},
-            {"total_cost_per_query", &Row::total_cost_per_query}};
+    std::vector<std::pair<std::string, Cost>> costs = {
+            {"distances_per_query",
+             [](const Row& row) { return row.distances_per_query; }},
+            {"total_cost_per_query",
+             [](const Row& row) { return row.total_cost_per_query; }}};
+    std::set<size_t> batches;
+    for (const Row& row : rows) {
+        for (const auto& [batch, qps] : row.qps) {
+            batches.insert(batch);
+        }
+    }
+    for (const size_t batch : batches) {
+        costs.emplace_back(
+                fmt::format("seconds_per_query, batches of {}", batch),
+                [batch](const Row& row) {
+                    const auto at = row.qps.find(batch);
+                    return at == row.qps.end() ? std::nullopt
+                                               : std::optional(1 / at->second);
+                });
+    }
     nlohmann::json all;
     for (const auto& [cost_name, cost] : costs) {
         const Pool theirs = pool_of(rows, cost, baseline);
