@@ -1,7 +1,7 @@
 #include "index_access.h"
 
 #include <limits>
-#include <stdexcept>
+#include <vector>
 
 #include <faiss/AutoTune.h>
 #include <faiss/IVFlib.h>
@@ -58,6 +58,31 @@ std::unique_ptr<faiss::Index> build(
 
 void set_parameters(faiss::Index& index, const std::string& setting) {
     faiss::ParameterSpace().set_index_parameters(&index, setting.c_str());
+}
+
+std::function<void()> remember_parameters(faiss::Index& index) {
+    std::vector<std::function<void()>> restore;
+    const auto remember = [&](auto& value) {
+        restore.push_back([&value, old = value] { value = old; });
+    };
+    if (auto refine = dynamic_cast<faiss::IndexRefine*>(&index)) {
+        remember(refine->k_factor);
+    }
+    if (auto hnsw = dynamic_cast<faiss::IndexHNSW*>(&index)) {
+        remember(hnsw->hnsw.efSearch);
+    }
+    if (auto ivf = const_cast<faiss::IndexIVF*>(ivf_of(index))) {
+        remember(ivf->nprobe);
+        remember(ivf->max_codes);
+        if (auto hnsw = dynamic_cast<faiss::IndexHNSW*>(ivf->quantizer)) {
+            remember(hnsw->hnsw.efSearch);
+        }
+    }
+    return [restore] {
+        for (const auto& one : restore) {
+            one();
+        }
+    };
 }
 
 size_t nlist_of(const faiss::Index& index) {

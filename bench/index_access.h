@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -20,6 +21,9 @@ std::unique_ptr<faiss::Index> build(
 
 /// "nprobe=8,probe_mass=0.9"
 void set_parameters(faiss::Index& index, const std::string& setting);
+
+/// Returns what sets the search parameters back to what they are now.
+std::function<void()> remember_parameters(faiss::Index& index);
 
 /// Number of lists; 0 if there are none.
 size_t nlist_of(const faiss::Index& index);

@@ -176,8 +176,9 @@ void measure(
     }
 }
 
-/// All settings of one sweep; the last parameter varies fastest, and its
-/// remaining values are skipped once recall is as good as 1.
+/// All settings of one sweep, each starting from the index's own; the last
+/// parameter varies fastest, and its remaining values are skipped once recall
+/// is as good as 1.
 std::vector<Row> run_sweep(
         faiss::Index& index,
         const Sweep& sweep,
@@ -198,6 +199,7 @@ std::vector<Row> run_sweep(
             list.push_back(""); // not an IVF: nothing to vary
         }
     }
+    const auto restore = bench::remember_parameters(index);
     std::vector<Row> rows;
     std::vector<size_t> at(values.size(), 0);
     while (true) {
@@ -213,6 +215,7 @@ std::vector<Row> run_sweep(
             bench::set_parameters(index, row.setting);
         }
         measure(index, inputs, options, row);
+        restore();
         fmt::print(
                 stderr,
                 "  {} {}: recall {:.4f}, {:.0f} distances\n",
