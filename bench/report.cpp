@@ -208,6 +208,9 @@ std::optional<double> Frontier::cost_at(double r) const {
 }
 
 std::optional<double> Frontier::recall_at(double c) const {
+    if (!cost.empty() && c > cost.back()) {
+        return recall.back(); // and change left over
+    }
     return interpolate(cost, recall, c);
 }
 

@@ -43,6 +43,7 @@ struct Frontier {
     void finish();
     /// Linear between points; nothing beyond either end.
     std::optional<double> cost_at(double r) const;
+    /// The same; more money than the dearest point costs buys that point.
     std::optional<double> recall_at(double c) const;
 };
 
