@@ -41,6 +41,17 @@ struct Calibration {
     std::array<float, 2> tau_weights = {0, 1};
     std::array<float, 5> stop_weights = {};
 
+    /// tau for a query whose nearest mean is at that squared distance.
+    float predict_tau(float d1) const;
+
+    /// Expected share of the k neighbours not found yet, in [0, 1].
+    float missing(
+            size_t n_distances,
+            float first_score,
+            float last_score,
+            float last_variance,
+            float kth_distance) const;
+
     /// One point of a candidate's curve on held-out queries.
     struct Point {
         float parameter; ///< nprobe, or probe_mass where the mass stops
@@ -68,6 +79,9 @@ struct Calibration {
      * Candidates that cost more than another everywhere never win; k-means'
      * order with a fixed budget is always among them. */
     Choice choose(float target_recall) const;
+
+    /// The order whose fixed budget found most at that many distances.
+    ProbeOrder best_order(float distances) const;
 
     /// What was compared and what won at a few targets, as a table.
     std::string report() const;

@@ -2,8 +2,10 @@
 
 #include <cstddef>
 #include <string>
+#include <type_traits>
 #include <vector>
 
+#include <faiss/IndexFlat.h>
 #include <faiss/IndexIVFFlat.h>
 #include <faiss/IndexIVFPQ.h>
 #include <faiss/IndexScalarQuantizer.h>
@@ -19,7 +21,7 @@ namespace faiss_ext {
 /// Search parameters of one call; SearchParametersIVF works too and keeps the
 /// index's own order and mass.
 struct SearchParametersIVFGMM : faiss::SearchParametersIVF {
-    ProbeOrder probe_order = ProbeOrder::cell_posterior;
+    ProbeOrder probe_order = ProbeOrder::calibrated;
     float probe_mass = 1;    ///< see IVFGMM
     float target_recall = 0; ///< see IVFGMM
 };
@@ -38,9 +40,8 @@ struct IVFGMM {
 
     /** Order of probing. Cell orders search the nprobe * ntotal / nlist
      * vectors of the best cells, whichever lists they are in: the cost of
-     * nprobe lists, and more recall. Until vectors are added, and with
-     * cells_per_list = 1, they mean `distance`. */
-    ProbeOrder probe_order = ProbeOrder::cell_posterior;
+     * nprobe lists, and more recall. With nprobe = nlist all is searched. */
+    ProbeOrder probe_order = ProbeOrder::calibrated;
     /** In (0, 1]. Below 1 a query stops once this share of its neighbours is
      * expected to be found (needs the calibration that adding does); nprobe
      * and max_codes remain as caps. */
@@ -63,9 +64,11 @@ struct IVFGMM {
     bool calibrate_on_add = true; ///< whenever the index has doubled
 
     PairCells cells;
-    /// Home lists of the entries of each list where max_assign > 1, else
-    /// empty. Entries of a list are sorted by home, its own first.
-    std::vector<std::vector<int32_t>> homes;
+    /** Where max_assign > 1, else empty: for each list, for each entry, the
+     * max_assign - 1 lists (-1: none) that hold the same vector and come
+     * before this one. The entry is skipped if one of them is probed. Entries
+     * are sorted by it, so that what is skipped comes in runs. */
+    std::vector<std::vector<int32_t>> earlier_lists;
     Calibration calibration;
 
     /** Fits order and stop to queries like the user's, after adding.
@@ -95,6 +98,19 @@ struct IVFGMMStats {
 };
 extern IVFGMMStats ivf_gmm_stats;
 
+/// The metric among constructor arguments; METRIC_L2 if there is none.
+template <class... Args>
+faiss::MetricType metric_among(Args... args) {
+    faiss::MetricType metric = faiss::METRIC_L2;
+    [[maybe_unused]] auto look = [&](auto arg) {
+        if constexpr (std::is_same_v<decltype(arg), faiss::MetricType>) {
+            metric = arg;
+        }
+    };
+    (look(args), ...);
+    return metric;
+}
+
 /** faiss::IndexIVFFlat, IndexIVFPQ or IndexIVFScalarQuantizer with a Gaussian
  * mixture where k-means stood.
  *
@@ -114,7 +130,13 @@ struct IndexIVFGMM : IVF, IVFGMM {
     /// Takes the base class's own arguments behind the quantizer, which it
     /// makes itself: (d, nlist, metric), (d, nlist, M, nbits, metric), ...
     template <class... Args>
-    IndexIVFGMM(size_t d, size_t nlist, Args... args);
+    IndexIVFGMM(size_t d, size_t nlist, Args... args)
+            : IVF(new faiss::IndexFlat(d, metric_among(args...)),
+                  d,
+                  nlist,
+                  args...) {
+        this->own_fields = true;
+    }
     IndexIVFGMM() = default;
 
     void train(idx_t n, const float* x) override;

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "faiss_ext/impl/faiss_compat.h"
@@ -26,8 +27,8 @@ namespace faiss_ext {
  *
  * Plain arrays beside FAISS's inverted lists, whose entries are sorted by
  * cell. Memory O(nlist * L). Entries added since they were last sorted are at
- * the end of their list, the tail; each belongs to a cell too, and is scanned
- * with its home.
+ * the end of their list, the tail: one more cell, number L, whose mean is
+ * mu_i, until they are folded into their own.
  */
 struct PairCells {
     size_t nlist = 0;
@@ -36,14 +37,19 @@ struct PairCells {
     std::vector<int32_t> partner; ///< list of partner l of i, size nlist * L
     std::vector<float> gap;       ///< |mu_i - mu_j|^2, size nlist * L
     std::vector<float> a;         ///< size nlist, in [0, 1]
-    /// mean |x - m_ij|^2 of the vectors of a cell, shrunk towards its list's,
-    /// size nlist * L
+    /// mean |x - m_ij|^2 of the vectors of a cell, shrunk towards its list's;
+    /// the last of each list is that of the tail, about mu_i itself; size
+    /// nlist * (L + 1)
     std::vector<float> variance;
     /// cell l of list i is entries [offset[l], offset[l + 1]) of the list,
     /// offset = offsets + i * (L + 1); size nlist * (L + 1)
     std::vector<uint32_t> offsets;
     /// cells of the entries from offset[L] on, nlist vectors
     std::vector<std::vector<uint16_t>> tail;
+    size_t fitted_n = 0; ///< entries in the index when the cells were chosen
+    /// METRIC_INNER_PRODUCT: the largest squared norm in the index, which
+    /// turns inner products into distances: |q|^2 + norm2 - 2 q.x
+    float norm2 = 0;
 
     bool empty() const {
         return cells_per_list == 0;
@@ -55,21 +61,29 @@ struct PairCells {
     /// L for lists of that many vectors on average: cells of 5 to 10.
     static size_t default_cells_per_list(double mean_list_size);
 
-    /** Chooses partners and fits a and variance on a sample.
-     *
-     * Time O(nlist^2 d + 3 n L d); lists are taken to be empty.
+    /** Chooses the partners of each list: the L nearest means, L at most
+     * nlist - 1; cells are empty then. Time O(nlist^2 d).
      *
      * @param means  size nlist * d
-     * @param homes  list of each vector of the sample, size n (-1: left out)
      */
-    void fit(
-            size_t nlist,
-            size_t d,
-            const float* means,
-            size_t cells_per_list,
+    void init(
+            size_t nlist, size_t d, const float* means, size_t cells_per_list);
+
+    /** Fits a and the variances of one list to its vectors, and says which
+     * cell each belongs to. Time O(n L d), memory O(n L). May be called for
+     * several lists at once.
+     *
+     * @param x      the list's vectors, size n * d
+     * @param means  of all lists
+     * @param out    cells, size n
+     */
+    void fit_list(
+            size_t list,
             size_t n,
+            size_t d,
             const float* x,
-            const idx_t* homes);
+            const float* means,
+            uint16_t* out);
 
     /** The cell of each vector within its home list: nearest cell mean.
      *
@@ -85,19 +99,25 @@ struct PairCells {
             const float* means,
             uint16_t* cells) const;
 
-    /** |q - m_il|^2 of all cells of a list, in O(L).
+    /** |q - m_il|^2 of all cells of a list, the tail's last, in O(L).
      *
      * @param distances   squared distances of the query to all means, size
      *                    nlist
      * @param similarity  distances are affine in the inner product, and the
      *                    gap term falls away
-     * @param out         size L
+     * @param out         size L + 1
      */
     void score(size_t list, const float* distances, bool similarity, float* out)
             const;
 
-    /// Entries in all tails.
-    size_t tail_size() const;
+    /// Begin and end of cell l (or the tail, l = L) in a list of that size.
+    std::pair<size_t, size_t> range(
+            size_t list, size_t l, size_t list_size) const {
+        const uint32_t* o = list_offsets(list);
+        return {o[l], l == cells_per_list ? list_size : o[l + 1]};
+    }
+
+    /// Empties all cells and tails.
     void clear_entries();
 };
 

@@ -9,6 +9,9 @@ namespace faiss_ext {
 
 /// What comes first in a search.
 enum class ProbeOrder {
+    /// What the index's calibration found best for the cost asked for;
+    /// cell_distance until there is one.
+    calibrated,
     /// Whole lists by distance to their mean: what k-means IVF does.
     distance,
     /// Whole lists by log pi_k + log N(x; mu_k, Sigma_k), the textbook

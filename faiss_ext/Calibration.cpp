@@ -1,0 +1,169 @@
+#include "faiss_ext/Calibration.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+
+#include <faiss/impl/FaissAssert.h>
+
+#include "faiss_ext/impl/calibrate.h"
+
+namespace faiss_ext {
+
+float Calibration::predict_tau(float d1) const {
+    return std::exp(tau_weights[0] + tau_weights[1] * bounded_log(d1));
+}
+
+std::array<float, 5> stop_features(
+        size_t n_distances,
+        float first_score,
+        float last_score,
+        float last_variance,
+        float kth_distance) {
+    return {1,
+            bounded_log(float(n_distances)),
+            bounded_log(last_score / kth_distance),
+            bounded_log(first_score / kth_distance),
+            bounded_log((last_score + last_variance) / kth_distance)};
+}
+
+float Calibration::missing(
+        size_t n_distances,
+        float first_score,
+        float last_score,
+        float last_variance,
+        float kth_distance) const {
+    if (!std::isfinite(kth_distance)) {
+        return 1; // fewer than k found
+    }
+    if (kth_distance <= 0) {
+        return 0; // k at distance 0: none can be nearer
+    }
+    const auto f = stop_features(
+            n_distances, first_score, last_score, last_variance, kth_distance);
+    float logit = 0;
+    for (size_t j = 0; j < f.size(); j++) {
+        logit += stop_weights[j] * f[j];
+    }
+    return 1 / (1 + std::exp(-logit));
+}
+
+Calibration::Choice Calibration::choose(float target_recall) const {
+    FAISS_THROW_IF_NOT_MSG(
+            fitted,
+            "target_recall needs a calibration: add more vectors (1000 and "
+            "20 a query), or call calibrate");
+    FAISS_THROW_IF_NOT_FMT(
+            target_recall > 0 && target_recall <= 1,
+            "target_recall = %g, expected in (0, 1]",
+            target_recall);
+    Choice best{ProbeOrder::distance, false, 0, 0, HUGE_VALF};
+    for (const Candidate& c : candidates) {
+        for (size_t p = 0; p < c.curve.size(); p++) {
+            const Point& at = c.curve[p];
+            if (at.recall < target_recall) {
+                continue;
+            }
+            // between the last point below the target and the first above
+            const Point& from = c.curve[p > 0 ? p - 1 : 0];
+            const float t = at.recall > from.recall
+                    ? (target_recall - from.recall) / (at.recall - from.recall)
+                    : 1;
+            const float distances =
+                    from.distances + t * (at.distances - from.distances);
+            if (distances < best.distances) {
+                best = {c.order,
+                        c.by_mass,
+                        from.parameter + t * (at.parameter - from.parameter),
+                        from.recall + t * (at.recall - from.recall),
+                        distances};
+            }
+            break;
+        }
+    }
+    return best;
+}
+
+ProbeOrder Calibration::best_order(float distances) const {
+    ProbeOrder best = ProbeOrder::distance;
+    float best_recall = -1;
+    for (const Candidate& c : candidates) {
+        if (c.by_mass || c.curve.empty()) {
+            continue;
+        }
+        const auto above = std::find_if(
+                c.curve.begin(), c.curve.end(), [&](const Point& p) {
+                    return p.distances >= distances;
+                });
+        float recall = c.curve.back().recall;
+        if (above == c.curve.begin()) {
+            recall = above->recall * distances / above->distances;
+        } else if (above != c.curve.end()) {
+            const Point& from = above[-1];
+            recall = from.recall +
+                    (above->recall - from.recall) *
+                            (distances - from.distances) /
+                            (above->distances - from.distances);
+        }
+        if (recall > best_recall) {
+            best_recall = recall;
+            best = c.order;
+        }
+    }
+    return best;
+}
+
+std::string Calibration::report() const {
+    if (!fitted) {
+        return "not calibrated\n";
+    }
+    char line[200];
+    snprintf(
+            line,
+            sizeof(line),
+            "calibrated on %zu %s for recall@%zu of %zu vectors; distances a "
+            "query on the held-out half:\n",
+            nq,
+            own_queries ? "vectors of the index" : "queries given",
+            k,
+            ntotal);
+    std::string out = line;
+    const float targets[] = {0.5f, 0.8f, 0.9f, 0.95f, 0.99f};
+    snprintf(line, sizeof(line), "%-24s", "recall");
+    out += line;
+    for (float target : targets) {
+        snprintf(line, sizeof(line), "%10g", target);
+        out += line;
+    }
+    out += "\n";
+    Calibration one = *this;
+    for (const Candidate& c : candidates) {
+        snprintf(
+                line,
+                sizeof(line),
+                "%-15s %-8s",
+                to_string(c.order),
+                c.by_mass ? "mass" : "fixed");
+        out += line;
+        one.candidates = {c};
+        for (float target : targets) {
+            const float distances = one.choose(target).distances;
+            if (std::isfinite(distances)) {
+                snprintf(line, sizeof(line), "%10.0f", distances);
+            } else {
+                snprintf(line, sizeof(line), "%10s", "-");
+            }
+            out += line;
+        }
+        out += "\n";
+    }
+    out += "chosen                  ";
+    for (float target : targets) {
+        const Choice c = choose(target);
+        snprintf(line, sizeof(line), "%10.0f", c.distances);
+        out += line;
+    }
+    return out + "\n";
+}
+
+} // namespace faiss_ext

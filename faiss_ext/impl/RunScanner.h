@@ -1,0 +1,95 @@
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+#include <faiss/IndexIVF.h>
+
+#include "faiss_ext/impl/CellRanker.h"
+#include "faiss_ext/impl/SearchPlan.h"
+#include "faiss_ext/impl/faiss_compat.h"
+
+namespace faiss_ext {
+
+/// One thread's scanner: runs of entries in, codes and ids to a handler.
+struct RunScanner {
+    const faiss::IndexIVF& ivf;
+    const SearchPlan& plan;
+    bool store_pairs;
+    std::unique_ptr<faiss::InvertedListScanner> scanner;
+
+    size_t n_distances = 0; ///< of this query
+    size_t n_lists = 0;
+    std::vector<idx_t> pairs;
+
+    RunScanner(
+            const faiss::IndexIVF& ivf_in,
+            const SearchPlan& plan_in,
+            bool store_pairs_in)
+            : ivf(ivf_in), plan(plan_in), store_pairs(store_pairs_in),
+              scanner(make_scanner(ivf_in, false, nullptr, nullptr)) {}
+
+    /// Scans [begin, end) of the list that set_list was called for, as far as
+    /// the selector and max_codes let it. scan(n, codes, ids)
+    template <class Scan>
+    void scan_run(
+            const uint8_t* codes,
+            const idx_t* ids,
+            const Run& run,
+            Scan&& scan) {
+        size_t begin = run.begin;
+        while (begin < run.end) {
+            size_t end = run.end;
+            if (plan.sel) {
+                while (begin < run.end && !plan.sel->is_member(ids[begin])) {
+                    begin++;
+                }
+                end = begin;
+                while (end < run.end && plan.sel->is_member(ids[end])) {
+                    end++;
+                }
+            }
+            if (plan.max_codes > 0) {
+                end = std::min(end, begin + plan.max_codes - n_distances);
+            }
+            if (begin == end) {
+                return;
+            }
+            const idx_t* out_ids = ids + begin;
+            if (store_pairs) {
+                pairs.resize(end - begin);
+                for (size_t j = begin; j < end; j++) {
+                    pairs[j - begin] = faiss::lo_build(run.list, j);
+                }
+                out_ids = pairs.data();
+            }
+            scan(end - begin, codes + begin * ivf.code_size, out_ids);
+            n_distances += end - begin;
+            begin = end;
+        }
+    }
+
+    /// Runs sorted by list; coarse(list) is the list's coarse distance.
+    template <class Coarse, class Scan>
+    void scan_runs(
+            const Run* runs, size_t n_runs, Coarse&& coarse, Scan&& scan) {
+        for (size_t r = 0; r < n_runs;) {
+            const size_t list = runs[r].list;
+            scanner->set_list(list, coarse(list));
+            n_lists++;
+            faiss::InvertedLists::ScopedCodes codes(ivf.invlists, list);
+            faiss::InvertedLists::ScopedIds ids(ivf.invlists, list);
+            for (; r < n_runs && runs[r].list == list; r++) {
+                scan_run(codes.get(), ids.get(), runs[r], scan);
+            }
+        }
+    }
+
+    bool capped() const {
+        return plan.max_codes > 0 && n_distances >= plan.max_codes;
+    }
+};
+
+} // namespace faiss_ext

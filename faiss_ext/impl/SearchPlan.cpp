@@ -1,0 +1,83 @@
+#include "faiss_ext/impl/SearchPlan.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include <faiss/impl/FaissAssert.h>
+
+namespace faiss_ext {
+
+SearchPlan make_plan(
+        const faiss::IndexIVF& ivf,
+        const IVFGMM& gmm,
+        const faiss::SearchParameters* params) {
+    FAISS_THROW_IF_NOT_MSG(ivf.is_trained, "the index is not trained");
+    SearchParametersIVFGMM p;
+    p.nprobe = ivf.nprobe;
+    p.max_codes = ivf.max_codes;
+    p.probe_order = gmm.probe_order;
+    p.probe_mass = gmm.probe_mass;
+    p.target_recall = gmm.target_recall;
+    if (params) {
+        auto base = dynamic_cast<const faiss::SearchParametersIVF*>(params);
+        FAISS_THROW_IF_NOT_MSG(
+                base,
+                "params: expected SearchParametersIVF or "
+                "SearchParametersIVFGMM");
+        p.nprobe = base->nprobe;
+        p.max_codes = base->max_codes;
+        p.sel = base->sel;
+        if (auto own = dynamic_cast<const SearchParametersIVFGMM*>(params)) {
+            p.probe_order = own->probe_order;
+            p.probe_mass = own->probe_mass;
+            p.target_recall = own->target_recall;
+        }
+    }
+    FAISS_THROW_IF_NOT_FMT(
+            p.nprobe > 0, "nprobe = %zu, expected > 0", size_t(p.nprobe));
+    FAISS_THROW_IF_NOT_FMT(
+            p.probe_mass > 0 && p.probe_mass <= 1,
+            "probe_mass = %g, expected in (0, 1]",
+            p.probe_mass);
+    FAISS_THROW_IF_NOT_FMT(
+            p.target_recall >= 0 && p.target_recall < 1,
+            "target_recall = %g, expected in [0, 1)",
+            p.target_recall);
+
+    SearchPlan plan;
+    plan.sel = p.sel;
+    plan.max_codes = p.max_codes;
+    plan.order = p.probe_order;
+    plan.probe_mass = p.probe_mass;
+    double nprobe = std::min(p.nprobe, ivf.nlist);
+    const double per_list = double(ivf.ntotal) / ivf.nlist;
+    if (p.target_recall > 0) {
+        const Calibration::Choice choice =
+                gmm.calibration.choose(p.target_recall);
+        plan.order = choice.order;
+        plan.probe_mass = choice.by_mass ? choice.parameter : 1;
+        nprobe = choice.by_mass ? double(ivf.nlist)
+                                : std::min<double>(choice.parameter, ivf.nlist);
+    } else if (plan.order == ProbeOrder::calibrated) {
+        plan.order = !gmm.calibration.fitted ? ProbeOrder::cell_distance
+                : plan.probe_mass < 1
+                ? ProbeOrder::cell_posterior
+                : gmm.calibration.best_order(float(nprobe * per_list));
+    }
+    if (plan.by_cells() && gmm.cells.empty()) {
+        plan.order = ProbeOrder::distance;
+    }
+    if (plan.probe_mass < 1 &&
+        (plan.order == ProbeOrder::distance ||
+         (plan.by_cells() && !gmm.calibration.fitted))) {
+        plan.order = ProbeOrder::scale_free; // needs no calibration
+    }
+    if (nprobe >= ivf.nlist && plan.probe_mass >= 1) {
+        plan.order = ProbeOrder::distance; // everything, whatever the order
+    }
+    plan.nprobe = size_t(std::ceil(nprobe));
+    plan.budget = size_t(std::ceil(nprobe * per_list));
+    return plan;
+}
+
+} // namespace faiss_ext

@@ -1,0 +1,30 @@
+#pragma once
+
+#include <cstddef>
+
+#include "faiss_ext/IndexIVFGMM.h"
+
+namespace faiss_ext {
+
+/// The settings of one call, with everything that was left open decided.
+struct SearchPlan {
+    ProbeOrder order = ProbeOrder::distance; ///< never `calibrated`
+    float probe_mass = 1;                    ///< below 1: stop by mass
+    size_t nprobe = 1;                       ///< whole-list orders: lists
+    size_t budget = 0;                       ///< cell orders: entries
+    size_t max_codes = 0;                    ///< 0: no cap
+    const faiss::IDSelector* sel = nullptr;
+
+    bool by_cells() const {
+        return order == ProbeOrder::cell_distance ||
+                order == ProbeOrder::cell_posterior;
+    }
+};
+
+/// Throws FaissException for parameters of a foreign type or out of range.
+SearchPlan make_plan(
+        const faiss::IndexIVF& ivf,
+        const IVFGMM& gmm,
+        const faiss::SearchParameters* params);
+
+} // namespace faiss_ext

@@ -1,0 +1,516 @@
+#include "faiss_ext/impl/calibrate.h"
+
+#include <algorithm>
+#include <functional>
+#include <numeric>
+#include <random>
+
+#include <faiss/IndexFlat.h>
+#include <faiss/impl/FaissAssert.h>
+#include <faiss/utils/Heap.h>
+
+#include "faiss_ext/IndexGMM.h"
+#include "faiss_ext/impl/coarse.h"
+#include "faiss_ext/impl/errors.h"
+#include "faiss_ext/impl/fit.h"
+#include "faiss_ext/impl/gmm_search.h"
+
+namespace faiss_ext {
+
+namespace {
+
+constexpr size_t kMinQueries = 20;
+/// Whole-list orders are followed for so many lists, then jump to all.
+constexpr size_t kMaxProbes = 2048;
+constexpr float kLeastMissing = 1e-4f;
+
+/// Where the neighbours of the calibration's queries are.
+struct Truth {
+    size_t k;
+    std::vector<idx_t> locations; ///< (list, offset) pairs, size nq * k
+    std::vector<float> kth;       ///< squared distance (or -ip), size nq
+};
+
+/// k nearest stored vectors of each query, by brute force over blocks of
+/// decoded lists; `self` (or -1) is left out.
+Truth exact_neighbours(
+        GMMIndexRef index,
+        size_t nq,
+        const float* xq,
+        size_t k,
+        const std::vector<idx_t>& self) {
+    const faiss::IndexIVF& ivf = index.ivf;
+    const bool ip = is_ip(ivf);
+    const size_t k1 = k + 1, d = ivf.d;
+    constexpr size_t kBlock = 16384;
+    std::vector<float> dis(nq * k1), block_dis(nq * k1);
+    std::vector<idx_t> locs(nq * k1, -1), block_ids(nq * k1);
+    std::vector<float> x, list_x;
+    std::vector<idx_t> where;
+
+    auto flush = [&]() {
+        if (where.empty()) {
+            return;
+        }
+        faiss::IndexFlat flat(d, ivf.metric_type);
+        flat.add(where.size(), x.data());
+        flat.search(nq, xq, k1, block_dis.data(), block_ids.data());
+        for (idx_t& id : block_ids) {
+            id = id < 0 ? -1 : where[id];
+        }
+        for (size_t q = 0; q < nq; q++) {
+            // both are sorted: merge in place of pushing into a heap
+            std::vector<std::pair<float, idx_t>> all;
+            for (size_t j = 0; j < k1; j++) {
+                const size_t at = q * k1 + j;
+                if (locs[at] >= 0) {
+                    all.push_back({dis[at], locs[at]});
+                }
+                if (block_ids[at] >= 0) {
+                    const float v = block_dis[at];
+                    all.push_back({ip ? -v : v, block_ids[at]});
+                }
+            }
+            std::sort(all.begin(), all.end());
+            for (size_t j = 0; j < std::min(k1, all.size()); j++) {
+                dis[q * k1 + j] = all[j].first;
+                locs[q * k1 + j] = all[j].second;
+            }
+        }
+        x.clear();
+        where.clear();
+    };
+    for (size_t i = 0; i < ivf.nlist; i++) {
+        decode_list(ivf, i, list_x);
+        for (size_t j = 0; j < list_x.size() / d; j++) {
+            if (is_primary(index.gmm, i, j)) {
+                where.push_back(faiss::lo_build(i, j));
+                x.insert(x.end(), &list_x[j * d], &list_x[j * d] + d);
+            }
+        }
+        if (where.size() >= kBlock) {
+            flush();
+        }
+    }
+    flush();
+
+    Truth truth{k, {}, {}};
+    for (size_t q = 0; q < nq; q++) {
+        size_t n = 0;
+        for (size_t j = 0; j < k1 && n < k; j++) {
+            if (locs[q * k1 + j] != self[q]) {
+                truth.locations.push_back(locs[q * k1 + j]);
+                if (++n == k) {
+                    truth.kth.push_back(dis[q * k1 + j]);
+                }
+            }
+        }
+    }
+    return truth;
+}
+
+uint32_t cell_of(const PairCells& cells, idx_t location) {
+    const size_t list = faiss::lo_listno(location);
+    const uint32_t offset = uint32_t(faiss::lo_offset(location));
+    const uint32_t* o = cells.list_offsets(list);
+    const size_t l =
+            std::upper_bound(o, o + cells.cells_per_list + 1, offset) - o - 1;
+    return uint32_t(list * (cells.cells_per_list + 1) + l);
+}
+
+/// One look at a query between two rounds.
+struct Look {
+    float distances;
+    float missing;
+    std::array<float, 5> features;
+    float predicted; ///< by the weights in force during the search
+};
+
+/// The looks of each query [q0, q1) while its cells are scanned in an order.
+std::vector<std::vector<Look>> trace_cells(
+        GMMIndexRef index,
+        ProbeOrder order,
+        size_t q0,
+        size_t q1,
+        const float* xq,
+        const Truth& truth,
+        bool own_queries) {
+    const size_t k = truth.k, n = q1 - q0;
+    SearchPlan plan;
+    plan.order = order;
+    plan.budget = index.ivf.ntotal;
+    std::vector<std::vector<Look>> looks(n);
+    std::vector<uint32_t> cells(n * k);
+    std::vector<uint8_t> found(n * k);
+    std::vector<size_t> n_found(n), complete_at(n);
+    for (size_t i = 0; i < n * k; i++) {
+        cells[i] = cell_of(index.gmm.cells, truth.locations[q0 * k + i]);
+    }
+    const Checkpoint look = [&](size_t q, const CellRanker& r, float kth) {
+        for (size_t j = q * k; j < (q + 1) * k; j++) {
+            if (!found[j] &&
+                std::find(r.taken.begin(), r.taken.end(), cells[j]) !=
+                        r.taken.end()) {
+                found[j] = 1;
+                n_found[q]++;
+            }
+        }
+        Look l;
+        l.distances = float(r.entries);
+        l.missing = 1 - float(n_found[q]) / k;
+        l.features = stop_features(
+                r.entries, r.first_score, r.last_score, r.last_variance, kth);
+        l.predicted = index.gmm.calibration.missing(
+                r.entries, r.first_score, r.last_score, r.last_variance, kth);
+        if (std::isfinite(kth)) {
+            looks[q].push_back(l);
+        }
+        if (n_found[q] == k && complete_at[q] == 0) {
+            complete_at[q] = r.entries;
+        }
+        // beyond completion: the fit needs to see that nothing is missing,
+        // and the curves where each mass would have stopped
+        return complete_at[q] > 0 && r.entries >= 2 * complete_at[q] &&
+                l.predicted <= kLeastMissing;
+    };
+    const size_t k_search = own_queries ? k + 1 : k;
+    std::vector<float> dis(n * k_search);
+    std::vector<idx_t> ids(n * k_search);
+    gmm_search(
+            index.ivf,
+            index.gmm,
+            plan,
+            n,
+            xq + q0 * index.ivf.d,
+            k_search,
+            dis.data(),
+            ids.data(),
+            false,
+            &look);
+    return looks;
+}
+
+using Curve = std::vector<Calibration::Point>;
+
+/// Sorted by distances, with recall never falling, and everything searched at
+/// the end.
+Curve finish_curve(Curve curve, float all_parameter, size_t ntotal) {
+    curve.push_back({all_parameter, 1, float(ntotal)});
+    std::stable_sort(
+            curve.begin(),
+            curve.end(),
+            [](const Calibration::Point& p, const Calibration::Point& q) {
+                return p.distances < q.distances;
+            });
+    Curve out;
+    for (const Calibration::Point& p : curve) {
+        if (out.empty() || p.recall > out.back().recall) {
+            out.push_back(p);
+        }
+    }
+    return out;
+}
+
+Curve fixed_curve(
+        const std::vector<std::vector<Look>>& looks,
+        size_t nlist,
+        size_t ntotal) {
+    Curve curve;
+    size_t rounds = 0;
+    for (const auto& query : looks) {
+        rounds = std::max(rounds, query.size());
+    }
+    for (size_t r = 0; r < rounds; r++) {
+        double recall = 0, distances = 0, budget = 0;
+        size_t n = 0;
+        for (const auto& query : looks) {
+            if (r < query.size()) {
+                budget += query[r].distances;
+                n++;
+            }
+            recall += r < query.size() ? 1 - query[r].missing : 1;
+        }
+        // a query that was complete earlier goes on to the budget all the same
+        distances = budget / n;
+        curve.push_back(
+                {float(distances * nlist / ntotal),
+                 float(recall / looks.size()),
+                 float(distances)});
+    }
+    return finish_curve(curve, float(nlist), ntotal);
+}
+
+Curve mass_curve(const std::vector<std::vector<Look>>& looks, size_t ntotal) {
+    Curve curve;
+    for (float missing = 0.9f; missing > kLeastMissing; missing *= 0.85f) {
+        double recall = 0, distances = 0;
+        for (const auto& query : looks) {
+            auto at = std::find_if(
+                    query.begin(), query.end(), [&](const Look& l) {
+                        return l.predicted <= missing;
+                    });
+            recall += at != query.end() ? 1 - at->missing : 1;
+            distances += at != query.end() ? at->distances : float(ntotal);
+        }
+        curve.push_back(
+                {1 - missing,
+                 float(recall / looks.size()),
+                 float(distances / looks.size())});
+    }
+    return finish_curve(curve, 1, ntotal);
+}
+
+/// Curve of an order of whole lists: by a fixed number of them, or by mass.
+Curve list_curve(
+        GMMIndexRef index,
+        ProbeOrder order,
+        bool by_mass,
+        size_t nq,
+        const float* xq,
+        const idx_t* locations,
+        size_t k) {
+    const faiss::IndexIVF& ivf = index.ivf;
+    const size_t nlist = ivf.nlist, width = std::min(nlist, kMaxProbes);
+    IndexGMM policy(ivf.d, nlist, index.gmm.covariance, ivf.metric_type);
+    policy.set_mixture(index.gmm.mixture());
+    policy.policy.order = order;
+
+    std::vector<float> parameters;
+    if (by_mass) {
+        for (float missing = 0.9f; missing > kLeastMissing; missing *= 0.7f) {
+            parameters.push_back(1 - missing);
+        }
+    } else {
+        for (double p = 1; p <= width; p = std::max(p + 1, p * 1.2)) {
+            parameters.push_back(float(size_t(p)));
+        }
+    }
+    std::vector<double> recall(parameters.size()), ndis(parameters.size());
+    const size_t block = std::max<size_t>(1, (size_t(1) << 22) / width);
+    std::vector<float> dis(std::min(block, nq) * width);
+    std::vector<idx_t> keys(dis.size());
+    std::vector<uint32_t> rank(nlist);
+    std::vector<size_t> cumulated(width + 1);
+    auto account = [&](size_t q, size_t row, size_t p) {
+        // list p is the first that is not probed
+        size_t found = 0;
+        for (size_t j = 0; j < k; j++) {
+            found += rank[faiss::lo_listno(locations[q * k + j])] < row;
+        }
+        recall[p] += double(found) / k;
+        ndis[p] += cumulated[row];
+    };
+    auto order_of = [&](const idx_t* key) {
+        std::fill(rank.begin(), rank.end(), uint32_t(-1));
+        size_t row = 0;
+        for (; row < width && key[row] >= 0; row++) {
+            rank[key[row]] = uint32_t(row);
+            cumulated[row + 1] =
+                    cumulated[row] + ivf.invlists->list_size(key[row]);
+        }
+        return row;
+    };
+    for (size_t q0 = 0; q0 < nq; q0 += block) {
+        const size_t nb = std::min(block, nq - q0);
+        for (size_t p = 0; p < parameters.size(); p++) {
+            policy.policy.probe_mass = by_mass ? parameters[p] : 1;
+            if (by_mass || p == 0) {
+                policy.search(
+                        nb, xq + q0 * ivf.d, width, dis.data(), keys.data());
+            }
+            if (!by_mass) {
+                break;
+            }
+            for (size_t q = 0; q < nb; q++) {
+                account(q0 + q, order_of(&keys[q * width]), p);
+            }
+        }
+        for (size_t q = 0; q < nb && !by_mass; q++) {
+            order_of(&keys[q * width]);
+            for (size_t p = 0; p < parameters.size(); p++) {
+                account(q0 + q, size_t(parameters[p]), p);
+            }
+        }
+    }
+    Curve curve;
+    for (size_t p = 0; p < parameters.size(); p++) {
+        curve.push_back(
+                {parameters[p], float(recall[p] / nq), float(ndis[p] / nq)});
+    }
+    return finish_curve(curve, by_mass ? 1 : float(nlist), ivf.ntotal);
+}
+
+/// nq vectors of the index, drawn without replacement, and where they are.
+void draw_queries(
+        GMMIndexRef index,
+        size_t nq,
+        std::vector<float>& xq,
+        std::vector<idx_t>& self) {
+    const faiss::IndexIVF& ivf = index.ivf;
+    std::vector<idx_t> all;
+    for (size_t i = 0; i < ivf.nlist; i++) {
+        for (size_t j = 0; j < ivf.invlists->list_size(i); j++) {
+            if (is_primary(index.gmm, i, j)) {
+                all.push_back(faiss::lo_build(i, j));
+            }
+        }
+    }
+    std::mt19937_64 rng(ivf.cp.seed);
+    for (size_t q = 0; q < nq; q++) {
+        std::swap(all[q], all[q + rng() % (all.size() - q)]);
+    }
+    all.resize(nq);
+    self = all;
+    xq.resize(nq * ivf.d);
+    for (size_t q = 0; q < nq; q++) {
+        ivf.reconstruct_from_offset(
+                faiss::lo_listno(self[q]),
+                faiss::lo_offset(self[q]),
+                &xq[q * ivf.d]);
+    }
+}
+
+} // namespace
+
+Calibration calibrate_index(
+        GMMIndexRef index, size_t nq, const float* xq, size_t k) {
+    faiss::IndexIVF& ivf = index.ivf;
+    IVFGMM& gmm = index.gmm;
+    FAISS_THROW_IF_NOT_FMT(
+            nq >= kMinQueries,
+            "nq = %zu, expected at least %zu",
+            nq,
+            kMinQueries);
+    FAISS_THROW_IF_NOT_FMT(
+            k > 0 && size_t(ivf.ntotal) > k,
+            "k = %zu, expected between 1 and ntotal - 1 = %zd",
+            k,
+            size_t(ivf.ntotal) - 1);
+    FAISS_THROW_IF_NOT_FMT(
+            xq || nq <= size_t(ivf.ntotal),
+            "nq = %zu, expected at most ntotal = %zd",
+            nq,
+            size_t(ivf.ntotal));
+    std::vector<float> drawn;
+    std::vector<idx_t> self(nq, -1);
+    const bool own_queries = !xq;
+    if (own_queries) {
+        draw_queries(index, nq, drawn, self);
+        xq = drawn.data();
+    }
+    check_finite("xq", nq, ivf.d, xq);
+
+    Calibration c;
+    c.k = k;
+    c.nq = nq;
+    c.ntotal = ivf.ntotal;
+    c.own_queries = own_queries;
+    const size_t half = nq / 2;
+    const Truth truth = exact_neighbours(index, nq, xq, k, self);
+
+    // tau on all means of the first half
+    {
+        std::vector<float> rows, target, coarse(half * ivf.nlist);
+        const float norm2 = gmm.cells.norm2;
+        const bool ip = is_ip(ivf);
+        coarse_distances(ivf, norm2, half, xq, coarse.data());
+        for (size_t q = 0; q < half; q++) {
+            const float d1 = *std::min_element(
+                    &coarse[q * ivf.nlist], &coarse[q * ivf.nlist] + ivf.nlist);
+            float kth = truth.kth[q];
+            if (ip) {
+                double qq = 0;
+                for (size_t j = 0; j < size_t(ivf.d); j++) {
+                    qq += double(xq[q * ivf.d + j]) * xq[q * ivf.d + j];
+                }
+                kth = float(qq) + norm2 + 2 * kth;
+            }
+            if (kth > 0 && d1 > 0) {
+                rows.insert(rows.end(), {1, bounded_log(d1)});
+                target.push_back(bounded_log(kth));
+            }
+        }
+        if (!target.empty()) {
+            fit_linear(
+                    target.size(),
+                    2,
+                    rows.data(),
+                    target.data(),
+                    c.tau_weights.data());
+        }
+    }
+
+    auto add = [&](ProbeOrder order, bool by_mass, Curve curve) {
+        c.candidates.push_back({order, by_mass, std::move(curve)});
+    };
+    const size_t n_out = nq - half;
+    const float* xq_out = xq + half * ivf.d;
+    const idx_t* loc_out = &truth.locations[half * k];
+    for (ProbeOrder order :
+         {ProbeOrder::distance, ProbeOrder::log_likelihood}) {
+        add(order,
+            false,
+            list_curve(index, order, false, n_out, xq_out, loc_out, k));
+    }
+    add(ProbeOrder::scale_free,
+        true,
+        list_curve(
+                index,
+                ProbeOrder::scale_free,
+                true,
+                n_out,
+                xq_out,
+                loc_out,
+                k));
+    if (gmm.cells.empty()) {
+        c.fitted = true;
+        return c;
+    }
+
+    // The searches below read tau and the stop from the index.
+    struct Restore {
+        Calibration& slot;
+        Calibration saved;
+        ~Restore() {
+            slot = std::move(saved);
+        }
+    } restore{gmm.calibration, gmm.calibration};
+    gmm.calibration = c;
+    auto trace = [&](ProbeOrder order, size_t q0, size_t q1) {
+        return trace_cells(index, order, q0, q1, xq, truth, own_queries);
+    };
+    // weights of 0 predict 0.5 missing everywhere; this predicts none, so
+    // that looks end at twice the distances that found everything
+    gmm.calibration.stop_weights = {-20, 0, 0, 0, 0};
+    {
+        std::vector<float> rows, target;
+        for (const auto& query : trace(ProbeOrder::cell_posterior, 0, half)) {
+            for (const Look& l : query) {
+                rows.insert(rows.end(), l.features.begin(), l.features.end());
+                target.push_back(l.missing);
+            }
+        }
+        fit_logistic(
+                target.size(),
+                5,
+                rows.data(),
+                target.data(),
+                c.stop_weights.data());
+    }
+    add(ProbeOrder::cell_distance,
+        false,
+        fixed_curve(
+                trace(ProbeOrder::cell_distance, half, nq),
+                ivf.nlist,
+                ivf.ntotal));
+    gmm.calibration.stop_weights = c.stop_weights;
+    const auto looks = trace(ProbeOrder::cell_posterior, half, nq);
+    add(ProbeOrder::cell_posterior,
+        false,
+        fixed_curve(looks, ivf.nlist, ivf.ntotal));
+    add(ProbeOrder::cell_posterior, true, mass_curve(looks, ivf.ntotal));
+    c.fitted = true;
+    return c;
+}
+
+} // namespace faiss_ext

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+
+#include "faiss_ext/impl/list_storage.h"
+
+namespace faiss_ext {
+
+/// log clamped to +-20: ratios of distances can be 0 or infinite.
+inline float bounded_log(float x) {
+    return x > 0 ? std::clamp(std::log(x), -20.0f, 20.0f) : -20.0f;
+}
+
+/// The terms of Calibration's missing mass.
+std::array<float, 5> stop_features(
+        size_t n_distances,
+        float first_score,
+        float last_score,
+        float last_variance,
+        float kth_distance);
+
+/// See IVFGMM::calibrate; the result is left to the caller to keep.
+Calibration calibrate_index(
+        GMMIndexRef index, size_t nq, const float* xq, size_t k);
+
+} // namespace faiss_ext

@@ -1,0 +1,104 @@
+#include "faiss_ext/impl/coarse.h"
+
+#include <algorithm>
+#include <vector>
+
+#include <faiss/IndexFlat.h>
+#include <faiss/utils/distances.h>
+
+#include "faiss_ext/impl/list_storage.h"
+#include "faiss_ext/impl/simd.h"
+
+extern "C" int sgemm_(
+        const char* transa,
+        const char* transb,
+        const int* m,
+        const int* n,
+        const int* k,
+        const float* alpha,
+        const float* a,
+        const int* lda,
+        const float* b,
+        const int* ldb,
+        const float* beta,
+        float* c,
+        const int* ldc);
+
+namespace faiss_ext {
+
+namespace {
+
+/// From so many queries on, a matrix product beats plain dot products.
+constexpr size_t kGemmQueries = 8;
+
+FAISS_EXT_SIMD_CLONES
+void inner_products(
+        const float* __restrict q,
+        const float* __restrict means,
+        size_t d,
+        size_t n,
+        float* __restrict out) {
+    for (size_t i = 0; i < n; i++) {
+        float sum = 0;
+        for (size_t j = 0; j < d; j++) {
+            sum += q[j] * means[i * d + j];
+        }
+        out[i] = sum;
+    }
+}
+
+} // namespace
+
+void coarse_distances(
+        const faiss::IndexIVF& ivf,
+        float norm2,
+        size_t n,
+        const float* x,
+        float* out) {
+    const size_t d = ivf.d, nlist = ivf.nlist;
+    std::vector<float> copied;
+    const float* means;
+    if (auto flat = dynamic_cast<const faiss::IndexFlat*>(ivf.quantizer)) {
+        means = flat->get_xb();
+    } else {
+        copied = quantizer_means(ivf);
+        means = copied.data();
+    }
+    if (n >= kGemmQueries) {
+        const int m_ = int(nlist), n_ = int(n), k_ = int(d);
+        const float one = 1, zero = 0;
+        sgemm_("T",
+               "N",
+               &m_,
+               &n_,
+               &k_,
+               &one,
+               means,
+               &k_,
+               x,
+               &k_,
+               &zero,
+               out,
+               &m_);
+    } else {
+        for (size_t i = 0; i < n; i++) {
+            inner_products(x + i * d, means, d, nlist, out + i * nlist);
+        }
+    }
+    std::vector<float> norms;
+    if (!is_ip(ivf)) {
+        norms.resize(nlist);
+        faiss::fvec_norms_L2sqr(norms.data(), means, d, nlist);
+    }
+#pragma omp parallel for if (n * nlist > 65536)
+    for (size_t i = 0; i < n; i++) {
+        const float qq = faiss::fvec_norm_L2sqr(x + i * d, d);
+        float* o = out + i * nlist;
+        for (size_t j = 0; j < nlist; j++) {
+            const float c = norms.empty() ? norm2 : norms[j];
+            o[j] = std::max(qq + c - 2 * o[j], 0.0f);
+        }
+    }
+}
+
+} // namespace faiss_ext

@@ -1,0 +1,446 @@
+#include "faiss_ext/impl/gmm_search.h"
+
+#include <algorithm>
+#include <cmath>
+#include <exception>
+#include <limits>
+#include <memory>
+
+#include <faiss/impl/AuxIndexStructures.h>
+#include <faiss/impl/FaissAssert.h>
+#include <faiss/utils/Heap.h>
+#include <faiss/utils/distances.h>
+#include <faiss/utils/utils.h>
+
+#include "faiss_ext/IndexGMM.h"
+#include "faiss_ext/impl/RunScanner.h"
+#include "faiss_ext/impl/coarse.h"
+
+namespace faiss_ext {
+
+using HeapForIP = faiss::CMin<float, idx_t>;
+using HeapForL2 = faiss::CMax<float, idx_t>;
+
+namespace {
+
+/// A block of queries takes at most so many coarse distances.
+constexpr size_t kCoarseBlock = size_t(1) << 23;
+/// Rounds between looks at the missing mass grow by this factor: the grid
+/// that the calibration is fitted on.
+constexpr double kRoundGrowth = 1.3;
+constexpr size_t kFirstRound = 64;
+
+/// Collects the k best in FAISS's heaps.
+struct KnnHandler {
+    const faiss::IndexIVF& ivf;
+    const faiss::InvertedListScanner& scanner;
+    size_t k;
+    float* dis;
+    idx_t* ids;
+    size_t n_updates = 0;
+
+    void begin() {
+        if (is_ip(ivf)) {
+            faiss::heap_heapify<HeapForIP>(k, dis, ids);
+        } else {
+            faiss::heap_heapify<HeapForL2>(k, dis, ids);
+        }
+    }
+    void operator()(size_t n, const uint8_t* codes, const idx_t* code_ids) {
+        n_updates += scanner.scan_codes(n, codes, code_ids, dis, ids, k);
+    }
+    void end() {
+        if (is_ip(ivf)) {
+            faiss::heap_reorder<HeapForIP>(k, dis, ids);
+        } else {
+            faiss::heap_reorder<HeapForL2>(k, dis, ids);
+        }
+    }
+    /// In the units of coarse_distances, infinite while the heap is not full.
+    float kth(float ip_offset) const {
+        if (ids[0] < 0) {
+            return std::numeric_limits<float>::infinity();
+        }
+        return is_ip(ivf) ? ip_offset - 2 * dis[0] : dis[0];
+    }
+};
+
+struct RangeHandler {
+    const faiss::InvertedListScanner& scanner;
+    float radius;
+    faiss::RangeQueryResult& result;
+
+    void operator()(size_t n, const uint8_t* codes, const idx_t* ids) {
+        scanner.scan_codes_range(n, codes, ids, radius, result);
+    }
+    float kth(float) const {
+        return std::numeric_limits<float>::infinity();
+    }
+};
+
+/// One thread's handlers of all its queries.
+struct KnnHandlers {
+    KnnHandler handler;
+    float* distances;
+    idx_t* labels;
+    size_t n_updates = 0;
+
+    template <class F>
+    void with_query(size_t i, F&& f) {
+        handler.dis = distances + i * handler.k;
+        handler.ids = labels + i * handler.k;
+        handler.begin();
+        f(handler);
+        handler.end();
+        n_updates = handler.n_updates;
+    }
+};
+
+struct RangeHandlers {
+    RunScanner& scanner;
+    float radius;
+    faiss::RangeSearchPartialResult* partial;
+    size_t n_updates = 0;
+
+    template <class F>
+    void with_query(size_t i, F&& f) {
+        RangeHandler handler{*scanner.scanner, radius, partial->new_result(i)};
+        f(handler);
+    }
+};
+
+/// Whole lists in the order of keys; of entries with copies elsewhere the one
+/// in the first list that holds the vector is scanned.
+class ListSearcher {
+public:
+    explicit ListSearcher(const IVFGMM& gmm_in, size_t nlist)
+            : gmm(gmm_in), probed(nlist, 0) {}
+
+    template <class Handler>
+    void operator()(
+            RunScanner& scanner,
+            const idx_t* keys,
+            const float* coarse,
+            size_t nprobe,
+            Handler& handler) {
+        stamp++;
+        for (size_t p = 0; p < nprobe; p++) {
+            if (keys[p] >= 0) {
+                probed[keys[p]] = stamp;
+            }
+        }
+        for (size_t p = 0; p < nprobe && !scanner.capped(); p++) {
+            if (keys[p] < 0) {
+                continue;
+            }
+            const size_t list = keys[p];
+            const size_t n = scanner.ivf.invlists->list_size(list);
+            if (n == 0) {
+                continue;
+            }
+            runs.clear();
+            if (gmm.earlier_lists.empty()) {
+                runs.push_back({uint32_t(list), 0, uint32_t(n)});
+            } else {
+                runs_without_copies(list, n);
+            }
+            scanner.scan_runs(
+                    runs.data(),
+                    runs.size(),
+                    [&](size_t) { return coarse[p]; },
+                    handler);
+        }
+    }
+
+private:
+    void runs_without_copies(size_t list, size_t n) {
+        const size_t width = gmm.max_assign - 1;
+        const int32_t* earlier = gmm.earlier_lists[list].data();
+        for (size_t j = 0; j < n; j++) {
+            bool skip = false;
+            for (size_t w = 0; w < width; w++) {
+                const int32_t other = earlier[j * width + w];
+                skip |= other >= 0 && probed[other] == stamp;
+            }
+            if (skip) {
+                continue;
+            }
+            if (!runs.empty() && runs.back().end == j) {
+                runs.back().end++;
+            } else {
+                runs.push_back({uint32_t(list), uint32_t(j), uint32_t(j + 1)});
+            }
+        }
+    }
+
+    const IVFGMM& gmm;
+    std::vector<uint32_t> probed;
+    uint32_t stamp = 0;
+    std::vector<Run> runs;
+};
+
+/// The best cells, in rounds where the query stops by mass.
+class CellSearcher {
+public:
+    CellSearcher(
+            const faiss::IndexIVF& ivf_in,
+            const IVFGMM& gmm_in,
+            const SearchPlan& plan_in,
+            const Checkpoint* checkpoint_in)
+            : ranker(gmm_in.cells, *ivf_in.invlists), ivf(ivf_in), gmm(gmm_in),
+              plan(plan_in), checkpoint(checkpoint_in) {}
+
+    /// @param distances  coarse_distances of the query
+    /// @param ip_offset  |q|^2 + norm2, for METRIC_INNER_PRODUCT
+    /// @param tau        overrides the predicted tau where it is positive
+    template <class Handler>
+    void operator()(
+            RunScanner& scanner,
+            size_t query,
+            const float* distances,
+            float ip_offset,
+            float tau,
+            Handler& handler) {
+        const bool posterior = plan.order == ProbeOrder::cell_posterior;
+        if (posterior && !(tau > 0)) {
+            tau = gmm.calibration.predict_tau(
+                    *std::min_element(distances, distances + ivf.nlist));
+        }
+        const bool ip = is_ip(ivf);
+        ranker.start(distances, ip, posterior, tau);
+        const bool by_mass = plan.probe_mass < 1 || checkpoint;
+        double target = by_mass ? double(kFirstRound) : double(plan.budget);
+        for (;;) {
+            const size_t want = std::min(size_t(target), plan.budget);
+            if (!ranker.advance(want, runs)) {
+                break;
+            }
+            scanner.scan_runs(
+                    runs.data(),
+                    runs.size(),
+                    [&](size_t list) {
+                        return ip ? 0.5f * (ip_offset - distances[list])
+                                  : distances[list];
+                    },
+                    handler);
+            if (ranker.entries >= plan.budget || scanner.capped() ||
+                stop(query, handler.kth(ip_offset))) {
+                break;
+            }
+            target = std::max(target * kRoundGrowth, ranker.entries + 1.0);
+        }
+    }
+
+    CellRanker ranker;
+
+private:
+    bool stop(size_t query, float kth) const {
+        if (checkpoint) {
+            return (*checkpoint)(query, ranker, kth);
+        }
+        return gmm.calibration.missing(
+                       ranker.entries,
+                       ranker.first_score,
+                       ranker.last_score,
+                       ranker.last_variance,
+                       kth) <= 1 - plan.probe_mass;
+    }
+
+    const faiss::IndexIVF& ivf;
+    const IVFGMM& gmm;
+    const SearchPlan& plan;
+    const Checkpoint* checkpoint;
+    std::vector<Run> runs;
+};
+
+bool finite(const float* x, size_t d) {
+    float sum = 0;
+    for (size_t j = 0; j < d; j++) {
+        sum += x[j] * 0; // NaN for NaN and for infinities
+    }
+    return sum == 0;
+}
+
+/** Runs search(query, scanner, lists or cells) for all queries in parallel.
+ *
+ * make_handler(thread's RunScanner, query) gives what collects results; a
+ * query that is not finite gets an empty one.
+ */
+template <class MakeHandler>
+void for_each_query(
+        const faiss::IndexIVF& ivf,
+        const IVFGMM& gmm,
+        const SearchPlan& plan,
+        size_t n,
+        const float* x,
+        bool store_pairs,
+        const Checkpoint* checkpoint,
+        float tau,
+        MakeHandler&& make_handler) {
+    const size_t d = ivf.d, nlist = ivf.nlist;
+    const bool by_cells = plan.by_cells();
+    const size_t width = by_cells ? nlist : plan.nprobe;
+    const size_t block = std::max<size_t>(1, kCoarseBlock / nlist);
+    std::vector<float> coarse(std::min(block, n) * width);
+    std::vector<idx_t> keys(by_cells ? 0 : coarse.size());
+    std::unique_ptr<IndexGMM> policy;
+    if (!by_cells && plan.order != ProbeOrder::distance) {
+        policy = std::make_unique<IndexGMM>(
+                d, nlist, gmm.covariance, ivf.metric_type);
+        policy->set_mixture(gmm.mixture());
+        policy->policy.order = plan.order;
+        policy->policy.probe_mass = plan.probe_mass;
+    }
+
+    for (size_t i0 = 0; i0 < n; i0 += block) {
+        const size_t nb = std::min(block, n - i0);
+        const float* xb = x + i0 * d;
+        const double t0 = faiss::getmillisecs();
+        if (by_cells) {
+            coarse_distances(ivf, gmm.cells.norm2, nb, xb, coarse.data());
+        } else {
+            const faiss::Index& quantizer = policy ? *policy : *ivf.quantizer;
+            quantizer.search(nb, xb, plan.nprobe, coarse.data(), keys.data());
+        }
+        const double t1 = faiss::getmillisecs();
+
+        size_t ndis = 0, nlists = 0, nupdates = 0, nscores = 0;
+        std::exception_ptr exception; // the first of any thread
+#pragma omp parallel if (nb > 1) reduction(+ : ndis, nlists, nupdates, nscores)
+        {
+            RunScanner scanner(ivf, plan, store_pairs);
+            ListSearcher by_list(gmm, nlist);
+            std::unique_ptr<CellSearcher> by_cell;
+            if (by_cells) {
+                by_cell = std::make_unique<CellSearcher>(
+                        ivf, gmm, plan, checkpoint);
+            }
+            auto handlers = make_handler(scanner);
+#pragma omp for schedule(dynamic)
+            for (size_t i = 0; i < nb; i++) {
+                const float* q = xb + i * d;
+                auto search_one = [&](auto& handler) {
+                    if (!finite(q, d)) {
+                        return;
+                    }
+                    scanner.n_distances = scanner.n_lists = 0;
+                    scanner.scanner->set_query(q);
+                    if (by_cell) {
+                        const float ip_offset = is_ip(ivf)
+                                ? faiss::fvec_norm_L2sqr(q, d) + gmm.cells.norm2
+                                : 0;
+                        (*by_cell)(
+                                scanner,
+                                i0 + i,
+                                &coarse[i * nlist],
+                                ip_offset,
+                                tau,
+                                handler);
+                        nscores += by_cell->ranker.n_scores;
+                    } else {
+                        by_list(scanner,
+                                &keys[i * width],
+                                &coarse[i * width],
+                                width,
+                                handler);
+                    }
+                    ndis += scanner.n_distances;
+                    nlists += scanner.n_lists;
+                };
+                try {
+                    handlers.with_query(i0 + i, search_one);
+                } catch (...) {
+#pragma omp critical(faiss_ext_search_exception)
+                    exception =
+                            exception ? exception : std::current_exception();
+                }
+            }
+            nupdates += handlers.n_updates;
+        }
+        if (exception) {
+            std::rethrow_exception(exception);
+        }
+        const double t2 = faiss::getmillisecs();
+        faiss::IndexIVFStats& stats = faiss::indexIVF_stats;
+        stats.nq += nb;
+        stats.nlist += nlists;
+        stats.ndis += ndis;
+        stats.nheap_updates += nupdates;
+        stats.quantization_time += t1 - t0;
+        stats.search_time += t2 - t0;
+        ivf_gmm_stats.n_cell_scores += nscores;
+    }
+}
+
+} // namespace
+
+IVFGMMStats ivf_gmm_stats = {};
+
+void IVFGMMStats::reset() {
+    *this = {};
+}
+
+void gmm_search(
+        const faiss::IndexIVF& ivf,
+        const IVFGMM& gmm,
+        const SearchPlan& plan,
+        size_t n,
+        const float* x,
+        size_t k,
+        float* distances,
+        idx_t* labels,
+        bool store_pairs,
+        const Checkpoint* checkpoint) {
+    for_each_query(
+            ivf,
+            gmm,
+            plan,
+            n,
+            x,
+            store_pairs,
+            checkpoint,
+            0,
+            [&](RunScanner& s) {
+                return KnnHandlers{
+                        {ivf, *s.scanner, k, nullptr, nullptr},
+                        distances,
+                        labels};
+            });
+}
+
+void gmm_range_search(
+        const faiss::IndexIVF& ivf,
+        const IVFGMM& gmm,
+        const SearchPlan& plan,
+        size_t n,
+        const float* x,
+        float radius,
+        faiss::RangeSearchResult* result) {
+    using Partial = faiss::RangeSearchPartialResult;
+    std::vector<std::unique_ptr<Partial>> partials;
+    for_each_query(
+            ivf,
+            gmm,
+            plan,
+            n,
+            x,
+            false,
+            nullptr,
+            is_ip(ivf) ? 0 : radius,
+            [&](RunScanner& s) {
+                Partial* partial;
+#pragma omp critical(faiss_ext_range_partials)
+                {
+                    partials.push_back(std::make_unique<Partial>(result));
+                    partial = partials.back().get();
+                }
+                return RangeHandlers{s, radius, partial};
+            });
+    std::vector<Partial*> all;
+    for (auto& partial : partials) {
+        all.push_back(partial.get());
+    }
+    Partial::merge(all, false);
+}
+
+} // namespace faiss_ext

@@ -1,0 +1,12 @@
+#pragma once
+
+/// Compiled for AVX-512, AVX2 and the baseline, and chosen when the program
+/// is loaded; the loops inside are left to the compiler's vectoriser.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define FAISS_EXT_SIMD_CLONES                                                \
+    __attribute__((                                                          \
+            target_clones("arch=skylake-avx512", "arch=haswell", "default"), \
+            optimize("O3", "fast-math")))
+#else
+#define FAISS_EXT_SIMD_CLONES
+#endif
