@@ -10,8 +10,10 @@
 #include <faiss/IndexIVF.h>
 #include <faiss/IndexRefine.h>
 #include <faiss/impl/io.h>
+
 #include <faiss/index_factory.h>
 #include <faiss/index_io.h>
+#include "report.h"
 
 namespace bench {
 
@@ -85,9 +87,14 @@ std::function<void()> remember_parameters(faiss::Index& index) {
     };
 }
 
-size_t nlist_of(const faiss::Index& index) {
-    const auto ivf = ivf_of(index);
-    return ivf ? ivf->nlist : 0;
+std::vector<std::string> nprobe_series(const faiss::Index& index) {
+    std::vector<std::string> series;
+    if (const auto ivf = ivf_of(index)) {
+        for (const size_t nprobe : geometric(ivf->nlist)) {
+            series.push_back(std::to_string(nprobe));
+        }
+    }
+    return series;
 }
 
 double copies_per_vector(const faiss::Index& index) {

@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include <faiss/Index.h>
 
@@ -25,8 +26,9 @@ void set_parameters(faiss::Index& index, const std::string& setting);
 /// Returns what sets the search parameters back to what they are now.
 std::function<void()> remember_parameters(faiss::Index& index);
 
-/// Number of lists; 0 if there are none.
-size_t nlist_of(const faiss::Index& index);
+/// What "nprobe=auto" stands for: values of nprobe from cheap to expensive;
+/// none for an index without lists.
+std::vector<std::string> nprobe_series(const faiss::Index& index);
 
 /// Entries of the inverted lists for each vector.
 double copies_per_vector(const faiss::Index& index);

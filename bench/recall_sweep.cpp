@@ -189,11 +189,7 @@ std::vector<Row> run_sweep(
     for (const auto& parameter : sweep.parameters) {
         auto& list = values.emplace_back(parameter.values);
         if (list == std::vector<std::string>{"auto"}) {
-            list.clear();
-            for (const size_t nprobe :
-                 bench::geometric(bench::nlist_of(index))) {
-                list.push_back(std::to_string(nprobe));
-            }
+            list = bench::nprobe_series(index);
         }
         if (list.empty()) {
             list.push_back(""); // not an IVF: nothing to vary
