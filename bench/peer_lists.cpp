@@ -1,9 +1,12 @@
-/** What other ways of choosing lists cost: k-means with copies of border
- * vectors, by other people's rules, counted without building an index.
+/** What other ways of choosing lists cost, counted without building an index:
+ * k-means with copies of border vectors by other people's rules, and the
+ * textbook mixture.
  *
- * All use the means that FAISS trains for IVF<nlist>,Flat on the same sample,
- * probe whole lists in order of distance, and are granted that a vector in
- * several probed lists is computed once. Squared L2 only.
+ * The rules use the means that FAISS trains for IVF<nlist>,Flat on the same
+ * sample, probe whole lists in order of distance, and are granted that a
+ * vector in several probed lists is computed once. The textbook mixture
+ * assigns and probes by log pi_k + log N(x; mu_k, sigma_k^2 I). Squared L2
+ * only.
  */
 
 #include <algorithm>
@@ -18,6 +21,8 @@
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
+#include "Backend.h"
+#include "EMTrainer.h"
 #include "index_access.h"
 #include "inputs.h"
 #include "report.h"
@@ -84,65 +89,108 @@ std::vector<size_t> soar(const Candidates& c) {
     return {0, best};
 }
 
+/// What a search by whole lists depends on.
 struct Lists {
+    std::vector<std::vector<int64_t>> of_vector; ///< size n
+    std::vector<int64_t> ranking; ///< of each query, size nq * nlist
+};
+
+/// FAISS's k-means, and what the rules choose from.
+struct KMeans {
     std::vector<float> means;     ///< size nlist * d
     std::vector<int64_t> nearest; ///< of each base vector, size n * kNearest
     std::vector<float> distances; ///< squared, to those
     std::vector<int64_t> ranking; ///< of each query, size nq * nlist
 };
 
-Lists make_lists(const Inputs& inputs, size_t nlist) {
-    const size_t d = inputs.xb.d;
+KMeans train_kmeans(const Inputs& inputs, size_t nlist) {
+    const size_t n = inputs.xb.n, nq = inputs.xq.n, d = inputs.xb.d;
     const auto index =
             bench::build(fmt::format("IVF{},Flat", nlist), d, faiss::METRIC_L2);
     index->train(inputs.training().n, inputs.training().x.data());
     const auto& quantizer =
             *dynamic_cast<const faiss::IndexIVF&>(*index).quantizer;
-    Lists lists;
-    lists.means.resize(nlist * d);
-    quantizer.reconstruct_n(0, nlist, lists.means.data());
-    lists.nearest.resize(inputs.xb.n * kNearest);
-    lists.distances.resize(inputs.xb.n * kNearest);
+    KMeans kmeans;
+    kmeans.means.resize(nlist * d);
+    quantizer.reconstruct_n(0, nlist, kmeans.means.data());
+    kmeans.nearest.resize(n * kNearest);
+    kmeans.distances.resize(n * kNearest);
     quantizer.search(
-            inputs.xb.n,
+            n,
             inputs.xb.x.data(),
             kNearest,
-            lists.distances.data(),
-            lists.nearest.data());
-    std::vector<float> unused(inputs.xq.n * nlist);
-    lists.ranking.resize(inputs.xq.n * nlist);
+            kmeans.distances.data(),
+            kmeans.nearest.data());
+    std::vector<float> unused(nq * nlist);
+    kmeans.ranking.resize(nq * nlist);
     quantizer.search(
-            inputs.xq.n,
+            nq,
             inputs.xq.x.data(),
             nlist,
             unused.data(),
-            lists.ranking.data());
+            kmeans.ranking.data());
+    return kmeans;
+}
+
+Lists apply(const Rule& rule, const KMeans& kmeans, const Inputs& inputs) {
+    Lists lists{std::vector<std::vector<int64_t>>(inputs.xb.n), kmeans.ranking};
+#pragma omp parallel for
+    for (size_t i = 0; i < inputs.xb.n; i++) {
+        const Candidates candidates{
+                inputs.xb.d,
+                inputs.xb.row(i),
+                kmeans.nearest.data() + i * kNearest,
+                kmeans.distances.data() + i * kNearest,
+                kmeans.means.data()};
+        for (const size_t j : rule(candidates)) {
+            lists.of_vector[i].push_back(candidates.lists[j]);
+        }
+    }
     return lists;
 }
 
-/// The curve of one rule: a row for each nprobe of a geometric series.
+gmm::Rows rows_of(const bench::Vectors& v) {
+    return {v.x.data(), gmm::ElementType::f32, v.n, v.d, v.d * sizeof(float)};
+}
+
+Lists textbook_mixture(const Inputs& inputs, size_t nlist) {
+    const auto& xt = inputs.training();
+    const auto backend = gmm::make_cpu_backend();
+    const auto source = gmm::memory_source(xt.x.data(), xt.n, xt.d);
+    const auto trained = gmm::train(*source, nullptr, nlist, {}, *backend);
+    gmm::Frame frame{std::vector<float>(xt.d), 1}; // around the mean
+    for (size_t j = 0; j < xt.d; j++) {
+        double sum = 0;
+        for (size_t i = 0; i < xt.n; i++) {
+            sum += xt.row(i)[j];
+        }
+        frame.center[j] = float(sum / xt.n);
+    }
+    backend->set_data(*source, nullptr, frame);
+    backend->set_model(frame.to_frame(trained.model));
+
+    std::vector<int64_t> home(inputs.xb.n);
+    backend->top_components(
+            rows_of(inputs.xb), 1, home.data(), nullptr, nullptr);
+    Lists lists;
+    for (const int64_t list : home) {
+        lists.of_vector.push_back({list});
+    }
+    lists.ranking.resize(inputs.xq.n * nlist);
+    backend->top_components(
+            rows_of(inputs.xq), nlist, lists.ranking.data(), nullptr, nullptr);
+    return lists;
+}
+
+/// A row for each nprobe of a geometric series.
 std::vector<Row> run(
         const std::string& label,
-        const Rule& rule,
-        const Inputs& inputs,
         const Lists& lists,
+        const Inputs& inputs,
         size_t nlist) {
-    const size_t n = inputs.xb.n, nq = inputs.xq.n, d = inputs.xb.d;
-    std::vector<std::vector<int64_t>> lists_of(n);
-#pragma omp parallel for
-    for (size_t i = 0; i < n; i++) {
-        const Candidates candidates{
-                d,
-                inputs.xb.row(i),
-                lists.nearest.data() + i * kNearest,
-                lists.distances.data() + i * kNearest,
-                lists.means.data()};
-        for (const size_t j : rule(candidates)) {
-            lists_of[i].push_back(candidates.lists[j]);
-        }
-    }
+    const size_t n = inputs.xb.n, nq = inputs.xq.n;
     size_t entries = 0;
-    for (const auto& some : lists_of) {
+    for (const auto& some : lists.of_vector) {
         entries += some.size();
     }
 
@@ -154,7 +202,7 @@ std::vector<Row> run(
         std::vector<double> my_distances(nlist, 0.0), my_recall(nlist, 0.0);
         const auto first_rank = [&](size_t i) {
             size_t first = nlist - 1;
-            for (const int64_t list : lists_of[i]) {
+            for (const int64_t list : lists.of_vector[i]) {
                 first = std::min(first, rank[list]);
             }
             return first;
@@ -196,7 +244,7 @@ std::vector<Row> run(
         row.recall_at_k = recall[nprobe - 1] / nq / inputs.k;
         row.distances_per_query = distances[nprobe - 1] / nq;
         row.coarse_distances_per_query = double(nlist);
-        row.set_total_cost(d);
+        row.set_total_cost(inputs.xb.d);
         row.copies_per_vector = double(entries) / n;
         rows.push_back(row);
         if (row.recall_at_k >= bench::kEnoughRecall) {
@@ -212,7 +260,7 @@ std::vector<Row> run(
 int main(int argc, char** argv) {
     CLI::App app(
             "Recall and distance counts of other rules for placing vectors "
-            "in several k-means lists.");
+            "in several k-means lists, and of the textbook mixture.");
     Inputs inputs;
     inputs.add_options(app);
     size_t nlist = 1024;
@@ -228,8 +276,8 @@ int main(int argc, char** argv) {
         if (inputs.metric != faiss::METRIC_L2) {
             throw std::runtime_error("--metric must be l2");
         }
-        fmt::print(stderr, "training and assigning\n");
-        const Lists lists = make_lists(inputs, nlist);
+        fmt::print(stderr, "training k-means\n");
+        const KMeans kmeans = train_kmeans(inputs, nlist);
         const std::string baseline = fmt::format("IVF{},Flat", nlist);
         const std::pair<std::string, Rule> rules[] = {
                 {baseline,
@@ -241,10 +289,15 @@ int main(int argc, char** argv) {
                 {"SPANN closure 1.3", spann},
                 {"SOAR lambda 1", soar}};
         std::vector<Row> rows;
-        for (const auto& [label, rule] : rules) {
-            const auto some = run(label, rule, inputs, lists, nlist);
+        const auto add = [&](const std::string& label, const Lists& lists) {
+            const auto some = run(label, lists, inputs, nlist);
             rows.insert(rows.end(), some.begin(), some.end());
+        };
+        for (const auto& [label, rule] : rules) {
+            add(label, apply(rule, kmeans, inputs));
         }
+        fmt::print(stderr, "training the mixture\n");
+        add("textbook GMM", textbook_mixture(inputs, nlist));
         auto json = bench::provenance(argc, argv);
         json["data"] = inputs.describe();
         json["results"] = bench::to_json(rows);
