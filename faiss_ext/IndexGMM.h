@@ -1,7 +1,7 @@
 #pragma once
 
-#include <memory>
 #include <string>
+#include <vector>
 
 #include <faiss/Clustering.h>
 #include <faiss/IndexFlat.h>
@@ -24,16 +24,21 @@ namespace faiss_ext {
  * probe_mass of the posterior is covered. assign() returns the home list: the
  * first of that order.
  *
+ * It is a faiss::IndexFlat of its means, with ntotal = nlist once trained, so
+ * that whatever FAISS does with a flat quantizer (residuals, precomputed
+ * tables, writing it to a file, moving it to a GPU) works here and sees the
+ * means. Where FAISS copies it as an IndexFlat, what is left is the order
+ * `distance`.
+ *
  * METRIC_INNER_PRODUCT: means are normalised (the mixture lives on the unit
  * sphere), and likelihoods are evaluated at the normalised query.
  */
-struct IndexGMM : faiss::Index {
+struct IndexGMM : faiss::IndexFlat {
     size_t nlist = 0;
     gmm::Covariance covariance = gmm::Covariance::isotropic;
     faiss::ClusteringParameters cp; ///< of the clustering that trains it
     ProbePolicy policy;
 
-    faiss::IndexFlat means;         ///< the nlist means, size nlist * d
     std::vector<float> variances;   ///< as in GpuGMMClustering
     std::vector<float> log_weights; ///< size nlist
     std::string backend;            ///< what trained it
@@ -44,18 +49,36 @@ struct IndexGMM : faiss::Index {
             gmm::Covariance covariance = gmm::Covariance::isotropic,
             faiss::MetricType metric = faiss::METRIC_L2);
 
-    /// Fits the mixture (GpuGMMClustering) and v of the scale-free posterior.
+    /** Fits the mixture (GpuGMMClustering), and policy.exponent to where the
+     * neighbours of training vectors are among the training vectors.
+     *
+     * Throws FaissException for wrong input, with this object as it was.
+     */
     void train(idx_t n, const float* x) override;
 
-    /// Takes a fitted mixture instead. Throws if it is not valid or its shape
-    /// is not (nlist, d).
+    /// Takes a fitted mixture instead; policy stays as it is. Throws if it is
+    /// not valid or its shape is not (nlist, d).
     void set_mixture(const gmm::GaussianMixture& mixture);
     gmm::GaussianMixture mixture() const;
 
     /// Throws: components come from train or set_mixture.
     void add(idx_t n, const float* x) override;
+    size_t remove_ids(const faiss::IDSelector& sel) override;
+    void merge_from(faiss::Index& other, idx_t add_id = 0) override;
+    /// Back to the untrained state.
     void reset() override;
 
+    /** Components to probe.
+     *
+     * Thread-safe. The orders other than `distance` take O(min(n, block)
+     * nlist) memory, and a block is at most 16 MB.
+     *
+     * @param n          queries; one with a NaN gets labels of -1
+     * @param k          components wanted for each
+     * @param distances  size n * k
+     * @param labels     size n * k, -1 where fewer are to be probed
+     * @param params     may not have a selector
+     */
     void search(
             idx_t n,
             const float* x,
@@ -63,8 +86,6 @@ struct IndexGMM : faiss::Index {
             float* distances,
             idx_t* labels,
             const faiss::SearchParameters* params = nullptr) const override;
-
-    void reconstruct(idx_t key, float* recons) const override;
 };
 
 } // namespace faiss_ext

@@ -40,15 +40,27 @@ ProbeOrder probe_order_from_string(const std::string& name);
 struct ProbePolicy {
     ProbeOrder order = ProbeOrder::distance;
     /// Stops once this share of the posterior is covered, in (0, 1]; 1: never.
+    /// For log_likelihood and scale_free; the others have no posterior over
+    /// whole lists and give all nprobe of them.
     float probe_mass = 1;
     /// v of the scale-free posterior d_k^-v over squared distances.
     float exponent = 2;
 
+    /// Throws FaissException for a field out of its range, naming it.
+    void validate() const;
+
     /** Ordered, -1-padded probes of one query.
      *
+     * Time O(nlist + nprobe log nprobe). Ties go to the list with the smaller
+     * number. Cell orders and `calibrated` give the order
+     * `distance`. At least one list is
+     * given, whatever the mass; a list whose score is NaN never is, so that a
+     * query with a NaN gets -1 only.
+     *
      * @param nlist      number of components
-     * @param distances  squared L2 to each mean (inner products if
-     *                   similarity), size nlist
+     * @param distances  squared L2 to each mean, or with similarity the inner
+     *                   products, size nlist. scale_free takes the latter for
+     *                   those of unit vectors (d = 2 - 2 s)
      * @param log_joint  log pi_k + log N, size nlist; read for log_likelihood
      * @param similarity larger `distances` are better
      * @param nprobe     size of the outputs, at most nlist are filled

@@ -1,0 +1,469 @@
+#include "faiss_ext/GpuGMMClustering.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cinttypes>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <numeric>
+#include <utility>
+
+#include <faiss/Index.h>
+#include <faiss/impl/AuxIndexStructures.h>
+#include <faiss/utils/distances.h>
+#include <faiss/utils/random.h>
+
+#include "Backend.h"
+#include "EMTrainer.h"
+#include "VectorSource.h"
+#include "faiss_ext/impl/errors.h"
+
+namespace faiss_ext {
+
+namespace {
+
+/// Distance between the seeds of two runs of nredo; FAISS's own.
+constexpr uint64_t kRedoSeedStep = 15486557;
+
+uint64_t actual_seed(int seed) {
+    if (seed >= 0) {
+        return seed;
+    }
+    const auto now = std::chrono::high_resolution_clock::now();
+    return now.time_since_epoch().count();
+}
+
+gmm::Initialisation initialisation(
+        [[maybe_unused]] const faiss::ClusteringParameters& cp) {
+#if FAISS_EXT_FAISS_VERSION > 10703
+    switch (cp.init_method) {
+        case faiss::ClusteringInitMethod::RANDOM:
+            return gmm::Initialisation::random_subset;
+        case faiss::ClusteringInitMethod::KMEANS_PLUS_PLUS:
+            return gmm::Initialisation::kmeans_plus_plus;
+        default:
+            FAISS_THROW_FMT(
+                    "init_method = %d, expected RANDOM or KMEANS_PLUS_PLUS",
+                    int(cp.init_method));
+    }
+#else
+    return gmm::Initialisation::random_subset;
+#endif
+}
+
+double stop_tolerance(const GpuGMMClustering& clus) {
+#if FAISS_EXT_FAISS_VERSION > 10703
+    return std::max(clus.tolerance, clus.early_stop_threshold);
+#else
+    return clus.tolerance;
+#endif
+}
+
+/// FAISS's choice of training vectors where there are more than are wanted.
+std::vector<size_t> subsample(
+        const faiss::ClusteringParameters& cp, size_t n, size_t wanted) {
+    std::vector<int> perm(n);
+#if FAISS_EXT_FAISS_VERSION > 10703
+    if (cp.use_faster_subsampling) {
+        faiss::rand_perm_splitmix64(perm.data(), n, actual_seed(cp.seed));
+    } else {
+        faiss::rand_perm(perm.data(), n, actual_seed(cp.seed));
+    }
+#else
+    faiss::rand_perm(perm.data(), n, actual_seed(cp.seed));
+#endif
+    return {perm.begin(), perm.begin() + wanted};
+}
+
+void check_weights(size_t n, const float* weights) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) {
+        FAISS_THROW_IF_NOT_FMT(
+                weights[i] >= 0 && std::isfinite(weights[i]),
+                "x_weights: entry %zu is %g, expected a finite value >= 0",
+                i,
+                weights[i]);
+        sum += weights[i];
+    }
+    FAISS_THROW_IF_NOT_MSG(
+            sum > 0, "x_weights: all are 0, expected at least one above 0");
+}
+
+void check_parameters(const GpuGMMClustering& clus, size_t n_given) {
+    FAISS_THROW_IF_NOT_FMT(
+            int64_t(clus.d) > 0, "d = %" PRId64 ", expected > 0", clus.d);
+    FAISS_THROW_IF_NOT_FMT(
+            int64_t(clus.k) > 0, "k = %" PRId64 ", expected > 0", clus.k);
+    FAISS_THROW_IF_NOT_FMT(
+            clus.niter >= 0, "niter = %d, expected >= 0", clus.niter);
+    FAISS_THROW_IF_NOT_FMT(
+            clus.hard_niter >= 0,
+            "hard_niter = %d, expected >= 0",
+            clus.hard_niter);
+    FAISS_THROW_IF_NOT_FMT(
+            clus.nredo >= 1, "nredo = %d, expected >= 1", clus.nredo);
+    FAISS_THROW_IF_NOT_FMT(
+            clus.max_points_per_centroid > 0,
+            "max_points_per_centroid = %d, expected > 0",
+            clus.max_points_per_centroid);
+    FAISS_THROW_IF_NOT_FMT(
+            clus.variance_floor > 0,
+            "variance_floor = %g, expected > 0",
+            clus.variance_floor);
+    FAISS_THROW_IF_NOT_FMT(
+            clus.tolerance >= 0,
+            "tolerance = %g, expected >= 0",
+            clus.tolerance);
+    FAISS_THROW_IF_NOT_FMT(
+            clus.centroids.size() % clus.d == 0 && n_given <= clus.k,
+            "centroids: size %zu, expected a multiple of d = %zu and at most "
+            "k * d = %zu",
+            clus.centroids.size(),
+            clus.d,
+            clus.k * clus.d);
+    FAISS_THROW_IF_NOT_FMT(
+            !clus.frozen_centroids || n_given == clus.k,
+            "frozen_centroids: %zu centroids are given, expected all k = %zu",
+            n_given,
+            clus.k);
+    check_finite("centroids", n_given, clus.d, clus.centroids.data());
+}
+
+/// Wants to be called before the index is touched.
+void check_index(const faiss::Index& index, size_t d) {
+    FAISS_THROW_IF_NOT_FMT(
+            size_t(index.d) == d,
+            "index: dimension %d, expected d = %zu",
+            index.d,
+            d);
+}
+
+std::function<void(float*)> mean_projection(const GpuGMMClustering& clus) {
+    if (!clus.spherical && !clus.int_centroids) {
+        return {};
+    }
+    return [d = clus.d,
+            k = clus.k,
+            spherical = clus.spherical,
+            rounded = clus.int_centroids](float* means) {
+        if (spherical) {
+            faiss::fvec_renorm_L2(d, k, means);
+        }
+        if (rounded) {
+            std::transform(means, means + k * d, means, roundf);
+        }
+    };
+}
+
+/// What is printed and kept while one run of nredo trains.
+struct Progress {
+    bool verbose;
+    std::vector<faiss::ClusteringIterationStats> stats;
+    double seconds = 0;
+    double e_seconds = 0;
+
+    bool operator()(const gmm::TrainingIteration& it) {
+        faiss::InterruptCallback::check();
+        seconds += it.seconds;
+        e_seconds += it.e_seconds;
+        stats.push_back(
+                {float(it.objective),
+                 seconds,
+                 e_seconds,
+                 it.imbalance,
+                 int(it.reseeded)});
+        if (verbose) {
+            printf("  %s iteration %zu (%.2f s, search %.2f s): "
+                   "objective=%g imbalance=%.3f nsplit=%zu       \r",
+                   it.step == gmm::EStep::hard ? "K-means" : "EM",
+                   stats.size() - 1,
+                   seconds,
+                   e_seconds,
+                   it.objective,
+                   it.imbalance,
+                   it.reseeded);
+            fflush(stdout);
+        }
+        return true;
+    }
+};
+
+/// Vectors of a source that are used, with their weights.
+struct TrainingSet {
+    const gmm::VectorSource* source;
+    const float* weights;
+};
+
+struct Fit {
+    gmm::GaussianMixture model;
+    std::vector<faiss::ClusteringIterationStats> stats;
+    std::string backend;
+};
+
+/** The given means, and distinct training vectors for those that are missing.
+ */
+gmm::GaussianMixture start_model(
+        const GpuGMMClustering& clus,
+        const gmm::VectorSource& source,
+        uint64_t seed) {
+    gmm::GaussianMixture start;
+    start.covariance = clus.covariance;
+    start.d = clus.d;
+    start.k = clus.k;
+    start.means = clus.centroids;
+    const size_t n_given = clus.centroids.size() / clus.d;
+    if (n_given < clus.k) {
+        std::vector<int> perm(source.n);
+        faiss::rand_perm(perm.data(), source.n, seed);
+        const std::vector<size_t> ids(
+                perm.begin() + n_given, perm.begin() + clus.k);
+        start.means.resize(clus.k * clus.d);
+        gmm::gather(source, ids, start.means.data() + n_given * clus.d);
+    }
+    if (const auto project = mean_projection(clus);
+        project && !clus.frozen_centroids) {
+        project(start.means.data());
+    }
+    return start;
+}
+
+/// nredo runs; the best by likelihood.
+Fit fit_mixture(const GpuGMMClustering& clus, const TrainingSet& set) {
+    const std::unique_ptr<gmm::Backend> backend = gmm::cuda_available()
+            ? gmm::make_cuda_backend()
+            : gmm::make_cpu_backend();
+    const bool given = !clus.centroids.empty();
+    const uint64_t seed = actual_seed(clus.seed);
+    // All means given leave nothing to chance.
+    const int nredo = clus.centroids.size() == clus.k * clus.d ? 1 : clus.nredo;
+
+    gmm::TrainingOptions options;
+    options.covariance = clus.covariance;
+    options.init =
+            given ? gmm::Initialisation::given_means : initialisation(clus);
+    // Hard iterations move means and nothing else.
+    options.hard_iterations = clus.frozen_centroids ? 0 : clus.hard_niter;
+    options.niter = clus.niter;
+    options.tolerance = stop_tolerance(clus);
+    options.variance_floor = clus.variance_floor;
+    options.update_means = !clus.frozen_centroids;
+    if (!clus.frozen_centroids) {
+        options.project_means = mean_projection(clus);
+    }
+
+    Fit best;
+    best.backend = backend->name();
+    double best_objective = -HUGE_VAL;
+    for (int redo = 0; redo < nredo; redo++) {
+        if (clus.verbose && nredo > 1) {
+            printf("Outer iteration %d / %d\n", redo, nredo);
+        }
+        options.seed = seed + 1 + redo * kRedoSeedStep;
+        gmm::GaussianMixture start;
+        if (given) {
+            start = start_model(clus, *set.source, options.seed);
+        }
+        Progress progress{clus.verbose, {}};
+        options.progress = std::ref(progress);
+        gmm::TrainingResult result = gmm::train(
+                *set.source,
+                set.weights,
+                clus.k,
+                options,
+                *backend,
+                given ? &start : nullptr);
+        if (clus.verbose && !progress.stats.empty()) {
+            printf("\n");
+        }
+        const bool scored = !result.iterations.empty() &&
+                result.iterations.back().step == gmm::EStep::soft;
+        const double objective =
+                scored ? result.iterations.back().objective : -HUGE_VAL;
+        if (redo > 0 && !(objective > best_objective)) {
+            continue;
+        }
+        if (clus.verbose && redo > 0) {
+            printf("Objective improved: keep new mixture\n");
+        }
+        best_objective = objective;
+        best.model = std::move(result.model);
+        best.stats = std::move(progress.stats);
+    }
+    return best;
+}
+
+/** FAISS's rule for the number of vectors: all of them (an empty list), a
+ * random subset, or a warning that there are few. */
+std::vector<size_t> choose_vectors(const GpuGMMClustering& clus, size_t n) {
+    FAISS_THROW_IF_NOT_FMT(
+            n >= clus.k,
+            "n = %zu training vectors, expected at least k = %zu",
+            n,
+            clus.k);
+    const size_t most = clus.k * size_t(clus.max_points_per_centroid);
+    if (n > most) {
+        if (clus.verbose) {
+            printf("Sampling a subset of %zu / %zu for training\n", most, n);
+        }
+        return subsample(clus, n, most);
+    }
+    const int64_t least = int64_t(clus.k) * clus.min_points_per_centroid;
+    if (int64_t(n) < least) {
+        fprintf(stderr,
+                "WARNING clustering %zu points to %zu components: "
+                "please provide at least %" PRId64 " training points\n",
+                n,
+                clus.k,
+                least);
+    }
+    return {};
+}
+
+/// The last step, once nothing of the input can be wrong any more: the
+/// index's part may throw, this object's may not.
+void publish(GpuGMMClustering& clus, Fit&& fit, faiss::Index& index) {
+    const float* means = fit.model.means.data();
+    index.reset();
+    if (clus.update_index || !index.is_trained) {
+        index.train(clus.k, means);
+    }
+    index.add(clus.k, means);
+
+    clus.centroids = std::move(fit.model.means);
+    clus.variances = std::move(fit.model.variances);
+    clus.log_weights = std::move(fit.model.log_weights);
+    clus.iteration_stats = std::move(fit.stats);
+    clus.backend = std::move(fit.backend);
+}
+
+std::vector<float> gather_weights(
+        const std::vector<size_t>& ids, const float* weights) {
+    std::vector<float> out(weights ? ids.size() : 0);
+    for (size_t i = 0; i < out.size(); i++) {
+        out[i] = weights[ids[i]];
+    }
+    return out;
+}
+
+void print_start(const GpuGMMClustering& clus, size_t n) {
+    if (!clus.verbose) {
+        return;
+    }
+    printf("Fitting a mixture to %zu points in %zuD, %zu components, "
+           "redo %d times, %d iterations\n",
+           n,
+           clus.d,
+           clus.k,
+           clus.nredo,
+           clus.niter);
+    if (!clus.centroids.empty()) {
+        printf("  Using %zu centroids provided as input (%sfrozen)\n",
+               clus.centroids.size() / clus.d,
+               clus.frozen_centroids ? "" : "not ");
+    }
+}
+
+} // namespace
+
+GpuGMMClustering::GpuGMMClustering(int d, int k) : faiss::Clustering(d, k) {}
+
+GpuGMMClustering::GpuGMMClustering(
+        int d, int k, const faiss::ClusteringParameters& cp)
+        : faiss::Clustering(d, k, cp) {}
+
+void GpuGMMClustering::train(
+        idx_t n, const float* x, faiss::Index& index, const float* x_weights) {
+    check_parameters(*this, d == 0 ? 0 : centroids.size() / d);
+    check_index(index, d);
+    FAISS_THROW_IF_NOT_FMT(n > 0, "n = %" PRId64 ", expected > 0", n);
+    check_finite("x", n, d, x);
+    if (x_weights) {
+        check_weights(n, x_weights);
+    }
+
+    as_faiss_exception([&] {
+        auto source = gmm::memory_source(x, n, d);
+        const std::vector<size_t> ids = choose_vectors(*this, n);
+        std::vector<float> sample(ids.size() * d);
+        const std::vector<float> weights = gather_weights(ids, x_weights);
+        if (!ids.empty()) {
+            gmm::gather(*source, ids, sample.data());
+            source = gmm::memory_source(sample.data(), ids.size(), d);
+            x_weights = x_weights ? weights.data() : nullptr;
+        }
+        print_start(*this, source->n);
+        publish(*this, fit_mixture(*this, {source.get(), x_weights}), index);
+    });
+}
+
+void GpuGMMClustering::train_encoded(
+        idx_t n,
+        const uint8_t* x_in,
+        const faiss::Index* codec,
+        faiss::Index& index,
+        const float* weights) {
+    if (!codec) {
+        train(n, reinterpret_cast<const float*>(x_in), index, weights);
+        return;
+    }
+    check_parameters(*this, d == 0 ? 0 : centroids.size() / d);
+    check_index(index, d);
+    FAISS_THROW_IF_NOT_FMT(n > 0, "n = %" PRId64 ", expected > 0", n);
+    FAISS_THROW_IF_NOT_FMT(
+            size_t(codec->d) == d,
+            "codec: dimension %d, expected d = %zu",
+            codec->d,
+            d);
+    FAISS_THROW_IF_NOT_MSG(
+            decode_block_size > 0, "decode_block_size = 0, expected > 0");
+    if (weights) {
+        check_weights(n, weights);
+    }
+
+    as_faiss_exception([&] {
+        const size_t code_size = codec->sa_code_size();
+        const std::vector<size_t> ids = choose_vectors(*this, n);
+        std::vector<uint8_t> codes(ids.size() * code_size);
+        for (size_t i = 0; i < ids.size(); i++) {
+            memcpy(codes.data() + i * code_size,
+                   x_in + ids[i] * code_size,
+                   code_size);
+        }
+        const std::vector<float> own_weights = gather_weights(ids, weights);
+        const uint8_t* used = ids.empty() ? x_in : codes.data();
+        if (!ids.empty()) {
+            weights = weights ? own_weights.data() : nullptr;
+        }
+        auto decode = [&](size_t begin, size_t count, void* out) {
+            float* x = static_cast<float*>(out);
+            while (count > 0) {
+                const size_t block = std::min(count, decode_block_size);
+                codec->sa_decode(block, used + begin * code_size, x);
+                begin += block;
+                count -= block;
+                x += block * d;
+            }
+        };
+        const auto source = gmm::callback_source(
+                ids.empty() ? n : ids.size(), d, gmm::ElementType::f32, decode);
+        print_start(*this, source->n);
+        publish(*this, fit_mixture(*this, {source.get(), weights}), index);
+    });
+}
+
+gmm::GaussianMixture GpuGMMClustering::mixture() const {
+    FAISS_THROW_IF_NOT_MSG(
+            !log_weights.empty(), "the mixture is not fitted: call train");
+    gmm::GaussianMixture model;
+    model.covariance = covariance;
+    model.d = d;
+    model.k = k;
+    model.means = centroids;
+    model.variances = variances;
+    model.log_weights = log_weights;
+    return model;
+}
+
+} // namespace faiss_ext

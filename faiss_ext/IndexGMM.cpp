@@ -1,0 +1,413 @@
+#include "faiss_ext/IndexGMM.h"
+
+#include <algorithm>
+#include <cinttypes>
+#include <cmath>
+#include <cstdio>
+#include <limits>
+#include <memory>
+
+#include <faiss/utils/distances.h>
+
+#include "faiss_ext/GpuGMMClustering.h"
+#include "faiss_ext/impl/errors.h"
+
+namespace faiss_ext {
+
+namespace {
+
+/// Floats in one block of distances: 16 MB.
+constexpr size_t kBlockFloats = size_t(4) << 20;
+/// From that many queries on sgemm pays (and rounds a little differently);
+/// FAISS's own bound.
+constexpr size_t kSgemmThreshold = 20;
+
+/// Squared L2 distances to all means, or inner products, size n * nlist.
+void all_distances(
+        const IndexGMM& index, size_t n, const float* x, float* out) {
+    const size_t nlist = index.nlist;
+    const size_t d = index.d;
+    const float* means = index.get_xb();
+    const bool similarity = index.metric_type == faiss::METRIC_INNER_PRODUCT;
+    if (n >= kSgemmThreshold && !similarity) {
+        faiss::pairwise_L2sqr(d, n, x, nlist, means, out);
+        for (size_t i = 0; i < n * nlist; i++) {
+            // Written so that a NaN stays one.
+            out[i] = out[i] < 0 ? 0 : out[i];
+        }
+        return;
+    }
+#pragma omp parallel for if (n > 1)
+    for (int64_t i = 0; i < static_cast<int64_t>(n); i++) {
+        float* row = out + i * nlist;
+        if (similarity) {
+            faiss::fvec_inner_products_ny(row, x + i * d, means, d, nlist);
+        } else {
+            faiss::fvec_L2sqr_ny(row, x + i * d, means, d, nlist);
+        }
+    }
+}
+
+/** log pi_k + log N(x; mu_k, Sigma_k) of one query and all components.
+ *
+ * Isotropic and tied from the squared distances at hand. Diagonal from the
+ * differences, in the plain way: |x|^2 - 2 x.mu + |mu|^2 over small variances
+ * would lose all digits in single precision.
+ */
+struct LogJoint {
+    const IndexGMM& index;
+    std::vector<float> constant; ///< what does not depend on x, size nlist
+
+    explicit LogJoint(const IndexGMM& index)
+            : index(index), constant(index.nlist) {
+        const double log_2pi = 1.8378770664093453;
+        const size_t d = index.d;
+        for (size_t k = 0; k < index.nlist; k++) {
+            double log_det = 0;
+            if (index.covariance == gmm::Covariance::diagonal) {
+                for (size_t j = 0; j < d; j++) {
+                    log_det += std::log(double(index.variances[k * d + j]));
+                }
+            } else {
+                log_det = d * std::log(double(variance(k)));
+            }
+            constant[k] = index.log_weights[k] - 0.5 * (d * log_2pi + log_det);
+        }
+    }
+
+    float variance(size_t k) const {
+        return index
+                .variances[index.covariance == gmm::Covariance::tied ? 0 : k];
+    }
+
+    void operator()(const float* x, const float* squared, float* out) const {
+        const size_t d = index.d;
+        for (size_t k = 0; k < index.nlist; k++) {
+            float mahalanobis = 0;
+            if (index.covariance == gmm::Covariance::diagonal) {
+                const float* mean = index.get_xb() + k * d;
+                const float* var = index.variances.data() + k * d;
+#pragma omp simd reduction(+ : mahalanobis)
+                for (size_t j = 0; j < d; j++) {
+                    const float diff = x[j] - mean[j];
+                    mahalanobis += diff * diff / var[j];
+                }
+            } else {
+                mahalanobis = squared[k] / variance(k);
+            }
+            out[k] = constant[k] - 0.5f * mahalanobis;
+        }
+    }
+};
+
+/// The part of search behind `distance`: the probes of one query.
+struct Prober {
+    const IndexGMM& index;
+    const LogJoint* log_joint; ///< nullptr: the order does not read it
+    bool similarity;
+
+    Prober(const IndexGMM& index, const LogJoint* log_joint)
+            : index(index), log_joint(log_joint),
+              similarity(index.metric_type == faiss::METRIC_INNER_PRODUCT) {}
+
+    void operator()(
+            const float* x,
+            const float* distances,
+            size_t nprobe,
+            float* out_dis,
+            idx_t* out_keys) const {
+        const size_t nlist = index.nlist;
+        std::vector<float> unit_x, unit_dis, scores, squared;
+        const float* order_by = distances;
+        if (similarity) {
+            unit_x.assign(x, x + index.d);
+            faiss::fvec_renorm_L2(index.d, 1, unit_x.data());
+            const float norm2 = faiss::fvec_norm_L2sqr(x, index.d);
+            const float scale = norm2 > 0 ? 1 / std::sqrt(norm2) : 1;
+            unit_dis.resize(nlist);
+            for (size_t k = 0; k < nlist; k++) {
+                unit_dis[k] = distances[k] * scale;
+            }
+            order_by = unit_dis.data();
+            x = unit_x.data();
+        }
+        if (log_joint) {
+            const float* l2 = distances;
+            if (similarity) {
+                squared.resize(nlist);
+                for (size_t k = 0; k < nlist; k++) {
+                    const float l2_k = 2 - 2 * unit_dis[k];
+                    squared[k] = l2_k < 0 ? 0 : l2_k; // a NaN stays one
+                }
+                l2 = squared.data();
+            }
+            scores.resize(nlist);
+            (*log_joint)(x, l2, scores.data());
+        }
+        index.policy.select(
+                nlist,
+                order_by,
+                scores.data(),
+                similarity,
+                nprobe,
+                out_keys,
+                out_dis);
+        for (size_t i = 0; similarity && i < nprobe; i++) {
+            if (out_keys[i] >= 0) {
+                out_dis[i] = distances[out_keys[i]];
+            }
+        }
+    }
+};
+
+/// Training vectors that the exponent is fitted on, and how many of them are
+/// queries: enough for two digits of it, in a few percent of training time.
+constexpr size_t kExponentSample = 32768;
+constexpr size_t kExponentQueries = 512;
+constexpr size_t kExponentNeighbors = 10;
+constexpr double kMinExponent = 0.25;
+constexpr double kMaxExponent = 32;
+
+/** The v for which the posterior d_k^-v is most likely to have drawn the lists
+ * that hold the neighbours of vectors among the vectors.
+ *
+ * An exponential family in v with the statistic -log d_k: its log-likelihood
+ * is concave, and its maximum is where the mean of log d over the posterior
+ * equals that over the neighbours' lists.
+ */
+double fit_exponent(const IndexGMM& index, size_t n, const float* x) {
+    const size_t d = index.d;
+    const size_t nlist = index.nlist;
+    const size_t nb = std::min(n, kExponentSample);
+    const size_t nq = std::min(nb / 2, kExponentQueries);
+    const size_t k = std::min(kExponentNeighbors + 1, nb);
+    if (nq == 0 || nlist < 2) {
+        return index.policy.exponent;
+    }
+    std::vector<float> base(nb * d), queries(nq * d);
+    for (size_t i = 0; i < nb; i++) {
+        std::copy_n(x + i * n / nb * d, d, base.data() + i * d);
+    }
+    for (size_t i = 0; i < nq; i++) {
+        std::copy_n(base.data() + i * nb / nq * d, d, queries.data() + i * d);
+    }
+    // On the sphere the orders by inner product and by L2 are the same.
+    std::vector<float> dis(nq * k);
+    std::vector<idx_t> ids(nq * k);
+    faiss::knn_L2sqr(
+            queries.data(), base.data(), d, nq, nb, k, dis.data(), ids.data());
+
+    const float* means = index.get_xb();
+    std::vector<float> neighbors(nq * k * d);
+    for (size_t i = 0; i < nq * k; i++) {
+        std::copy_n(
+                base.data() + std::max<idx_t>(ids[i], 0) * d,
+                d,
+                neighbors.data() + i * d);
+    }
+    std::vector<idx_t> lists(nq * k);
+    std::vector<float> list_dis(nq * k);
+    faiss::knn_L2sqr(
+            neighbors.data(),
+            means,
+            d,
+            nq * k,
+            nlist,
+            1,
+            list_dis.data(),
+            lists.data());
+
+    // log d of every list for every query, and their sum over the lists of
+    // the neighbours.
+    std::vector<float> log_dis(nq * nlist);
+    faiss::pairwise_L2sqr(d, nq, queries.data(), nlist, means, log_dis.data());
+    for (float& v : log_dis) {
+        v = std::log(std::max(v, std::numeric_limits<float>::min()));
+    }
+    std::vector<double> count(nq);
+    double observed = 0;
+    for (size_t i = 0; i < nq; i++) {
+        const idx_t self = i * nb / nq;
+        for (size_t j = i * k; j < (i + 1) * k; j++) {
+            if (ids[j] >= 0 && ids[j] != self) {
+                observed += log_dis[i * nlist + lists[j]];
+                count[i]++;
+            }
+        }
+    }
+    auto expected = [&](double v) {
+        double sum = 0;
+#pragma omp parallel for reduction(+ : sum)
+        for (int64_t i = 0; i < static_cast<int64_t>(nq); i++) {
+            const float* row = log_dis.data() + i * nlist;
+            const float least = *std::min_element(row, row + nlist);
+            double weight = 0, weighted = 0;
+            for (size_t l = 0; l < nlist; l++) {
+                const double w = std::exp(-v * (row[l] - least));
+                weight += w;
+                weighted += w * row[l];
+            }
+            sum += count[i] * weighted / weight;
+        }
+        return sum;
+    };
+    double low = kMinExponent, high = kMaxExponent;
+    for (int i = 0; i < 20; i++) {
+        const double v = std::sqrt(low * high);
+        // The larger v, the smaller the distances that the posterior expects.
+        (expected(v) > observed ? low : high) = v;
+    }
+    return std::sqrt(low * high);
+}
+
+} // namespace
+
+IndexGMM::IndexGMM(
+        size_t d,
+        size_t nlist,
+        gmm::Covariance covariance,
+        faiss::MetricType metric)
+        : faiss::IndexFlat(d, metric), nlist(nlist), covariance(covariance) {
+    FAISS_THROW_IF_NOT_FMT(
+            d > 0 && d <= size_t(std::numeric_limits<int>::max()),
+            "d = %zu, expected at least 1",
+            d);
+    FAISS_THROW_IF_NOT_FMT(
+            nlist > 0 && nlist <= size_t(std::numeric_limits<int>::max()),
+            "nlist = %zu, expected at least 1",
+            nlist);
+    FAISS_THROW_IF_NOT_FMT(
+            metric == faiss::METRIC_L2 || metric == faiss::METRIC_INNER_PRODUCT,
+            "metric = %d, expected METRIC_L2 or METRIC_INNER_PRODUCT",
+            int(metric));
+    is_trained = false;
+    cp.spherical = metric == faiss::METRIC_INNER_PRODUCT;
+}
+
+void IndexGMM::train(idx_t n, const float* x) {
+    FAISS_THROW_IF_NOT_FMT(n > 0, "n = %" PRId64 ", expected > 0", n);
+    check_finite("x", n, d, x);
+    std::vector<float> unit;
+    if (metric_type == faiss::METRIC_INNER_PRODUCT) {
+        unit.assign(x, x + n * d);
+        faiss::fvec_renorm_L2(d, n, unit.data());
+        x = unit.data();
+    }
+
+    IndexGMM fitted(d, nlist, covariance, metric_type);
+    GpuGMMClustering clus(d, nlist, cp);
+    clus.covariance = covariance;
+    clus.verbose = cp.verbose || verbose;
+    faiss::IndexFlat assigner(d);
+    clus.train(n, x, assigner);
+    fitted.set_mixture(clus.mixture());
+    const double exponent = fit_exponent(fitted, n, x);
+
+    set_mixture(clus.mixture());
+    backend = clus.backend;
+    policy.exponent = exponent;
+    if (clus.verbose) {
+        printf("IndexGMM: exponent of the scale-free posterior %.3g\n",
+               exponent);
+    }
+}
+
+void IndexGMM::set_mixture(const gmm::GaussianMixture& mixture) {
+    as_faiss_exception([&] { mixture.validate(); });
+    FAISS_THROW_IF_NOT_FMT(
+            mixture.k == nlist && mixture.d == size_t(d),
+            "mixture: %zu components of dimension %zu, expected nlist = %zu "
+            "of d = %d",
+            mixture.k,
+            mixture.d,
+            nlist,
+            d);
+    std::vector<float> means = mixture.means;
+    if (metric_type == faiss::METRIC_INNER_PRODUCT) {
+        faiss::fvec_renorm_L2(d, nlist, means.data());
+    }
+    faiss::IndexFlat::reset();
+    is_trained = true; // IndexFlat::add asks for it
+    faiss::IndexFlat::add(nlist, means.data());
+    covariance = mixture.covariance;
+    variances = mixture.variances;
+    log_weights = mixture.log_weights;
+    backend.clear();
+}
+
+gmm::GaussianMixture IndexGMM::mixture() const {
+    FAISS_THROW_IF_NOT_MSG(is_trained, "IndexGMM is not trained");
+    gmm::GaussianMixture model;
+    model.covariance = covariance;
+    model.d = d;
+    model.k = nlist;
+    model.means.assign(get_xb(), get_xb() + nlist * d);
+    model.variances = variances;
+    model.log_weights = log_weights;
+    return model;
+}
+
+void IndexGMM::add(idx_t, const float*) {
+    FAISS_THROW_MSG(
+            "IndexGMM::add: components come from train or set_mixture (an IVF "
+            "index needs quantizer_trains_alone = 1)");
+}
+
+size_t IndexGMM::remove_ids(const faiss::IDSelector&) {
+    FAISS_THROW_MSG("IndexGMM::remove_ids: components cannot be removed");
+}
+
+void IndexGMM::merge_from(faiss::Index&, idx_t) {
+    FAISS_THROW_MSG("IndexGMM::merge_from: mixtures cannot be merged");
+}
+
+void IndexGMM::reset() {
+    faiss::IndexFlat::reset();
+    variances.clear();
+    log_weights.clear();
+    backend.clear();
+    is_trained = false;
+}
+
+void IndexGMM::search(
+        idx_t n,
+        const float* x,
+        idx_t k,
+        float* distances,
+        idx_t* labels,
+        const faiss::SearchParameters* params) const {
+    FAISS_THROW_IF_NOT_MSG(is_trained, "IndexGMM is not trained");
+    FAISS_THROW_IF_NOT_FMT(k > 0, "k = %" PRId64 ", expected > 0", k);
+    FAISS_THROW_IF_NOT_MSG(
+            !params || !params->sel,
+            "params->sel: components cannot be selected by id");
+    policy.validate();
+
+    const bool by_likelihood = policy.order == ProbeOrder::log_likelihood;
+    if (!by_likelihood && policy.order != ProbeOrder::scale_free) {
+        faiss::IndexFlat::search(n, x, k, distances, labels);
+        return;
+    }
+    std::unique_ptr<LogJoint> log_joint;
+    if (by_likelihood) {
+        log_joint = std::make_unique<LogJoint>(*this);
+    }
+    const Prober probe(*this, log_joint.get());
+    const idx_t block = std::max<idx_t>(1, kBlockFloats / nlist);
+    std::vector<float> dis(std::min(n, block) * nlist);
+    for (idx_t begin = 0; begin < n; begin += block) {
+        const idx_t count = std::min(block, n - begin);
+        const float* xb = x + begin * d;
+        all_distances(*this, count, xb, dis.data());
+#pragma omp parallel for schedule(dynamic, 16) if (count > 1)
+        for (idx_t i = 0; i < count; i++) {
+            probe(xb + i * d,
+                  dis.data() + i * nlist,
+                  k,
+                  distances + (begin + i) * k,
+                  labels + (begin + i) * k);
+        }
+    }
+}
+
+} // namespace faiss_ext

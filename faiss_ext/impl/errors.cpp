@@ -1,0 +1,49 @@
+#include "faiss_ext/impl/errors.h"
+
+#include <atomic>
+#include <cinttypes>
+#include <cmath>
+#include <cstdint>
+
+namespace faiss_ext {
+
+void check_finite(const char* argument, size_t n, size_t d, const float* x) {
+    // v * 0 is 0 for finite values and NaN for all others, so that a row is
+    // checked by a sum without branches.
+    std::atomic<int64_t> first_bad{-1};
+#pragma omp parallel for if (n * d > 100000)
+    for (int64_t i = 0; i < static_cast<int64_t>(n); i++) {
+        const float* row = x + i * d;
+        float sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (size_t j = 0; j < d; j++) {
+            sum += row[j] * 0.0f;
+        }
+        if (sum == 0) {
+            continue;
+        }
+        int64_t seen = first_bad.load();
+        while ((seen < 0 || i < seen) &&
+               !first_bad.compare_exchange_weak(seen, i)) {
+        }
+    }
+    const int64_t i = first_bad.load();
+    if (i < 0) {
+        return;
+    }
+    const float* row = x + i * d;
+    size_t j = 0;
+    while (std::isfinite(row[j])) {
+        j++;
+    }
+    FAISS_THROW_FMT(
+            "%s: row %" PRId64
+            " has the value %g in dimension %zu, "
+            "expected finite values",
+            argument,
+            i,
+            row[j],
+            j);
+}
+
+} // namespace faiss_ext
