@@ -47,7 +47,10 @@ struct Backend {
     /** The m most responsible components of each vector, best first.
      *
      * Vectors in the user's units; they need not be those bound by set_data,
-     * but the frame is that of set_data.
+     * but the frame is that of set_data. A vector with a value that is not
+     * finite gets components of -1, distances of infinity and a log_joint and
+     * log_prob of -infinity. Equal components come in the order of their
+     * numbers. May be called from several threads at once.
      *
      * @param m           1 <= m <= k
      * @param components  size x.n * m

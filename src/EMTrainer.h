@@ -12,7 +12,8 @@
 namespace gmm {
 
 enum class Initialisation {
-    kmeans_plus_plus, ///< on a subsample (Arthur and Vassilvitskii 2007)
+    kmeans_plus_plus, ///< on a subsample (Arthur and Vassilvitskii 2007), for
+                      ///< data in well separated groups
     random_subset,    ///< k distinct vectors
     given_means,      ///< the means of the model passed in
 };
@@ -30,13 +31,16 @@ struct TrainingIteration {
 
 struct TrainingOptions {
     Covariance covariance = Covariance::isotropic;
-    Initialisation init = Initialisation::kmeans_plus_plus;
-    int hard_iterations = 5; ///< k-means iterations before EM
+    Initialisation init = Initialisation::random_subset;
+    int hard_iterations = 5; ///< k-means iterations before EM; none where
+                             ///< variances are given or means are fixed
     int niter = 20;          ///< EM iterations at most
     double tolerance = 1e-5; ///< stop when the mean log-likelihood gains less
-                             ///< than this times its magnitude; 0: never
+                             ///< than this times its magnitude (in units of
+                             ///< the data's deviation, at least d); 0: never
     double variance_floor = 1e-3; ///< times the data's mean variance
-    double min_count = 1.0;       ///< n_k below which a component is dead
+    double min_count = 1.0;       ///< n_k below which a component is dead, in
+                                  ///< units of the mean weight
     bool update_means = true;     ///< false: means stay, the rest is fitted
     uint64_t seed = 1234;
 

@@ -85,31 +85,24 @@ void GaussianMixture::validate() const {
 
 void GaussianMixture::log_joint(size_t n, const float* x, double* out) const {
     // Bishop, PRML, eq. 2.43 with a diagonal covariance matrix.
+    std::vector<double> at_mean(k);
+    for (size_t c = 0; c < k; c++) {
+        double log_det = 0;
+        for (size_t j = 0; j < d; j++) {
+            log_det += std::log(double(variance(c, j)));
+        }
+        at_mean[c] = log_weights[c] -
+                0.5 * (d * std::log(2 * std::numbers::pi) + log_det);
+    }
 #pragma omp parallel for
     for (size_t i = 0; i < n; i++) {
-        const float* xi = x + i * d;
         for (size_t c = 0; c < k; c++) {
-            const float* mean = means.data() + c * d;
-            double mahalanobis = 0, log_det = 0;
-            if (covariance == Covariance::diagonal) {
-                const float* var = variances.data() + c * d;
-                for (size_t j = 0; j < d; j++) {
-                    const double diff = double(xi[j]) - mean[j];
-                    mahalanobis += diff * diff / var[j];
-                    log_det += std::log(double(var[j]));
-                }
-            } else {
-                for (size_t j = 0; j < d; j++) {
-                    const double diff = double(xi[j]) - mean[j];
-                    mahalanobis += diff * diff;
-                }
-                mahalanobis /= variance(c, 0);
-                log_det = d * std::log(double(variance(c, 0)));
+            double mahalanobis = 0;
+            for (size_t j = 0; j < d; j++) {
+                const double diff = double(x[i * d + j]) - means[c * d + j];
+                mahalanobis += diff * diff / variance(c, j);
             }
-            out[i * k + c] = log_weights[c] -
-                    0.5 *
-                            (d * std::log(2 * std::numbers::pi) + log_det +
-                             mahalanobis);
+            out[i * k + c] = at_mean[c] - 0.5 * mahalanobis;
         }
     }
 }

@@ -86,7 +86,7 @@ Scorer::Scorer(const GaussianMixture& model, EStep step)
     }
     largest_log_norm = *std::max_element(log_norm.begin(), log_norm.end());
     largest_mean_norm = *std::max_element(mean_norm.begin(), mean_norm.end());
-    rounding = std::ldexp(std::sqrt(is_diagonal ? 2.0 * d : d) + 2, -24);
+    rounding = std::ldexp(std::sqrt(is_diagonal ? 2.0 * d : d) + 8, -24);
 }
 
 void Scorer::multiply(
@@ -104,7 +104,8 @@ void Scorer::multiply(
 // and |y mu| p <= 2 q + 3 m (Cauchy and Schwarz), where q = |y - mu|^2 p / 2
 // and m = |mu|^2 p / 2; rounding errors of a sum of d terms grow with sqrt(d)
 // (Higham and Mary 2019, "A new approach to probabilistic rounding error
-// analysis").
+// analysis"). The rounding of a component's coefficients is added with more
+// weight: it is the same for all vectors, so that n_k does not average it out.
 double Scorer::error_bound(double mahalanobis, double norm) const {
     return rounding * (2 * mahalanobis + 3 * norm);
 }
