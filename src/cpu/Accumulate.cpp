@@ -13,30 +13,29 @@ namespace gmm {
 /// A block of vectors and the responsibilities found for it.
 struct CpuBackend::ScoredBlock : FrameBlock {
     struct Entry {
-        int32_t component;
         int32_t row;
         float r; ///< times the row's weight
     };
 
-    std::vector<Entry> found;    ///< in order of rows
     std::vector<Entry> entries;  ///< in order of components, then of rows
     std::vector<int32_t> offset; ///< of a component's entries, size k + 1
     double weight = 0;
     double objective = 0;
     double dropped_mass = 0;
 
-    void sort_entries(size_t k) {
+    /// Takes over what was found in the order of the rows.
+    void sort(const std::vector<Found>& found, size_t k) {
         offset.assign(k + 2, 0);
         int32_t* next = offset.data() + 1;
-        for (const Entry& entry : found) {
-            next[entry.component + 1]++;
+        for (const Found& f : found) {
+            next[f.component + 1]++;
         }
         for (size_t c = 0; c < k; c++) {
             next[c + 1] += next[c];
         }
         entries.resize(found.size());
-        for (const Entry& entry : found) {
-            entries[next[entry.component]++] = entry;
+        for (const Found& f : found) {
+            entries[next[f.component]++] = {f.row, f.r};
         }
     }
 };
@@ -49,7 +48,7 @@ void CpuBackend::score(
         Scratch& scratch,
         ScoredBlock& block) const {
     block.load(source->rows(begin, count, scratch.raw), frame);
-    block.found.clear();
+    scratch.found.clear();
     block.weight = block.objective = block.dropped_mass = 0;
     scorer.multiply(
             count, block.y.data(), scratch.squares.data(), scratch.v.data());
@@ -61,6 +60,9 @@ void CpuBackend::score(
                     begin + i);
         }
         const float weight = weights ? weights[begin + i] : 1;
+        if (weight == 0) {
+            continue;
+        }
         const float* y = block.y.data() + i * scorer.d;
         float* v = scratch.v.data() + i * scorer.padded;
         const float largest = scorer.finish(block.norm[i], v);
@@ -71,7 +73,7 @@ void CpuBackend::score(
             const size_t nearest = candidates.best();
             const int32_t c = candidates.index[nearest];
             block.objective -= weight * scorer.distance(y, c);
-            block.found.push_back({c, int32_t(i), weight});
+            scratch.found.push_back({c, int32_t(i), weight});
             continue;
         }
         block.objective += weight * candidates.normalise();
@@ -81,13 +83,13 @@ void CpuBackend::score(
             if (r < kLeastResponsibility) {
                 dropped += r;
             } else {
-                block.found.push_back(
+                scratch.found.push_back(
                         {candidates.index[e], int32_t(i), weight * r});
             }
         }
         block.dropped_mass += weight * dropped;
     }
-    block.sort_entries(scorer.k);
+    block.sort(scratch.found, scorer.k);
 }
 
 // Adds a block to the sums of components [first, last). A component's sums are
@@ -101,16 +103,17 @@ static void add_entries(
         SufficientStats& stats) {
     const Kernels& kernel = best_kernels();
     const size_t d = stats.d;
-    for (int32_t e = block.offset[first]; e < block.offset[last]; e++) {
-        const auto& entry = block.entries[e];
-        const size_t c = entry.component;
-        const float* y = block.y.data() + entry.row * d;
-        stats.n_k[c] += entry.r;
-        kernel.add(d, entry.r, y, stats.sum_x.data() + c * d);
-        if (stats.covariance == Covariance::diagonal) {
-            kernel.add_squares(d, entry.r, y, stats.sum_x2.data() + c * d);
-        } else {
-            stats.sum_x2[c] += entry.r * block.norm[entry.row];
+    for (size_t c = first; c < last; c++) {
+        for (int32_t e = block.offset[c]; e < block.offset[c + 1]; e++) {
+            const auto [row, r] = block.entries[e];
+            const float* y = block.y.data() + row * d;
+            stats.n_k[c] += r;
+            kernel.add(d, r, y, stats.sum_x.data() + c * d);
+            if (stats.covariance == Covariance::diagonal) {
+                kernel.add_squares(d, r, y, stats.sum_x2.data() + c * d);
+            } else {
+                stats.sum_x2[c] += r * block.norm[row];
+            }
         }
     }
 }

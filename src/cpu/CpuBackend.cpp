@@ -27,7 +27,7 @@ Scratch::Scratch(const Scorer& scorer, size_t rows)
 
 size_t block_rows(size_t k, size_t d) {
     const size_t rows = (size_t(1) << 18) / std::max(k, d);
-    return std::clamp<size_t>(rows / 16 * 16, 64, 1024);
+    return std::clamp<size_t>(rows / 16 * 16, 128, 1024);
 }
 
 void CpuBackend::set_data(

@@ -16,9 +16,17 @@ struct FrameBlock {
     void load(const Rows& rows, const Frame& frame);
 };
 
+/// A responsibility, times the row's weight.
+struct Found {
+    int32_t component;
+    int32_t row;
+    float r;
+};
+
 /// What one thread needs to score a block.
 struct Scratch {
     std::vector<std::byte> raw;
+    std::vector<Found> found;
     std::vector<float> squares; ///< size rows * d, diagonal only
     std::vector<float> v;       ///< log-joints, size rows * padded
     Candidates candidates;

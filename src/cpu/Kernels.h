@@ -8,9 +8,9 @@ namespace gmm {
 /// Rows of log-joints are padded with -infinity to a multiple of this.
 constexpr size_t kLanes = 16;
 
-/// Contributions below exp(-30) of the largest are not summed: even 2^20 of
-/// them change a log-likelihood by less than 1e-6.
-constexpr float kNegligible = -30;
+/// Contributions below exp(-23) of the largest are not summed: even 2^20 of
+/// them change a log-likelihood by no more than 1e-4.
+constexpr float kNegligible = -23;
 
 /** The inner loops of the CPU backend for one instruction set.
  *

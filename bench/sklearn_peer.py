@@ -1,0 +1,104 @@
+#!/usr/bin/env python3
+"""Seconds for one EM iteration: em_bench beside scikit-learn, same vectors.
+
+    python3 -m venv venv && venv/bin/pip install scikit-learn
+    venv/bin/python bench/sklearn_peer.py --em-bench build/bin/em_bench \
+        --data sift_base.u8bin --n 50000 --k 1024 --json out.json
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+import warnings
+
+import numpy as np
+import sklearn
+from sklearn.mixture import GaussianMixture
+
+PEERS = {"isotropic": "spherical", "diagonal": "diag"}
+
+
+def read_rows(path, n):
+    """The rows that em_bench takes: n spread evenly over the file."""
+    dtype = {".u8bin": np.uint8, ".fbin": np.float32}[os.path.splitext(path)[1]]
+    total, d = np.fromfile(path, np.uint32, 2).astype(int)
+    rows = np.memmap(path, dtype, "r", offset=8, shape=(total, d))
+    return rows[np.arange(n) * total // n].astype(np.float64)
+
+
+def sklearn_seconds(x, k, covariance, iterations):
+    """Differences between times of fits that differ by one iteration's work."""
+    def fit_seconds(max_iter):
+        model = GaussianMixture(
+            k, covariance_type=covariance, max_iter=max_iter, tol=0,
+            init_params="random_from_data", random_state=1)
+        start = time.perf_counter()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it did not converge
+            model.fit(x)
+        return time.perf_counter() - start
+
+    return (fit_seconds(1 + iterations) - fit_seconds(1)) / iterations
+
+
+def em_seconds(args, covariance):
+    with tempfile.TemporaryDirectory() as folder:
+        out = os.path.join(folder, "em.json")
+        subprocess.run(
+            [args.em_bench, "--data", args.data, "--n", str(args.n), "--k",
+             str(args.k), "--covariance", covariance, "--rounds", "1",
+             "--json", out],
+            check=True, stdout=subprocess.DEVNULL)
+        with open(out) as file:
+            return json.load(file)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--em-bench", default="build/bin/em_bench")
+    parser.add_argument("--data", required=True, help=".u8bin or .fbin")
+    parser.add_argument("--n", type=int, default=50000)
+    parser.add_argument("--k", type=int, default=1024)
+    parser.add_argument("--iterations", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json")
+    args = parser.parse_args()
+
+    x = read_rows(args.data, args.n)
+    results = {}
+    for covariance, peer in PEERS.items():
+        ours, theirs = [], []
+        for _ in range(args.rounds):
+            run = em_seconds(args, covariance)
+            ours += run["em_seconds"]["iterations"]
+            theirs.append(
+                sklearn_seconds(x, args.k, peer, args.iterations))
+        results[covariance] = {
+            "em_seconds": statistics.median(ours),
+            "sklearn_covariance": peer,
+            "sklearn_seconds": statistics.median(theirs),
+            "sklearn_over_em": statistics.median(theirs)
+            / statistics.median(ours),
+        }
+        print(covariance, json.dumps(results[covariance]), flush=True)
+    if args.json:
+        out = {
+            "command": "sklearn_peer.py --data %s --n %d --k %d"
+            % (os.path.basename(args.data), args.n, args.k),
+            "date": run["date"],
+            "machine": run["machine"],
+            "versions": dict(run["versions"], sklearn=sklearn.__version__,
+                             numpy=np.__version__),
+            "n": args.n, "d": x.shape[1], "k": args.k, "results": results,
+        }
+        with open(args.json, "w") as file:
+            json.dump(out, file, indent=1)
+            file.write("\n")
+
+
+if __name__ == "__main__":
+    main()
