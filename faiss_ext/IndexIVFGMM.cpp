@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <cstdio>
 #include <memory>
+#include <unordered_map>
 
 #include <faiss/IndexFlat.h>
 #include <faiss/impl/FaissAssert.h>
+#include <faiss/utils/distances.h>
 
 #include "faiss_ext/GpuGMMClustering.h"
 #include "faiss_ext/impl/calibrate.h"
@@ -32,6 +34,44 @@ constexpr size_t kMinCalibrationQueries = 100;
 constexpr size_t kMaxCalibrationQueries = 1000;
 constexpr size_t kMinCalibrationVectors = 1000;
 
+/// As many queries as cost a third of what assigning to lists does, for the k
+/// of the last calibration.
+void calibrate_on_own_vectors(GMMIndexRef index) {
+    const size_t k = index.gmm.calibration.k;
+    index.gmm.calibrate(
+            std::clamp(
+                    index.ivf.nlist / 3,
+                    kMinCalibrationQueries,
+                    kMaxCalibrationQueries),
+            nullptr,
+            std::min(k > 0 ? k : 10, size_t(index.ivf.ntotal) - 1));
+}
+
+bool needs_new_cells(GMMIndexRef index, size_t ntotal) {
+    return index.gmm.max_assign == 1 && index.gmm.cells_per_list != 1 &&
+            ntotal >= kGrowth * index.gmm.cells.fitted_n;
+}
+
+/// Entries came in: makes cells and calibration anew if it is time to.
+void after_growth(GMMIndexRef index) {
+    const size_t ntotal = index.ivf.ntotal;
+    if (needs_new_cells(index, ntotal)) {
+        rebuild_cells(index);
+    }
+    if (index.gmm.calibrate_on_add &&
+        ntotal >= std::max(
+                          kMinCalibrationVectors,
+                          kGrowth * index.gmm.calibration.ntotal)) {
+        calibrate_on_own_vectors(index);
+    }
+}
+
+bool has_id(const faiss::DirectMap& map, idx_t id) {
+    return map.type == faiss::DirectMap::Array
+            ? id >= 0 && size_t(id) < map.array.size() && map.array[id] >= 0
+            : map.hashtable.count(id) > 0;
+}
+
 } // namespace
 
 template <class IVF>
@@ -51,20 +91,32 @@ void IndexIVFGMM<IVF>::train(idx_t n, const float* x) {
     clustering.covariance = covariance;
     clustering.verbose |= this->verbose;
     auto means = std::make_unique<faiss::IndexFlat>(this->d, this->metric_type);
-    clustering.train(n, x, *means);
-    // From here on nothing but memory can fail.
-    if (this->own_fields) {
-        delete this->quantizer;
+    std::vector<float> directions; // the mixture lives on the unit sphere
+    if (this->metric_type == faiss::METRIC_INNER_PRODUCT) {
+        directions.assign(x, x + n * this->d);
+        faiss::fvec_renorm_L2(this->d, n, directions.data());
     }
-    this->quantizer = means.release();
+    clustering.train(n, directions.empty() ? x : directions.data(), *means);
+    directions = {};
+    faiss::Index* old = this->quantizer;
+    this->quantizer = means.get();
+    try {
+        // finds the quantizer trained, and trains the codec
+        IVF::train(n, x);
+    } catch (...) {
+        this->quantizer = old;
+        throw;
+    }
+    means.release();
+    if (this->own_fields) {
+        delete old;
+    }
     this->own_fields = true;
     variances = clustering.variances;
     log_weights = clustering.log_weights;
     backend = clustering.backend;
     cells = PairCells();
     calibration = Calibration();
-    // finds the quantizer trained, and trains the codec
-    IVF::train(n, x);
 }
 
 template <class IVF>
@@ -82,7 +134,11 @@ void IndexIVFGMM<IVF>::add_core(
     check_finite("x", n, this->d, x);
     this->direct_map.check_can_add(xids);
     const GMMIndexRef self{*this, *this};
-    const bool first = this->ntotal == 0;
+    check_max_assign(*this, *this);
+    if (this->ntotal == 0) {
+        earlier_lists.clear();
+    }
+    const bool fold = !needs_new_cells(self, this->ntotal + n);
     std::vector<uint32_t> old_size(this->nlist);
     const std::vector<float> means = quantizer_means(*this);
 
@@ -131,8 +187,8 @@ void IndexIVFGMM<IVF>::add_core(
         }
 
         if (!cells.empty()) {
-            std::vector<uint16_t> cell(nb);
-            cells.assign(nb, this->d, xb, homes, means.data(), cell.data());
+            const std::vector<uint16_t> cell =
+                    assign_cells(self, nb, xb, homes, means);
             for (idx_t r = 0; r < nb; r++) {
                 if (homes[r] >= 0) {
                     cells.tail[homes[r]].push_back(cell[r]);
@@ -149,7 +205,7 @@ void IndexIVFGMM<IVF>::add_core(
             if (max_assign > 1) {
                 sort_copies(self, i);
             } else if (
-                    !cells.empty() && !first &&
+                    !cells.empty() && fold &&
                     cells.tail[i].size() >
                             std::max(
                                     kMinTail,
@@ -161,23 +217,7 @@ void IndexIVFGMM<IVF>::add_core(
         }
     }
 
-    if (max_assign == 1 && cells_per_list != 1 &&
-        size_t(this->ntotal) >= kGrowth * cells.fitted_n) {
-        rebuild_cells(self);
-    }
-    if (calibrate_on_add &&
-        size_t(this->ntotal) >=
-                std::max(
-                        kMinCalibrationVectors, kGrowth * calibration.ntotal)) {
-        // as many queries as cost a third of what assigning to lists does
-        calibrate(
-                std::clamp(
-                        this->nlist / 3,
-                        kMinCalibrationQueries,
-                        kMaxCalibrationQueries),
-                nullptr,
-                calibration.k > 0 ? calibration.k : 10);
-    }
+    after_growth(self);
 }
 
 template <class IVF>
@@ -264,6 +304,7 @@ size_t IndexIVFGMM<IVF>::remove_ids(const faiss::IDSelector& sel) {
             this->direct_map.type != faiss::DirectMap::Array,
             "remove_ids: a direct map of type Array has no room for gaps; "
             "use Hashtable or none");
+    check_max_assign(*this, *this);
     size_t removed = 0;
     for (size_t i = 0; i < this->nlist; i++) {
         removed += remove_from_list({*this, *this}, i, sel);
@@ -278,8 +319,23 @@ void IndexIVFGMM<IVF>::update_vectors(
     FAISS_THROW_IF_NOT_MSG(
             !this->direct_map.no(), "update_vectors needs a direct map");
     check_finite("v", nv, this->d, v);
+    std::unordered_map<idx_t, int> last; // row of each id
     for (int i = 0; i < nv; i++) {
-        this->direct_map.get(idx[i]); // throws for an id that is not there
+        FAISS_THROW_IF_NOT_FMT(
+                has_id(this->direct_map, idx[i]),
+                "idx[%d] = %zd, expected the id of a vector in the index",
+                i,
+                size_t(idx[i]));
+        last[idx[i]] = i;
+    }
+    if (last.size() < size_t(nv)) {
+        std::vector<idx_t> ids;
+        std::vector<float> rows;
+        for (const auto& [id, row] : last) {
+            ids.push_back(id);
+            rows.insert(rows.end(), v + row * this->d, v + (row + 1) * this->d);
+        }
+        return update_vectors(int(ids.size()), ids.data(), rows.data());
     }
     // Remove and add; the map is made anew since an Array has no gaps.
     const auto type = this->direct_map.type;
@@ -326,6 +382,7 @@ void IndexIVFGMM<IVF>::merge_from(faiss::Index& other_index, idx_t add_id) {
     append_foreign({*this, *this}, old_size, other.earlier_lists);
     other.cells.clear_entries();
     other.earlier_lists.clear();
+    after_growth({*this, *this});
 }
 
 template <class IVF>
@@ -346,6 +403,7 @@ void IndexIVFGMM<IVF>::copy_subset_to(
     IVF::copy_subset_to(other, subset_type, a1, a2);
     if (auto gmm = dynamic_cast<IVFGMM*>(&other)) {
         append_foreign({other, *gmm}, old_size, {});
+        after_growth({other, *gmm});
     }
 }
 
@@ -363,11 +421,7 @@ void IndexIVFGMM<IVF>::optimize() {
         rebuild_cells({*this, *this});
     }
     if (size_t(this->ntotal) >= kMinCalibrationVectors) {
-        const size_t nq = std::clamp(
-                this->nlist / 3,
-                kMinCalibrationQueries,
-                kMaxCalibrationQueries);
-        calibrate(nq, nullptr, calibration.k > 0 ? calibration.k : 10);
+        calibrate_on_own_vectors({*this, *this});
     }
 }
 

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include <faiss/IndexFlat.h>
+#include <faiss/utils/distances.h>
 
 #include "faiss_ext/impl/simd.h"
 
@@ -50,6 +51,8 @@ void score_cells(
 /// Vectors shrink a cell's variance towards its list's as so many would.
 constexpr double kPriorCount = 4;
 constexpr int kFitRounds = 3;
+/// Cells are uint16_t.
+constexpr size_t kMaxCells = 65535;
 
 } // namespace
 
@@ -64,7 +67,7 @@ size_t PairCells::default_cells_per_list(double mean_list_size) {
 void PairCells::init(
         size_t nlist_in, size_t d, const float* means, size_t cells_in) {
     *this = PairCells();
-    const size_t L = std::min(cells_in, nlist_in - 1);
+    const size_t L = std::min({cells_in, nlist_in - 1, kMaxCells});
     if (L <= 1) {
         return;
     }
@@ -160,7 +163,12 @@ void PairCells::fit_list(
     // An empty list still has a scale: that of the gap to its nearest mean.
     const double gap_scale = std::max(0.5 * g[0], 1e-30);
     const double prior = n > 0 ? within / n : gap_scale;
-    const double floor = std::max(1e-6 * prior, 1e-9 * gap_scale);
+    // Less than 1e-7 |mu|^2 is lost in the rounding of the distances.
+    const double floor = std::max(
+            {1e-6 * prior,
+             1e-9 * gap_scale,
+             1e-7 * faiss::fvec_norm_L2sqr(means + list * d, d),
+             1e-18});
     for (size_t l = 0; l <= L; l++) {
         const double p = l < L ? prior : n > 0 ? sum[L] / n : gap_scale;
         variance[list * (L + 1) + l] = float(std::max(

@@ -48,7 +48,7 @@ struct PairCells {
     std::vector<std::vector<uint16_t>> tail;
     size_t fitted_n = 0; ///< entries in the index when the cells were chosen
     /// METRIC_INNER_PRODUCT: the largest squared norm in the index, which
-    /// turns inner products into distances: |q|^2 + norm2 - 2 q.x
+    /// turns inner products into distances: 2 - 2 q.x / (|q| sqrt(norm2))
     float norm2 = 0;
 
     bool empty() const {

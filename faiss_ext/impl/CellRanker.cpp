@@ -18,8 +18,9 @@ void posterior_keys(
         size_t n,
         float* __restrict out) {
     for (size_t l = 0; l < n; l++) {
-        out[l] = (s[l] + v[l] - tau) /
-                std::sqrt(4 * s[l] * v[l] + 2 * v[l] * v[l]);
+        // in units of v, so that no product overflows
+        const float u = 1 / v[l];
+        out[l] = ((s[l] - tau) * u + 1) / std::sqrt(4 * s[l] * u + 2);
     }
 }
 
@@ -40,7 +41,10 @@ void bucket_sort(Item* items, size_t n, std::vector<Item>& scratch) {
         return;
     }
     const float scale = (kBuckets - 1) / (high - low);
-    auto bucket = [&](float key) { return size_t((key - low) * scale); };
+    auto bucket = [&](float key) {
+        const float b = (key - low) * scale; // NaN if high is infinite
+        return b > 0 ? std::min(size_t(b), kBuckets - 1) : 0;
+    };
     size_t begin[kBuckets + 1] = {};
     for (size_t i = 0; i < n; i++) {
         begin[bucket(items[i].key) + 1]++;

@@ -5,6 +5,8 @@
 
 #include <faiss/impl/FaissAssert.h>
 
+#include "faiss_ext/impl/copies.h"
+
 namespace faiss_ext {
 
 SearchPlan make_plan(
@@ -12,6 +14,7 @@ SearchPlan make_plan(
         const IVFGMM& gmm,
         const faiss::SearchParameters* params) {
     FAISS_THROW_IF_NOT_MSG(ivf.is_trained, "the index is not trained");
+    check_max_assign(ivf, gmm);
     SearchParametersIVFGMM p;
     p.nprobe = ivf.nprobe;
     p.max_codes = ivf.max_codes;

@@ -8,6 +8,7 @@
 #include <faiss/IndexFlat.h>
 #include <faiss/impl/FaissAssert.h>
 #include <faiss/utils/Heap.h>
+#include <faiss/utils/distances.h>
 
 #include "faiss_ext/IndexGMM.h"
 #include "faiss_ext/impl/coarse.h"
@@ -411,19 +412,15 @@ Calibration calibrate_index(
     // tau on all means of the first half
     {
         std::vector<float> rows, target, coarse(half * ivf.nlist);
-        const float norm2 = gmm.cells.norm2;
         const bool ip = is_ip(ivf);
-        coarse_distances(ivf, norm2, half, xq, coarse.data());
+        coarse_distances(ivf, half, xq, coarse.data());
         for (size_t q = 0; q < half; q++) {
             const float d1 = *std::min_element(
                     &coarse[q * ivf.nlist], &coarse[q * ivf.nlist] + ivf.nlist);
             float kth = truth.kth[q];
             if (ip) {
-                double qq = 0;
-                for (size_t j = 0; j < size_t(ivf.d); j++) {
-                    qq += double(xq[q * ivf.d + j]) * xq[q * ivf.d + j];
-                }
-                kth = float(qq) + norm2 + 2 * kth;
+                const float qq = faiss::fvec_norm_L2sqr(xq + q * ivf.d, ivf.d);
+                kth = 2 + 2 * kth / std::sqrt(qq * gmm.cells.norm2);
             }
             if (kth > 0 && d1 > 0) {
                 rows.insert(rows.end(), {1, bounded_log(d1)});

@@ -1,6 +1,7 @@
 #include "faiss_ext/impl/coarse.h"
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include <faiss/IndexFlat.h>
@@ -50,11 +51,7 @@ void inner_products(
 } // namespace
 
 void coarse_distances(
-        const faiss::IndexIVF& ivf,
-        float norm2,
-        size_t n,
-        const float* x,
-        float* out) {
+        const faiss::IndexIVF& ivf, size_t n, const float* x, float* out) {
     const size_t d = ivf.d, nlist = ivf.nlist;
     std::vector<float> copied;
     const float* means;
@@ -93,10 +90,12 @@ void coarse_distances(
 #pragma omp parallel for if (n * nlist > 65536)
     for (size_t i = 0; i < n; i++) {
         const float qq = faiss::fvec_norm_L2sqr(x + i * d, d);
+        const float scale = qq > 0 ? 2 / std::sqrt(qq) : 0;
         float* o = out + i * nlist;
         for (size_t j = 0; j < nlist; j++) {
-            const float c = norms.empty() ? norm2 : norms[j];
-            o[j] = std::max(qq + c - 2 * o[j], 0.0f);
+            o[j] = std::max(
+                    norms.empty() ? 2 - scale * o[j] : qq + norms[j] - 2 * o[j],
+                    0.0f);
         }
     }
 }

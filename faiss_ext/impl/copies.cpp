@@ -146,6 +146,27 @@ Assignment assign_copies(
     return out;
 }
 
+void check_max_assign(const faiss::IndexIVF& ivf, const IVFGMM& gmm) {
+    FAISS_THROW_IF_NOT_MSG(
+            gmm.max_assign > 0, "max_assign = 0, expected at least 1");
+    size_t list = 0;
+    while (list < ivf.nlist && ivf.invlists->list_size(list) == 0) {
+        list++;
+    }
+    if (list == ivf.nlist) {
+        return;
+    }
+    const size_t filled_with = gmm.earlier_lists.empty() ? 1
+                                                         : 1 +
+                    gmm.earlier_lists[list].size() /
+                            ivf.invlists->list_size(list);
+    FAISS_THROW_IF_NOT_FMT(
+            gmm.max_assign == filled_with,
+            "max_assign = %zu, expected %zu, which the index was filled with",
+            gmm.max_assign,
+            filled_with);
+}
+
 void append_foreign(
         GMMIndexRef index,
         const std::vector<size_t>& old_size,
@@ -164,15 +185,9 @@ void append_foreign(
         }
         if (!gmm.cells.empty()) {
             decode_list(ivf, i, x);
-            std::vector<idx_t> homes(added, idx_t(i));
-            std::vector<uint16_t> cell(added);
-            gmm.cells.assign(
-                    added,
-                    ivf.d,
-                    &x[old_size[i] * ivf.d],
-                    homes.data(),
-                    means.data(),
-                    cell.data());
+            const std::vector<idx_t> homes(added, idx_t(i));
+            const std::vector<uint16_t> cell = assign_cells(
+                    index, added, &x[old_size[i] * ivf.d], homes.data(), means);
             auto& tail = gmm.cells.tail[i];
             tail.insert(tail.end(), cell.begin(), cell.end());
             fold_tail(index, i);

@@ -31,6 +31,9 @@ struct Assignment {
 Assignment assign_copies(
         GMMIndexRef index, size_t n, const float* x, const idx_t* homes);
 
+/// Throws FaissException unless max_assign is what the index was filled with.
+void check_max_assign(const faiss::IndexIVF& ivf, const IVFGMM& gmm);
+
 /** Takes in entries that FAISS appended to the lists behind our back (merge,
  * copy of a subset): the entries of list i from old_size[i] on.
  *

@@ -22,7 +22,8 @@ decltype(auto) as_faiss_exception(F&& f) {
 }
 
 /// Throws a FaissException naming the argument, its row and the value if any
-/// of the n * d values is NaN or infinite.
+/// of the n * d values is NaN or infinite, or a row's squared norm is above
+/// 1e37, so that distances would be.
 void check_finite(const char* argument, size_t n, size_t d, const float* x);
 
 } // namespace faiss_ext

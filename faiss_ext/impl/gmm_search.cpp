@@ -57,11 +57,13 @@ struct KnnHandler {
         }
     }
     /// In the units of coarse_distances, infinite while the heap is not full.
-    float kth(float ip_offset) const {
+    float kth(float largest_ip) const {
         if (ids[0] < 0) {
             return std::numeric_limits<float>::infinity();
         }
-        return is_ip(ivf) ? ip_offset - 2 * dis[0] : dis[0];
+        return !is_ip(ivf)       ? dis[0]
+                : largest_ip > 0 ? std::max(2 - 2 * dis[0] / largest_ip, 0.0f)
+                                 : 2;
     }
 };
 
@@ -191,14 +193,14 @@ public:
               plan(plan_in), checkpoint(checkpoint_in) {}
 
     /// @param distances  coarse_distances of the query
-    /// @param ip_offset  |q|^2 + norm2, for METRIC_INNER_PRODUCT
+    /// @param q_norm     read for METRIC_INNER_PRODUCT
     /// @param tau        overrides the predicted tau where it is positive
     template <class Handler>
     void operator()(
             RunScanner& scanner,
             size_t query,
             const float* distances,
-            float ip_offset,
+            float q_norm,
             float tau,
             Handler& handler) {
         const bool posterior = plan.order == ProbeOrder::cell_posterior;
@@ -207,6 +209,7 @@ public:
                     *std::min_element(distances, distances + ivf.nlist));
         }
         const bool ip = is_ip(ivf);
+        const float largest_norm = std::sqrt(gmm.cells.norm2);
         ranker.start(distances, ip, posterior, tau);
         const bool by_mass = plan.probe_mass < 1 || checkpoint;
         double target = by_mass ? double(kFirstRound) : double(plan.budget);
@@ -219,12 +222,12 @@ public:
                     runs.data(),
                     runs.size(),
                     [&](size_t list) {
-                        return ip ? 0.5f * (ip_offset - distances[list])
+                        return ip ? q_norm * (1 - 0.5f * distances[list])
                                   : distances[list];
                     },
                     handler);
             if (ranker.entries >= plan.budget || scanner.capped() ||
-                stop(query, handler.kth(ip_offset))) {
+                stop(query, handler.kth(q_norm * largest_norm))) {
                 break;
             }
             target = std::max(target * kRoundGrowth, ranker.entries + 1.0);
@@ -297,7 +300,7 @@ void for_each_query(
         const float* xb = x + i0 * d;
         const double t0 = faiss::getmillisecs();
         if (by_cells) {
-            coarse_distances(ivf, gmm.cells.norm2, nb, xb, coarse.data());
+            coarse_distances(ivf, nb, xb, coarse.data());
         } else {
             const faiss::Index& quantizer = policy ? *policy : *ivf.quantizer;
             quantizer.search(nb, xb, plan.nprobe, coarse.data(), keys.data());
@@ -326,14 +329,14 @@ void for_each_query(
                     scanner.n_distances = scanner.n_lists = 0;
                     scanner.scanner->set_query(q);
                     if (by_cell) {
-                        const float ip_offset = is_ip(ivf)
-                                ? faiss::fvec_norm_L2sqr(q, d) + gmm.cells.norm2
+                        const float q_norm = is_ip(ivf)
+                                ? std::sqrt(faiss::fvec_norm_L2sqr(q, d))
                                 : 0;
                         (*by_cell)(
                                 scanner,
                                 i0 + i,
                                 &coarse[i * nlist],
-                                ip_offset,
+                                q_norm,
                                 tau,
                                 handler);
                         nscores += by_cell->ranker.n_scores;

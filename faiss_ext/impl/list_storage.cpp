@@ -6,10 +6,38 @@
 
 #include <faiss/IndexFlat.h>
 #include <faiss/impl/FaissAssert.h>
+#include <faiss/utils/distances.h>
+
+#include "faiss_ext/impl/coarse.h"
 
 namespace faiss_ext {
 
 using faiss::InvertedLists;
+
+namespace {
+
+float largest_norm2(size_t n, size_t d, const float* x) {
+    float out = 0;
+    for (size_t r = 0; r < n; r++) {
+        out = std::max(out, faiss::fvec_norm_L2sqr(x + r * d, d));
+    }
+    return out;
+}
+
+/// Whether the map says that this vector is in this list: of a vector with
+/// copies, a map that FAISS made (set_direct_map_type) names any of them.
+bool names(const faiss::DirectMap& map, idx_t id, size_t list) {
+    idx_t at = -1;
+    if (map.type == faiss::DirectMap::Hashtable) {
+        const auto found = map.hashtable.find(id);
+        at = found != map.hashtable.end() ? found->second : -1;
+    } else if (id >= 0 && size_t(id) < map.array.size()) {
+        at = map.array[id];
+    }
+    return at >= 0 && size_t(faiss::lo_listno(at)) == list;
+}
+
+} // namespace
 
 void decode_list(
         const faiss::IndexIVF& ivf, size_t list, std::vector<float>& out) {
@@ -67,7 +95,7 @@ void update_direct_map(GMMIndexRef index, size_t list, size_t begin) {
     const size_t n = index.ivf.invlists->list_size(list);
     InvertedLists::ScopedIds ids(index.ivf.invlists, list);
     for (size_t j = begin; j < n; j++) {
-        if (!is_primary(index.gmm, list, j)) {
+        if (!is_primary(index.gmm, list, j) && !names(map, ids[j], list)) {
             continue;
         }
         if (map.type == faiss::DirectMap::Array) {
@@ -190,6 +218,26 @@ size_t remove_from_list(
     return removed.size();
 }
 
+std::vector<uint16_t> assign_cells(
+        GMMIndexRef index,
+        size_t n,
+        const float* x,
+        const idx_t* homes,
+        const std::vector<float>& means) {
+    PairCells& cells = index.gmm.cells;
+    const size_t d = index.ivf.d;
+    std::vector<float> directions;
+    if (is_ip(index.ivf)) {
+        cells.norm2 = std::max(cells.norm2, largest_norm2(n, d, x));
+        directions.assign(x, x + n * d);
+        faiss::fvec_renorm_L2(d, n, directions.data());
+        x = directions.data();
+    }
+    std::vector<uint16_t> out(n);
+    cells.assign(n, d, x, homes, means.data(), out.data());
+    return out;
+}
+
 void rebuild_cells(GMMIndexRef index) {
     IVFGMM& gmm = index.gmm;
     faiss::IndexIVF& ivf = index.ivf;
@@ -214,15 +262,13 @@ void rebuild_cells(GMMIndexRef index) {
         decode_list(ivf, i, x);
         std::vector<uint16_t>& tail = gmm.cells.tail[i];
         tail.resize(x.size() / ivf.d);
+        if (is_ip(ivf)) {
+            norm2 = std::max(
+                    norm2, largest_norm2(tail.size(), ivf.d, x.data()));
+            faiss::fvec_renorm_L2(ivf.d, tail.size(), x.data());
+        }
         gmm.cells.fit_list(
                 i, tail.size(), ivf.d, x.data(), means.data(), tail.data());
-        for (size_t r = 0; r < tail.size(); r++) {
-            float squared_norm = 0;
-            for (size_t j = 0; j < size_t(ivf.d); j++) {
-                squared_norm += x[r * ivf.d + j] * x[r * ivf.d + j];
-            }
-            norm2 = std::max(norm2, squared_norm);
-        }
     }
     gmm.cells.norm2 = norm2;
 #pragma omp parallel for schedule(dynamic) if (ivf.direct_map.no())

@@ -46,6 +46,18 @@ void sort_copies(GMMIndexRef index, size_t list);
 size_t remove_from_list(
         GMMIndexRef index, size_t list, const faiss::IDSelector& sel);
 
+/** The cells of vectors that come in, which raise norm2; size n.
+ *
+ * With METRIC_INNER_PRODUCT the means are unit vectors, and the cell of a
+ * vector is that of its direction.
+ */
+std::vector<uint16_t> assign_cells(
+        GMMIndexRef index,
+        size_t n,
+        const float* x,
+        const idx_t* homes,
+        const std::vector<float>& means);
+
 /// Chooses L for what the index holds and sorts every list into its cells.
 void rebuild_cells(GMMIndexRef index);
 

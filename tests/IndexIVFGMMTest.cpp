@@ -1,0 +1,351 @@
+// The lifecycle of an index with cells: whatever is added, removed, updated,
+// merged and folded in, the index holds what a map of vectors holds.
+#include "faiss_ext/IndexIVFGMM.h"
+
+#include <numeric>
+
+#include <faiss/IndexIVFFlat.h>
+
+#include "IvfTestTools.h"
+
+namespace faiss_ext {
+namespace {
+
+constexpr size_t kLists = 16;
+
+const Vectors& base() {
+    static const Vectors data = sift_base(6000);
+    return data;
+}
+
+const Vectors& queries() {
+    static const Vectors data = sift_queries(8);
+    return data;
+}
+
+/// Random operations on an index and on the map that it should equal.
+class Lifecycle {
+public:
+    Lifecycle(uint32_t seed, faiss::DirectMap::Type map_type)
+            : rng(seed), map_type(map_type) {
+        index = make();
+    }
+
+    std::unique_ptr<IndexIVFFlatGMM> make() {
+        // trained alike each time: the same seed gives the same means
+        auto out = trained(rows_of(base(), 0, 800), kLists);
+        out->cells_per_list = 4 + rng() % 8;
+        return out;
+    }
+
+    void add(size_t n) {
+        const size_t row = rng() % (base().n - n);
+        if (rng() % 2 == 0 && ids_are_sequential()) {
+            for (size_t i = 0; i < n; i++) {
+                put(index->ntotal + i, row + i);
+            }
+            index->add(n, base().row(row));
+        } else if (map_type != faiss::DirectMap::Array) {
+            std::vector<idx_t> ids(n);
+            for (size_t i = 0; i < n; i++) {
+                ids[i] = next_id;
+                next_id += 1 + rng() % 3;
+                put(ids[i], row + i);
+            }
+            index->add_with_ids(n, base().row(row), ids.data());
+        }
+    }
+
+    void remove() {
+        if (map_type == faiss::DirectMap::Array || model.empty()) {
+            return;
+        }
+        std::vector<idx_t> ids = some_ids(1 + rng() % 300);
+        ids.push_back(next_id + 5); // not there
+        std::erase_if(model, [&](const auto& entry) {
+            return std::find(ids.begin(), ids.end(), entry.first) != ids.end();
+        });
+        const idx_t before = index->ntotal;
+        const size_t removed = index->remove_ids(
+                faiss::IDSelectorBatch(ids.size(), ids.data()));
+        EXPECT_EQ(removed, before - model.size());
+    }
+
+    void update() {
+        if (map_type == faiss::DirectMap::NoMap || model.empty()) {
+            return;
+        }
+        const std::vector<idx_t> ids = some_ids(1 + rng() % 100);
+        const size_t row = rng() % (base().n - ids.size());
+        for (size_t i = 0; i < ids.size(); i++) {
+            put(ids[i], row + i);
+        }
+        index->update_vectors(ids.size(), ids.data(), base().row(row));
+    }
+
+    void merge() {
+        if (map_type != faiss::DirectMap::NoMap) {
+            return;
+        }
+        auto other = make();
+        const size_t n = 100 + rng() % 400, row = rng() % (base().n - n);
+        other->add(n, base().row(row));
+        const idx_t first = next_id;
+        for (size_t i = 0; i < n; i++) {
+            put(first + i, row + i);
+        }
+        index->merge_from(*other, first);
+        ASSERT_NO_FATAL_FAILURE(check_consistent(*other, *other, {}));
+    }
+
+    void copy_out_and_in() {
+        if (map_type != faiss::DirectMap::NoMap) {
+            return;
+        }
+        auto other = make();
+        const idx_t middle = next_id / 2;
+        index->copy_subset_to(*other, subset_type_t(0), 0, middle);
+        Model half;
+        for (const auto& [id, v] : model) {
+            if (id < middle) {
+                half[id] = v;
+            }
+        }
+        ASSERT_NO_FATAL_FAILURE(check_consistent(*other, *other, half));
+        expect_model(*other, half, queries());
+    }
+
+    void step() {
+        switch (rng() % 9) {
+            case 0:
+            case 1:
+            case 2:
+                return add(1 + rng() % 600);
+            case 3:
+            case 4:
+                return remove();
+            case 5:
+                return update();
+            case 6:
+                return merge();
+            case 7:
+                return copy_out_and_in();
+            case 8:
+                if (rng() % 3 > 0) {
+                    return index->optimize();
+                }
+                if (rng() % 3 > 0) {
+                    // everything goes, one way or the other
+                    model.clear();
+                    index->reset();
+                    next_id = 0;
+                }
+        }
+    }
+
+    void run(int steps) {
+        index->set_direct_map_type(map_type);
+        for (int s = 0; s < steps; s++) {
+            step();
+            ASSERT_NO_FATAL_FAILURE(check_consistent(*index, *index, model))
+                    << "step " << s;
+            ASSERT_NO_FATAL_FAILURE(expect_model(*index, model, queries()))
+                    << "step " << s;
+            ASSERT_NO_FATAL_FAILURE(expect_honest(
+                    find(*index, queries(), 5),
+                    model,
+                    queries(),
+                    faiss::METRIC_L2));
+        }
+    }
+
+private:
+    bool ids_are_sequential() const {
+        return model.empty() ? next_id == 0
+                             : model.rbegin()->first + 1 == index->ntotal;
+    }
+    void put(idx_t id, size_t row) {
+        model[id] = {base().row(row), base().row(row) + base().d};
+        next_id = std::max(next_id, id + 1);
+    }
+    std::vector<idx_t> some_ids(size_t n) {
+        std::vector<idx_t> ids;
+        for (const auto& entry : model) {
+            ids.push_back(entry.first);
+        }
+        std::shuffle(ids.begin(), ids.end(), rng);
+        ids.resize(std::min(n, ids.size()));
+        return ids;
+    }
+
+    std::mt19937 rng;
+    faiss::DirectMap::Type map_type;
+    std::unique_ptr<IndexIVFFlatGMM> index;
+    Model model;
+    idx_t next_id = 0;
+};
+
+TEST(IndexIVFGMM, HoldsWhatAMapHoldsUnderRandomOperations) {
+    for (uint32_t seed = 1; seed <= 10; seed++) {
+        SCOPED_TRACE(seed);
+        Lifecycle(seed, faiss::DirectMap::NoMap).run(40);
+    }
+}
+
+TEST(IndexIVFGMM, HoldsWhatAMapHoldsWithAHashtable) {
+    for (uint32_t seed = 11; seed <= 20; seed++) {
+        SCOPED_TRACE(seed);
+        Lifecycle(seed, faiss::DirectMap::Hashtable).run(40);
+    }
+}
+
+TEST(IndexIVFGMM, HoldsWhatAMapHoldsWithAnArray) {
+    for (uint32_t seed = 21; seed <= 30; seed++) {
+        SCOPED_TRACE(seed);
+        Lifecycle(seed, faiss::DirectMap::Array).run(40);
+    }
+}
+
+TEST(IndexIVFGMM, CellsFollowTheIndexAsItGrows) {
+    auto index = trained(base(), kLists);
+    EXPECT_TRUE(index->cells.empty());
+    index->add(1000, base().row(0));
+    const size_t few = index->cells.cells_per_list;
+    index->add(5000, base().row(1000));
+    EXPECT_GT(index->cells.cells_per_list, few);
+    EXPECT_LE(index->cells.cells_per_list, kLists - 1);
+    check_consistent(*index, *index, model_of(base()));
+    for (const auto& tail : index->cells.tail) {
+        EXPECT_TRUE(tail.empty()); // just made anew
+    }
+}
+
+TEST(IndexIVFGMM, OneAddAndManyGiveTheSameResults) {
+    auto at_once = filled(base(), kLists);
+    auto by_pieces = trained(base(), kLists);
+    for (size_t i = 0; i < base().n; i += 100) {
+        by_pieces->add(100, base().row(i));
+    }
+    by_pieces->optimize(); // the cells of what it holds in the end
+    at_once->nprobe = by_pieces->nprobe = 3;
+    at_once->probe_order = by_pieces->probe_order = ProbeOrder::cell_distance;
+    const Vectors x = sift_queries(100);
+    const Found a = find(*at_once, x, 10), b = find(*by_pieces, x, 10);
+    EXPECT_EQ(a.dis, b.dis);
+}
+
+TEST(IndexIVFGMM, OptimizeFoldsAllTailsIn) {
+    auto index = filled(rows_of(base(), 0, 4000), kLists);
+    index->add(300, base().row(4000));
+    size_t in_tails = 0;
+    for (const auto& tail : index->cells.tail) {
+        in_tails += tail.size();
+    }
+    EXPECT_EQ(in_tails, 300u);
+    index->optimize();
+    for (const auto& tail : index->cells.tail) {
+        EXPECT_TRUE(tail.empty());
+    }
+    check_consistent(*index, *index, model_of(rows_of(base(), 0, 4300)));
+}
+
+TEST(IndexIVFGMM, AnEmptiedIndexFillsAgain) {
+    auto index = filled(base(), kLists);
+    std::vector<idx_t> ids(base().n);
+    std::iota(ids.begin(), ids.end(), 0);
+    EXPECT_EQ(index->remove_ids(faiss::IDSelectorRange(0, base().n)), base().n);
+    check_consistent(*index, *index, {});
+    for (idx_t id : find(*index, queries(), 3).ids) {
+        EXPECT_EQ(id, -1);
+    }
+    index->add_with_ids(base().n, base().x.data(), ids.data());
+    check_consistent(*index, *index, model_of(base()));
+    expect_model(*index, model_of(base()), queries());
+}
+
+TEST(IndexIVFGMM, ResetKeepsTheMixtureAndForgetsTheRest) {
+    auto index = filled(base(), kLists);
+    const std::vector<float> means = index->mixture().means;
+    index->reset();
+    EXPECT_EQ(index->ntotal, 0);
+    EXPECT_TRUE(index->cells.empty());
+    EXPECT_FALSE(index->calibration.fitted);
+    EXPECT_TRUE(index->is_trained);
+    EXPECT_EQ(index->mixture().means, means);
+    index->add(500, base().row(0));
+    expect_model(*index, model_of(rows_of(base(), 0, 500)), queries());
+}
+
+TEST(IndexIVFGMM, AShardMergedIntoAnEmptyIndexGetsCells) {
+    const size_t half = base().n / 2;
+    auto all = trained(base(), kLists);
+    all->calibrate_on_add = true;
+    for (size_t part : {0, 1}) {
+        auto shard = trained(base(), kLists);
+        shard->add(half, base().row(part * half));
+        all->merge_from(*shard, part * half);
+        EXPECT_EQ(shard->ntotal, 0);
+    }
+    EXPECT_FALSE(all->cells.empty());
+    EXPECT_TRUE(all->calibration.fitted);
+    check_consistent(*all, *all, model_of(base()));
+    // as if all had been added
+    auto added = filled(base(), kLists);
+    all->optimize();
+    added->optimize();
+    all->nprobe = added->nprobe = 2;
+    all->probe_order = added->probe_order = ProbeOrder::cell_distance;
+    EXPECT_EQ(
+            find(*all, sift_queries(100), 10).dis,
+            find(*added, sift_queries(100), 10).dis);
+}
+
+TEST(IndexIVFGMM, ACopiedSubsetGetsCells) {
+    const auto index = filled(base(), kLists);
+    auto other = trained(base(), kLists);
+    other->calibrate_on_add = true;
+    index->copy_subset_to(*other, subset_type_t(0), 1000, 5000);
+    EXPECT_FALSE(other->cells.empty());
+    EXPECT_TRUE(other->calibration.fitted);
+    const Model model = model_of(rows_of(base(), 1000, 5000), 1000);
+    check_consistent(*other, *other, model);
+    expect_model(*other, model, queries());
+    check_consistent(*index, *index, model_of(base()));
+    // a stock index takes it too
+    faiss::IndexIVFFlat stock(index->quantizer, base().d, kLists);
+    index->copy_subset_to(stock, subset_type_t(0), 1000, 5000);
+    expect_model(stock, model, queries());
+}
+
+TEST(IndexIVFGMM, UpdatingAnIdTwiceAtOnceKeepsTheLast) {
+    for (auto type : {faiss::DirectMap::Array, faiss::DirectMap::Hashtable}) {
+        auto index = filled(rows_of(base(), 0, 1000), kLists);
+        index->set_direct_map_type(type);
+        Model model = model_of(rows_of(base(), 0, 1000));
+        const idx_t ids[] = {7, 12, 7};
+        index->update_vectors(3, ids, base().row(2000));
+        model[12] = {base().row(2001), base().row(2002)};
+        model[7] = {base().row(2002), base().row(2003)};
+        check_consistent(*index, *index, model);
+    }
+}
+
+TEST(IndexIVFGMM, TheMapCanBeMadeAfterwards) {
+    auto index = filled(rows_of(base(), 0, 3000), kLists);
+    Model model = model_of(rows_of(base(), 0, 3000));
+    for (auto type :
+         {faiss::DirectMap::Array,
+          faiss::DirectMap::Hashtable,
+          faiss::DirectMap::NoMap}) {
+        index->set_direct_map_type(type);
+        check_consistent(*index, *index, model);
+    }
+    index->make_direct_map(true);
+    check_consistent(*index, *index, model);
+    std::vector<float> all(model.size() * base().d);
+    index->reconstruct_n(0, model.size(), all.data());
+    EXPECT_TRUE(std::equal(all.begin(), all.end(), base().x.begin()));
+}
+
+} // namespace
+} // namespace faiss_ext
