@@ -86,7 +86,7 @@ void IndexIVFGMM<IVF>::train(idx_t n, const float* x) {
             "ntotal = %zd, expected an empty index: training again would "
             "misplace its vectors",
             size_t(this->ntotal));
-    check_finite("x", n, this->d, x);
+    check_storable("x", n, this->d, x);
     GpuGMMClustering clustering(this->d, this->nlist, this->cp);
     clustering.covariance = covariance;
     clustering.verbose |= this->verbose;
@@ -131,7 +131,7 @@ void IndexIVFGMM<IVF>::add_core(
             "max_assign = %zd, expected 1 in an index with cells "
             "(cells_per_list = 1 leaves them out)",
             max_assign);
-    check_finite("x", n, this->d, x);
+    check_storable("x", n, this->d, x);
     this->direct_map.check_can_add(xids);
     const GMMIndexRef self{*this, *this};
     check_max_assign(*this, *this);
@@ -164,7 +164,7 @@ void IndexIVFGMM<IVF>::add_core(
                     xids ? xids + i0 : nullptr,
                     max_assign > 1 ? all.homes.data()
                                    : homes FAISS_EXT_ADD_CORE_TAIL);
-            if (max_assign > 1) {
+            if (!all.copied.empty()) {
                 std::vector<idx_t> ids(all.copied.size());
                 for (size_t r = 0; r < ids.size(); r++) {
                     ids[r] = xids ? xids[i0 + all.copied[r]]
@@ -318,7 +318,7 @@ void IndexIVFGMM<IVF>::update_vectors(
         int nv, const idx_t* idx, const float* v) {
     FAISS_THROW_IF_NOT_MSG(
             !this->direct_map.no(), "update_vectors needs a direct map");
-    check_finite("v", nv, this->d, v);
+    check_storable("v", nv, this->d, v);
     std::unordered_map<idx_t, int> last; // row of each id
     for (int i = 0; i < nv; i++) {
         FAISS_THROW_IF_NOT_FMT(
@@ -359,7 +359,8 @@ void IndexIVFGMM<IVF>::check_compatible_for_merge(
     IVF::check_compatible_for_merge(other);
     auto that = dynamic_cast<const IndexIVFGMM*>(&other);
     FAISS_THROW_IF_NOT_MSG(
-            that, "merge_from: expected an index of the same GMM type");
+            that && that != this,
+            "merge_from: expected another index of the same GMM type");
     FAISS_THROW_IF_NOT_FMT(
             that->max_assign == max_assign,
             "merge_from: max_assign = %zd, expected %zd",

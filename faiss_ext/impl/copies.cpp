@@ -6,6 +6,7 @@
 #include <faiss/utils/distances.h>
 
 #include "Backend.h"
+#include "faiss_ext/impl/coarse.h"
 #include "faiss_ext/impl/errors.h"
 
 namespace faiss_ext {
@@ -35,7 +36,12 @@ Assignment by_responsibility(GMMIndexRef index, size_t n, const float* x) {
     const size_t d = index.ivf.d, width = index.gmm.max_assign - 1;
     const size_t m = std::min(index.gmm.max_assign, index.ivf.nlist);
     std::vector<int64_t> component(n * m);
-    std::vector<float> log_joint(n * m), log_prob(n);
+    std::vector<float> log_joint(n * m), log_prob(n), directions;
+    if (is_ip(index.ivf)) { // the mixture lives on the unit sphere
+        directions.assign(x, x + n * d);
+        faiss::fvec_renorm_L2(d, n, directions.data());
+        x = directions.data();
+    }
     as_faiss_exception([&]() {
         const gmm::GaussianMixture mixture = index.gmm.mixture();
         gmm::Frame frame;
@@ -46,8 +52,8 @@ Assignment by_responsibility(GMMIndexRef index, size_t n, const float* x) {
             }
         }
         const auto backend = gmm::make_cpu_backend();
-        const auto none = gmm::memory_source(nullptr, 0, d);
-        backend->set_data(*none, nullptr, frame);
+        const auto source = gmm::memory_source(x, n, d);
+        backend->set_data(*source, nullptr, frame);
         backend->set_model(frame.to_frame(mixture));
         gmm::Rows rows{x, gmm::ElementType::f32, n, d, d * sizeof(float)};
         backend->top_components(

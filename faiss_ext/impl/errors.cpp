@@ -5,17 +5,13 @@
 #include <cmath>
 #include <cstdint>
 
+#include <faiss/utils/distances.h>
+
 namespace faiss_ext {
 
-namespace {
-
-/// Squared distances between vectors of at most this squared norm are finite.
-constexpr float kMaxNorm2 = 1e37f;
-
-} // namespace
-
 void check_finite(const char* argument, size_t n, size_t d, const float* x) {
-    // Squares are summed, so that a row is checked without branches.
+    // v * 0 is 0 for finite values and NaN for all others, so that a row is
+    // checked by a sum without branches.
     std::atomic<int64_t> first_bad{-1};
 #pragma omp parallel for if (n * d > 100000)
     for (int64_t i = 0; i < static_cast<int64_t>(n); i++) {
@@ -23,9 +19,9 @@ void check_finite(const char* argument, size_t n, size_t d, const float* x) {
         float sum = 0;
 #pragma omp simd reduction(+ : sum)
         for (size_t j = 0; j < d; j++) {
-            sum += row[j] * row[j];
+            sum += row[j] * 0.0f;
         }
-        if (sum <= kMaxNorm2) {
+        if (sum == 0) {
             continue;
         }
         int64_t seen = first_bad.load();
@@ -39,17 +35,9 @@ void check_finite(const char* argument, size_t n, size_t d, const float* x) {
     }
     const float* row = x + i * d;
     size_t j = 0;
-    while (j < d && std::isfinite(row[j])) {
+    while (std::isfinite(row[j])) {
         j++;
     }
-    FAISS_THROW_IF_NOT_FMT(
-            j < d,
-            "%s: row %" PRId64
-            " has a squared norm above %g: its distances "
-            "may overflow",
-            argument,
-            i,
-            kMaxNorm2);
     FAISS_THROW_FMT(
             "%s: row %" PRId64
             " has the value %g in dimension %zu, "
@@ -58,6 +46,21 @@ void check_finite(const char* argument, size_t n, size_t d, const float* x) {
             i,
             row[j],
             j);
+}
+
+void check_storable(const char* argument, size_t n, size_t d, const float* x) {
+    check_finite(argument, n, d, x);
+    constexpr float kMaxNorm2 = 1e37f;
+    for (size_t i = 0; i < n; i++) {
+        const float norm2 = faiss::fvec_norm_L2sqr(x + i * d, d);
+        FAISS_THROW_IF_NOT_FMT(
+                norm2 <= kMaxNorm2,
+                "%s: row %zu has the squared norm %g, expected at most %g",
+                argument,
+                i,
+                norm2,
+                kMaxNorm2);
+    }
 }
 
 } // namespace faiss_ext

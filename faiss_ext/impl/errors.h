@@ -22,8 +22,11 @@ decltype(auto) as_faiss_exception(F&& f) {
 }
 
 /// Throws a FaissException naming the argument, its row and the value if any
-/// of the n * d values is NaN or infinite, or a row's squared norm is above
-/// 1e37, so that distances would be.
+/// of the n * d values is NaN or infinite.
 void check_finite(const char* argument, size_t n, size_t d, const float* x);
+
+/// The same, and throws if a row's squared norm is above 1e37: distances would
+/// overflow, and FAISS loses such vectors.
+void check_storable(const char* argument, size_t n, size_t d, const float* x);
 
 } // namespace faiss_ext

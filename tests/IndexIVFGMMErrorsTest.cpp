@@ -1,0 +1,339 @@
+// Wrong input is refused with its name and value, and changes nothing.
+#include "faiss_ext/IndexIVFGMM.h"
+
+#include <limits>
+
+#include <faiss/impl/AuxIndexStructures.h>
+
+#include "IvfTestTools.h"
+
+namespace faiss_ext {
+namespace {
+
+constexpr size_t kLists = 16;
+
+const Vectors& base() {
+    static const Vectors data = sift_base(3000);
+    return data;
+}
+
+const Vectors& queries() {
+    static const Vectors data = sift_queries(20);
+    return data;
+}
+
+/// Everything of an index that a failed call could have changed.
+struct State {
+    explicit State(const IndexIVFFlatGMM& index)
+            : index(index), ntotal(index.ntotal), trained(index.is_trained),
+              map(index.direct_map.type), cells(index.cells.cells_per_list),
+              calibrated(index.calibration.fitted),
+              report(index.calibration.report()),
+              means(index.is_trained ? index.mixture().means
+                                     : std::vector<float>()),
+              found(search()), entries(list_entries()) {}
+
+    Found search() const {
+        return trained ? find(index, queries(), 10) : Found{};
+    }
+    std::vector<std::vector<idx_t>> list_entries() const {
+        std::vector<std::vector<idx_t>> out;
+        for (size_t i = 0; i < index.nlist; i++) {
+            faiss::InvertedLists::ScopedIds ids(index.invlists, i);
+            out.emplace_back(
+                    ids.get(), ids.get() + index.invlists->list_size(i));
+        }
+        return out;
+    }
+    void expect_unchanged() const {
+        EXPECT_EQ(index.ntotal, ntotal);
+        EXPECT_EQ(index.is_trained, trained);
+        EXPECT_EQ(index.direct_map.type, map);
+        EXPECT_EQ(index.cells.cells_per_list, cells);
+        EXPECT_EQ(index.calibration.fitted, calibrated);
+        EXPECT_EQ(index.calibration.report(), report);
+        if (trained) {
+            EXPECT_EQ(index.mixture().means, means);
+        }
+        EXPECT_EQ(search(), found);
+        EXPECT_EQ(list_entries(), entries);
+    }
+
+    const IndexIVFFlatGMM& index;
+    idx_t ntotal;
+    bool trained;
+    faiss::DirectMap::Type map;
+    size_t cells;
+    bool calibrated;
+    std::string report;
+    std::vector<float> means;
+    Found found;
+    std::vector<std::vector<idx_t>> entries;
+};
+
+/// The call throws, its message has these words, and the index is as it was.
+template <class F>
+void expect_refused(
+        const IndexIVFFlatGMM& index,
+        const std::vector<std::string>& words,
+        F&& call) {
+    const State before(index);
+    const std::string message = faiss_error(call);
+    for (const std::string& word : words) {
+        EXPECT_NE(message.find(word), std::string::npos)
+                << "'" << word << "' is not in: " << message;
+    }
+    before.expect_unchanged();
+}
+
+std::unique_ptr<IndexIVFFlatGMM> calibrated() {
+    auto index = filled(base(), kLists);
+    index->calibrate(100, nullptr);
+    index->nprobe = 3;
+    return index;
+}
+
+TEST(IndexIVFGMMErrors, AnUntrainedIndexTakesAndGivesNothing) {
+    IndexIVFFlatGMM index(base().d, kLists);
+    const Vectors& x = base();
+    expect_refused(index, {"not trained"}, [&] { index.add(x.n, x.x.data()); });
+    expect_refused(index, {"not trained"}, [&] { find(index, x, 5); });
+    expect_refused(index, {"not trained"}, [&] {
+        faiss::RangeSearchResult result(x.n);
+        index.range_search(x.n, x.x.data(), 1e5f, &result);
+    });
+    expect_refused(index, {"not trained"}, [&] { index.mixture(); });
+}
+
+TEST(IndexIVFGMMErrors, TrainingNeedsAVectorForEachList) {
+    IndexIVFFlatGMM index(base().d, kLists);
+    expect_refused(index, {"n = 15", "nlist = 16"}, [&] {
+        index.train(15, base().x.data());
+    });
+    expect_refused(index, {"n = 0", "nlist = 16"}, [&] {
+        index.train(0, base().x.data());
+    });
+    index.train(kLists, base().x.data());
+    EXPECT_TRUE(index.is_trained);
+}
+
+TEST(IndexIVFGMMErrors, TrainingDataIsFinite) {
+    for (float bad :
+         {std::numeric_limits<float>::quiet_NaN(),
+          std::numeric_limits<float>::infinity(),
+          -std::numeric_limits<float>::infinity()}) {
+        IndexIVFFlatGMM index(base().d, kLists);
+        Vectors x = base();
+        x.x[77 * x.d + 5] = bad;
+        expect_refused(index, {"x", "77", "dimension 5"}, [&] {
+            index.train(x.n, x.x.data());
+        });
+    }
+}
+
+TEST(IndexIVFGMMErrors, AFilledIndexIsNotTrainedAgain) {
+    auto index = calibrated();
+    expect_refused(*index, {"ntotal = 3000"}, [&] {
+        index->train(base().n, base().x.data());
+    });
+}
+
+TEST(IndexIVFGMMErrors, ACodecThatCannotBeTrainedLeavesTheIndexAsItWas) {
+    IndexIVFPQGMM index(base().d, kLists, 16, 8);
+    index.cp.niter = 2;
+    const faiss::Index* quantizer = index.quantizer;
+    EXPECT_FAISS_ERROR(index.train(100, base().x.data()), "100");
+    EXPECT_FALSE(index.is_trained);
+    EXPECT_EQ(index.quantizer, quantizer);
+    EXPECT_EQ(index.quantizer->ntotal, 0);
+    EXPECT_TRUE(index.variances.empty());
+    index.pq.cp.niter = 2;
+    index.train(base().n, base().x.data());
+    EXPECT_TRUE(index.is_trained);
+    // and again: what was trained stays
+    const std::vector<float> means = index.mixture().means;
+    EXPECT_FAISS_ERROR(index.train(100, base().x.data()), "100");
+    EXPECT_EQ(index.mixture().means, means);
+}
+
+TEST(IndexIVFGMMErrors, AddedVectorsAreFiniteOrNoneIsAdded) {
+    auto index = calibrated();
+    for (float bad :
+         {std::numeric_limits<float>::quiet_NaN(),
+          std::numeric_limits<float>::infinity(),
+          1e30f}) {
+        Vectors x = base();
+        x.x[2999 * x.d + 100] = bad;
+        expect_refused(
+                *index, {"x", "2999"}, [&] { index->add(x.n, x.x.data()); });
+    }
+    index->set_direct_map_type(faiss::DirectMap::Hashtable);
+    std::vector<float> v(base().d, std::nanf(""));
+    const idx_t id = 5;
+    expect_refused(*index, {"v", "row 0", "dimension 0"}, [&] {
+        index->update_vectors(1, &id, v.data());
+    });
+}
+
+TEST(IndexIVFGMMErrors, AQueryThatIsNotFiniteFindsNothing) {
+    auto index = calibrated();
+    Vectors q = queries();
+    q.x[3 * q.d + 7] = std::nanf("");
+    q.x[5 * q.d] = std::numeric_limits<float>::infinity();
+    for (auto order :
+         {ProbeOrder::calibrated,
+          ProbeOrder::distance,
+          ProbeOrder::scale_free,
+          ProbeOrder::log_likelihood,
+          ProbeOrder::cell_distance,
+          ProbeOrder::cell_posterior}) {
+        for (float mass : {0.9f, 1.0f}) {
+            index->probe_order = order;
+            index->probe_mass = mass;
+            const Found clean = find(*index, queries(), 4);
+            const Found found = find(*index, q, 4);
+            for (size_t j = 0; j < found.ids.size(); j++) {
+                const size_t i = j / 4;
+                ASSERT_EQ(found.ids[j], i == 3 || i == 5 ? -1 : clean.ids[j])
+                        << to_string(order) << " query " << i;
+            }
+            // alone, too
+            const Found one = find(*index, rows_of(q, 3, 4), 4);
+            ASSERT_EQ(one.ids, std::vector<idx_t>(4, -1)) << to_string(order);
+        }
+    }
+    faiss::RangeSearchResult result(q.n);
+    index->range_search(q.n, q.x.data(), 1e6f, &result);
+    EXPECT_EQ(result.lims[3], result.lims[4]);
+    EXPECT_LT(result.lims[4], result.lims[5]);
+    EXPECT_EQ(result.lims[5], result.lims[6]);
+}
+
+TEST(IndexIVFGMMErrors, SearchParametersAreInTheirRanges) {
+    auto index = calibrated();
+    auto refused = [&](const std::vector<std::string>& words, auto&& params) {
+        expect_refused(
+                *index, words, [&] { find(*index, queries(), 5, &params); });
+        expect_refused(*index, words, [&] {
+            faiss::RangeSearchResult result(queries().n);
+            index->range_search(
+                    queries().n, queries().x.data(), 1e5f, &result, &params);
+        });
+    };
+    SearchParametersIVFGMM p;
+    p.nprobe = 0;
+    refused({"nprobe = 0"}, p);
+    faiss::SearchParametersIVF stock;
+    stock.nprobe = 0;
+    refused({"nprobe = 0"}, stock);
+    for (float mass : {0.0f, -0.5f, 1.5f, std::nanf("")}) {
+        p = {};
+        p.probe_mass = mass;
+        refused({"probe_mass = ", "(0, 1]"}, p);
+    }
+    for (float target : {1.0f, -0.5f, 1.5f, std::nanf("")}) {
+        p = {};
+        p.target_recall = target;
+        refused({"target_recall = ", "[0, 1)"}, p);
+    }
+    refused({"params", "SearchParametersIVF"}, faiss::SearchParameters());
+
+    expect_refused(*index, {"k = 0"}, [&] { find(*index, queries(), 0); });
+    // the index's own fields are looked at alike
+    index->probe_mass = 2;
+    EXPECT_FAISS_ERROR(find(*index, queries(), 5), "probe_mass = 2");
+    index->probe_mass = 1;
+    index->nprobe = 0;
+    EXPECT_FAISS_ERROR(find(*index, queries(), 5), "nprobe = 0");
+}
+
+TEST(IndexIVFGMMErrors, ATargetNeedsACalibration) {
+    auto index = filled(base(), kLists);
+    SearchParametersIVFGMM p;
+    p.target_recall = 0.9f;
+    expect_refused(*index, {"target_recall", "calibrat"}, [&] {
+        find(*index, queries(), 5, &p);
+    });
+}
+
+TEST(IndexIVFGMMErrors, WhatIsNotThereCannotBeNamed) {
+    auto index = calibrated();
+    std::vector<float> v(base().d);
+    const idx_t known = 5;
+    expect_refused(*index, {"direct map"}, [&] {
+        index->update_vectors(1, &known, v.data());
+    });
+    expect_refused(
+            *index, {"direct map"}, [&] { index->reconstruct(5, v.data()); });
+    for (auto type : {faiss::DirectMap::Array, faiss::DirectMap::Hashtable}) {
+        index->set_direct_map_type(type);
+        for (idx_t id : {idx_t(3000), idx_t(-1), idx_t(1) << 40}) {
+            expect_refused(
+                    *index, {}, [&] { index->reconstruct(id, v.data()); });
+            const idx_t ids[] = {4, id};
+            expect_refused(*index, {"idx[1]", std::to_string(id)}, [&] {
+                index->update_vectors(2, ids, base().row(0));
+            });
+        }
+    }
+    // nothing is removed, and that is no error
+    index->set_direct_map_type(faiss::DirectMap::NoMap);
+    EXPECT_EQ(index->remove_ids(faiss::IDSelectorRange(3000, 9000)), 0u);
+}
+
+TEST(IndexIVFGMMErrors, AnArrayMapTakesNoIdsAndHasNoGaps) {
+    auto index = calibrated();
+    index->set_direct_map_type(faiss::DirectMap::Array);
+    const std::vector<idx_t> ids = {7000, 7001};
+    expect_refused(*index, {}, [&] {
+        index->add_with_ids(2, base().x.data(), ids.data());
+    });
+    expect_refused(*index, {"Array"}, [&] {
+        index->remove_ids(faiss::IDSelectorRange(0, 10));
+    });
+}
+
+TEST(IndexIVFGMMErrors, OnlyTheSameKindMerges) {
+    auto index = calibrated();
+    faiss::IndexFlatL2 coarse(base().d);
+    faiss::IndexIVFFlat stock(&coarse, base().d, kLists);
+    stock.train(base().n, base().x.data());
+    stock.add(100, base().x.data());
+    expect_refused(*index, {}, [&] { index->merge_from(stock, 0); });
+    EXPECT_EQ(stock.ntotal, 100);
+    auto other_means = trained(rows_of(base(), 1000, 2000), kLists);
+    other_means->add(100, base().x.data());
+    expect_refused(*index, {"quantizers"}, [&] {
+        index->merge_from(*other_means, 0);
+    });
+    EXPECT_EQ(other_means->ntotal, 100);
+    auto copies = trained(base(), kLists);
+    copies->max_assign = 2;
+    copies->add(100, base().x.data());
+    expect_refused(
+            *index, {"max_assign = 2"}, [&] { index->merge_from(*copies, 0); });
+    expect_refused(*index, {}, [&] { index->merge_from(*index, 0); });
+}
+
+TEST(IndexIVFGMMErrors, CopiesAreDecidedOnBeforeAdding) {
+    auto index = calibrated();
+    for (size_t assign : {size_t(0), size_t(2)}) {
+        index->max_assign = assign;
+        EXPECT_FAISS_ERROR(
+                index->add(10, base().x.data()),
+                "max_assign = " + std::to_string(assign));
+        index->max_assign = 1;
+        EXPECT_EQ(index->ntotal, idx_t(base().n));
+    }
+    auto plain = trained(base(), kLists);
+    plain->cells_per_list = 1;
+    plain->add(100, base().x.data());
+    plain->max_assign = 2;
+    EXPECT_FAISS_ERROR(plain->add(100, base().x.data()), "max_assign = 2");
+    EXPECT_FAISS_ERROR(find(*plain, queries(), 5), "max_assign = 2");
+    plain->max_assign = 1;
+    expect_model(*plain, model_of(rows_of(base(), 0, 100)), queries());
+}
+
+} // namespace
+} // namespace faiss_ext
