@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <map>
 #include <random>
@@ -191,6 +192,8 @@ int main(int argc, char** argv) {
         if (options.threads > 0) {
             omp_set_num_threads(options.threads);
         }
+        double busy = 0; // how busy others keep the machine
+        getloadavg(&busy, 1);
         const bench::Vectors data = load(options);
         const auto backend = options.backend == "cuda"
                 ? gmm::make_cuda_backend()
@@ -231,6 +234,7 @@ int main(int argc, char** argv) {
             out["covariance"] = covariance;
             out["backend"] = options.backend;
             out["threads"] = omp_get_max_threads();
+            out["load_average_before"] = busy;
             out["em_seconds"] = measured.em.json();
             out["em_hard_seconds"] = measured.em_hard.json();
             out["faiss_kmeans_seconds"] = measured.kmeans.json();

@@ -68,6 +68,7 @@ def main():
     parser.add_argument("--json")
     args = parser.parse_args()
 
+    busy = os.getloadavg()[0]  # how busy others keep the machine
     x = read_rows(args.data, args.n)
     results = {}
     for covariance, peer in PEERS.items():
@@ -93,6 +94,7 @@ def main():
             "machine": run["machine"],
             "versions": dict(run["versions"], sklearn=sklearn.__version__,
                              numpy=np.__version__),
+            "load_average_before": busy,
             "n": args.n, "d": x.shape[1], "k": args.k, "results": results,
         }
         with open(args.json, "w") as file:
