@@ -1,0 +1,142 @@
+#!/usr/bin/env python3
+"""Times gpu_bench's kernel, its peers and chunked PyTorch on the same vectors and the same model.
+
+    PYTHONPATH=.../Flash-GMM:.../flash-kmeans bench/gpu/peers.py --bench build/bin/gpu_bench --data sift.u8bin
+
+Peers whose checkouts are not on PYTHONPATH are left out. Medians of --runs passes after warm-up, from device events.
+"""
+import argparse
+import json
+import os
+import subprocess
+import tempfile
+
+import numpy as np
+import torch
+
+
+def load(path, n, d):
+    """n vectors: the file's over and over, with a little noise from the second time on; or Gaussian noise."""
+    torch.manual_seed(1)
+    if path == "noise":
+        return torch.randn(n, d, device="cuda")
+    count, dim = np.fromfile(path, np.int32, 2)
+    kind = np.uint8 if path.endswith("u8bin") else np.float32
+    base = torch.from_numpy(np.fromfile(path, kind, offset=8).reshape(count, dim)[:, :d]).cuda().float()
+    x = base.repeat((n + count - 1) // count, 1)[:n].contiguous()
+    if n > count:
+        x[count:] += 0.02 * base.std() * torch.randn_like(x[count:])
+    return x
+
+
+def median_ms(work, runs):
+    times = []
+    for i in range(runs + 2):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        work()
+        end.record()
+        torch.cuda.synchronize()
+        if i >= 2:
+            times.append(start.elapsed_time(end))
+    return sorted(times)[len(times) // 2]
+
+
+def torch_step(x, means, variances, log_weights, kind, chunk=65536):
+    """The E-step and its sums as PyTorch does them, a chunk of rows at a time."""
+    k, d = means.shape
+    y, m = x.to(kind), means.to(kind)
+    constant = log_weights - 0.5 * d * torch.log(2 * torch.pi * variances) - 0.5 * (means * means).sum(1) / variances
+    square = (x * x).sum(1, keepdim=True)
+
+    def step():
+        n_k, sums = torch.zeros(k, device="cuda"), torch.zeros(k, d, device="cuda")
+        for i in range(0, len(x), chunk):
+            z = constant + ((y[i:i + chunk] @ m.T).float() - 0.5 * square[i:i + chunk]) / variances
+            r = torch.softmax(z, 1)
+            n_k += r.sum(0)
+            sums += (r.to(kind).T @ y[i:i + chunk]).float()
+        return n_k, sums
+    return step
+
+
+def reference(x, means, variances, log_weights):
+    """log Z and N_k in double."""
+    x, m, v = x.double(), means.double(), variances.double()
+    log_z, n_k = [], 0
+    for i in range(0, len(x), 4096):
+        square = torch.cdist(x[i:i + 4096], m, compute_mode="donot_use_mm_for_euclid_dist") ** 2
+        z = log_weights.double() - 0.5 * x.shape[1] * torch.log(2 * torch.pi * v) - 0.5 * square / v
+        log_z.append(torch.logsumexp(z, 1))
+        n_k = n_k + torch.exp(z - log_z[-1][:, None]).sum(0)
+    return torch.cat(log_z), n_k
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bench", required=True, nargs="+", help="gpu_bench and what it is started with")
+    parser.add_argument("--data", default="noise")
+    parser.add_argument("-n", type=int, default=1000000)
+    parser.add_argument("-d", type=int, default=128)
+    parser.add_argument("-k", type=int, default=1024)
+    parser.add_argument("--train", type=int, default=100000)
+    parser.add_argument("--runs", type=int, default=9)
+    parser.add_argument("--errors", type=int, default=100000, help="vectors that are compared with double")
+    parser.add_argument("--json")
+    args = parser.parse_args()
+
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        model = os.path.join(folder, "model")
+        for precision in ("fast", "automatic", "exact"):
+            command = [*args.bench, "--data", args.data, "-n", args.n, "-d", args.d, "-k", args.k, "--train",
+                       args.train, "--runs", args.runs, "--precision", precision, "--errors", min(args.errors, args.n),
+                       "--model-out", model]
+            line = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout
+            ours = json.loads(line.strip().splitlines()[-1])
+            results["this, " + precision] = {"ms": ours["device_ms"], **ours["errors"]}
+        raw = torch.from_numpy(np.fromfile(model, np.float32)).cuda()
+    means = raw[:args.k * args.d].view(args.k, args.d).contiguous()
+    variances, log_weights = (part.contiguous() for part in raw[args.k * args.d:].view(2, args.k))
+    x = load(args.data, args.n, args.d)
+
+    try:
+        from flash_gmm_h100 import flash_gmm_estep
+        step = lambda v=x: flash_gmm_estep(v, means, variances.log(), log_weights)
+        entry = {"ms": median_ms(step, args.runs)}
+        sample = x[:args.errors].contiguous()
+        log_z, n_k = reference(sample, means, variances, log_weights)
+        got_z, got_n = step(sample)[:2]
+        counted = n_k > 10
+        entry["log_z_worst"] = (got_z.double() - log_z).abs().max().item()
+        entry["n_k_worst"] = (got_n.double() / n_k - 1).abs()[counted].max().item()
+        results["Flash-GMM, H100"] = entry
+    except Exception as error:  # absent, or its kernel did not compile here
+        print("Flash-GMM left out:", repr(error)[:300])
+    try:
+        from flash_kmeans import batch_kmeans_Euclid
+        half = x.half()[None]
+        start = means.half()[None]
+        one, five = (median_ms(lambda i=i: batch_kmeans_Euclid(half, args.k, max_iters=i, tol=-1.0,
+                                                               init_centroids=start), args.runs) for i in (1, 5))
+        results["flash-kmeans, one iteration, fp16"] = {"ms": (five - one) / 4}
+        del half
+    except Exception as error:
+        print("flash-kmeans left out:", repr(error)[:300])
+    for name, kind in (("bf16", torch.bfloat16), ("tf32", torch.float32)):
+        torch.backends.cuda.matmul.allow_tf32 = True
+        step = torch_step(x, means, variances, log_weights, kind)
+        results["PyTorch, chunked, " + name] = {"ms": median_ms(step, args.runs)}
+
+    ours = results["this, fast"]["ms"]
+    print(f"{args.data} {args.n} x {args.d}, K = {args.k}, {torch.cuda.get_device_name()}")
+    for name, entry in results.items():
+        error = "".join(f"  {key} {entry[key]:.2g}" for key in ("log_z_worst", "n_k_worst") if key in entry)
+        print(f"{name:36} {entry['ms']:9.3f} ms {entry['ms'] / ours:7.2f} x{error}")
+    if args.json:
+        with open(args.json, "w") as file:
+            json.dump({"args": vars(args), "device": torch.cuda.get_device_name(), "results": results}, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <string>
+
+#include "Error.h"
+
+namespace gmm::cuda {
+
+/// Throws DeviceError: what was attempted and what CUDA said.
+[[noreturn]] void fail(cudaError_t error, const char* what);
+
+inline void check(cudaError_t error, const char* what) {
+    if (error != cudaSuccess) {
+        fail(error, what);
+    }
+}
+
+/// For the line after a kernel launch.
+inline void check_launch(const char* kernel) {
+    check(cudaGetLastError(), kernel);
+}
+
+/// Memory ran out: a smaller block may still fit.
+struct OutOfMemory : DeviceError {
+    using DeviceError::DeviceError;
+};
+
+/** Device or pinned host memory that frees itself. Grows, never shrinks. */
+template <bool kPinned>
+struct Memory {
+    Memory() = default;
+    Memory(const Memory&) = delete;
+    Memory& operator=(const Memory&) = delete;
+    ~Memory() {
+        release();
+    }
+
+    /// Contents are lost if it grows. Throws OutOfMemory with what was asked
+    /// for and what was free.
+    void reserve(size_t bytes);
+    void release() noexcept;
+
+    size_t bytes() const {
+        return bytes_;
+    }
+
+    template <class T>
+    T* as(size_t offset_bytes = 0) const {
+        return reinterpret_cast<T*>(static_cast<char*>(data_) + offset_bytes);
+    }
+
+private:
+    void* data_ = nullptr;
+    size_t bytes_ = 0;
+};
+
+using DeviceMemory = Memory<false>;
+using PinnedMemory = Memory<true>;
+
+extern template struct Memory<false>;
+extern template struct Memory<true>;
+
+} // namespace gmm::cuda

@@ -1,0 +1,273 @@
+#include <algorithm>
+#include <cmath>
+#include <exception>
+#include <thread>
+
+#include "CudaOptions.h"
+#include "Engine.h"
+
+namespace gmm {
+
+namespace {
+
+using cuda::check;
+using cuda::Engine;
+
+int device_count(std::string* why_not) {
+    int count = 0;
+    const cudaError_t error = cudaGetDeviceCount(&count);
+    if (error != cudaSuccess || count == 0) {
+        (void)cudaGetLastError();
+        if (why_not) {
+            *why_not = error == cudaSuccess ? "no CUDA device"
+                                            : std::string("no CUDA device: ") +
+                            cudaGetErrorString(error);
+        }
+        return 0;
+    }
+    return count;
+}
+
+bool usable(int device, std::string* why_not) {
+    int major = 0;
+    check(cudaDeviceGetAttribute(
+                  &major, cudaDevAttrComputeCapabilityMajor, device),
+          "device attributes");
+    if (major >= 8) {
+        return true;
+    }
+    if (why_not) {
+        *why_not = "device " + std::to_string(device) +
+                " has compute capability " + std::to_string(major) +
+                ".x; 8.0 or later is needed";
+    }
+    return false;
+}
+
+void require(bool ok, const char* what, size_t value, size_t expected) {
+    if (!ok) {
+        throw InvalidArgument(
+                std::string(what) + " is " + std::to_string(value) +
+                ", expected " + std::to_string(expected));
+    }
+}
+
+/** Devices of one host share the rows in contiguous parts; their statistics
+ * are added on the host, in the order of the devices. That is O(k d) once an
+ * iteration, so a library for collective operations would gain nothing that
+ * could be seen beside the pass itself. */
+struct CudaBackend : Backend {
+    explicit CudaBackend(const CudaOptions& options) {
+        std::vector<int> devices = options.devices;
+        if (devices.empty()) {
+            int current = 0;
+            check(cudaGetDevice(&current), "current device");
+            devices = {current};
+        }
+        std::string why_not;
+        const int count = device_count(&why_not);
+        for (int device : devices) {
+            if (device < 0 || device >= count || !usable(device, &why_not)) {
+                throw DeviceError(
+                        "CUDA: device " + std::to_string(device) + " of " +
+                        std::to_string(count) + " cannot be used. " + why_not);
+            }
+            engines.push_back(std::make_unique<Engine>(device, options));
+        }
+    }
+
+    std::string name() const override {
+        return "cuda";
+    }
+
+    void set_data(
+            const VectorSource& source,
+            const float* weights,
+            const Frame& frame) override {
+        require(source.d > 0 && source.d <= kMaxDimension,
+                "source.d",
+                source.d,
+                kMaxDimension);
+        require(frame.center.size() == source.d,
+                "frame.center's size",
+                frame.center.size(),
+                source.d);
+        float largest = 0;
+        for (size_t i = 0; weights && i < source.n; i++) {
+            if (!(weights[i] >= 0) || std::isinf(weights[i])) {
+                throw InvalidArgument(
+                        "weights[" + std::to_string(i) + "] is " +
+                        std::to_string(weights[i]) +
+                        ", expected a finite number that is not negative");
+            }
+            largest = std::max(largest, weights[i]);
+        }
+        // A power of two: exact, and no weight above 1 on the device.
+        const double scale = largest > 0
+                ? std::exp2(std::ceil(std::log2(double(largest))))
+                : 1.;
+        d = source.d;
+        const size_t parts = engines.size();
+        for (size_t i = 0; i < parts; i++) {
+            engines[i]->bind(
+                    source,
+                    source.n * i / parts,
+                    source.n * (i + 1) / parts,
+                    weights,
+                    scale,
+                    frame);
+        }
+    }
+
+    void set_model(const GaussianMixture& model) override {
+        require(d > 0, "d of the data (set_data comes first)", d, model.d);
+        require(model.d == d, "model.d", model.d, d);
+        require(model.k > 0 && model.k <= kMaxComponents,
+                "model.k",
+                model.k,
+                kMaxComponents);
+        model.validate();
+        covariance = model.covariance;
+        k = model.k;
+        for (auto& engine : engines) {
+            engine->set_model(model);
+        }
+    }
+
+    void accumulate(EStep step, SufficientStats& stats) override {
+        require(k > 0, "model.k (set_model comes first)", k, 1);
+        std::vector<SufficientStats> parts(engines.size());
+        each_engine([&](size_t i) {
+            parts[i] = SufficientStats(covariance, k, d);
+            engines[i]->accumulate(step, parts[i]);
+        });
+        for (size_t i = 1; i < parts.size(); i++) {
+            parts[0].merge(parts[i]);
+        }
+        stats = std::move(parts[0]);
+    }
+
+    void top_components(
+            const Rows& x,
+            size_t m,
+            int64_t* components,
+            float* log_joint,
+            float* distances,
+            float* log_prob,
+            EStep order) override {
+        require(k > 0, "model.k (set_model comes first)", k, 1);
+        require(x.d == d, "x.d", x.d, d);
+        require(m >= 1 && m <= k, "m", m, k);
+        const size_t parts = engines.size();
+        each_engine([&](size_t i) {
+            const size_t begin = x.n * i / parts, end = x.n * (i + 1) / parts;
+            Rows part = x;
+            part.n = end - begin;
+            part.data = static_cast<const char*>(x.data) + begin * x.stride;
+            engines[i]->top_components(
+                    part,
+                    m,
+                    components + begin * m,
+                    log_joint ? log_joint + begin * m : nullptr,
+                    distances ? distances + begin * m : nullptr,
+                    log_prob ? log_prob + begin : nullptr,
+                    order);
+        });
+    }
+
+    /// Runs work(i) for every engine, each in a thread of its own.
+    template <class Work>
+    void each_engine(const Work& work) {
+        if (engines.size() == 1) {
+            work(0);
+            return;
+        }
+        std::vector<std::exception_ptr> errors(engines.size());
+        std::vector<std::thread> threads;
+        for (size_t i = 0; i < engines.size(); i++) {
+            threads.emplace_back([&, i] {
+                try {
+                    work(i);
+                } catch (...) {
+                    errors[i] = std::current_exception();
+                }
+            });
+        }
+        for (std::thread& t : threads) {
+            t.join();
+        }
+        for (const std::exception_ptr& e : errors) {
+            if (e) {
+                std::rethrow_exception(e);
+            }
+        }
+    }
+
+    static constexpr size_t kMaxDimension = 2048;
+    static constexpr size_t kMaxComponents = size_t(1) << 23;
+
+    std::vector<std::unique_ptr<Engine>> engines;
+    Covariance covariance = Covariance::isotropic;
+    size_t d = 0;
+    size_t k = 0;
+};
+
+} // namespace
+
+bool cuda_available(std::string* why_not) {
+    std::string why;
+    const int count = device_count(&why);
+    for (int i = 0; i < count; i++) {
+        if (usable(i, &why)) {
+            return true;
+        }
+    }
+    if (why_not) {
+        *why_not = why;
+    }
+    return false;
+}
+
+std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options) {
+    std::string why_not;
+    if (!cuda_available(&why_not)) {
+        throw DeviceError("CUDA: " + why_not);
+    }
+    return std::make_unique<CudaBackend>(options);
+}
+
+std::unique_ptr<Backend> make_cuda_backend() {
+    return make_cuda_backend(CudaOptions());
+}
+
+static const std::vector<std::unique_ptr<Engine>>& engines_of(
+        const Backend& backend) {
+    const auto* cuda = dynamic_cast<const CudaBackend*>(&backend);
+    if (!cuda) {
+        throw InvalidArgument(
+                "backend is \"" + backend.name() + "\", expected \"cuda\"");
+    }
+    return cuda->engines;
+}
+
+std::vector<float> cuda_row_log_prob(const Backend& backend) {
+    return engines_of(backend)[0]->row_log_prob();
+}
+
+CudaReport cuda_report(const Backend& backend) {
+    const auto& engines = engines_of(backend);
+    CudaReport report = engines[0]->report;
+    for (size_t i = 1; i < engines.size(); i++) {
+        const CudaReport& r = engines[i]->report;
+        report.kernel_ms = std::max(report.kernel_ms, r.kernel_ms);
+        report.rows += r.rows;
+        report.dense_rows += r.dense_rows;
+        report.responsibilities += r.responsibilities;
+        report.device_bytes += r.device_bytes;
+        report.resident = report.resident && r.resident;
+        report.exact = report.exact || r.exact;
+    }
+    return report;
+}
+
+} // namespace gmm

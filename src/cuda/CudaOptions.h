@@ -1,0 +1,65 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+#include "Backend.h"
+
+namespace gmm {
+
+/// What the E-step's matrix products are computed in.
+enum class Precision {
+    /// fp16 operands, fp32 sums; components so narrow that this would show
+    /// (see CudaOptions::tolerance) are evaluated as in `exact`
+    automatic,
+    /// fp16 operands, fp32 sums, whatever the model
+    fast,
+    /// operands split into two fp16 numbers: near fp32
+    exact,
+};
+
+/// Which kernel computes the logits.
+enum class Kernel {
+    automatic, ///< the fastest that the device can run
+    portable,  ///< mma.sync and cp.async: sm_80 and later
+    hopper,    ///< wgmma and TMA: sm_90 only
+};
+
+struct CudaOptions {
+    Precision precision = Precision::automatic;
+    Kernel kernel = Kernel::automatic;
+    /// nats of log-likelihood (root mean square) that rounding may cost before
+    /// `automatic` evaluates a component as `exact` does
+    double tolerance = 0.004;
+    /// bytes of device memory to use at most; 0: nine tenths of what is free
+    size_t memory_limit = 0;
+    /// CUDA device numbers that share the data; empty: the current device
+    std::vector<int> devices;
+};
+
+/// Throws DeviceError if there is no such device.
+std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options);
+
+/// What the last accumulate() did, for benchmarks and tests.
+struct CudaReport {
+    double kernel_ms = 0;        ///< device time of the pass, all blocks
+    size_t rows = 0;             ///< rows seen
+    size_t dense_rows = 0;       ///< of these, through the dense path
+    size_t responsibilities = 0; ///< that were summed on the sparse path
+    size_t device_bytes = 0;     ///< allocated now, data included
+    bool resident = false;       ///< data were kept on the device
+    bool exact = false;          ///< some or all components in `exact`
+    /// of the pass's first block, ms: choice of components (one GEMM and its
+    /// epilogue), exact evaluation, compaction, sparse sums, dense path
+    std::vector<double> steps_ms;
+};
+
+/// The report of a backend that make_cuda_backend returned.
+CudaReport cuda_report(const Backend& backend);
+
+/// log p(y) in the frame of each row in the last accumulate()'s last block, on
+/// the first device: what errors are measured on.
+std::vector<float> cuda_row_log_prob(const Backend& backend);
+
+} // namespace gmm

@@ -1,0 +1,190 @@
+#include <algorithm>
+
+#include "Check.h"
+#include "Data.h"
+
+namespace gmm::cuda {
+
+namespace {
+
+__device__ __forceinline__ float as_float(float x) {
+    return x;
+}
+__device__ __forceinline__ float as_float(__half x) {
+    return __half2float(x);
+}
+__device__ __forceinline__ float as_float(unsigned char x) {
+    return x;
+}
+
+__device__ __forceinline__ float warp_sum(float x) {
+#pragma unroll
+    for (int step = 16; step; step /= 2) {
+        x += __shfl_xor_sync(0xffffffffu, x, step);
+    }
+    return x;
+}
+
+/// One warp a row, two dimensions a lane.
+template <class T>
+__global__ void __launch_bounds__(256) prepare_kernel(
+        const __grid_constant__ PrepareArgs args,
+        const __grid_constant__ PreparedRows out,
+        RowChecks* checks) {
+    const int lane = threadIdx.x % 32;
+    const int pitch = out.operand.pitch;
+    const int64_t plane = out.operand.rows * pitch;
+    const int64_t warps = int64_t(gridDim.x) * 8;
+    float largest = 0;
+    unsigned long long bad = ~0ull;
+    for (int64_t i = int64_t(blockIdx.x) * 8 + threadIdx.x / 32; i < args.rows;
+         i += warps) {
+        const T* const x = reinterpret_cast<const T*>(
+                static_cast<const char*>(args.input) + i * args.stride);
+        __half* const to = const_cast<__half*>(out.operand.data) +
+                (args.row_begin + i) * pitch;
+        float norm = 0, norm_hi = 0;
+        for (int j = 2 * lane; j < pitch; j += 64) {
+            float y[2], hi[2], lo[2], square[2], square_hi[2];
+#pragma unroll
+            for (int e = 0; e < 2; e++) {
+                y[e] = j + e < args.d
+                        ? (as_float(x[j + e]) - args.center[j + e]) * args.scale
+                        : 0.f;
+                if (!isfinite(y[e])) {
+                    bad = min(bad, (unsigned long long)(args.row_number + i));
+                    y[e] = 0;
+                }
+                largest = fmaxf(largest, fabsf(y[e]));
+                y[e] *= args.power;
+                hi[e] = __half2float(__float2half_rn(y[e]));
+                lo[e] = args.lo ? __half2float(__float2half_rn(y[e] - hi[e]))
+                                : 0.f;
+                y[e] = hi[e] + lo[e];
+                square[e] = y[e] * y[e];
+                square_hi[e] = __half2float(__float2half_rn(square[e]));
+                norm += square[e];
+                norm_hi += hi[e] * hi[e];
+            }
+            int p = 0;
+            auto put = [&](float a, float b) {
+                *reinterpret_cast<__half2*>(to + p++ * plane + j) =
+                        __floats2half2_rn(a, b);
+            };
+            put(hi[0], hi[1]);
+            if (args.squares) {
+                put(square_hi[0], square_hi[1]);
+            }
+            if (args.lo) {
+                put(lo[0], lo[1]);
+                if (args.squares) {
+                    put(square[0] - square_hi[0], square[1] - square_hi[1]);
+                }
+            }
+        }
+        norm = warp_sum(norm);
+        norm_hi = warp_sum(norm_hi);
+        if (lane == 0) {
+            out.row_constant[args.row_begin + i] = -0.5f * norm;
+            out.row_constant_hi[args.row_begin + i] = -0.5f * norm_hi;
+        }
+    }
+    // Integer maxima and minima: order does not matter.
+    __shared__ unsigned int block_largest;
+    if (threadIdx.x == 0) {
+        block_largest = 0;
+    }
+    __syncthreads();
+    atomicMax(&block_largest, __float_as_uint(largest));
+    if (bad != ~0ull) {
+        atomicMin(&checks->first_bad, bad);
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        atomicMax(&checks->largest, block_largest);
+    }
+}
+
+/// One warp a row, 16 bytes a lane.
+__global__ void __launch_bounds__(256) gather_kernel(
+        const __grid_constant__ PreparedRows from,
+        int64_t from_begin,
+        const float* weight,
+        const uint32_t* numbers,
+        int count,
+        const __grid_constant__ PreparedRows to,
+        float* to_weight) {
+    const int i = blockIdx.x * 8 + threadIdx.x / 32;
+    const int lane = threadIdx.x % 32;
+    if (i >= count) {
+        return;
+    }
+    const int64_t row = from_begin + numbers[i];
+    const int pieces = from.operand.pitch / 8;
+    for (int p = 0; p < from.operand.planes; p++) {
+        auto* const source = reinterpret_cast<const uint4*>(
+                from.operand.data +
+                (p * from.operand.rows + row) * from.operand.pitch);
+        auto* const target = reinterpret_cast<uint4*>(
+                const_cast<__half*>(to.operand.data) +
+                (p * to.operand.rows + i) * to.operand.pitch);
+        for (int j = lane; j < pieces; j += 32) {
+            target[j] = source[j];
+        }
+    }
+    if (lane == 0) {
+        to.row_constant[i] = from.row_constant[row];
+        to.row_constant_hi[i] = from.row_constant_hi[row];
+        if (weight) {
+            to_weight[i] = weight[numbers[i]];
+        }
+    }
+}
+
+} // namespace
+
+void prepare_rows(
+        const PrepareArgs& args,
+        const PreparedRows& out,
+        RowChecks* checks,
+        cudaStream_t stream) {
+    if (args.rows == 0) {
+        return;
+    }
+    const int blocks = int(std::min<int64_t>((args.rows + 7) / 8, 132 * 32));
+    switch (args.type) {
+        case ElementType::f32:
+            prepare_kernel<float>
+                    <<<blocks, 256, 0, stream>>>(args, out, checks);
+            break;
+        case ElementType::f16:
+            prepare_kernel<__half>
+                    <<<blocks, 256, 0, stream>>>(args, out, checks);
+            break;
+        case ElementType::u8:
+            prepare_kernel<unsigned char>
+                    <<<blocks, 256, 0, stream>>>(args, out, checks);
+            break;
+    }
+    check_launch("conversion of rows");
+}
+
+size_t prepared_row_bytes(int d, int planes) {
+    return size_t((d + 7) / 8 * 8) * 2 * planes + 2 * sizeof(float);
+}
+
+void gather_rows(
+        const PreparedRows& from,
+        int64_t from_begin,
+        const float* weight,
+        const uint32_t* numbers,
+        int count,
+        const PreparedRows& to,
+        float* to_weight,
+        cudaStream_t stream) {
+    gather_kernel<<<(count + 7) / 8, 256, 0, stream>>>(
+            from, from_begin, weight, numbers, count, to, to_weight);
+    check_launch("gathering of rows");
+}
+
+} // namespace gmm::cuda

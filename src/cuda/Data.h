@@ -1,0 +1,65 @@
+#pragma once
+
+#include <cstdint>
+
+#include "Score.h"
+#include "VectorSource.h"
+
+namespace gmm::cuda {
+
+/** Rows as the kernels want them: centred, scaled by a power of two into
+ * fp16's range, split into hi (+ lo) halves; diagonal models also get squares.
+ *
+ * Planes: hi | hi, lo | hi, hi^2 | hi, hi^2, lo, lo^2 ("lo^2" being the
+ * second half of the square's split).
+ */
+struct PreparedRows {
+    Operand operand;
+    float* row_constant = nullptr; ///< -|Y|^2 / 2, Y = hi (+ lo)
+    /// the same of hi alone: a score must see one Y in product and constant
+    float* row_constant_hi = nullptr;
+    int64_t capacity = 0;
+};
+
+/// What conversion found; merged over blocks by max and min.
+struct RowChecks {
+    unsigned long long first_bad = ~0ull; ///< row with a NaN or infinity
+    unsigned int largest = 0;             ///< bits of the largest |y|, frame
+};
+
+struct PrepareArgs {
+    const void* input; ///< device memory
+    ElementType type;
+    int64_t stride; ///< bytes
+    int64_t rows;
+    int d;
+    const float* center; ///< device, size d
+    float scale;         ///< the frame's
+    float power;         ///< further power of two: Y = y * power
+    int64_t row_begin;   ///< where in the operand these rows go
+    int64_t row_number;  ///< of the first row, for the checks
+    bool squares;
+    bool lo;
+};
+
+void prepare_rows(
+        const PrepareArgs&,
+        const PreparedRows& out,
+        RowChecks* checks,
+        cudaStream_t);
+
+/// Bytes that one row takes when prepared.
+size_t prepared_row_bytes(int d, int planes);
+
+/// Copies rows (all planes, constants, weights) with the given numbers.
+void gather_rows(
+        const PreparedRows& from,
+        int64_t from_begin,
+        const float* weight,
+        const uint32_t* numbers,
+        int count,
+        const PreparedRows& to,
+        float* to_weight,
+        cudaStream_t);
+
+} // namespace gmm::cuda

@@ -1,0 +1,442 @@
+#include <algorithm>
+
+#include "Dense.h"
+#include "Ptx.cuh"
+
+namespace gmm::cuda {
+
+namespace {
+
+constexpr int kTotalSplits = 32;
+/// Rows of a block of the Hopper kernel.
+constexpr int kScoreRows = 192;
+
+// ---- sum of r and of r q, straight from the responsibilities ----
+
+__global__ void __launch_bounds__(256) totals_kernel(
+        const __half* hi,
+        const __half* lo,
+        int rows,
+        int components,
+        int component_begin,
+        const float* row_constant,
+        double* totals,
+        int padded_k) {
+    const int pair = threadIdx.x % 32;
+    const int column = blockIdx.x * 64 + pair * 2;
+    const int per_split = (rows + kTotalSplits - 1) / kTotalSplits;
+    const int begin = blockIdx.y * per_split;
+    const int end = min(rows, begin + per_split);
+    double n[2] = {}, q[2] = {};
+    for (int i = begin + threadIdx.x / 32; i < end; i += 8) {
+        const size_t at = size_t(i) * components + column;
+        float2 r = __half22float2(*reinterpret_cast<const __half2*>(hi + at));
+        if (lo) {
+            const float2 rest =
+                    __half22float2(*reinterpret_cast<const __half2*>(lo + at));
+            r.x += rest.x;
+            r.y += rest.y;
+        }
+        const float c = row_constant[i];
+        n[0] += r.x;
+        n[1] += r.y;
+        q[0] += double(r.x) * c;
+        q[1] += double(r.y) * c;
+    }
+    __shared__ double parts[8][32][4];
+    double* const mine = parts[threadIdx.x / 32][pair];
+    mine[0] = n[0];
+    mine[1] = q[0];
+    mine[2] = n[1];
+    mine[3] = q[1];
+    __syncthreads();
+    if (threadIdx.x < 128) {
+        double sum = 0;
+        for (int w = 0; w < 8; w++) {
+            sum += parts[w][threadIdx.x / 4][threadIdx.x % 4];
+        }
+        totals[(size_t(blockIdx.y) * padded_k + component_begin +
+                blockIdx.x * 64) *
+                       2 +
+               threadIdx.x] += sum / kResponsibilityScale;
+    }
+}
+
+// ---- R^T Y ----
+
+constexpr int kTile = 128;    ///< components and dimensions of a block
+constexpr int kDepth = 64;    ///< rows of a stage
+constexpr int kThreads = 256; ///< warps: 2 (components) x 4 (dimensions)
+constexpr int kTileBytes = kDepth * kTile * 2;
+
+struct ProductArgs {
+    const __half* r[2]; ///< hi, lo: [rows][components]
+    int components;
+    int component_begin;
+    Operand y; ///< gathered rows
+    int rows;
+    int d;
+    int padded_k;
+    int splits, parts, terms; ///< terms: of each part
+    uint8_t term_r[3];
+    uint8_t term_y[2][3];
+    float* partial;
+};
+
+/// 64 rows of 128 halves: 16 pieces of 16 bytes, swizzled.
+__device__ __forceinline__ uint32_t at_piece(int row, int piece) {
+    return row * 256 + ((piece ^ (row & 7)) << 4);
+}
+
+__device__ __forceinline__ void load_tile(
+        uint32_t to,
+        const __half* from,
+        int pitch,
+        int row,
+        int row_end,
+        int column,
+        int column_end) {
+    const int piece = threadIdx.x % 16;
+    const int at = column + piece * 8;
+#pragma unroll
+    for (int i = 0; i < kDepth / (kThreads / 16); i++) {
+        const int r = i * (kThreads / 16) + threadIdx.x / 16;
+        const bool valid = row + r < row_end && at < column_end;
+        ptx::copy_async(
+                to + at_piece(r, piece),
+                valid ? from + size_t(row + r) * pitch + at : from,
+                valid);
+    }
+}
+
+__global__ void __launch_bounds__(kThreads, 2)
+        product_kernel(const __grid_constant__ ProductArgs args) {
+    extern __shared__ __align__(1024) unsigned char shared[];
+    const uint32_t stages = ptx::smem_address(shared);
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int component = blockIdx.x * kTile;
+    const int part = blockIdx.y % args.parts;
+    const int column = blockIdx.y / args.parts * kTile;
+    const int per_split = (args.rows + args.splits * kDepth - 1) /
+            (args.splits * kDepth) * kDepth;
+    const int begin = blockIdx.z * per_split;
+    const int end = min(args.rows, begin + per_split);
+    const int depths = (end - begin + kDepth - 1) / kDepth;
+    if (depths <= 0) {
+        return;
+    }
+
+    auto load = [&](int step) {
+        const int term = step / depths;
+        const int row = begin + step % depths * kDepth;
+        const uint32_t to = stages + step % 2 * 2 * kTileBytes;
+        load_tile(
+                to,
+                args.r[args.term_r[term]],
+                args.components,
+                row,
+                end,
+                component,
+                args.components);
+        load_tile(
+                to + kTileBytes,
+                args.y.data +
+                        args.term_y[part][term] * args.y.rows * args.y.pitch,
+                args.y.pitch,
+                row,
+                end,
+                column,
+                args.y.pitch);
+        ptx::copy_async_commit();
+    };
+
+    float c[4][4][4] = {};
+    const int m0 = warp % 2 * 64, n0 = warp / 2 * 32;
+    const int total = depths * args.terms;
+    load(0);
+    for (int step = 0; step < total; step++) {
+        if (step + 1 < total) {
+            load(step + 1);
+            ptx::copy_async_wait<1>();
+        } else {
+            ptx::copy_async_wait<0>();
+        }
+        __syncthreads();
+        const uint32_t r = stages + step % 2 * 2 * kTileBytes;
+        const uint32_t y = r + kTileBytes;
+#pragma unroll
+        for (int k = 0; k < kDepth; k += 16) {
+            uint32_t a[4][4], b[2][4];
+#pragma unroll
+            for (int m = 0; m < 4; m++) {
+                ptx::load_matrix_transposed(
+                        a[m],
+                        r +
+                                at_piece(
+                                        k + lane % 8 + lane / 16 * 8,
+                                        (m0 + m * 16) / 8 + lane / 8 % 2));
+            }
+#pragma unroll
+            for (int n = 0; n < 2; n++) {
+                ptx::load_matrix_transposed(
+                        b[n],
+                        y +
+                                at_piece(
+                                        k + lane % 8 + lane / 8 % 2 * 8,
+                                        (n0 + n * 16) / 8 + lane / 16));
+            }
+#pragma unroll
+            for (int m = 0; m < 4; m++) {
+#pragma unroll
+                for (int n = 0; n < 4; n++) {
+                    ptx::mma_m16n8k16(
+                            c[m][n],
+                            a[m],
+                            b[n / 2][n % 2 * 2],
+                            b[n / 2][n % 2 * 2 + 1]);
+                }
+            }
+        }
+        __syncthreads();
+    }
+    // The only writer of its tile: no atomics, a fixed order.
+    float* const out = args.partial +
+            (size_t(blockIdx.z) * args.parts + part) * args.padded_k * args.d;
+#pragma unroll
+    for (int m = 0; m < 4; m++) {
+#pragma unroll
+        for (int n = 0; n < 4; n++) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const int k = component + m0 + m * 16 + lane / 4 + i / 2 * 8;
+                const int j = column + n0 + n * 8 + lane % 4 * 2 + i % 2;
+                if (k < args.components && j < args.d) {
+                    out[size_t(args.component_begin + k) * args.d + j] +=
+                            c[m][n][i];
+                }
+            }
+        }
+    }
+}
+
+/// Parts of a row's log-sum-exp to the whole, here and in the row's place.
+__global__ void merge_kernel(
+        float* lse,
+        int splits,
+        int rows,
+        const uint32_t* numbers,
+        float* row_lse) {
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= rows) {
+        return;
+    }
+    float best = -3e38f, sum = 0;
+    for (int s = 0; s < splits; s++) {
+        best = fmaxf(best, lse[size_t(s) * rows + i]);
+    }
+    for (int s = 0; s < splits; s++) {
+        sum += exp2f(lse[size_t(s) * rows + i] - best);
+    }
+    const float all = splits == 1 ? best : best + log2f(sum);
+    lse[i] = all;
+    row_lse[numbers[i]] = all;
+}
+
+__global__ void __launch_bounds__(128) collect_kernel(
+        const float* partial,
+        const double* totals,
+        int splits,
+        int parts,
+        int padded_k,
+        const __grid_constant__ DeviceSums sums) {
+    const int k = blockIdx.x;
+    const int d = sums.d;
+    for (int j = threadIdx.x; j < 2 + d * parts; j += blockDim.x) {
+        double sum = 0;
+        if (j < 2) {
+            for (int s = 0; s < kTotalSplits; s++) {
+                sum += totals[(size_t(s) * padded_k + k) * 2 + j];
+            }
+            (j ? sums.constant : sums.n_k)[k] += sum;
+            continue;
+        }
+        const int part = (j - 2) / d, column = (j - 2) % d;
+        for (int s = 0; s < splits; s++) {
+            sum +=
+                    partial[(size_t(s) * parts + part) * padded_k * d +
+                            size_t(k) * d + column];
+        }
+        (part ? sums.y2 : sums.y)[size_t(k) * d + column] +=
+                sum / kResponsibilityScale;
+    }
+}
+
+} // namespace
+
+void DenseStep::reserve(
+        int padded_k, int d, int planes, bool squares, bool lo) {
+    const int pitch = (d + 7) / 8 * 8;
+    rows_memory_.reserve(
+            size_t(kDenseRows) * (pitch * 2 * planes + 4 * sizeof(float)));
+    __half* const data = rows_memory_.as<__half>();
+    rows_.operand = {data, kDenseRows, pitch, planes};
+    rows_.capacity = kDenseRows;
+    rows_.row_constant = reinterpret_cast<float*>(
+            data + size_t(kDenseRows) * pitch * planes);
+    rows_.row_constant_hi = rows_.row_constant + kDenseRows;
+    weight_ = rows_.row_constant_hi + kDenseRows;
+    lse_ = weight_ + kDenseRows;
+
+    const size_t tile = size_t(kDenseRows) * kDenseComponents;
+    scratch_.reserve(tile * 2 * (lo ? 2 : 1));
+    hi_ = scratch_.as<__half>();
+    lo_ = lo ? hi_ + tile : nullptr;
+
+    padded_k_ = padded_k;
+    d_ = d;
+    parts_ = squares ? 2 : 1;
+    const int blocks = std::min(padded_k, kDenseComponents) / kTile *
+            ((d + kTile - 1) / kTile) * parts_;
+    const size_t one = size_t(parts_) * padded_k * d * sizeof(float);
+    splits_ = int(std::clamp<size_t>(
+            std::min<size_t>(264 / blocks, (size_t(128) << 20) / one), 1, 32));
+    const size_t total_bytes =
+            size_t(kTotalSplits) * padded_k * 2 * sizeof(double);
+    sums_.reserve(splits_ * one + total_bytes);
+    totals_ = sums_.as<double>();
+    partial_ = sums_.as<float>(total_bytes);
+}
+
+void DenseStep::release() {
+    rows_memory_.release();
+    scratch_.release();
+    sums_.release();
+}
+
+size_t DenseStep::bytes() const {
+    return rows_memory_.bytes() + scratch_.bytes() + sums_.bytes();
+}
+
+void DenseStep::clear(cudaStream_t stream) {
+    check(cudaMemsetAsync(sums_.as<char>(), 0, sums_.bytes(), stream),
+          "clearing");
+    used_ = false;
+}
+
+void DenseStep::accumulate(
+        const ScoreKernels& score,
+        const Model& model,
+        const PreparedRows& from,
+        int64_t row_begin,
+        const float* row_weight,
+        const uint32_t* numbers,
+        int count,
+        float* row_lse,
+        cudaStream_t stream) {
+    constexpr int kShared = 4 * kTileBytes;
+    check(cudaFuncSetAttribute(
+                  product_kernel,
+                  cudaFuncAttributeMaxDynamicSharedMemorySize,
+                  kShared),
+          "shared memory of the dense kernel");
+    used_ = true;
+    const bool lo = lo_ != nullptr;
+    for (int begin = 0; begin < count; begin += kDenseRows) {
+        const int rows = std::min(kDenseRows, count - begin);
+        gather_rows(
+                from,
+                row_begin,
+                row_weight,
+                numbers + begin,
+                rows,
+                rows_,
+                weight_,
+                stream);
+        ScoreArgs args = model.score_args(lo);
+        args.rows_operand = rows_.operand;
+        args.row_begin = 0;
+        args.rows = rows;
+        if (model.geometry == Geometry::product) {
+            args.row_constant = lo ? rows_.row_constant : rows_.row_constant_hi;
+        }
+        // Few rows: blocks share their components instead.
+        const int row_blocks = (rows + kScoreRows - 1) / kScoreRows;
+        args.splits = std::clamp(
+                kDenseRows / kScoreRows / row_blocks,
+                1,
+                std::min(padded_k_ / kComponentTile, kDenseRows / rows));
+        score(args, LseArgs{lse_}, stream);
+        merge_kernel<<<(rows + 255) / 256, 256, 0, stream>>>(
+                lse_, args.splits, rows, numbers + begin, row_lse);
+        check_launch("merging of sums");
+        const int components = std::min<int64_t>(
+                padded_k_,
+                int64_t(kDenseRows) * kDenseComponents / rows / kTile * kTile);
+
+        for (int k = 0; k < padded_k_; k += components) {
+            args.component_begin = k;
+            args.components = std::min(components, padded_k_ - k);
+            args.splits = std::clamp(
+                    kDenseRows / kScoreRows / row_blocks,
+                    1,
+                    args.components / kComponentTile);
+            score(args,
+                  ResponsibilityArgs{
+                          lse_, row_weight ? weight_ : nullptr, hi_, lo_},
+                  stream);
+            totals_kernel<<<
+                    dim3(args.components / 64, kTotalSplits),
+                    256,
+                    0,
+                    stream>>>(
+                    hi_,
+                    lo_,
+                    rows,
+                    args.components,
+                    k,
+                    rows_.row_constant,
+                    totals_,
+                    padded_k_);
+            check_launch("dense totals");
+
+            ProductArgs product;
+            product.r[0] = hi_;
+            product.r[1] = lo_;
+            product.components = args.components;
+            product.component_begin = k;
+            product.y = rows_.operand;
+            product.rows = rows;
+            product.d = d_;
+            product.padded_k = padded_k_;
+            product.splits = splits_;
+            product.parts = parts_;
+            product.terms = lo ? 3 : 1;
+            for (int part = 0; part < parts_; part++) {
+                const uint8_t y_hi = uint8_t(part);
+                const uint8_t y_lo = uint8_t(parts_ + part);
+                const uint8_t r[3] = {0, 0, 1};
+                const uint8_t y[3] = {y_hi, y_lo, y_hi};
+                std::copy(r, r + 3, product.term_r);
+                std::copy(y, y + 3, product.term_y[part]);
+            }
+            product.partial = partial_;
+            const dim3 grid(
+                    args.components / kTile,
+                    (d_ + kTile - 1) / kTile * parts_,
+                    splits_);
+            product_kernel<<<grid, kThreads, kShared, stream>>>(product);
+            check_launch("dense product");
+        }
+    }
+}
+
+void DenseStep::collect(const DeviceSums& sums, cudaStream_t stream) {
+    if (!used_) {
+        return;
+    }
+    collect_kernel<<<sums.k, 128, 0, stream>>>(
+            partial_, totals_, splits_, parts_, padded_k_, sums);
+    check_launch("collection of dense sums");
+}
+
+} // namespace gmm::cuda

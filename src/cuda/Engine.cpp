@@ -1,0 +1,570 @@
+#include "Engine.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+namespace gmm::cuda {
+
+namespace {
+
+constexpr int kWave = 132 * 192;      ///< rows of a full grid, H100
+constexpr int kMaxBlock = 41 * kWave; ///< about a million
+constexpr int64_t kMaxElements = int64_t(kMaxBlock) * 128;
+constexpr double kLn2 = 0.6931471805599453;
+
+/// Components are listed while all that are not weigh less than 2^-bits of a
+/// row together; of the listed, `fast` sums what weighs 2^-kKeptBits and more.
+double list_bits(Precision precision) {
+    return precision == Precision::exact ? 14 : 10;
+}
+constexpr int kKeptBits = 16;
+
+/// Largest |y| that the operands hold: their squares are fp16 numbers too.
+float largest_value(bool squares) {
+    return squares ? 240.f : 60000.f;
+}
+
+float default_power(bool squares) {
+    return squares ? 1.f : 8.f;
+}
+
+} // namespace
+
+Engine::Engine(int device, const CudaOptions& options)
+        : device_(device), options_(options) {
+    check(cudaSetDevice(device), "choosing the device");
+    int major = 0, minor = 0;
+    check(cudaDeviceGetAttribute(
+                  &major, cudaDevAttrComputeCapabilityMajor, device),
+          "device attributes");
+    check(cudaDeviceGetAttribute(
+                  &minor, cudaDevAttrComputeCapabilityMinor, device),
+          "device attributes");
+    const bool can = major == 9 && minor == 0;
+    if (options.kernel == Kernel::hopper && !can) {
+        throw DeviceError(
+                "CUDA: the Hopper kernel was asked for on a device of compute "
+                "capability " +
+                std::to_string(major) + "." + std::to_string(minor));
+    }
+    score_.hopper = options.kernel == Kernel::portable ? false : can;
+    check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking),
+          "creating a stream");
+    check(cudaEventCreate(&started_), "creating an event");
+    check(cudaEventCreate(&finished_), "creating an event");
+    for (cudaEvent_t& e : steps_) {
+        check(cudaEventCreate(&e), "creating an event");
+    }
+    feeder_ = std::make_unique<Feeder>();
+}
+
+Engine::~Engine() {
+    cudaSetDevice(device_);
+    cudaStreamSynchronize(stream_);
+    feeder_.reset();
+    cudaEventDestroy(started_);
+    cudaEventDestroy(finished_);
+    for (cudaEvent_t e : steps_) {
+        cudaEventDestroy(e);
+    }
+    cudaStreamDestroy(stream_);
+}
+
+bool Engine::has_squares() const {
+    return shape_.covariance == Covariance::diagonal;
+}
+
+int Engine::planes(bool lo) const {
+    return (has_squares() ? 2 : 1) * (lo ? 2 : 1);
+}
+
+void Engine::bind(
+        const VectorSource& source,
+        size_t begin,
+        size_t end,
+        const float* weights,
+        double weight_scale,
+        const Frame& frame) {
+    check(cudaSetDevice(device_), "choosing the device");
+    source_ = &source;
+    begin_ = begin;
+    end_ = end;
+    weights_ = weights;
+    weight_scale_ = weight_scale;
+    frame_ = frame;
+    rows_memory_.release();
+    sparse_.release();
+    dense_.release();
+    resident_ = false;
+    block_rows_ = 0;
+    power_ = 0;
+    size_t free = 0, total = 0;
+    check(cudaMemGetInfo(&free, &total), "asking for free memory");
+    budget_ = options_.memory_limit ? options_.memory_limit
+                                    : (free + used_bytes()) / 10 * 9;
+    small_.reserve(source.d * sizeof(float) + 64);
+    checks_host_.reserve(sizeof(RowChecks));
+    check(cudaMemcpyAsync(
+                  small_.as<char>(64),
+                  frame_.center.data(),
+                  source.d * sizeof(float),
+                  cudaMemcpyHostToDevice,
+                  stream_),
+          "upload of the frame");
+    clear_checks();
+}
+
+void Engine::set_model(const GaussianMixture& model) {
+    check(cudaSetDevice(device_), "choosing the device");
+    shape_.covariance = model.covariance;
+    shape_.k = model.k;
+    shape_.d = model.d;
+    model_.upload(model, stream_);
+}
+
+void Engine::clear_checks() {
+    new (checks_host_.as<RowChecks>()) RowChecks;
+    check(cudaMemcpyAsync(
+                  small_.as<char>(),
+                  checks_host_.as<char>(),
+                  sizeof(RowChecks),
+                  cudaMemcpyHostToDevice,
+                  stream_),
+          "clearing");
+}
+
+bool Engine::check_rows() {
+    check(cudaMemcpyAsync(
+                  checks_host_.as<char>(),
+                  small_.as<char>(),
+                  sizeof(RowChecks),
+                  cudaMemcpyDeviceToHost,
+                  stream_),
+          "reading the checks");
+    check(cudaStreamSynchronize(stream_), "conversion of rows");
+    const RowChecks& found = *checks_host_.as<RowChecks>();
+    if (found.first_bad != ~0ull) {
+        throw InvalidArgument(
+                "vector " + std::to_string(found.first_bad) +
+                " holds a value that is not finite; every value must be");
+    }
+    const float largest = std::bit_cast<float>(found.largest);
+    const float limit = largest_value(has_squares());
+    if (largest * power_ <= limit) {
+        return false;
+    }
+    power_ = std::exp2(std::floor(std::log2(limit / largest)));
+    return true;
+}
+
+Engine::Precisions Engine::prepare_model(EStep step) {
+    const bool hard = step == EStep::hard;
+    const bool exact = options_.precision == Precision::exact;
+    model_.prepare(hard, power_, exact, options_.tolerance, stream_);
+    Precisions p{exact, exact && !hard, true, 0};
+    if (hard || options_.precision == Precision::fast) {
+        return p;
+    }
+    const double error = model_.worst_error(stream_);
+    // Range bought with resolution: small values may have lost theirs.
+    const bool squeezed = power_ < default_power(has_squares()) / 128;
+    if (!exact && (error > options_.tolerance || squeezed)) {
+        model_.prepare(hard, power_, true, options_.tolerance, stream_);
+        p = {true, true, squeezed, 0};
+    }
+    p.error = error / kLn2;
+    return p;
+}
+
+PrepareArgs Engine::prepare_args(
+        const Feeder::Block& block, ElementType type) const {
+    PrepareArgs args;
+    args.input = block.data;
+    args.type = type;
+    args.stride = block.stride;
+    args.rows = block.rows;
+    args.d = int(shape_.d);
+    args.center = small_.as<float>(64);
+    args.scale = frame_.scale;
+    args.power = power_;
+    args.row_begin = 0;
+    args.row_number = int64_t(block.begin);
+    args.squares = has_squares();
+    args.lo = false;
+    return args;
+}
+
+size_t Engine::used_bytes() const {
+    return rows_memory_.bytes() + weight_memory_.bytes() + sparse_.bytes() +
+            dense_.bytes() + sums_memory_.bytes() + small_.bytes() +
+            top_memory_.bytes() + (feeder_ ? feeder_->bytes() : 0);
+}
+
+/// Decides between resident rows and blocks, and allocates for it.
+void Engine::reserve(bool lo) {
+    const size_t n = end_ - begin_;
+    const size_t d = shape_.d, k = shape_.k;
+    const bool squares = has_squares();
+    // Second halves that are there already cost nothing.
+    const bool stays =
+            resident_ && resident_squares_ == squares && resident_lo_ >= lo;
+    const int layout = planes(lo || (stays && resident_lo_));
+    sums_.k = int(k);
+    sums_.d = int(d);
+    const size_t doubles = k * (2 + d * (squares ? 2 : 1));
+    sums_memory_.reserve((doubles + 2 + kSumBlocks) * sizeof(double));
+    sums_host_.reserve((doubles + 2) * sizeof(double));
+    sums_.n_k = sums_memory_.as<double>();
+    sums_.constant = sums_.n_k + k;
+    sums_.y = sums_.constant + k;
+    sums_.y2 = squares ? sums_.y + k * d : nullptr;
+    objective_ = sums_.n_k + doubles;
+    dense_.reserve(model_.padded_k, int(d), layout, squares, lo);
+
+    const size_t row_bytes =
+            prepared_row_bytes(int(d), layout) + (weights_ ? sizeof(float) : 0);
+    const size_t raw_bytes = 2 * d * element_size(source_->type);
+    // Whole waves of row blocks, equal blocks.
+    int64_t block = std::clamp<int64_t>(
+            kMaxElements / int64_t(std::max<size_t>(d, 32)), kWave, kMaxBlock);
+    block = std::min<int64_t>(block, std::max<size_t>(n, 1));
+    const int64_t blocks =
+            (int64_t(n) + block - 1) / std::max<int64_t>(block, 1);
+    if (blocks > 1) {
+        block = (int64_t(n) / blocks + kWave) / kWave * kWave;
+    }
+    const size_t fixed = dense_.bytes() + sums_memory_.bytes();
+    auto scratch_bytes = [&](int64_t rows) {
+        return SparseScratch::bytes_for(int(rows), int(k), int(d), squares);
+    };
+    const size_t all = fixed + n * row_bytes + scratch_bytes(block) +
+            std::min<size_t>(n, kWave * 8) * raw_bytes;
+    const bool fits = all <= budget_;
+    // A smaller block is tried before memory is said to be short.
+    for (;; block = std::max<int64_t>(block / 2, 1024)) {
+        const size_t need = fixed + scratch_bytes(block) +
+                (fits ? 0 : size_t(block) * (row_bytes + raw_bytes));
+        const bool smallest = block <= 1024;
+        if (!fits && need > budget_ && !smallest) {
+            continue;
+        }
+        try {
+            sparse_.reserve(int(block), int(k), int(d), squares);
+            if (!fits) {
+                rows_memory_.reserve(size_t(block) * row_bytes);
+                feeder_->reserve(int(block), d, source_->type);
+            } else {
+                rows_memory_.reserve(n * row_bytes);
+            }
+            break;
+        } catch (const OutOfMemory&) {
+            sparse_.release();
+            if (smallest) {
+                throw;
+            }
+        }
+    }
+    block_rows_ = int(block);
+    const int64_t capacity = fits ? int64_t(n) : block;
+    const int pitch = (int(d) + 7) / 8 * 8;
+    rows_.operand = {rows_memory_.as<__half>(), capacity, pitch, layout};
+    rows_.row_constant =
+            rows_memory_.as<float>(size_t(capacity) * pitch * 2 * layout);
+    rows_.row_constant_hi = rows_.row_constant + capacity;
+    rows_.capacity = capacity;
+    if (weights_) {
+        weight_memory_.reserve(size_t(capacity) * sizeof(float));
+        weight_staging_.reserve(size_t(block) * sizeof(float));
+    }
+    if (!fits) {
+        resident_ = false;
+    } else if (!stays) {
+        make_resident(lo);
+    }
+}
+
+void Engine::make_resident(bool lo) {
+    do {
+        clear_checks();
+        feeder_->run(
+                *source_,
+                begin_,
+                end_,
+                std::min(block_rows_, 8 * kWave),
+                stream_,
+                [&](const Feeder::Block& block) {
+                    PrepareArgs args = prepare_args(block, source_->type);
+                    args.row_begin = int64_t(block.begin - begin_);
+                    args.lo = lo;
+                    prepare_rows(args, rows_, small_.as<RowChecks>(), stream_);
+                });
+    } while (check_rows());
+    if (weights_) {
+        std::vector<float> scaled(end_ - begin_);
+        for (size_t i = 0; i < scaled.size(); i++) {
+            scaled[i] = float(weights_[begin_ + i] / weight_scale_);
+        }
+        check(cudaMemcpyAsync(
+                      weight_memory_.as<float>(),
+                      scaled.data(),
+                      scaled.size() * sizeof(float),
+                      cudaMemcpyHostToDevice,
+                      stream_),
+              "upload of weights");
+        check(cudaStreamSynchronize(stream_), "upload of weights");
+    }
+    resident_ = true;
+    resident_lo_ = lo;
+    resident_squares_ = has_squares();
+}
+
+void Engine::use_block(
+        const PreparedRows& rows,
+        int64_t row_begin,
+        int count,
+        const float* weight,
+        EStep step,
+        const Precisions& p) {
+    const bool hard = step == EStep::hard;
+    auto mark = [this, first = report.rows == 0, i = 0]() mutable {
+        if (first) {
+            check(cudaEventRecord(steps_[i++], stream_), "recording an event");
+        }
+    };
+    mark();
+    ScoreArgs args = model_.score_args(hard && p.lo);
+    args.rows_operand = rows.operand;
+    args.row_begin = row_begin;
+    args.rows = count;
+    if (model_.geometry == Geometry::product) {
+        args.row_constant =
+                (hard && p.lo ? rows.row_constant : rows.row_constant_hi) +
+                row_begin;
+    }
+    // What is not listed weighs at most k 2^-bound of a row.
+    const float bound =
+            float(std::log2(double(model_.k)) + list_bits(options_.precision));
+    // Four standard deviations of both scores compared.
+    const float slack = p.refine ? float(std::min(8 * p.error, 64.)) : 0.f;
+    SelectArgs select;
+    select.bound = hard ? 0.f : bound + slack;
+    select.normalise = !p.refine;
+    select.keep_bound =
+            p.refine ? select.bound : std::min(bound, float(kKeptBits));
+    select.unit_dropped = sparse_.unit_dropped;
+    select.row_weight = weight;
+    select.keys = sparse_.keys;
+    select.values = sparse_.values;
+    select.row_ranges = sparse_.row_ranges;
+    select.unit_counts = sparse_.unit_counts;
+    select.row_lse = sparse_.row_lse;
+    score_(args, select, stream_);
+    mark();
+    if (p.refine) {
+        refine(sparse_,
+               count,
+               rows,
+               row_begin,
+               power_,
+               weight,
+               model_,
+               p.all,
+               bound,
+               stream_);
+    }
+    mark();
+    SparseStep sparse;
+    sparse.compact(sparse_, count, stream_);
+    mark();
+    sparse.accumulate(sparse_, rows, row_begin, p.lo, sums_, stream_);
+    mark();
+    if (sparse.overflowed) {
+        dense_.accumulate(
+                score_,
+                model_,
+                rows,
+                row_begin,
+                weight,
+                sparse_.overflowed,
+                sparse.overflowed,
+                sparse_.row_lse,
+                stream_);
+    }
+    mark();
+    last_rows_ = count;
+    double* const dropped = objective_ + 1;
+    double* const partial = dropped + 1;
+    sum_values(sparse_.row_lse, weight, count, objective_, partial, stream_);
+    if (!hard) {
+        sum_values(
+                sparse_.unit_dropped,
+                nullptr,
+                sparse_.units(count),
+                dropped,
+                partial,
+                stream_);
+    }
+    report.rows += count;
+    report.dense_rows += sparse.overflowed;
+    report.responsibilities += sparse.entries;
+}
+
+void Engine::accumulate(EStep step, SufficientStats& stats) {
+    check(cudaSetDevice(device_), "choosing the device");
+    if (power_ == 0 || power_squares_ != has_squares()) {
+        power_squares_ = has_squares();
+        power_ = default_power(power_squares_);
+        resident_ = false;
+    }
+    for (;;) {
+        Precisions p = prepare_model(step);
+        const float power = power_;
+        reserve(p.lo);
+        if (power_ != power) {
+            continue; // rows did not fit into fp16's range, now they do
+        }
+        const size_t doubles = sums_.count() + 2;
+        check(cudaMemsetAsync(sums_.n_k, 0, doubles * sizeof(double), stream_),
+              "clearing");
+        dense_.clear(stream_);
+        report.rows = report.dense_rows = report.responsibilities = 0;
+        check(cudaEventRecord(started_, stream_), "recording an event");
+        if (resident_) {
+            const size_t n = end_ - begin_;
+            for (size_t at = 0; at < n; at += block_rows_) {
+                use_block(
+                        rows_,
+                        int64_t(at),
+                        int(std::min<size_t>(block_rows_, n - at)),
+                        weights_ ? weight_memory_.as<float>() + at : nullptr,
+                        step,
+                        p);
+            }
+        } else {
+            clear_checks();
+            feeder_->run(
+                    *source_,
+                    begin_,
+                    end_,
+                    block_rows_,
+                    stream_,
+                    [&](const Feeder::Block& block) {
+                        PrepareArgs args = prepare_args(block, source_->type);
+                        args.lo = p.lo;
+                        prepare_rows(
+                                args, rows_, small_.as<RowChecks>(), stream_);
+                        if (weights_) {
+                            // use_block has waited since the last copy.
+                            float* const w = weight_staging_.as<float>();
+                            for (int i = 0; i < block.rows; i++) {
+                                w[i] =
+                                        float(weights_[block.begin + i] /
+                                              weight_scale_);
+                            }
+                            check(cudaMemcpyAsync(
+                                          weight_memory_.as<float>(),
+                                          w,
+                                          block.rows * sizeof(float),
+                                          cudaMemcpyHostToDevice,
+                                          stream_),
+                                  "upload of weights");
+                        }
+                        use_block(
+                                rows_,
+                                0,
+                                block.rows,
+                                weights_ ? weight_memory_.as<float>() : nullptr,
+                                step,
+                                p);
+                    });
+        }
+        dense_.collect(sums_, stream_);
+        check(cudaEventRecord(finished_, stream_), "recording an event");
+        check(cudaMemcpyAsync(
+                      sums_host_.as<double>(),
+                      sums_.n_k,
+                      doubles * sizeof(double),
+                      cudaMemcpyDeviceToHost,
+                      stream_),
+              "reading the statistics");
+        check(cudaStreamSynchronize(stream_), "the pass over the data");
+        if (resident_ || !check_rows()) {
+            report.exact = p.refine || options_.precision == Precision::exact;
+            break;
+        }
+    }
+    float ms = 0;
+    check(cudaEventElapsedTime(&ms, started_, finished_), "timing");
+    report.kernel_ms = ms;
+    report.steps_ms.assign(kSteps, 0.);
+    for (int i = 0; i < kSteps && report.rows; i++) {
+        check(cudaEventElapsedTime(&ms, steps_[i], steps_[i + 1]), "timing");
+        report.steps_ms[i] = ms;
+    }
+    report.resident = resident_;
+    report.device_bytes = used_bytes();
+    read_sums(step, stats);
+}
+
+std::vector<float> Engine::row_log_prob() const {
+    check(cudaSetDevice(device_), "choosing the device");
+    std::vector<float> out(last_rows_);
+    check(cudaMemcpy(
+                  out.data(),
+                  sparse_.row_lse,
+                  out.size() * sizeof(float),
+                  cudaMemcpyDeviceToHost),
+          "reading the rows' log-likelihoods");
+    for (float& x : out) {
+        x = float(x * kLn2);
+    }
+    return out;
+}
+
+void Engine::read_sums(EStep step, SufficientStats& stats) {
+    const size_t k = shape_.k, d = shape_.d;
+    const double* const n_k = sums_host_.as<double>();
+    const double* const constant = n_k + k;
+    const double* const y = constant + k;
+    const double* const y2 = y + k * d;
+    const double w = weight_scale_;
+    const double to_x = w / power_, to_x2 = to_x / power_;
+    for (size_t i = 0; i < k; i++) {
+        stats.n_k[i] += w * n_k[i];
+    }
+    for (size_t i = 0; i < k * d; i++) {
+        stats.sum_x[i] += to_x * y[i];
+    }
+    if (has_squares()) {
+        for (size_t i = 0; i < k * d; i++) {
+            stats.sum_x2[i] += to_x2 * y2[i];
+        }
+    } else {
+        for (size_t i = 0; i < k; i++) {
+            stats.sum_x2[i] += -2 * to_x2 * constant[i];
+        }
+    }
+    const double sum = n_k[sums_.count()];
+    double weight = 0;
+    if (weights_) {
+        for (size_t i = begin_; i < end_; i++) {
+            weight += weights_[i];
+        }
+    } else {
+        weight = double(end_ - begin_);
+    }
+    stats.weight += weight;
+    if (step == EStep::hard) {
+        stats.objective += 2 * to_x2 * sum; // scores are -|Y - M|^2 / 2
+    } else {
+        stats.objective += w * kLn2 * sum;
+        // What was listed and left out is known; what was never listed has
+        // only its bound.
+        stats.dropped_mass += w * n_k[sums_.count() + 1] +
+                weight * std::exp2(-list_bits(options_.precision));
+    }
+}
+
+} // namespace gmm::cuda

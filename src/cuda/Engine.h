@@ -1,0 +1,122 @@
+#pragma once
+
+#include <memory>
+
+#include "CudaOptions.h"
+#include "Data.h"
+#include "Dense.h"
+#include "Feeder.h"
+#include "Model.h"
+#include "Sparse.h"
+
+namespace gmm::cuda {
+
+/** One device's share of the work: its rows, its scratch, its sums.
+ *
+ * The calling thread must have chosen the device.
+ */
+struct Engine {
+    Engine(int device, const CudaOptions& options);
+    ~Engine();
+    Engine(const Engine&) = delete;
+    Engine& operator=(const Engine&) = delete;
+
+    /// Rows [begin, end) of the source are this device's.
+    void bind(
+            const VectorSource& source,
+            size_t begin,
+            size_t end,
+            const float* weights,
+            double weight_scale,
+            const Frame& frame);
+
+    void set_model(const GaussianMixture& model);
+
+    /// Adds this device's statistics.
+    void accumulate(EStep step, SufficientStats& stats);
+
+    void top_components(
+            const Rows& x,
+            size_t m,
+            int64_t* components,
+            float* log_joint,
+            float* distances,
+            float* log_prob,
+            EStep order);
+
+    /// Natural log, the frame's units, of the last block's rows.
+    std::vector<float> row_log_prob() const;
+
+    CudaReport report;
+
+private:
+    struct Precisions {
+        bool lo;      ///< second halves are needed
+        bool refine;  ///< candidates are evaluated in fp32
+        bool all;     ///< all of them, not only narrow components'
+        double error; ///< of a score, bits
+    };
+
+    Precisions prepare_model(EStep step);
+    void reserve(bool lo);
+    void make_resident(bool lo);
+    void use_block(
+            const PreparedRows& rows,
+            int64_t row_begin,
+            int count,
+            const float* weight,
+            EStep step,
+            const Precisions& p);
+    /// Whether the range of fp16 was left, and so power was lowered.
+    bool check_rows();
+    void clear_checks();
+    bool has_squares() const;
+    int planes(bool lo) const;
+    size_t used_bytes() const;
+    void read_sums(EStep step, SufficientStats& stats);
+    PrepareArgs prepare_args(
+            const Feeder::Block& block, ElementType type) const;
+
+    int device_;
+    CudaOptions options_;
+    ScoreKernels score_;
+    cudaStream_t stream_ = nullptr;
+    cudaEvent_t started_ = nullptr, finished_ = nullptr;
+    static constexpr int kSteps = 5;
+    cudaEvent_t steps_[kSteps + 1] = {};
+    int last_rows_ = 0;
+
+    const VectorSource* source_ = nullptr;
+    size_t begin_ = 0, end_ = 0;
+    const float* weights_ = nullptr;
+    double weight_scale_ = 1;
+    Frame frame_;
+    size_t budget_ = 0;
+
+    GaussianMixture shape_; ///< covariance, k, d only
+    Model model_;
+    float power_ = 8;
+    bool power_squares_ = false; ///< what power_ was chosen for
+
+    // Rows: all of them (resident), or one block.
+    DeviceMemory rows_memory_;
+    PreparedRows rows_;
+    DeviceMemory weight_memory_;
+    PinnedMemory weight_staging_;
+    bool resident_ = false;
+    bool resident_lo_ = false, resident_squares_ = false;
+    int block_rows_ = 0;
+    std::unique_ptr<Feeder> feeder_;
+
+    SparseScratch sparse_;
+    DenseStep dense_;
+    DeviceMemory sums_memory_; ///< DeviceSums, objective, partial sums
+    PinnedMemory sums_host_;
+    DeviceSums sums_;
+    double* objective_ = nullptr;
+    DeviceMemory small_; ///< frame's centre, RowChecks
+    PinnedMemory checks_host_;
+    DeviceMemory top_memory_;
+};
+
+} // namespace gmm::cuda

@@ -1,0 +1,367 @@
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "Model.h"
+
+namespace gmm::cuda {
+
+namespace {
+
+constexpr int kThreads = 128;
+constexpr double kLog2e = 1.4426950408889634;
+
+struct ModelArgs {
+    int k, d, padded_k, pitch;
+    int variance_kind; ///< 0: one for each component, 1: each dimension, 2: one
+    bool hard, lo, squares;
+    float power, operand_scale;
+    float tolerance;
+    const float* means;
+    const float* variances;
+    const float* log_weights;
+    __half* planes;
+    float* constants;
+    float* half_inverse;
+    float* log_constant;
+    unsigned char* narrow;
+    float* worst;
+};
+
+__device__ double block_sum(double x) {
+    __shared__ double parts[kThreads / 32];
+    for (int step = 16; step; step /= 2) {
+        x += __shfl_xor_sync(0xffffffffu, x, step);
+    }
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) {
+        parts[threadIdx.x / 32] = x;
+    }
+    __syncthreads();
+    x = 0;
+    for (int w = 0; w < kThreads / 32; w++) {
+        x += parts[w];
+    }
+    return x;
+}
+
+__device__ double block_max(double x) {
+    __shared__ double parts[kThreads / 32];
+    for (int step = 16; step; step /= 2) {
+        x = fmax(x, __shfl_xor_sync(0xffffffffu, x, step));
+    }
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) {
+        parts[threadIdx.x / 32] = x;
+    }
+    __syncthreads();
+    for (int w = 0; w < kThreads / 32; w++) {
+        x = fmax(x, parts[w]);
+    }
+    return x;
+}
+
+/// hi and lo of x; adds what both miss, and hi alone, times the factor.
+__device__ void put(
+        double x,
+        double factor,
+        __half* hi,
+        __half* lo,
+        double& miss,
+        double& miss_hi) {
+    const __half h = __double2half(x);
+    double rest = x - double(__half2float(h));
+    *hi = h;
+    miss_hi += factor * rest;
+    if (lo) {
+        *lo = __double2half(rest);
+        rest -= double(__half2float(*lo));
+    }
+    miss += factor * rest;
+}
+
+/** One block a component. Doubles: this is O(k d) once an iteration.
+ *
+ * Rounding the operand moves the mean by a delta; the constant is corrected
+ * so that the score at the mean itself is exact, which leaves an error that
+ * grows with the distance from the mean and vanishes on average.
+ */
+__global__ void __launch_bounds__(kThreads)
+        model_kernel(const __grid_constant__ ModelArgs args) {
+    const int k = blockIdx.x;
+    const int64_t plane = int64_t(args.padded_k) * args.pitch;
+    __half* const hi = args.planes + int64_t(k) * args.pitch;
+    __half* const hi2 = args.squares ? hi + plane : nullptr;
+    __half* const lo = args.lo ? hi + (args.squares ? 2 : 1) * plane : nullptr;
+    __half* const lo2 = args.lo && args.squares ? hi + 3 * plane : nullptr;
+    float* const constants_hi = args.constants + k / 2 * 4 + k % 2;
+    float* const constants = constants_hi + args.padded_k * 2;
+    if (k >= args.k) {
+        for (int j = threadIdx.x; j < args.pitch; j += kThreads) {
+            for (int p = 0; p < (args.squares ? 2 : 1) * (args.lo ? 2 : 1);
+                 p++) {
+                hi[p * plane + j] = __half(0.f);
+            }
+        }
+        if (threadIdx.x == 0) {
+            constants[0] = constants_hi[0] = 0;
+            constants[2] = constants_hi[2] = -INFINITY;
+        }
+        return;
+    }
+    const float* const mean = args.means + int64_t(k) * args.d;
+    auto variance = [&](int j) -> double {
+        return args.variance_kind == 2 ? args.variances[0]
+                : args.variance_kind   ? args.variances[int64_t(k) * args.d + j]
+                                       : args.variances[k];
+    };
+
+    // scale: of the products of the diagonal kind, so that both kinds of
+    // coefficients use fp16's range.
+    double scale = 1;
+    if (args.squares) {
+        double top = 0;
+        for (int j = threadIdx.x; j < args.d; j += kThreads) {
+            const double v = variance(j) * args.power;
+            top = fmax(top, fmax(fabs(mean[j] / v), 0.5 / (v * args.power)));
+        }
+        top = block_max(top);
+        scale = exp2(12. - ceil(log2(top)));
+    }
+
+    // shift: what the products miss at the mean, with both halves of the
+    // operand and with the first alone.
+    double norm = 0, logs = 0, shift = 0, shift_hi = 0, error = 0;
+    for (int j = threadIdx.x; j < args.pitch; j += kThreads) {
+        const bool inside = j < args.d;
+        const double m = inside ? mean[j] : 0;
+        const double v = inside && !args.hard ? variance(j) : 1;
+        const double y = m * args.power; // the mean in the rows' units
+        if (args.squares) {
+            const double s = inside ? scale : 0;
+            const double p = args.power;
+            put(s * m / (v * p),
+                y,
+                hi + j,
+                lo ? lo + j : nullptr,
+                shift,
+                shift_hi);
+            put(-0.5 * s / (v * p * p),
+                y * y,
+                hi2 + j,
+                lo2 ? lo2 + j : nullptr,
+                shift,
+                shift_hi);
+        } else {
+            put(y * args.operand_scale,
+                y,
+                hi + j,
+                lo ? lo + j : nullptr,
+                shift,
+                shift_hi);
+        }
+        if (inside) {
+            norm += m * m / v;
+            logs += log(6.283185307179586 * v);
+            if (args.squares) {
+                const double t = m * m / v;
+                error += (t + 1) * (t + 1) / 2 + t * (t + 1);
+            } else {
+                error += 2 * m * m / v + 1;
+            }
+            if (args.variance_kind == 1 && !args.hard) {
+                args.half_inverse[int64_t(k) * args.d + j] =
+                        float(0.5 * kLog2e / v);
+            }
+        }
+    }
+    norm = block_sum(norm);
+    logs = block_sum(logs);
+    shift = block_sum(shift);
+    shift_hi = block_sum(shift_hi);
+    // Half an ulp of fp16, root mean square over mantissas: about 2^-13.
+    const double rms = sqrt(block_sum(error)) / 8192;
+    if (threadIdx.x) {
+        return;
+    }
+    if (args.hard) {
+        const double p = double(args.power) * args.power;
+        const double a = 1. / args.operand_scale;
+        constants[0] = constants_hi[0] = float(a);
+        constants[2] = float(-0.5 * norm * p + a * shift);
+        constants_hi[2] = float(-0.5 * norm * p + a * shift_hi);
+        return;
+    }
+    const double peak = kLog2e * (args.log_weights[k] - 0.5 * logs);
+    const double a = args.squares ? kLog2e / scale
+                                  : kLog2e /
+                    (variance(0) * args.power * args.power *
+                     args.operand_scale);
+    constants[0] = constants_hi[0] = float(a);
+    constants[2] = float(peak - 0.5 * kLog2e * norm + a * shift);
+    constants_hi[2] = float(peak - 0.5 * kLog2e * norm + a * shift_hi);
+    args.log_constant[k] = float(peak);
+    if (args.variance_kind != 1) {
+        args.half_inverse[k] = float(0.5 * kLog2e / variance(0));
+    }
+    args.narrow[k] = rms > args.tolerance;
+    // Positive floats compare as integers; a maximum has no order.
+    atomicMax(reinterpret_cast<int*>(args.worst), __float_as_int(float(rms)));
+}
+
+size_t aligned(size_t bytes) {
+    return (bytes + 255) / 256 * 256;
+}
+
+} // namespace
+
+void Model::upload(const GaussianMixture& model, cudaStream_t stream) {
+    covariance = model.covariance;
+    k = int(model.k);
+    d = int(model.d);
+    padded_k = (k + kComponentTile - 1) / kComponentTile * kComponentTile;
+
+    const size_t kd = size_t(k) * d;
+    const size_t v = model.variances.size();
+    const size_t sizes[] = {
+            kd * sizeof(float),
+            v * sizeof(float),
+            k * sizeof(float),
+            (covariance == Covariance::diagonal ? kd : k) * sizeof(float),
+            k * sizeof(float),
+            size_t(k),
+            size_t(padded_k) * sizeof(float4),
+            sizeof(float)};
+    size_t total = 0;
+    for (size_t s : sizes) {
+        total += aligned(s);
+    }
+    memory_.reserve(total);
+    char* at = memory_.as<char>();
+    auto take = [&, i = 0](auto*& pointer) mutable {
+        pointer = reinterpret_cast<std::decay_t<decltype(pointer)>>(at);
+        at += aligned(sizes[i++]);
+    };
+    take(means);
+    take(variances_);
+    take(log_weights_);
+    take(half_inverse);
+    take(log_constant);
+    take(narrow);
+    take(constants_);
+    take(worst_);
+
+    // The previous upload may still be reading the staging memory.
+    check(cudaStreamSynchronize(stream), "upload of the model");
+    const size_t uploaded = aligned(sizes[0]) + aligned(sizes[1]) + sizes[2];
+    staging_.reserve(uploaded);
+    char* const host = staging_.as<char>();
+    std::memcpy(host, model.means.data(), sizes[0]);
+    std::memcpy(host + aligned(sizes[0]), model.variances.data(), sizes[1]);
+    std::memcpy(
+            host + aligned(sizes[0]) + aligned(sizes[1]),
+            model.log_weights.data(),
+            sizes[2]);
+    check(cudaMemcpyAsync(
+                  means, host, uploaded, cudaMemcpyHostToDevice, stream),
+          "upload of the model");
+    largest_mean = 0;
+    for (float m : model.means) {
+        largest_mean = std::max(largest_mean, std::fabs(m));
+    }
+}
+
+void Model::prepare(
+        bool hard,
+        float power,
+        bool with_lo,
+        double tolerance,
+        cudaStream_t stream) {
+    geometry = covariance == Covariance::diagonal && !hard ? Geometry::squares
+                                                           : Geometry::product;
+    lo = with_lo;
+    const bool squares = geometry == Geometry::squares;
+    const int pitch = (d + 7) / 8 * 8;
+    operand_.pitch = pitch;
+    operand_.rows = padded_k;
+    operand_.planes = (squares ? 2 : 1) * (lo ? 2 : 1);
+    planes_.reserve(size_t(operand_.planes) * padded_k * pitch * 2);
+    operand_.data = planes_.as<__half>();
+    // Means far outside the data must not overflow.
+    const float top = largest_mean * power;
+    operand_scale =
+            top > 16384 ? std::exp2(std::floor(std::log2(16384 / top))) : 1.f;
+
+    ModelArgs args;
+    args.k = k;
+    args.d = d;
+    args.padded_k = padded_k;
+    args.pitch = pitch;
+    args.variance_kind = covariance == Covariance::isotropic ? 0
+            : covariance == Covariance::diagonal             ? 1
+                                                             : 2;
+    args.hard = hard;
+    args.lo = lo;
+    args.squares = squares;
+    args.power = power;
+    args.operand_scale = operand_scale;
+    args.tolerance = float(tolerance);
+    args.means = means;
+    args.variances = variances_;
+    args.log_weights = log_weights_;
+    args.planes = planes_.as<__half>();
+    args.constants = reinterpret_cast<float*>(constants_);
+    args.half_inverse = half_inverse;
+    args.log_constant = log_constant;
+    args.narrow = narrow;
+    args.worst = worst_;
+    check(cudaMemsetAsync(worst_, 0, sizeof(float), stream), "clearing");
+    model_kernel<<<padded_k, kThreads, 0, stream>>>(args);
+    check_launch("preparation of the model");
+}
+
+float Model::worst_error(cudaStream_t stream) {
+    staging_.reserve(sizeof(float));
+    check(cudaMemcpyAsync(
+                  staging_.as<float>(),
+                  worst_,
+                  sizeof(float),
+                  cudaMemcpyDeviceToHost,
+                  stream),
+          "reading the error estimate");
+    check(cudaStreamSynchronize(stream), "preparation of the model");
+    return *staging_.as<float>();
+}
+
+ScoreArgs Model::score_args(bool want_split) const {
+    ScoreArgs args;
+    args.components_operand = operand_;
+    args.component_begin = 0;
+    args.components = padded_k;
+    args.d = d;
+    const bool split = lo && want_split;
+    args.component_constants = constants_ + (split ? padded_k / 2 : 0);
+    args.row_constant_scale = operand_scale;
+    // Planes of rows: [hi, lo] or [hi, hi^2, lo, lo^2], by how the rows were
+    // prepared; of components: by geometry.
+    const bool squares = geometry == Geometry::squares;
+    const bool row_squares = covariance == Covariance::diagonal;
+    const int halves = squares ? 2 : 1;
+    auto add = [&](int row_plane, int component_plane) {
+        args.term_rows[args.num_terms] = uint8_t(row_plane);
+        args.term_components[args.num_terms++] = uint8_t(component_plane);
+    };
+    const int row_lo = row_squares ? 2 : 1;
+    for (int h = 0; h < halves; h++) {
+        add(h, h);
+    }
+    if (split) {
+        for (int h = 0; h < halves; h++) {
+            add(h, halves + h);
+            add(row_lo + h, h);
+        }
+    }
+    return args;
+}
+
+} // namespace gmm::cuda

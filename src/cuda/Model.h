@@ -1,0 +1,67 @@
+#pragma once
+
+#include "Check.h"
+#include "GaussianMixture.h"
+#include "Score.h"
+
+namespace gmm::cuda {
+
+/// How scores are computed and what the matrix products are made of.
+enum class Geometry {
+    product, ///< isotropic, tied, and distances: Y M^T, row constants
+    squares, ///< diagonal: [Y, Y^2] [M1, M2]^T
+};
+
+/** A mixture on the device, prepared for the score kernels and, in fp32, for
+ * exact evaluation of single pairs. */
+struct Model {
+    /// Uploads the parameters; both kinds of preparation follow from them.
+    void upload(const GaussianMixture& model, cudaStream_t stream);
+
+    /** Fills operand and constants.
+     *
+     * @param hard    scores are -|Y - M|^2 / 2 instead of log2 densities
+     * @param power   of two, as in PrepareArgs
+     * @param lo      second halves as well
+     * @param tolerance  rms error in nats from which a component is narrow
+     */
+    void prepare(
+            bool hard,
+            float power,
+            bool lo,
+            double tolerance,
+            cudaStream_t stream);
+
+    /// Largest error estimate over the components, after prepare (waits).
+    float worst_error(cudaStream_t stream);
+
+    /// @param split  products of hi + lo; else of hi alone
+    ScoreArgs score_args(bool split) const;
+
+    Covariance covariance = Covariance::isotropic;
+    Geometry geometry = Geometry::product;
+    int k = 0;
+    int d = 0;
+    int padded_k = 0;
+    bool lo = false;
+    float operand_scale = 1; ///< of the component operand (product)
+    float largest_mean = 0;
+
+    // fp32, frame's units, for exact evaluation
+    float* means = nullptr;          ///< [k][d]
+    float* half_inverse = nullptr;   ///< log2(e) / (2 v): [k], or [k][d]
+    float* log_constant = nullptr;   ///< [k] score at the mean
+    unsigned char* narrow = nullptr; ///< [k] fp16 loses too much here
+
+private:
+    Operand operand_;
+    float4* constants_ = nullptr; ///< for hi alone, then for hi + lo
+    float* variances_ = nullptr;
+    float* log_weights_ = nullptr;
+    float* worst_ = nullptr;
+    DeviceMemory memory_;
+    DeviceMemory planes_;
+    PinnedMemory staging_;
+};
+
+} // namespace gmm::cuda

@@ -1,0 +1,296 @@
+#pragma once
+
+#include <cuda.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+/** The instructions that C++ has no words for, one thin function each. */
+namespace gmm::cuda::ptx {
+
+__device__ __forceinline__ uint32_t smem_address(const void* p) {
+    return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+
+__device__ __forceinline__ float exp2_approx(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+__device__ __forceinline__ void store_shared(uint32_t address, uint32_t value) {
+    asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(value));
+}
+
+__device__ __forceinline__ void store_shared(uint32_t address, float4 v) {
+    asm volatile(
+            "st.shared.v4.f32 [%0], {%1,%2,%3,%4};" ::"r"(address),
+            "f"(v.x),
+            "f"(v.y),
+            "f"(v.z),
+            "f"(v.w));
+}
+
+__device__ __forceinline__ float4 load_shared_float4(uint32_t address) {
+    float4 v;
+    asm volatile("ld.shared.v4.f32 {%0,%1,%2,%3}, [%4];"
+                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+                 : "r"(address));
+    return v;
+}
+
+__device__ __forceinline__ uint32_t load_shared_uint(uint32_t address) {
+    uint32_t value;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(address));
+    return value;
+}
+
+/** Stores c at `end` if c[0] or c[1] reaches t0, or c[2] or c[3] t1; then
+ * moves `end` by one step, up to `sink`, and sets the bit in the mask. All of
+ * it predicated: a branch would cost more than what it skips. */
+__device__ __forceinline__ void append(
+        const float (&c)[4],
+        float t0,
+        float t1,
+        uint32_t& end,
+        uint32_t& mask,
+        uint32_t step,
+        uint32_t sink,
+        uint32_t bit) {
+    asm volatile(
+            "{\n"
+            ".reg .pred p;\n"
+            "setp.ge.f32 p, %2, %6;\n"
+            "setp.ge.or.f32 p, %3, %6, p;\n"
+            "setp.ge.or.f32 p, %4, %7, p;\n"
+            "setp.ge.or.f32 p, %5, %7, p;\n"
+            "@p st.shared.v4.f32 [%0], {%2,%3,%4,%5};\n"
+            "@p add.u32 %0, %0, %8;\n"
+            "@p min.u32 %0, %0, %9;\n"
+            "@p or.b32 %1, %1, %10;\n"
+            "}\n"
+            : "+r"(end), "+r"(mask)
+            : "f"(c[0]),
+              "f"(c[1]),
+              "f"(c[2]),
+              "f"(c[3]),
+              "f"(t0),
+              "f"(t1),
+              "r"(step),
+              "r"(sink),
+              "r"(bit));
+}
+
+// ---- sm_80: asynchronous copies, matrix loads, matrix products ----
+
+/// 16 bytes to shared memory; zeros where !valid.
+__device__ __forceinline__ void copy_async(
+        uint32_t to, const void* from, bool valid) {
+    const int bytes = valid ? 16 : 0;
+    asm volatile(
+            "cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to),
+            "l"(from),
+            "r"(bytes));
+}
+
+__device__ __forceinline__ void copy_async_commit() {
+    asm volatile("cp.async.commit_group;");
+}
+
+template <int kPending>
+__device__ __forceinline__ void copy_async_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+__device__ __forceinline__ void load_matrix(uint32_t (&r)[4], uint32_t from) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(from)
+                 : "memory");
+}
+
+__device__ __forceinline__ void load_matrix_transposed(
+        uint32_t (&r)[4], uint32_t from) {
+    asm volatile(
+            "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, "
+            "[%4];"
+            : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+            : "r"(from)
+            : "memory");
+}
+
+/// c (16 x 8) += a (16 x 16) b (16 x 8)
+__device__ __forceinline__ void mma_m16n8k16(
+        float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    asm volatile(
+            "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+            "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+            : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// ---- sm_90: barriers in shared memory, bulk copies, warpgroup products ----
+
+__device__ __forceinline__ void barrier_init(uint32_t b, uint32_t count) {
+    asm volatile(
+            "mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(b), "r"(count));
+}
+
+__device__ __forceinline__ void barrier_init_fence() {
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+__device__ __forceinline__ void barrier_expect(uint32_t b, uint32_t bytes) {
+    asm volatile(
+            "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(b),
+            "r"(bytes)
+            : "memory");
+}
+
+__device__ __forceinline__ void barrier_arrive(uint32_t b) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(b)
+                 : "memory");
+}
+
+__device__ __forceinline__ void barrier_wait(uint32_t b, uint32_t parity) {
+    asm volatile(
+            "{\n"
+            ".reg .pred done;\n"
+            "again:\n"
+            "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+            "@done bra finished;\n"
+            "bra again;\n"
+            "finished:\n"
+            "}\n" ::"r"(b),
+            "r"(parity)
+            : "memory");
+}
+
+/// One box of a three-dimensional tensor to shared memory.
+__device__ __forceinline__ void tma_load(
+        uint32_t to,
+        const CUtensorMap* map,
+        uint32_t barrier,
+        int x,
+        int y,
+        int z) {
+    asm volatile(
+            "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::"
+            "complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(to),
+            "l"(map),
+            "r"(barrier),
+            "r"(x),
+            "r"(y),
+            "r"(z)
+            : "memory");
+}
+
+/// A contiguous piece (16-byte multiples) to shared memory.
+__device__ __forceinline__ void bulk_load(
+        uint32_t to, const void* from, uint32_t bytes, uint32_t barrier) {
+    asm volatile(
+            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
+            "[%0], [%1], %2, [%3];" ::"r"(to),
+            "l"(from),
+            "r"(bytes),
+            "r"(barrier)
+            : "memory");
+}
+
+/// True in one lane of a converged warp.
+__device__ __forceinline__ bool elect_one() {
+    uint32_t elected;
+    asm volatile(
+            "{\n"
+            ".reg .pred p;\n"
+            "elect.sync _|p, 0xffffffff;\n"
+            "selp.u32 %0, 1, 0, p;\n"
+            "}\n"
+            : "=r"(elected));
+    return elected;
+}
+
+__device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
+    asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
+template <int kRegisters>
+__device__ __forceinline__ void more_registers() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+template <int kRegisters>
+__device__ __forceinline__ void fewer_registers() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+__device__ __forceinline__ void named_sync(int id, int threads) {
+    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+__device__ __forceinline__ void named_arrive(int id, int threads) {
+    asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+/// Operand tile of rows of 64 halves (128 bytes, 128-byte swizzle), rows in
+/// groups of eight: the layout that a TMA box 64 wide leaves.
+__device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t tile) {
+    const uint64_t address = (tile & 0x3FFFF) >> 4;
+    return address | (uint64_t{1} << 16) | (uint64_t{1024 >> 4} << 32) |
+            (uint64_t{1} << 62);
+}
+
+__device__ __forceinline__ void wgmma_fence() {
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+
+__device__ __forceinline__ void wgmma_commit() {
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+
+template <int kPending>
+__device__ __forceinline__ void wgmma_wait() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending)
+                 : "memory");
+}
+
+/// c (64 x 128) = a (64 x 16) b (128 x 16)^T, plus c unless !add.
+__device__ __forceinline__ void wgmma_m64n128k16(
+        float (&c)[16][4], uint64_t a, uint64_t b, bool add) {
+    // clang-format off
+    asm volatile(
+            "{\n"
+            ".reg .pred p;\n"
+            "setp.ne.b32 p, %66, 0;\n"
+            "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {"
+            "%0, %1, %2, %3, %4, %5, %6, %7, "
+            "%8, %9, %10, %11, %12, %13, %14, %15, "
+            "%16, %17, %18, %19, %20, %21, %22, %23, "
+            "%24, %25, %26, %27, %28, %29, %30, %31, "
+            "%32, %33, %34, %35, %36, %37, %38, %39, "
+            "%40, %41, %42, %43, %44, %45, %46, %47, "
+            "%48, %49, %50, %51, %52, %53, %54, %55, "
+            "%56, %57, %58, %59, %60, %61, %62, %63}, "
+            "%64, %65, p, 1, 1, 0, 0;\n"
+            "}\n"
+            : "+f"(c[0][0]), "+f"(c[0][1]), "+f"(c[0][2]), "+f"(c[0][3]),
+              "+f"(c[1][0]), "+f"(c[1][1]), "+f"(c[1][2]), "+f"(c[1][3]),
+              "+f"(c[2][0]), "+f"(c[2][1]), "+f"(c[2][2]), "+f"(c[2][3]),
+              "+f"(c[3][0]), "+f"(c[3][1]), "+f"(c[3][2]), "+f"(c[3][3]),
+              "+f"(c[4][0]), "+f"(c[4][1]), "+f"(c[4][2]), "+f"(c[4][3]),
+              "+f"(c[5][0]), "+f"(c[5][1]), "+f"(c[5][2]), "+f"(c[5][3]),
+              "+f"(c[6][0]), "+f"(c[6][1]), "+f"(c[6][2]), "+f"(c[6][3]),
+              "+f"(c[7][0]), "+f"(c[7][1]), "+f"(c[7][2]), "+f"(c[7][3]),
+              "+f"(c[8][0]), "+f"(c[8][1]), "+f"(c[8][2]), "+f"(c[8][3]),
+              "+f"(c[9][0]), "+f"(c[9][1]), "+f"(c[9][2]), "+f"(c[9][3]),
+              "+f"(c[10][0]), "+f"(c[10][1]), "+f"(c[10][2]), "+f"(c[10][3]),
+              "+f"(c[11][0]), "+f"(c[11][1]), "+f"(c[11][2]), "+f"(c[11][3]),
+              "+f"(c[12][0]), "+f"(c[12][1]), "+f"(c[12][2]), "+f"(c[12][3]),
+              "+f"(c[13][0]), "+f"(c[13][1]), "+f"(c[13][2]), "+f"(c[13][3]),
+              "+f"(c[14][0]), "+f"(c[14][1]), "+f"(c[14][2]), "+f"(c[14][3]),
+              "+f"(c[15][0]), "+f"(c[15][1]), "+f"(c[15][2]), "+f"(c[15][3])
+            : "l"(a), "l"(b), "r"(int(add)));
+    // clang-format on
+}
+
+} // namespace gmm::cuda::ptx

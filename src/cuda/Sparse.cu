@@ -1,0 +1,505 @@
+#include <cub/device/device_radix_sort.cuh>
+#include <cub/device/device_scan.cuh>
+
+#include <algorithm>
+#include <bit>
+
+#include "Sparse.h"
+
+namespace gmm::cuda {
+
+namespace {
+
+/// Sorted entries that one warp sums.
+constexpr int kRange = 128;
+/// Dimensions that one warp sums: four a lane.
+constexpr int kSlab = 128;
+
+/// One warp a unit: its entries and its overflowed rows to their places.
+__global__ void __launch_bounds__(256) compact_kernel(
+        int units,
+        int rows,
+        const uint32_t* keys,
+        const uint2* values,
+        const float* row_lse,
+        const uint64_t* offsets,
+        int group_rows,
+        int k,
+        uint32_t* out_keys,
+        uint2* out_values,
+        uint32_t* overflowed) {
+    const int unit = blockIdx.x * 8 + threadIdx.x / 32;
+    const int lane = threadIdx.x % 32;
+    if (unit >= units) {
+        return;
+    }
+    const uint64_t at = offsets[unit], next = offsets[unit + 1];
+    const uint32_t to = uint32_t(at);
+    const int count = int(uint32_t(next) - to);
+    const size_t from = size_t(unit) * kUnitCapacity;
+    const uint32_t group = unit * kUnitRows / group_rows * k;
+    for (int i = lane; i < count; i += 32) {
+        out_keys[to + i] = group + keys[from + i];
+        out_values[to + i] = values[from + i];
+    }
+    if (at >> 32 != next >> 32) {
+        const int row = unit * kUnitRows + lane;
+        const bool lost = lane < kUnitRows && row < rows && isnan(row_lse[row]);
+        const uint32_t all = __ballot_sync(0xffffffffu, lost);
+        if (lost) {
+            overflowed[(at >> 32) + __popc(all & ((1u << lane) - 1))] = row;
+        }
+    }
+}
+
+/// starts[key]: the first entry whose key is not below.
+__global__ void starts_kernel(
+        const uint32_t* keys, uint32_t count, int k, uint32_t* starts) {
+    const int key = blockIdx.x * blockDim.x + threadIdx.x;
+    if (key > k) {
+        return;
+    }
+    uint32_t low = 0, high = count;
+    while (low < high) {
+        const uint32_t middle = (low + high) / 2;
+        if (keys[middle] < uint32_t(key)) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    starts[key] = low;
+}
+
+/// A piece: sums of a run of entries of one component. [r, r q, r y (d),
+/// r y^2 (d)]
+__host__ __device__ constexpr int piece_size(int d, bool squares) {
+    return (2 + d * (squares ? 2 : 1) + 3) / 4 * 4;
+}
+
+struct SumArgs {
+    const uint32_t* keys;
+    const uint2* values;
+    uint32_t count;
+    const __half* hi; ///< plane, from the block's first row
+    const __half* lo;
+    const float* row_constant;
+    int d, pitch;
+    float* head;  ///< [ranges] the piece that a range begins with
+    float* tail;  ///< [ranges] the piece that it ends with, if another
+    float* whole; ///< [k] a piece that lies inside a range
+};
+
+/** One warp a range and slab of dimensions. Keys and values are read once a
+ * warp and handed around; rows are fetched eight at a time, before they are
+ * needed. */
+template <bool kLo, bool kSquares>
+__global__ void __launch_bounds__(256)
+        sum_kernel(const __grid_constant__ SumArgs args) {
+    const uint32_t range = blockIdx.x * 8 + threadIdx.x / 32;
+    const int lane = threadIdx.x % 32;
+    const uint32_t begin = range * kRange;
+    if (begin >= args.count) {
+        return;
+    }
+    const int column = blockIdx.y * kSlab + lane * 4;
+    const bool inside = column < args.pitch;
+    const int size = piece_size(args.d, kSquares);
+
+    float n = 0, q = 0, y[4] = {}, y2[4] = {};
+    uint32_t current = args.keys[begin];
+    bool first = true;
+    auto flush = [&](float* piece) {
+        if (blockIdx.y == 0 && lane == 0) {
+            piece[0] = n;
+            piece[1] = q;
+        }
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            if (column + i < args.d) {
+                piece[2 + column + i] = y[i];
+                if (kSquares) {
+                    piece[2 + args.d + column + i] = y2[i];
+                }
+            }
+            y[i] = y2[i] = 0;
+        }
+        n = q = 0;
+    };
+
+#pragma unroll 1
+    for (int group = 0; group < kRange / 32; group++) {
+        const uint32_t mine = begin + group * 32 + lane;
+        const bool valid = mine < args.count;
+        const uint32_t key = valid ? args.keys[mine] : 0xffffffffu;
+        const uint2 value = valid ? args.values[mine] : make_uint2(0, 0);
+        const int count = int(min(32u, args.count - (begin + group * 32)));
+        if (begin + group * 32 >= args.count) {
+            break;
+        }
+        const float constant = args.row_constant[value.x];
+#pragma unroll 1
+        for (int e = 0; e < count; e += 8) {
+            uint2 hi[8], lo[8];
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                const uint32_t row = __shfl_sync(0xffffffffu, value.x, e + i);
+                const size_t at = size_t(row) * args.pitch + column;
+                hi[i] = inside ? *reinterpret_cast<const uint2*>(args.hi + at)
+                               : make_uint2(0, 0);
+                if (kLo) {
+                    lo[i] = inside
+                            ? *reinterpret_cast<const uint2*>(args.lo + at)
+                            : make_uint2(0, 0);
+                }
+            }
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                const uint32_t k = __shfl_sync(0xffffffffu, key, e + i);
+                const float r = __uint_as_float(
+                        __shfl_sync(0xffffffffu, value.y, e + i));
+                const float c = __shfl_sync(0xffffffffu, constant, e + i);
+                if (e + i >= count) {
+                    break;
+                }
+                if (k != current) {
+                    flush(first ? args.head + size_t(range) * size
+                                : args.whole + size_t(current) * size);
+                    first = false;
+                    current = k;
+                }
+                n += r;
+                q = fmaf(r, c, q);
+                const __half2* const h = reinterpret_cast<__half2*>(&hi[i]);
+                const __half2* const l = reinterpret_cast<__half2*>(&lo[i]);
+#pragma unroll
+                for (int p = 0; p < 2; p++) {
+                    float2 x = __half22float2(h[p]);
+                    if (kLo) {
+                        const float2 rest = __half22float2(l[p]);
+                        x.x += rest.x;
+                        x.y += rest.y;
+                    }
+                    const float rx = r * x.x, ry = r * x.y;
+                    y[2 * p] += rx;
+                    y[2 * p + 1] += ry;
+                    if (kSquares) {
+                        y2[2 * p] = fmaf(rx, x.x, y2[2 * p]);
+                        y2[2 * p + 1] = fmaf(ry, x.y, y2[2 * p + 1]);
+                    }
+                }
+            }
+        }
+    }
+    flush((first ? args.head : args.tail) + size_t(range) * size);
+}
+
+/// One block a component: its pieces, in order, into the sums.
+__global__ void __launch_bounds__(128) collect_kernel(
+        const uint32_t* starts,
+        int groups,
+        const float* head,
+        const float* tail,
+        const float* whole,
+        const __grid_constant__ DeviceSums sums) {
+    const int k = blockIdx.x;
+    const uint32_t count = starts[groups * sums.k];
+    const bool squares = sums.y2;
+    const int size = piece_size(sums.d, squares);
+    for (int j = threadIdx.x; j < 2 + sums.d * (squares ? 2 : 1);
+         j += blockDim.x) {
+        double sum = 0;
+        for (int g = 0; g < groups; g++) {
+            const int key = g * sums.k + k;
+            const uint32_t begin = starts[key], end = starts[key + 1];
+            if (begin == end) {
+                continue;
+            }
+            const uint32_t first = begin / kRange, last = (end - 1) / kRange;
+            // A range's last piece is its tail also where it ends with it.
+            const bool reaches_end =
+                    last > first || end % kRange == 0 || end == count;
+            sum += begin % kRange == 0 ? head[size_t(first) * size + j]
+                    : reaches_end      ? tail[size_t(first) * size + j]
+                                       : whole[size_t(key) * size + j];
+            for (uint32_t r = first + 1; r <= last; r++) {
+                sum += head[size_t(r) * size + j];
+            }
+        }
+        if (j == 0) {
+            sums.n_k[k] += sum;
+        } else if (j == 1) {
+            sums.constant[k] += sum;
+        } else if (j < 2 + sums.d) {
+            sums.y[size_t(k) * sums.d + j - 2] += sum;
+        } else {
+            sums.y2[size_t(k) * sums.d + j - 2 - sums.d] += sum;
+        }
+    }
+}
+
+__global__ void __launch_bounds__(256) values_kernel(
+        const float* values, const float* weight, int count, double* partial) {
+    double sum = 0;
+    for (int i = blockIdx.x * 256 + threadIdx.x; i < count;
+         i += 256 * kSumBlocks) {
+        sum += weight ? double(weight[i]) * values[i] : double(values[i]);
+    }
+    __shared__ double parts[8];
+    for (int step = 16; step; step /= 2) {
+        sum += __shfl_xor_sync(0xffffffffu, sum, step);
+    }
+    if (threadIdx.x % 32 == 0) {
+        parts[threadIdx.x / 32] = sum;
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        sum = 0;
+        for (double p : parts) {
+            sum += p;
+        }
+        partial[blockIdx.x] = sum;
+    }
+}
+
+__global__ void add_kernel(const double* partial, double* sum) {
+    double all = 0;
+    for (int i = threadIdx.x; i < kSumBlocks; i += 32) {
+        all += partial[i];
+    }
+    for (int step = 16; step; step /= 2) {
+        all += __shfl_xor_sync(0xffffffffu, all, step);
+    }
+    if (threadIdx.x == 0) {
+        *sum += all;
+    }
+}
+
+int units_of(int rows) {
+    return (rows + kUnitRows - 1) / kUnitRows;
+}
+
+/// Rows of a group, as halves: about a third of an H100's L2.
+constexpr size_t kGroupBytes = size_t(16) << 20;
+
+/// Groups of rows: few enough that a key stays within 16 bits (two passes of
+/// the sort) and that the pieces stay small.
+int groups_of(int rows, int k, int d, bool squares) {
+    const size_t wanted =
+            (size_t(rows) * d * 2 + kGroupBytes - 1) / kGroupBytes;
+    const size_t by_bits = std::max<size_t>(1, 65536 / size_t(k));
+    const size_t by_memory = std::max<size_t>(
+            1, (size_t(64) << 20) / (size_t(k) * piece_size(d, squares) * 4));
+    return int(std::max<size_t>(
+            1, std::min({wanted, by_bits, by_memory, size_t(16)})));
+}
+
+/// The sizes of SparseScratch's arrays, in the order of its reserve().
+struct Sizes {
+    size_t bytes[15];
+    size_t temporary;
+    size_t total = 0;
+
+    Sizes(int rows, int k, int d, bool squares) {
+        const size_t units = units_of(rows);
+        const size_t entries = units * kUnitCapacity;
+        const size_t ranges = entries / kRange + 1;
+        const size_t piece = piece_size(d, squares) * sizeof(float);
+        const size_t groups = groups_of(rows, k, d, squares);
+        size_t scan = 0, sort = 0;
+        check(cub::DeviceScan::ExclusiveSum(
+                      nullptr,
+                      scan,
+                      static_cast<uint64_t*>(nullptr),
+                      static_cast<uint64_t*>(nullptr),
+                      int(units + 1)),
+              "scan");
+        cub::DoubleBuffer<uint32_t> no_keys;
+        cub::DoubleBuffer<uint2> no_values;
+        check(cub::DeviceRadixSort::SortPairs(
+                      nullptr, sort, no_keys, no_values, int(entries), 0, 32),
+              "sort");
+        temporary = std::max(scan, sort);
+        const size_t all[15] = {
+                entries * 4,
+                entries * 8,
+                size_t(rows) * 2,
+                (units + 1) * 8,
+                size_t(rows) * 4,
+                size_t(rows) * 4,
+                (units + 1) * 8,
+                entries * 4,
+                entries * 4,
+                entries * 8,
+                entries * 8,
+                (size_t(k) * groups + 1) * 4,
+                ranges * piece * 2,
+                size_t(k) * groups * piece,
+                units * 4};
+        for (int i = 0; i < 15; i++) {
+            bytes[i] = (all[i] + 255) / 256 * 256;
+            total += bytes[i];
+        }
+        total += temporary;
+    }
+};
+
+} // namespace
+
+size_t SparseScratch::bytes_for(int rows, int k, int d, bool squares) {
+    return Sizes(rows, k, d, squares).total;
+}
+
+int SparseScratch::units(int rows) const {
+    return units_of(rows);
+}
+
+size_t SparseScratch::bytes() const {
+    return memory_.bytes();
+}
+
+void SparseScratch::release() {
+    memory_.release();
+}
+
+void SparseScratch::reserve(int rows, int k, int d, bool squares) {
+    const Sizes sizes(rows, k, d, squares);
+    memory_.reserve(sizes.total);
+    total_.reserve(sizeof(uint64_t));
+    char* at = memory_.as<char>();
+    int i = 0;
+    auto take = [&](auto*& pointer) {
+        pointer = reinterpret_cast<std::decay_t<decltype(pointer)>>(at);
+        at += sizes.bytes[i++];
+    };
+    take(keys);
+    take(values);
+    take(row_ranges);
+    take(unit_counts);
+    take(row_lse);
+    take(overflowed);
+    take(offsets_);
+    take(sorted_keys_[0]);
+    take(sorted_keys_[1]);
+    take(sorted_values_[0]);
+    take(sorted_values_[1]);
+    take(starts_);
+    take(head_);
+    take(whole_);
+    take(unit_dropped);
+    groups_ = groups_of(rows, k, d, squares);
+    k_ = k;
+    tail_ = head_ + sizes.bytes[12] / 8;
+    temporary_ = at;
+    temporary_bytes_ = sizes.temporary;
+}
+
+void SparseStep::compact(SparseScratch& s, int rows, cudaStream_t stream) {
+    const int units = units_of(rows);
+    const int group_rows = (units + s.groups_ - 1) / s.groups_ * kUnitRows;
+    check(cudaMemsetAsync(s.unit_counts + units, 0, 8, stream), "clearing");
+    size_t temporary = s.temporary_bytes_;
+    check(cub::DeviceScan::ExclusiveSum(
+                  s.temporary_,
+                  temporary,
+                  s.unit_counts,
+                  s.offsets_,
+                  units + 1,
+                  stream),
+          "scan of the units");
+    check(cudaMemcpyAsync(
+                  s.total_.as<uint64_t>(),
+                  s.offsets_ + units,
+                  8,
+                  cudaMemcpyDeviceToHost,
+                  stream),
+          "reading the number of entries");
+    compact_kernel<<<(units + 7) / 8, 256, 0, stream>>>(
+            units,
+            rows,
+            s.keys,
+            s.values,
+            s.row_lse,
+            s.offsets_,
+            group_rows,
+            s.k_,
+            s.sorted_keys_[0],
+            s.sorted_values_[0],
+            s.overflowed);
+    check_launch("compaction");
+    check(cudaStreamSynchronize(stream), "selecting components");
+    const uint64_t total = *s.total_.as<uint64_t>();
+    entries = uint32_t(total);
+    overflowed = int(total >> 32);
+}
+
+void SparseStep::accumulate(
+        SparseScratch& s,
+        const PreparedRows& rows,
+        int64_t row_begin,
+        bool lo,
+        const DeviceSums& sums,
+        cudaStream_t stream) {
+    if (entries == 0) {
+        return;
+    }
+    cub::DoubleBuffer<uint32_t> keys(s.sorted_keys_[0], s.sorted_keys_[1]);
+    cub::DoubleBuffer<uint2> values(s.sorted_values_[0], s.sorted_values_[1]);
+    const unsigned keys_used = unsigned(sums.k) * unsigned(s.groups_);
+    const int bits = std::max(1, int(std::bit_width(keys_used - 1)));
+    size_t temporary = s.temporary_bytes_;
+    check(cub::DeviceRadixSort::SortPairs(
+                  s.temporary_,
+                  temporary,
+                  keys,
+                  values,
+                  int(entries),
+                  0,
+                  bits,
+                  stream),
+          "sorting by component");
+    starts_kernel<<<(keys_used + 256) / 256, 256, 0, stream>>>(
+            keys.Current(), uint32_t(entries), int(keys_used), s.starts_);
+    check_launch("component starts");
+
+    SumArgs args;
+    args.keys = keys.Current();
+    args.values = values.Current();
+    args.count = uint32_t(entries);
+    args.d = sums.d;
+    args.pitch = rows.operand.pitch;
+    const bool squares = sums.y2;
+    args.hi = rows.operand.data + row_begin * args.pitch;
+    args.lo = lo ? args.hi + rows.operand.rows * args.pitch * (squares ? 2 : 1)
+                 : nullptr;
+    args.row_constant = rows.row_constant + row_begin;
+    args.head = s.head_;
+    args.tail = s.tail_;
+    args.whole = s.whole_;
+    const int ranges = int((entries + kRange - 1) / kRange);
+    const dim3 grid((ranges + 7) / 8, (sums.d + kSlab - 1) / kSlab);
+    const auto kernel = lo
+            ? (squares ? sum_kernel<true, true> : sum_kernel<true, false>)
+            : (squares ? sum_kernel<false, true> : sum_kernel<false, false>);
+    kernel<<<grid, 256, 0, stream>>>(args);
+    check_launch("segment sums");
+    collect_kernel<<<sums.k, 128, 0, stream>>>(
+            s.starts_, s.groups_, s.head_, s.tail_, s.whole_, sums);
+    check_launch("collection of sums");
+}
+
+void sum_values(
+        const float* values,
+        const float* weight,
+        int count,
+        double* sum,
+        double* scratch,
+        cudaStream_t stream) {
+    values_kernel<<<kSumBlocks, 256, 0, stream>>>(
+            values, weight, count, scratch);
+    check_launch("sum of values");
+    add_kernel<<<1, 32, 0, stream>>>(scratch, sum);
+    check_launch("sum of values");
+}
+
+} // namespace gmm::cuda
