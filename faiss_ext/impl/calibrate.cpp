@@ -194,7 +194,8 @@ std::vector<std::vector<Look>> trace_cells(
 using Curve = std::vector<Calibration::Point>;
 
 /// Sorted by distances, with recall never falling, and everything searched at
-/// the end.
+/// the end. Of a stretch that found nothing new both ends are kept, so that
+/// choose() interpolates over none.
 Curve finish_curve(Curve curve, float all_parameter, size_t ntotal) {
     curve.push_back({all_parameter, 1, float(ntotal)});
     std::stable_sort(
@@ -207,7 +208,13 @@ Curve finish_curve(Curve curve, float all_parameter, size_t ntotal) {
     for (const Calibration::Point& p : curve) {
         if (out.empty() || p.recall > out.back().recall) {
             out.push_back(p);
+            continue;
         }
+        const float recall = out.back().recall;
+        if (out.size() > 1 && out[out.size() - 2].recall == recall) {
+            out.pop_back();
+        }
+        out.push_back({p.parameter, recall, p.distances});
     }
     return out;
 }
@@ -399,7 +406,7 @@ Calibration calibrate_index(
         draw_queries(index, nq, drawn, self);
         xq = drawn.data();
     }
-    check_finite("xq", nq, ivf.d, xq);
+    check_storable("xq", nq, ivf.d, xq);
 
     Calibration c;
     c.k = k;
