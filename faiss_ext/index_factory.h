@@ -13,6 +13,10 @@ namespace faiss_ext {
  *
  *     gmm  := "GMM" nlist [ "x" cells_per_list ] [ "_Diag" | "_Tied" ]
  *
+ * Flat, PQ and SQ make an IndexIVFGMM; other codes ("GMM1024,PQ16x4fs") the
+ * stock index that FAISS makes, with an IndexGMM as its quantizer, and no
+ * cells. nlist may end in k or M (1024, 1024 * 1024).
+ *
  * What has no GMM in it goes to faiss::index_factory unchanged. Throws
  * FaissException naming the token that is not understood.
  */
@@ -21,7 +25,8 @@ faiss::Index* index_factory(
         const char* description,
         faiss::MetricType metric = faiss::METRIC_L2);
 
-/// The string that index_factory makes such an index from.
+/// The string that index_factory makes such an index from; empty, as in FAISS,
+/// where there is none.
 std::string reverse_index_factory(const faiss::Index* index);
 
 } // namespace faiss_ext

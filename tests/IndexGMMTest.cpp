@@ -14,6 +14,7 @@
 #include <faiss/utils/distances.h>
 
 #include "TestData.h"
+#include "quick_training.h"
 
 namespace faiss_ext {
 namespace {
@@ -191,6 +192,7 @@ void expect_sane_recall(
         for (auto* index : {kmeans.get(), mixture.get()}) {
             index->own_fields = true;
             index->nprobe = 8;
+            train_quickly(index);
             index->train(base().n, base().x.data());
             index->add(base().n, base().x.data());
         }
@@ -224,9 +226,7 @@ TEST(IndexGMM, UnderIVFPQ) {
     expect_sane_recall(
             [](faiss::Index* q) -> std::unique_ptr<faiss::IndexIVF> {
                 auto index = std::make_unique<faiss::IndexIVFPQ>(
-                        q, kD, kLists, 16, 8, q->metric_type);
-                index->pq.cp.niter = 5;
-                index->pq.cp.max_points_per_centroid = 10;
+                        q, kD, kLists, 32, 6, q->metric_type);
                 return index;
             },
             0.5);
@@ -250,7 +250,6 @@ TEST(IndexGMM, UnderIVFPQFastScan) {
             [](faiss::Index* q) -> std::unique_ptr<faiss::IndexIVF> {
                 auto index = std::make_unique<faiss::IndexIVFPQFastScan>(
                         q, kD, kLists, 32, 4, q->metric_type);
-                index->pq.cp.niter = 5;
                 return index;
             },
             0.4);

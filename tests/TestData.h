@@ -1,15 +1,15 @@
 #pragma once
 
-#include <algorithm>
-#include <cstdint>
-#include <fstream>
-#include <stdexcept>
+#include <cstddef>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
 
 #include <faiss/impl/FaissException.h>
+
+#include "RealData.h"
 
 /// Vectors in memory as floats.
 struct Vectors {
@@ -22,31 +22,10 @@ struct Vectors {
     }
 };
 
-/// At most n vectors of a .u8bin or .fbin file of bench/data.
+/// The first n vectors of a file of bench/data.
 inline Vectors read_test_data(const std::string& name, size_t n) {
-    std::ifstream file(std::string(TEST_DATA "/") + name, std::ios::binary);
-    uint32_t header[2];
-    file.read(reinterpret_cast<char*>(header), sizeof(header));
-    if (!file) {
-        throw std::runtime_error("cannot read " TEST_DATA "/" + name);
-    }
-    Vectors out;
-    out.n = std::min<size_t>(n, header[0]);
-    out.d = header[1];
-    out.x.resize(out.n * out.d);
-    if (name.ends_with(".fbin")) {
-        file.read(
-                reinterpret_cast<char*>(out.x.data()),
-                out.x.size() * sizeof(float));
-    } else {
-        std::vector<uint8_t> bytes(out.x.size());
-        file.read(reinterpret_cast<char*>(bytes.data()), bytes.size());
-        std::copy(bytes.begin(), bytes.end(), out.x.begin());
-    }
-    if (!file) {
-        throw std::runtime_error("too short: " TEST_DATA "/" + name);
-    }
-    return out;
+    RealData data(name, n, 128);
+    return {data.n, data.d, std::move(data.x)};
 }
 
 inline Vectors sift_base(size_t n) {

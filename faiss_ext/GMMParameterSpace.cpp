@@ -1,0 +1,132 @@
+#include "faiss_ext/GMMParameterSpace.h"
+
+#include <cmath>
+#include <cstdlib>
+#include <limits>
+#include <sstream>
+#include <string>
+
+#include <faiss/IndexIVF.h>
+#include <faiss/impl/FaissAssert.h>
+
+#include "faiss_ext/IndexGMM.h"
+#include "faiss_ext/IndexIVFGMM.h"
+#include "faiss_ext/impl/convert.h"
+
+namespace faiss_ext {
+
+namespace {
+
+/// Where an index keeps what is set here: an IndexIVFGMM, or the policy of an
+/// IndexGMM under a stock IVF index.
+struct Target {
+    IVFGMM* gmm = nullptr;
+    ProbePolicy* policy = nullptr;
+
+    explicit Target(faiss::Index* index) {
+        index = *unwrap(&index);
+        gmm = dynamic_cast<IVFGMM*>(index);
+        auto ivf = dynamic_cast<faiss::IndexIVF*>(index);
+        if (auto q = dynamic_cast<IndexGMM*>(ivf ? ivf->quantizer : index)) {
+            policy = &q->policy;
+        }
+    }
+};
+
+void require(
+        bool holds,
+        const std::string& name,
+        double value,
+        const char* expected) {
+    FAISS_THROW_IF_NOT_FMT(
+            holds, "%s = %g, expected %s", name.c_str(), value, expected);
+}
+
+/// The order of that number; throws for numbers that are none.
+ProbeOrder order_of(double value) {
+    const bool is_int = value == std::floor(value) && std::abs(value) < 1000;
+    require(is_int, "probe_order", value, "the number of a ProbeOrder");
+    const ProbeOrder order = static_cast<ProbeOrder>(int(value));
+    to_string(order);
+    return order;
+}
+
+} // namespace
+
+void GMMParameterSpace::initialize(const faiss::Index* index) {
+    faiss::ParameterSpace::initialize(unwrap(index));
+    const Target target(const_cast<faiss::Index*>(index));
+    const bool stops = target.gmm ||
+            (target.policy && target.policy->order == ProbeOrder::scale_free);
+    if (stops) {
+        add_range("probe_mass").values = {
+                0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 1};
+    }
+}
+
+void GMMParameterSpace::set_index_parameters(
+        faiss::Index* index, const char* description) const {
+    FAISS_THROW_IF_NOT_MSG(
+            index && description, "set_index_parameters: no index or string");
+    std::istringstream all(description);
+    std::string setting;
+    while (std::getline(all, setting, ',')) {
+        const size_t equals = setting.find('=');
+        const std::string name = setting.substr(0, equals);
+        const std::string text =
+                equals == std::string::npos ? "" : setting.substr(equals + 1);
+        FAISS_THROW_IF_NOT_FMT(
+                !name.empty() && !text.empty(),
+                "set_index_parameters: \"%s\", expected name=value",
+                setting.c_str());
+        char* end = nullptr;
+        double value = std::strtod(text.c_str(), &end);
+        if (*end != 0) {
+            FAISS_THROW_IF_NOT_FMT(
+                    name == "probe_order",
+                    "set_index_parameters: \"%s\", expected a number",
+                    setting.c_str());
+            value = int(probe_order_from_string(text));
+        }
+        set_index_parameter(index, name, value);
+    }
+}
+
+void GMMParameterSpace::set_index_parameter(
+        faiss::Index* index, const std::string& name, double val) const {
+    FAISS_THROW_IF_NOT_MSG(index, "set_index_parameter: no index");
+    if (name == "nprobe") {
+        require(val >= 1 && val <= std::numeric_limits<int>::max(),
+                name,
+                val,
+                "at least 1");
+    }
+    if (name == "max_codes") {
+        require(val >= 0, name, val, "at least 0");
+    }
+    if (name != "probe_mass" && name != "target_recall" &&
+        name != "probe_order") {
+        faiss::ParameterSpace::set_index_parameter(index, name, val);
+        return;
+    }
+
+    const Target target(index);
+    FAISS_THROW_IF_NOT_FMT(
+            target.gmm || target.policy,
+            "%s = %g: the index has no mixture",
+            name.c_str(),
+            val);
+    if (name == "probe_mass") {
+        require(val > 0 && val <= 1, name, val, "a value in (0, 1]");
+        (target.gmm ? target.gmm->probe_mass : target.policy->probe_mass) = val;
+    } else if (name == "target_recall") {
+        require(val >= 0 && val < 1, name, val, "a value in [0, 1)");
+        require(target.gmm, name, val, "an IndexIVFGMM, which calibrates");
+        target.gmm->target_recall = val;
+    } else {
+        (target.gmm ? target.gmm->probe_order : target.policy->order) =
+                order_of(val);
+    }
+}
+
+} // namespace faiss_ext

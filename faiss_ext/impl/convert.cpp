@@ -1,0 +1,119 @@
+#include "faiss_ext/impl/convert.h"
+
+#include <typeinfo>
+#include <utility>
+
+#include <faiss/IndexIDMap.h>
+#include <faiss/IndexPreTransform.h>
+#include <faiss/IndexRefine.h>
+
+#include "faiss_ext/IndexIVFGMM.h"
+
+namespace faiss_ext {
+
+faiss::Index** unwrap(faiss::Index** index) {
+    for (;;) {
+        if (auto pre = dynamic_cast<faiss::IndexPreTransform*>(*index)) {
+            index = &pre->index;
+        } else if (auto map = dynamic_cast<faiss::IndexIDMap*>(*index)) {
+            index = &map->index;
+        } else if (auto refine = dynamic_cast<faiss::IndexRefine*>(*index)) {
+            index = &refine->base_index;
+        } else {
+            return index;
+        }
+    }
+}
+
+const faiss::Index* unwrap(const faiss::Index* index) {
+    auto* writable = const_cast<faiss::Index*>(index);
+    return *unwrap(&writable);
+}
+
+namespace {
+
+/// What the codec learnt, and how it is used.
+void copy_codec(const faiss::IndexIVFFlat&, faiss::IndexIVFFlat&) {}
+
+void copy_codec(const faiss::IndexIVFPQ& from, faiss::IndexIVFPQ& to) {
+    to.by_residual = from.by_residual;
+    to.pq = from.pq;
+    to.do_polysemous_training = from.do_polysemous_training;
+    to.polysemous_training = from.polysemous_training;
+    to.scan_table_threshold = from.scan_table_threshold;
+    to.polysemous_ht = from.polysemous_ht;
+    to.use_precomputed_table = from.use_precomputed_table;
+}
+
+void copy_codec(
+        const faiss::IndexIVFScalarQuantizer& from,
+        faiss::IndexIVFScalarQuantizer& to) {
+    to.by_residual = from.by_residual;
+    to.sq = from.sq;
+}
+
+/// What belongs to the lists and not to the codec.
+void move_tables(faiss::IndexIVF&, faiss::IndexIVF&) {}
+
+void move_tables(faiss::IndexIVFPQ& from, faiss::IndexIVFPQ& to) {
+    to.precomputed_table = std::move(from.precomputed_table);
+}
+
+template <class IVF>
+std::unique_ptr<IndexIVFGMM<IVF>> copy_settings(const IVF& from) {
+    auto to = std::make_unique<IndexIVFGMM<IVF>>();
+    static_cast<faiss::Index&>(*to) = from;
+    static_cast<faiss::Level1Quantizer&>(*to) = from;
+    to->quantizer = nullptr;
+    to->own_fields = false;
+    to->ntotal = 0;
+    to->code_size = from.code_size;
+    to->nprobe = from.nprobe;
+    to->max_codes = from.max_codes;
+    to->parallel_mode = from.parallel_mode;
+    copy_codec(from, *to);
+    return to;
+}
+
+/// f(stock as what it is) if it is exactly one of the types that have an
+/// IndexIVFGMM: a subclass holds more than its base.
+template <class Index, class F>
+std::unique_ptr<faiss::IndexIVF> with_type(Index& stock, F f) {
+    auto try_type = [&]<class IVF>(std::type_identity<IVF>) {
+        using Same = std::conditional_t<std::is_const_v<Index>, const IVF, IVF>;
+        return typeid(stock) == typeid(IVF)
+                ? std::unique_ptr<faiss::IndexIVF>(f(static_cast<Same&>(stock)))
+                : nullptr;
+    };
+    auto out = try_type(std::type_identity<faiss::IndexIVFFlat>());
+    if (!out) {
+        out = try_type(std::type_identity<faiss::IndexIVFPQ>());
+    }
+    if (!out) {
+        out = try_type(std::type_identity<faiss::IndexIVFScalarQuantizer>());
+    }
+    return out;
+}
+
+} // namespace
+
+std::unique_ptr<faiss::IndexIVF> take_as_gmm(faiss::IndexIVF& stock) {
+    return with_type(stock, [](auto& from) {
+        auto to = copy_settings(from);
+        to->ntotal = from.ntotal;
+        to->quantizer = std::exchange(from.quantizer, nullptr);
+        to->own_fields = std::exchange(from.own_fields, false);
+        to->invlists = std::exchange(from.invlists, nullptr);
+        to->own_invlists = std::exchange(from.own_invlists, false);
+        to->direct_map = std::move(from.direct_map);
+        move_tables(from, *to);
+        return to;
+    });
+}
+
+std::unique_ptr<faiss::IndexIVF> copy_settings_as_gmm(
+        const faiss::IndexIVF& stock) {
+    return with_type(stock, [](auto& from) { return copy_settings(from); });
+}
+
+} // namespace faiss_ext

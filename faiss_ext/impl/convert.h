@@ -1,0 +1,27 @@
+#pragma once
+
+#include <memory>
+
+#include <faiss/IndexIVF.h>
+
+namespace faiss_ext {
+
+/// The place that holds the index inside IndexPreTransform, IndexIDMap and
+/// IndexRefine; `index` itself where it is not wrapped.
+faiss::Index** unwrap(faiss::Index** index);
+const faiss::Index* unwrap(const faiss::Index* index);
+
+/** The IndexIVFGMM of a stock index's codec, with all that the stock index
+ * held: lists, quantizer, codec and settings move, and `stock` is left fit for
+ * nothing but its destructor.
+ *
+ * Returns nullptr, having done nothing, for types that have no IndexIVFGMM.
+ */
+std::unique_ptr<faiss::IndexIVF> take_as_gmm(faiss::IndexIVF& stock);
+
+/** The same with the codec and the settings copied, but without quantizer and
+ * lists, and ntotal = 0. */
+std::unique_ptr<faiss::IndexIVF> copy_settings_as_gmm(
+        const faiss::IndexIVF& stock);
+
+} // namespace faiss_ext

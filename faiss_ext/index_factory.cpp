@@ -1,0 +1,373 @@
+#include "faiss_ext/index_factory.h"
+
+#include <algorithm>
+#include <exception>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <regex>
+#include <vector>
+
+#include <faiss/IndexFlat.h>
+#include <faiss/IndexIDMap.h>
+#include <faiss/IndexIVFPQFastScan.h>
+#include <faiss/IndexPreTransform.h>
+#include <faiss/IndexRefine.h>
+#include <faiss/VectorTransform.h>
+#include <faiss/index_factory.h>
+
+#include "faiss_ext/IndexGMM.h"
+#include "faiss_ext/IndexIVFGMM.h"
+#include "faiss_ext/impl/convert.h"
+
+#if FAISS_EXT_FAISS_VERSION > 10703
+#include <faiss/factory_tools.h>
+#endif
+
+namespace faiss_ext {
+
+namespace {
+
+struct GMMToken {
+    size_t nlist = 0;
+    std::optional<size_t> cells_per_list;
+    gmm::Covariance covariance = gmm::Covariance::isotropic;
+};
+
+/// Splits at the commas that are not in parentheses.
+std::vector<std::string> split(const std::string& description) {
+    std::vector<std::string> tokens(1);
+    int depth = 0;
+    for (char c : description) {
+        depth += (c == '(') - (c == ')');
+        if (c == ',' && depth == 0) {
+            tokens.emplace_back();
+        } else {
+            tokens.back() += c;
+        }
+    }
+    return tokens;
+}
+
+std::string join(const std::vector<std::string>& tokens) {
+    std::string out;
+    for (const std::string& token : tokens) {
+        out += (out.empty() ? "" : ",") + token;
+    }
+    return out;
+}
+
+/// Digits, and "k" or "M" as in newer FAISS.
+size_t parse_count(const std::string& digits, const std::string& token) {
+    size_t unit = 1;
+    unit = digits.back() == 'k' ? 1024 : unit;
+    unit = digits.back() == 'M' ? 1024 * 1024 : unit;
+    // Ten digits fit; what is beyond an int is refused below.
+    const size_t value =
+            digits.size() > 10 ? SIZE_MAX : std::stoull(digits) * unit;
+    FAISS_THROW_IF_NOT_FMT(
+            value >= 1 && value <= size_t(std::numeric_limits<int>::max()),
+            "index_factory: \"%s\" in \"%s\", expected 1 to 2147483647",
+            digits.c_str(),
+            token.c_str());
+    return value;
+}
+
+GMMToken parse_token(const std::string& token) {
+    static const std::regex pattern(
+            "GMM([0-9]+[kM]?)(?:x([0-9]+))?(?:_(Diag|Tied))?");
+    std::smatch match;
+    FAISS_THROW_IF_NOT_FMT(
+            std::regex_match(token, match, pattern),
+            "index_factory: \"%s\", expected GMM<nlist>[x<cells>]"
+            "[_Diag|_Tied]",
+            token.c_str());
+    GMMToken out;
+    out.nlist = parse_count(match[1], token);
+    if (match[2].matched) {
+        out.cells_per_list = parse_count(match[2], token);
+    }
+    if (match[3].matched) {
+        out.covariance = match[3] == "Diag" ? gmm::Covariance::diagonal
+                                            : gmm::Covariance::tied;
+    }
+    return out;
+}
+
+std::string replace_all(
+        std::string text, const std::string& from, const std::string& to) {
+    for (size_t at = text.find(from); at != std::string::npos;
+         at = text.find(from, at + to.size())) {
+        text.replace(at, from.size(), to);
+    }
+    return text;
+}
+
+/// The IVF index where the GMM token stands as FAISS makes it; its errors
+/// come back in the words of the string that was given.
+std::unique_ptr<faiss::Index> make_stock(
+        int d,
+        std::vector<std::string> tokens,
+        size_t place,
+        size_t nlist,
+        faiss::MetricType metric) {
+    const std::string given = join(tokens);
+    const std::string gmm = tokens[place];
+    tokens[place] = "IVF" + std::to_string(nlist);
+    try {
+        return std::unique_ptr<faiss::Index>(
+                faiss::index_factory(d, join(tokens).c_str(), metric));
+    } catch (const std::bad_alloc&) {
+        throw;
+    } catch (const std::exception& e) {
+        const std::string why = replace_all(e.what(), tokens[place], gmm);
+        FAISS_THROW_FMT(
+                "index_factory: \"%s\" cannot be made: %s",
+                given.c_str(),
+                why.c_str());
+    }
+}
+
+/// Types without cells keep their class, and take the mixture as quantizer.
+void set_gmm_quantizer(
+        faiss::IndexIVF& ivf, const GMMToken& token, const std::string& text) {
+    FAISS_THROW_IF_NOT_FMT(
+            token.cells_per_list.value_or(1) == 1,
+            "index_factory: \"%s\": cells need the codes Flat, PQ or SQ",
+            text.c_str());
+    auto quantizer = std::make_unique<IndexGMM>(
+            ivf.d, ivf.nlist, token.covariance, ivf.metric_type);
+    quantizer->cp = ivf.cp;
+    if (ivf.own_fields) {
+        delete ivf.quantizer;
+    }
+    ivf.quantizer = quantizer.release();
+    ivf.own_fields = true;
+    ivf.quantizer_trains_alone = 1;
+}
+
+} // namespace
+
+faiss::Index* index_factory(
+        int d, const char* description, faiss::MetricType metric) {
+    FAISS_THROW_IF_NOT_MSG(description, "index_factory: no description");
+    FAISS_THROW_IF_NOT_FMT(d > 0, "index_factory: d = %d, expected > 0", d);
+    const std::vector<std::string> tokens = split(description);
+    const auto is_gmm = [](const std::string& token) {
+        return token.starts_with("GMM");
+    };
+    const auto found = std::find_if(tokens.begin(), tokens.end(), is_gmm);
+    if (found == tokens.end()) {
+        const std::string text = description;
+        FAISS_THROW_IF_NOT_FMT(
+                text.find("(GMM") == std::string::npos &&
+                        text.find(",GMM") == std::string::npos,
+                "index_factory: \"%s\" has a GMM in parentheses, expected it "
+                "where IVF stands",
+                description);
+        return faiss::index_factory(d, description, metric);
+    }
+    const auto second = std::find_if(found + 1, tokens.end(), is_gmm);
+    FAISS_THROW_IF_NOT_FMT(
+            second == tokens.end(),
+            "index_factory: \"%s\" is a second GMM",
+            second->c_str());
+    const GMMToken token = parse_token(*found);
+    FAISS_THROW_IF_NOT_FMT(
+            found + 1 != tokens.end(),
+            "index_factory: \"%s\" has no code behind it, expected one as in "
+            "\"%s,Flat\"",
+            found->c_str(),
+            found->c_str());
+    FAISS_THROW_IF_NOT_FMT(
+            metric == faiss::METRIC_L2 || metric == faiss::METRIC_INNER_PRODUCT,
+            "index_factory: \"%s\" with metric %d, expected METRIC_L2 or "
+            "METRIC_INNER_PRODUCT",
+            found->c_str(),
+            int(metric));
+
+    std::unique_ptr<faiss::Index> index =
+            make_stock(d, tokens, found - tokens.begin(), token.nlist, metric);
+    faiss::Index* root = index.release();
+    faiss::Index** slot = unwrap(&root);
+    index.reset(root);
+    auto ivf = dynamic_cast<faiss::IndexIVF*>(*slot);
+    FAISS_THROW_IF_NOT_FMT(
+            ivf,
+            "index_factory: \"%s\" is no IVF index with IVF in place of GMM",
+            description);
+    std::unique_ptr<faiss::IndexIVF> gmm = take_as_gmm(*ivf);
+    if (!gmm) {
+        set_gmm_quantizer(*ivf, token, *found);
+        return index.release();
+    }
+    auto& part = dynamic_cast<IVFGMM&>(*gmm);
+    part.covariance = token.covariance;
+    part.cells_per_list = token.cells_per_list.value_or(0);
+    // Either the wrapper's field, or `root`, which index is let go for.
+    if (slot == &root) {
+        return gmm.release();
+    }
+    delete *slot;
+    *slot = gmm.release();
+    return index.release();
+}
+
+namespace {
+
+std::string describe(const faiss::VectorTransform* transform) {
+    const std::string d_out = std::to_string(transform->d_out);
+    if (auto opq = dynamic_cast<const faiss::OPQMatrix*>(transform)) {
+        return "OPQ" + std::to_string(opq->M) + "_" + d_out;
+    }
+    if (auto pca = dynamic_cast<const faiss::PCAMatrix*>(transform)) {
+        return std::string("PCA") + (pca->eigen_power == -0.5f ? "W" : "") +
+                (pca->random_rotation ? "R" : "") + d_out;
+    }
+    if (dynamic_cast<const faiss::ITQTransform*>(transform)) {
+        return "ITQ" + d_out;
+    }
+    if (dynamic_cast<const faiss::RandomRotationMatrix*>(transform)) {
+        return "RR" + d_out;
+    }
+    if (dynamic_cast<const faiss::NormalizationTransform*>(transform)) {
+        return "L2norm";
+    }
+    return "";
+}
+
+std::string describe(const faiss::ScalarQuantizer& sq) {
+    switch (sq.qtype) {
+        case faiss::ScalarQuantizer::QT_8bit:
+            return "SQ8";
+        case faiss::ScalarQuantizer::QT_6bit:
+            return "SQ6";
+        case faiss::ScalarQuantizer::QT_4bit:
+            return "SQ4";
+        case faiss::ScalarQuantizer::QT_fp16:
+            return "SQfp16";
+        default:
+            return "";
+    }
+}
+
+std::string describe_code(const faiss::IndexIVF* ivf) {
+    if (auto pq = dynamic_cast<const faiss::IndexIVFPQ*>(ivf)) {
+        return "PQ" + std::to_string(pq->pq.M) +
+                (pq->pq.nbits == 8 ? "" : "x" + std::to_string(pq->pq.nbits));
+    }
+    if (auto fs = dynamic_cast<const faiss::IndexIVFPQFastScan*>(ivf)) {
+        return "PQ" + std::to_string(fs->pq.M) + "x4fs" +
+                (fs->by_residual ? "r" : "") +
+                (fs->bbs == 32 ? "" : "_" + std::to_string(fs->bbs));
+    }
+    auto sq = dynamic_cast<const faiss::IndexIVFScalarQuantizer*>(ivf);
+    if (const std::string name = sq ? describe(sq->sq) : ""; !name.empty()) {
+        return name;
+    }
+    if (dynamic_cast<const faiss::IndexIVFFlat*>(ivf)) {
+        return "Flat";
+    }
+#if FAISS_EXT_FAISS_VERSION > 10703
+    // "IVF16,Code", or empty
+    const std::string stock = faiss::reverse_index_factory(ivf);
+    const size_t comma = stock.find(',');
+    return comma == std::string::npos ? "" : stock.substr(comma + 1);
+#else
+    return "";
+#endif
+}
+
+std::string describe_gmm(
+        size_t nlist, size_t cells_per_list, gmm::Covariance covariance) {
+    std::string out = "GMM" + std::to_string(nlist);
+    if (cells_per_list > 0) {
+        out += "x" + std::to_string(cells_per_list);
+    }
+    if (covariance != gmm::Covariance::isotropic) {
+        out += covariance == gmm::Covariance::tied ? "_Tied" : "_Diag";
+    }
+    return out;
+}
+
+/// "GMM16" or "IVF16"; empty for coarse quantizers of other kinds.
+std::string describe_coarse(const faiss::IndexIVF* ivf) {
+    if (auto gmm = dynamic_cast<const IVFGMM*>(ivf)) {
+        return describe_gmm(ivf->nlist, gmm->cells_per_list, gmm->covariance);
+    }
+    if (auto gmm = dynamic_cast<const IndexGMM*>(ivf->quantizer)) {
+        return describe_gmm(ivf->nlist, 0, gmm->covariance);
+    }
+    if (dynamic_cast<const faiss::IndexFlat*>(ivf->quantizer)) {
+        return "IVF" + std::to_string(ivf->nlist);
+    }
+    return "";
+}
+
+/// Empty if there is no string.
+std::string describe(const faiss::Index* index) {
+    auto wrap = [](const std::string& before,
+                   const faiss::Index* inner,
+                   const std::string& after) {
+        const std::string middle = describe(inner);
+        return before.empty() && after.empty() ? ""
+                : middle.empty()               ? ""
+                                               : before + middle + after;
+    };
+    if (auto pre = dynamic_cast<const faiss::IndexPreTransform*>(index)) {
+        std::string chain;
+        for (const faiss::VectorTransform* transform : pre->chain) {
+            const std::string name = describe(transform);
+            if (name.empty()) {
+                return "";
+            }
+            chain += name + ",";
+        }
+        return wrap(chain, pre->index, "");
+    }
+    if (auto map = dynamic_cast<const faiss::IndexIDMap2*>(index)) {
+        return wrap("IDMap2,", map->index, "");
+    }
+    if (auto map = dynamic_cast<const faiss::IndexIDMap*>(index)) {
+        return wrap("IDMap,", map->index, "");
+    }
+    if (auto refine = dynamic_cast<const faiss::IndexRefine*>(index)) {
+        const std::string fine = describe(refine->refine_index);
+        if (fine == "Flat") {
+            return wrap("", refine->base_index, ",RFlat");
+        }
+        return fine.empty()
+                ? ""
+                : wrap("", refine->base_index, ",Refine(" + fine + ")");
+    }
+    if (auto ivf = dynamic_cast<const faiss::IndexIVF*>(index)) {
+        const std::string coarse = describe_coarse(ivf);
+        const std::string code = describe_code(ivf);
+        if (!coarse.empty()) {
+            return code.empty() ? "" : coarse + "," + code;
+        }
+    }
+    if (dynamic_cast<const IndexGMM*>(index)) {
+        return ""; // a quantizer alone
+    }
+    if (dynamic_cast<const faiss::IndexFlat*>(index)) {
+        return "Flat";
+    }
+    if (auto sq = dynamic_cast<const faiss::IndexScalarQuantizer*>(index)) {
+        return describe(sq->sq);
+    }
+#if FAISS_EXT_FAISS_VERSION > 10703
+    return faiss::reverse_index_factory(index);
+#else
+    return "";
+#endif
+}
+
+} // namespace
+
+std::string reverse_index_factory(const faiss::Index* index) {
+    FAISS_THROW_IF_NOT_MSG(index, "reverse_index_factory: no index");
+    return describe(index);
+}
+
+} // namespace faiss_ext

@@ -1,0 +1,120 @@
+#include "faiss_ext/GMMParameterSpace.h"
+
+#include <algorithm>
+#include <memory>
+
+#include <faiss/IndexIVF.h>
+#include <faiss/IndexRefine.h>
+
+#include "TestData.h"
+#include "faiss_ext/IndexGMM.h"
+#include "faiss_ext/IndexIVFGMM.h"
+#include "faiss_ext/index_factory.h"
+#include "faiss_ext/ivflib.h"
+
+namespace faiss_ext {
+namespace {
+
+std::unique_ptr<faiss::Index> make(const char* description) {
+    return std::unique_ptr<faiss::Index>(index_factory(128, description));
+}
+
+TEST(GMMParameterSpace, SetsWhereverTheIndexIsWrapped) {
+    for (const char* description :
+         {"GMM16,Flat",
+          "IDMap,GMM16,Flat",
+          "PCA32,GMM16,SQ8",
+          "OPQ16,GMM16,PQ16,RFlat"}) {
+        auto index = make(description);
+        IVFGMM* gmm = extract_gmm(index.get());
+        ASSERT_NE(gmm, nullptr);
+        GMMParameterSpace().set_index_parameters(
+                index.get(),
+                "nprobe=7,max_codes=1000,probe_mass=0.75,"
+                "probe_order=cell_distance,target_recall=0.5");
+        auto* ivf = dynamic_cast<faiss::IndexIVF*>(gmm);
+        EXPECT_EQ(ivf->nprobe, 7u) << description;
+        EXPECT_EQ(ivf->max_codes, 1000u);
+        EXPECT_EQ(gmm->probe_mass, 0.75f);
+        EXPECT_EQ(gmm->probe_order, ProbeOrder::cell_distance);
+        EXPECT_EQ(gmm->target_recall, 0.5f);
+        GMMParameterSpace().set_index_parameter(
+                index.get(), "probe_order", int(ProbeOrder::distance));
+        EXPECT_EQ(gmm->probe_order, ProbeOrder::distance);
+    }
+}
+
+TEST(GMMParameterSpace, SetsTheQuantizerOfStockIndexes) {
+    auto index = make("GMM16,PQ32x4fs");
+    GMMParameterSpace().set_index_parameters(
+            index.get(), "nprobe=3,probe_order=scale_free,probe_mass=0.9");
+    auto* ivf = dynamic_cast<faiss::IndexIVF*>(index.get());
+    auto* quantizer = dynamic_cast<IndexGMM*>(ivf->quantizer);
+    EXPECT_EQ(ivf->nprobe, 3u);
+    EXPECT_EQ(quantizer->policy.order, ProbeOrder::scale_free);
+    EXPECT_EQ(quantizer->policy.probe_mass, 0.9f);
+    EXPECT_FAISS_ERROR(
+            GMMParameterSpace().set_index_parameters(
+                    index.get(), "target_recall=0.9"),
+            "target_recall = 0.9");
+}
+
+TEST(GMMParameterSpace, InitializeKnowsWhatCanBeTuned) {
+    auto ranges = [](const char* description) {
+        auto index = make(description);
+        GMMParameterSpace space;
+        space.initialize(index.get());
+        std::vector<std::string> names;
+        for (const auto& range : space.parameter_ranges) {
+            names.push_back(range.name);
+            EXPECT_TRUE(
+                    std::is_sorted(range.values.begin(), range.values.end()));
+        }
+        return names;
+    };
+    auto has = [](const std::vector<std::string>& names, const char* name) {
+        return std::count(names.begin(), names.end(), name) == 1;
+    };
+    for (const char* gmm : {"GMM16,Flat", "IDMap,GMM16,Flat"}) {
+        const auto names = ranges(gmm);
+        EXPECT_TRUE(has(names, "nprobe")) << gmm;
+        EXPECT_TRUE(has(names, "probe_mass")) << gmm;
+    }
+    EXPECT_FALSE(has(ranges("IVF16,Flat"), "probe_mass"));
+}
+
+TEST(GMMParameterSpace, BadSettingsAreNamedAndChangeNothing) {
+    auto index = make("PCA32,GMM16,Flat");
+    IVFGMM* gmm = extract_gmm(index.get());
+    for (const auto& [setting, part] :
+         std::initializer_list<std::pair<const char*, const char*>>{
+                 {"probe_mass=0", "probe_mass = 0"},
+                 {"probe_mass=1.01", "probe_mass = 1.01"},
+                 {"probe_mass=nan", "probe_mass = nan"},
+                 {"target_recall=1", "target_recall = 1"},
+                 {"target_recall=-0.5", "target_recall = -0.5"},
+                 {"nprobe=0", "nprobe = 0"},
+                 {"max_codes=-3", "max_codes = -3"},
+                 {"probe_order=17", "17"},
+                 {"probe_order=1.5", "probe_order = 1.5"},
+                 {"probe_order=nearest", "\"nearest\""},
+                 {"probe_mass=much", "\"probe_mass=much\""},
+                 {"probe_mass", "\"probe_mass\""},
+                 {"=4", "\"=4\""},
+                 {"no_such_parameter=4", "no_such_parameter"}}) {
+        EXPECT_FAISS_ERROR(
+                GMMParameterSpace().set_index_parameters(index.get(), setting),
+                part);
+    }
+    EXPECT_EQ(gmm->probe_mass, 1);
+    EXPECT_EQ(gmm->target_recall, 0);
+    EXPECT_EQ(gmm->probe_order, ProbeOrder::calibrated);
+    auto stock = make("IVF16,Flat");
+    EXPECT_FAISS_ERROR(
+            GMMParameterSpace().set_index_parameters(
+                    stock.get(), "probe_mass=0.5"),
+            "no mixture");
+}
+
+} // namespace
+} // namespace faiss_ext

@@ -1,0 +1,166 @@
+#include "faiss_ext/ivflib.h"
+
+#include <algorithm>
+#include <memory>
+
+#include <faiss/IndexFlat.h>
+#include <faiss/IndexIVFFlat.h>
+#include <faiss/IndexIVFPQ.h>
+#include <faiss/IndexIVFPQFastScan.h>
+#include <faiss/IndexScalarQuantizer.h>
+#include <faiss/impl/IDSelector.h>
+#include <faiss/index_factory.h>
+
+#include "TestData.h"
+#include "faiss_ext/IndexIVFGMM.h"
+#include "faiss_ext/index_factory.h"
+#include "quick_training.h"
+
+namespace faiss_ext {
+namespace {
+
+constexpr int kD = 128;
+constexpr int kK = 10;
+
+const Vectors& base() {
+    static const Vectors data = sift_base(8000);
+    return data;
+}
+
+const Vectors& queries() {
+    static const Vectors data = sift_queries(100);
+    return data;
+}
+
+std::unique_ptr<faiss::IndexIVF> filled(
+        const char* description, faiss::MetricType metric = faiss::METRIC_L2) {
+    std::unique_ptr<faiss::IndexIVF> index(dynamic_cast<faiss::IndexIVF*>(
+            faiss::index_factory(kD, description, metric)));
+    train_quickly(index.get());
+    index->train(base().n, base().x.data());
+    // Ids that are not places.
+    std::vector<idx_t> ids(base().n);
+    for (size_t i = 0; i < ids.size(); i++) {
+        ids[i] = 7 * i + 3;
+    }
+    index->add_with_ids(base().n, base().x.data(), ids.data());
+    return index;
+}
+
+std::vector<idx_t> search(const faiss::Index& index) {
+    std::vector<float> dis(queries().n * kK);
+    std::vector<idx_t> ids(queries().n * kK);
+    index.search(queries().n, queries().x.data(), kK, dis.data(), ids.data());
+    return ids;
+}
+
+double agreement(const std::vector<idx_t>& a, const std::vector<idx_t>& b) {
+    size_t hits = 0;
+    for (size_t i = 0; i < a.size(); i++) {
+        const auto row = b.begin() + i / kK * kK;
+        hits += std::count(row, row + kK, a[i]);
+    }
+    return double(hits) / a.size();
+}
+
+TEST(SwapToGMM, FlatIsRefiledExactly) {
+    for (auto metric : {faiss::METRIC_L2, faiss::METRIC_INNER_PRODUCT}) {
+        for (auto covariance :
+             {gmm::Covariance::isotropic,
+              gmm::Covariance::diagonal,
+              gmm::Covariance::tied}) {
+            SCOPED_TRACE(int(metric) * 10 + int(covariance));
+            auto index = filled("IVF32,Flat", metric);
+            index->nprobe = 5;
+            const auto before = search(*index);
+            auto swapped = swap_to_gmm(*index, covariance);
+            auto& gmm = dynamic_cast<IndexIVFFlatGMM&>(*swapped);
+            EXPECT_EQ(gmm.ntotal, index->ntotal);
+            EXPECT_EQ(gmm.nprobe, 5u);
+            EXPECT_EQ(gmm.covariance, covariance);
+            EXPECT_NO_THROW(gmm.mixture().validate());
+            EXPECT_TRUE(gmm.calibration.fitted);
+            EXPECT_FALSE(gmm.cells.empty());
+            // All lists: the same results.
+            index->nprobe = 32;
+            const auto truth = search(*index);
+            // Diagonal covariances choose means that are farther from their
+            // vectors.
+            const double slack =
+                    covariance == gmm::Covariance::diagonal ? 0.08 : 0.03;
+            EXPECT_GT(
+                    agreement(search(gmm), truth),
+                    agreement(before, truth) - slack);
+            gmm.nprobe = 32;
+            EXPECT_GT(agreement(search(gmm), truth), 0.999);
+            // The given index is as it was.
+            index->nprobe = 5;
+            EXPECT_EQ(search(*index), before);
+        }
+    }
+}
+
+TEST(SwapToGMM, CodesAreEncodedAnew) {
+    for (const char* description : {"IVF32,PQ16x6np", "IVF32,SQ8"}) {
+        auto index = filled(description);
+        auto swapped = swap_to_gmm(*index);
+        EXPECT_NE(extract_gmm(swapped.get()), nullptr);
+        EXPECT_EQ(swapped->ntotal, index->ntotal);
+        EXPECT_EQ(swapped->code_size, index->code_size);
+        index->nprobe = swapped->nprobe = 32;
+        faiss::IndexFlatL2 exact(kD);
+        exact.add(base().n, base().x.data());
+        auto truth = search(exact);
+        for (idx_t& id : truth) {
+            id = 7 * id + 3;
+        }
+        EXPECT_GT(
+                agreement(search(*swapped), truth),
+                agreement(search(*index), truth) - 0.1)
+                << description;
+    }
+}
+
+TEST(SwapToGMM, DirectMapAndIdsStay) {
+    auto index = filled("IVF32,Flat");
+    index->set_direct_map_type(faiss::DirectMap::Hashtable);
+    auto swapped = swap_to_gmm(*index);
+    ASSERT_EQ(swapped->direct_map.type, faiss::DirectMap::Hashtable);
+    std::vector<float> x(kD);
+    for (idx_t i : {0, 17, 7999}) {
+        swapped->reconstruct(7 * i + 3, x.data());
+        EXPECT_TRUE(std::equal(x.begin(), x.end(), base().row(i)));
+    }
+    // The result is an index like any other.
+    swapped->remove_ids(faiss::IDSelectorRange(0, 7000));
+    EXPECT_EQ(swapped->ntotal, 7000);
+}
+
+TEST(SwapToGMM, BadInputIsNamed) {
+    std::unique_ptr<faiss::Index> untrained(
+            faiss::index_factory(kD, "IVF32,Flat"));
+    auto ivf = dynamic_cast<faiss::IndexIVF*>(untrained.get());
+    EXPECT_FAISS_ERROR(swap_to_gmm(*ivf), "not trained");
+    ivf->train(base().n, base().x.data());
+    EXPECT_FAISS_ERROR(swap_to_gmm(*ivf), "ntotal = 0");
+    auto fast = filled("IVF32,PQ32x4fs");
+    EXPECT_FAISS_ERROR(swap_to_gmm(*fast), "IndexIVFPQ");
+    auto swapped = swap_to_gmm(*filled("IVF32,Flat"));
+    EXPECT_FAISS_ERROR(swap_to_gmm(*swapped), "IndexIVFFlat");
+}
+
+TEST(ExtractGMM, FindsItOrNothing) {
+    EXPECT_EQ(extract_gmm(static_cast<faiss::Index*>(nullptr)), nullptr);
+    faiss::IndexFlatL2 flat(kD);
+    EXPECT_EQ(extract_gmm(&flat), nullptr);
+    std::unique_ptr<faiss::Index> index(
+            faiss_ext::index_factory(kD, "PCA64,IVF8,Flat,RFlat"));
+    EXPECT_EQ(extract_gmm(index.get()), nullptr);
+    index.reset(faiss_ext::index_factory(kD, "PCA64,GMM8,Flat,RFlat"));
+    const faiss::Index* constant = index.get();
+    EXPECT_EQ(extract_gmm(constant), extract_gmm(index.get()));
+    EXPECT_NE(extract_gmm(constant), nullptr);
+}
+
+} // namespace
+} // namespace faiss_ext
