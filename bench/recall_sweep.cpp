@@ -212,13 +212,12 @@ std::vector<Row> run_sweep(
         }
         measure(index, inputs, options, row);
         restore();
-        fmt::print(
-                stderr,
-                "  {} {}: recall {:.4f}, {:.0f} distances\n",
+        bench::progress(fmt::format(
+                "{} {}: recall {:.4f}, {:.0f} distances",
                 row.label,
                 row.setting,
                 row.recall_at_k,
-                row.distances_per_query);
+                row.distances_per_query));
         rows.push_back(row);
 
         size_t p = values.size() - 1;
@@ -247,11 +246,11 @@ std::vector<Row> run_factory(
     for (size_t i = 1; i < parts.size(); i++) {
         bench::set_parameters(*index, parts[i]);
     }
-    fmt::print(stderr, "{}: training\n", factory);
+    bench::progress(factory + ": training");
     auto start = Clock::now();
     index->train(inputs.training().n, inputs.training().x.data());
     built.train_seconds = seconds_since(start);
-    fmt::print(stderr, "{}: adding ({:.1f} s)\n", factory, built.train_seconds);
+    bench::progress(factory + ": adding");
     start = Clock::now();
     index->add(inputs.xb.n, inputs.xb.x.data());
     built.add_seconds = seconds_since(start);
@@ -355,6 +354,7 @@ int main(int argc, char** argv) {
             }
         }
     } catch (const std::exception& e) {
+        bench::progress("");
         fmt::print(stderr, "recall_sweep: {}\n", e.what());
         return 1;
     }

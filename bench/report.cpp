@@ -1,6 +1,7 @@
 #include "report.h"
 
 #include <fnmatch.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -214,10 +215,19 @@ std::optional<double> Frontier::recall_at(double c) const {
     return interpolate(cost, recall, c);
 }
 
+void progress(const std::string& line) {
+    if (isatty(STDERR_FILENO)) {
+        fmt::print(stderr, "\r\033[K{}", line);
+    } else if (!line.empty()) {
+        fmt::print(stderr, "{}\n", line);
+    }
+}
+
 void print_rows(const std::vector<Row>& rows) {
     if (rows.empty()) {
         return;
     }
+    progress("");
     const Row& first = rows.front();
     fmt::print(
             "\n{}: {:.2f} copies a vector",

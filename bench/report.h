@@ -53,6 +53,9 @@ constexpr double kEnoughRecall = 0.9995;
 /// 1, 2, 3, 4, 5, 6, 8, 10, 13, 16 ... last: three to each doubling.
 std::vector<size_t> geometric(size_t last);
 
+/// A line on stderr that the next one replaces, if a person is watching.
+void progress(const std::string& line);
+
 /// Prints the rows of one label under one heading.
 void print_rows(const std::vector<Row>& rows);
 
