@@ -8,11 +8,15 @@
 #include <faiss/IndexFlat.h>
 #include <faiss/IndexHNSW.h>
 #include <faiss/IndexIVF.h>
+#include <faiss/IndexPreTransform.h>
 #include <faiss/IndexRefine.h>
 #include <faiss/impl/io.h>
 
-#include <faiss/index_factory.h>
-#include <faiss/index_io.h>
+#include "faiss_ext/GMMParameterSpace.h"
+#include "faiss_ext/IndexIVFGMM.h"
+#include "faiss_ext/index_factory.h"
+#include "faiss_ext/index_io.h"
+#include "faiss_ext/ivflib.h"
 #include "report.h"
 
 namespace bench {
@@ -36,6 +40,24 @@ struct CountingWriter : faiss::IOWriter {
     }
 };
 
+/// Vectors as the IVF inside receives them; empty: as they are.
+std::vector<float> into_ivf_space(
+        const faiss::Index& index, size_t n, const float* x) {
+    if (auto refine = dynamic_cast<const faiss::IndexRefine*>(&index)) {
+        return into_ivf_space(*refine->base_index, n, x);
+    }
+    if (auto pre = dynamic_cast<const faiss::IndexPreTransform*>(&index)) {
+        std::vector<float> xt(x, x + n * pre->d);
+        for (const auto transform : pre->chain) {
+            std::vector<float> next(n * transform->d_out);
+            transform->apply_noalloc(n, xt.data(), next.data());
+            xt = std::move(next);
+        }
+        return xt;
+    }
+    return {};
+}
+
 /// Distances that HNSW computed; FAISS before 1.8 calls them n3.
 template <typename Stats>
 size_t hnsw_distances(const Stats& stats) {
@@ -51,7 +73,7 @@ size_t hnsw_distances(const Stats& stats) {
 std::unique_ptr<faiss::Index> build(
         const std::string& factory, int d, faiss::MetricType metric) {
     std::unique_ptr<faiss::Index> index(
-            faiss::index_factory(d, factory.c_str(), metric));
+            faiss_ext::index_factory(d, factory.c_str(), metric));
     if (auto ivf = const_cast<faiss::IndexIVF*>(ivf_of(*index))) {
         ivf->cp.max_points_per_centroid = std::numeric_limits<int>::max();
     }
@@ -59,7 +81,8 @@ std::unique_ptr<faiss::Index> build(
 }
 
 void set_parameters(faiss::Index& index, const std::string& setting) {
-    faiss::ParameterSpace().set_index_parameters(&index, setting.c_str());
+    faiss_ext::GMMParameterSpace().set_index_parameters(
+            &index, setting.c_str());
 }
 
 std::function<void()> remember_parameters(faiss::Index& index) {
@@ -79,6 +102,11 @@ std::function<void()> remember_parameters(faiss::Index& index) {
         if (auto hnsw = dynamic_cast<faiss::IndexHNSW*>(ivf->quantizer)) {
             remember(hnsw->hnsw.efSearch);
         }
+    }
+    if (auto gmm = faiss_ext::extract_gmm(&index)) {
+        remember(gmm->probe_order);
+        remember(gmm->probe_mass);
+        remember(gmm->target_recall);
     }
     return [restore] {
         for (const auto& one : restore) {
@@ -106,17 +134,24 @@ double copies_per_vector(const faiss::Index& index) {
 
 size_t serialized_bytes(const faiss::Index& index) {
     CountingWriter writer;
-    faiss::write_index(&index, &writer);
+    faiss_ext::write_index(&index, &writer);
     return writer.bytes;
 }
 
-bool calibrate(faiss::Index&, size_t, const float*, size_t) {
-    return false;
+bool calibrate(faiss::Index& index, size_t nq, const float* xq, size_t k) {
+    const auto gmm = faiss_ext::extract_gmm(&index);
+    if (!gmm) {
+        return false;
+    }
+    const auto inner = into_ivf_space(index, nq, xq);
+    gmm->calibrate(nq, inner.empty() ? xq : inner.data(), k);
+    return true;
 }
 
 void reset_counts() {
     faiss::indexIVF_stats.reset();
     faiss::hnsw_stats.reset();
+    faiss_ext::ivf_gmm_stats.reset();
 }
 
 Counts counts_per_query(const faiss::Index& index, size_t nq, size_t k) {
@@ -137,6 +172,7 @@ Counts counts_per_query(const faiss::Index& index, size_t nq, size_t k) {
     counts.coarse = dynamic_cast<const faiss::IndexHNSW*>(ivf->quantizer)
             ? graph
             : double(ivf->nlist);
+    counts.scores = double(faiss_ext::ivf_gmm_stats.n_cell_scores) / nq;
     return counts;
 }
 

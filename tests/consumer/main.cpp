@@ -1,18 +1,25 @@
-#include <cmath>
+#include <cstdint>
 #include <cstdio>
+#include <memory>
+#include <random>
+#include <vector>
 
-#include <gmm/GaussianMixture.h>
+#include <faiss_ext/index_factory.h>
 
 int main() {
-    gmm::GaussianMixture mixture;
-    mixture.d = 2;
-    mixture.k = 1;
-    mixture.means = {0, 0};
-    mixture.variances = {1};
-    mixture.log_weights = {0};
-    const float x[] = {0, 0};
-    double log_prob = 0;
-    mixture.log_prob(1, x, &log_prob);
-    std::printf("log p(0) = %f\n", log_prob);
-    return std::abs(log_prob + std::log(2 * M_PI)) < 1e-12 ? 0 : 1;
+    const int d = 8, n = 1000;
+    std::vector<float> x(d * n);
+    std::mt19937 random(1);
+    for (float& value : x) {
+        value = std::normal_distribution<float>()(random);
+    }
+    std::unique_ptr<faiss::Index> index(
+            faiss_ext::index_factory(d, "GMM16,Flat"));
+    index->train(n, x.data());
+    index->add(n, x.data());
+    float distance;
+    int64_t label;
+    index->search(1, x.data(), 1, &distance, &label);
+    std::printf("nearest to vector 0: %d, at %g\n", int(label), distance);
+    return label == 0 ? 0 : 1;
 }
