@@ -135,6 +135,7 @@ void IndexIVFGMM<IVF>::add_core(
     this->direct_map.check_can_add(xids);
     const GMMIndexRef self{*this, *this};
     check_max_assign(*this, *this);
+    adopt_strays({*this, *this});
     if (this->ntotal == 0) {
         earlier_lists.clear();
     }
@@ -249,6 +250,36 @@ void IndexIVFGMM<IVF>::search(
 }
 
 template <class IVF>
+void IndexIVFGMM<IVF>::search_preassigned(
+        idx_t n,
+        const float* x,
+        idx_t k,
+        const idx_t* assign,
+        const float* centroid_dis,
+        float* distances,
+        idx_t* labels,
+        bool store_pairs,
+        const faiss::IVFSearchParameters* params,
+        faiss::IndexIVFStats* stats) const {
+    FAISS_THROW_IF_NOT_FMT(
+            max_assign == 1,
+            "search_preassigned: max_assign = %zu, expected 1: copies would "
+            "be found twice",
+            max_assign);
+    IVF::search_preassigned(
+            n,
+            x,
+            k,
+            assign,
+            centroid_dis,
+            distances,
+            labels,
+            store_pairs,
+            params,
+            stats);
+}
+
+template <class IVF>
 void IndexIVFGMM<IVF>::range_search(
         idx_t n,
         const float* x,
@@ -305,6 +336,7 @@ size_t IndexIVFGMM<IVF>::remove_ids(const faiss::IDSelector& sel) {
             "remove_ids: a direct map of type Array has no room for gaps; "
             "use Hashtable or none");
     check_max_assign(*this, *this);
+    adopt_strays({*this, *this});
     size_t removed = 0;
     for (size_t i = 0; i < this->nlist; i++) {
         removed += remove_from_list({*this, *this}, i, sel);
@@ -375,6 +407,8 @@ template <class IVF>
 void IndexIVFGMM<IVF>::merge_from(faiss::Index& other_index, idx_t add_id) {
     check_compatible_for_merge(other_index);
     auto& other = dynamic_cast<IndexIVFGMM&>(other_index);
+    adopt_strays({*this, *this});
+    adopt_strays({other, other});
     std::vector<size_t> old_size(this->nlist);
     for (size_t i = 0; i < this->nlist; i++) {
         old_size[i] = this->invlists->list_size(i);

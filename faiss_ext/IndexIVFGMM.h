@@ -154,6 +154,18 @@ struct IndexIVFGMM : IVF, IVFGMM {
             float* distances,
             idx_t* labels,
             const faiss::SearchParameters* params = nullptr) const override;
+    /// Whole lists, as the base class does it; throws if max_assign > 1.
+    void search_preassigned(
+            idx_t n,
+            const float* x,
+            idx_t k,
+            const idx_t* assign,
+            const float* centroid_dis,
+            float* distances,
+            idx_t* labels,
+            bool store_pairs,
+            const faiss::IVFSearchParameters* params = nullptr,
+            faiss::IndexIVFStats* stats = nullptr) const override;
     void range_search(
             idx_t n,
             const float* x,

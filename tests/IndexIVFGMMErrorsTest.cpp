@@ -281,6 +281,33 @@ TEST(IndexIVFGMMErrors, WhatIsNotThereCannotBeNamed) {
     EXPECT_EQ(index->remove_ids(faiss::IDSelectorRange(3000, 9000)), 0u);
 }
 
+TEST(IndexIVFGMMErrors, ListsChosenByTheCallerWorkWithoutCopiesOnly) {
+    const Vectors& q = queries();
+    std::vector<float> coarse(q.n * 3);
+    std::vector<idx_t> keys(q.n * 3);
+    auto search = [&](const faiss::IndexIVF& index, Found& out) {
+        index.quantizer->search(q.n, q.x.data(), 3, coarse.data(), keys.data());
+        index.search_preassigned(
+                q.n,
+                q.x.data(),
+                5,
+                keys.data(),
+                coarse.data(),
+                out.dis.data(),
+                out.ids.data(),
+                false);
+    };
+    auto index = calibrated();
+    index->probe_order = ProbeOrder::distance;
+    Found found = find(*index, q, 5), again = found;
+    search(*index, again);
+    EXPECT_EQ(again, found);
+    auto copies = trained(base(), kLists);
+    copies->max_assign = 2;
+    copies->add(base().n, base().x.data());
+    EXPECT_FAISS_ERROR(search(*copies, again), "max_assign = 2");
+}
+
 TEST(IndexIVFGMMErrors, AnArrayMapTakesNoIdsAndHasNoGaps) {
     auto index = calibrated();
     index->set_direct_map_type(faiss::DirectMap::Array);

@@ -317,6 +317,30 @@ TEST(IndexIVFGMM, ACopiedSubsetGetsCells) {
     expect_model(stock, model, queries());
 }
 
+TEST(IndexIVFGMM, CodesAddedBehindItsBackAreNotLost) {
+    auto index = trained(base(), 8), other = trained(base(), 8);
+    index->cells_per_list = 4;
+    index->add(2000, base().row(0));
+    auto add_codes = [&](size_t begin, size_t n) {
+        std::vector<uint8_t> codes(n * index->sa_code_size());
+        index->sa_encode(n, base().row(begin), codes.data());
+        index->add_sa_codes(n, codes.data(), nullptr);
+    };
+    add_codes(2000, 300);
+    expect_model(*index, model_of(rows_of(base(), 0, 2300)), queries());
+    other->add(100, base().row(2300));
+    index->merge_from(*other, 2300);
+    check_consistent(*index, *index, model_of(rows_of(base(), 0, 2400)));
+    add_codes(2400, 300);
+    index->add(800, base().row(2700)); // folds tails in
+    check_consistent(*index, *index, model_of(rows_of(base(), 0, 3500)));
+    add_codes(3500, 100);
+    index->remove_ids(faiss::IDSelectorRange(0, 1000));
+    const Model model = model_of(rows_of(base(), 1000, 3600), 1000);
+    check_consistent(*index, *index, model);
+    expect_model(*index, model, queries());
+}
+
 TEST(IndexIVFGMM, UpdatingAnIdTwiceAtOnceKeepsTheLast) {
     for (auto type : {faiss::DirectMap::Array, faiss::DirectMap::Hashtable}) {
         auto index = filled(rows_of(base(), 0, 1000), kLists);

@@ -173,6 +173,25 @@ void check_max_assign(const faiss::IndexIVF& ivf, const IVFGMM& gmm) {
             filled_with);
 }
 
+void adopt_strays(GMMIndexRef index) {
+    const IVFGMM& gmm = index.gmm;
+    std::vector<size_t> known(index.ivf.nlist);
+    bool strays = false;
+    for (size_t i = 0; i < known.size(); i++) {
+        const size_t size = index.ivf.invlists->list_size(i);
+        known[i] = !gmm.cells.empty()
+                ? gmm.cells.list_offsets(i)[gmm.cells.cells_per_list] +
+                        gmm.cells.tail[i].size()
+                : gmm.earlier_lists.empty()
+                ? size
+                : gmm.earlier_lists[i].size() / (gmm.max_assign - 1);
+        strays |= known[i] < size;
+    }
+    if (strays) {
+        append_foreign(index, known, {});
+    }
+}
+
 void append_foreign(
         GMMIndexRef index,
         const std::vector<size_t>& old_size,

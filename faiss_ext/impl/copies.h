@@ -34,6 +34,9 @@ Assignment assign_copies(
 /// Throws FaissException unless max_assign is what the index was filled with.
 void check_max_assign(const faiss::IndexIVF& ivf, const IVFGMM& gmm);
 
+/// Takes in what add_sa_codes and the like appended since we looked last.
+void adopt_strays(GMMIndexRef index);
+
 /** Takes in entries that FAISS appended to the lists behind our back (merge,
  * copy of a subset): the entries of list i from old_size[i] on.
  *
