@@ -15,35 +15,28 @@ float Calibration::predict_tau(float d1) const {
 }
 
 std::array<float, 5> stop_features(
-        size_t n_distances,
-        float first_score,
-        float last_score,
-        float last_variance,
-        float kth_distance) {
+        const Progress& progress, float kth_distance) {
     return {1,
-            bounded_log(float(n_distances)),
-            bounded_log(last_score / kth_distance),
-            bounded_log(first_score / kth_distance),
-            bounded_log((last_score + last_variance) / kth_distance)};
+            bounded_log(float(progress.entries)),
+            bounded_log(progress.last_score / kth_distance),
+            bounded_log(progress.first_score / kth_distance),
+            bounded_log(progress.frontier / kth_distance)};
 }
 
 float Calibration::missing(
-        size_t n_distances,
-        float first_score,
-        float last_score,
-        float last_variance,
-        float kth_distance) const {
+        ProbeOrder order, const Progress& progress, float kth_distance) const {
     if (!std::isfinite(kth_distance)) {
         return 1; // fewer than k found
     }
     if (kth_distance <= 0) {
         return 0; // k at distance 0: none can be nearer
     }
-    const auto f = stop_features(
-            n_distances, first_score, last_score, last_variance, kth_distance);
+    const auto f = stop_features(progress, kth_distance);
+    const auto& w = order == ProbeOrder::sketch ? sketch_stop_weights
+                                                : cell_stop_weights;
     float logit = 0;
     for (size_t j = 0; j < f.size(); j++) {
-        logit += stop_weights[j] * f[j];
+        logit += w[j] * f[j];
     }
     return 1 / (1 + std::exp(-logit));
 }
@@ -57,7 +50,7 @@ Calibration::Choice Calibration::choose(float target_recall) const {
             target_recall > 0 && target_recall <= 1,
             "target_recall = %g, expected in (0, 1]",
             target_recall);
-    Choice best{ProbeOrder::distance, false, 0, 0, HUGE_VALF};
+    Choice best{ProbeOrder::distance, false, 0, 0, HUGE_VALF, HUGE_VALF};
     for (const Candidate& c : candidates) {
         for (size_t p = 0; p < c.curve.size(); p++) {
             const Point& at = c.curve[p];
@@ -69,14 +62,17 @@ Calibration::Choice Calibration::choose(float target_recall) const {
             const float t = at.recall > from.recall
                     ? (target_recall - from.recall) / (at.recall - from.recall)
                     : 1;
-            const float distances =
-                    from.distances + t * (at.distances - from.distances);
-            if (distances < best.distances) {
+            auto between = [t](float low, float high) {
+                return low + t * (high - low);
+            };
+            const float cost = between(from.cost, at.cost);
+            if (cost < best.cost) {
                 best = {c.order,
                         c.by_mass,
-                        from.parameter + t * (at.parameter - from.parameter),
-                        from.recall + t * (at.recall - from.recall),
-                        distances};
+                        between(from.parameter, at.parameter),
+                        between(from.recall, at.recall),
+                        between(from.distances, at.distances),
+                        cost};
             }
             break;
         }
@@ -84,7 +80,7 @@ Calibration::Choice Calibration::choose(float target_recall) const {
     return best;
 }
 
-ProbeOrder Calibration::best_order(float distances) const {
+ProbeOrder Calibration::best_order(float cost) const {
     ProbeOrder best = ProbeOrder::distance;
     float best_recall = -1;
     for (const Candidate& c : candidates) {
@@ -93,17 +89,16 @@ ProbeOrder Calibration::best_order(float distances) const {
         }
         const auto above = std::find_if(
                 c.curve.begin(), c.curve.end(), [&](const Point& p) {
-                    return p.distances >= distances;
+                    return p.cost >= cost;
                 });
         float recall = c.curve.back().recall;
         if (above == c.curve.begin()) {
-            recall = above->recall * distances / above->distances;
+            recall = above->recall * cost / above->cost;
         } else if (above != c.curve.end()) {
             const Point& from = above[-1];
             recall = from.recall +
-                    (above->recall - from.recall) *
-                            (distances - from.distances) /
-                            (above->distances - from.distances);
+                    (above->recall - from.recall) * (cost - from.cost) /
+                            (above->cost - from.cost);
         }
         if (recall > best_recall) {
             best_recall = recall;
@@ -121,8 +116,8 @@ std::string Calibration::report() const {
     snprintf(
             line,
             sizeof(line),
-            "calibrated on %zu %s for recall@%zu of %zu vectors; distances a "
-            "query on the held-out half:\n",
+            "calibrated on %zu %s for recall@%zu of %zu vectors; cost a query "
+            "in distances, on the held-out half:\n",
             nq,
             own_queries ? "vectors of the index" : "queries given",
             k,
@@ -147,9 +142,9 @@ std::string Calibration::report() const {
         out += line;
         one.candidates = {c};
         for (float target : targets) {
-            const float distances = one.choose(target).distances;
-            if (std::isfinite(distances)) {
-                snprintf(line, sizeof(line), "%10.0f", distances);
+            const float cost = one.choose(target).cost;
+            if (std::isfinite(cost)) {
+                snprintf(line, sizeof(line), "%10.0f", cost);
             } else {
                 snprintf(line, sizeof(line), "%10s", "-");
             }
@@ -160,7 +155,7 @@ std::string Calibration::report() const {
     out += "chosen                  ";
     for (float target : targets) {
         const Choice c = choose(target);
-        snprintf(line, sizeof(line), "%10.0f", c.distances);
+        snprintf(line, sizeof(line), "%10.0f", c.cost);
         out += line;
     }
     return out + "\n";

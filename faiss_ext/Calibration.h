@@ -9,6 +9,8 @@
 
 namespace faiss_ext {
 
+struct Progress; // impl/CellRanker.h
+
 /** What was learnt from queries whose neighbours are known.
  *
  * The likelihood of a cell. A vector of cell (i, j), mean m, variance v (sum
@@ -24,10 +26,12 @@ namespace faiss_ext {
  * the nearest mean. Cells are scanned in the order of z: the order of
  * expected neighbours for each distance.
  *
- * The mass still missing. After b distances, with t the k-th smallest so far
- * and (s, v) of the last cell scanned, s_1 the s of the first,
+ * The mass still missing. After b distances, with t the k-th smallest so far,
+ * e_1 and e the squared distances that were expected of the first and the last
+ * entry scanned (of their cell's mean, or by their sketch), and f = s + v of
+ * the last cell looked into,
  *
- *     logit(missing) = w . (1, log b, log s/t, log s_1/t, log (s + v)/t)
+ *     logit(missing) = w . (1, log b, log e/t, log e_1/t, log f/t)
  *
  * and a query stops once missing <= 1 - probe_mass.
  */
@@ -39,17 +43,16 @@ struct Calibration {
     bool own_queries = true; ///< queries were drawn from the index's vectors
 
     std::array<float, 2> tau_weights = {0, 1};
-    std::array<float, 5> stop_weights = {};
+    std::array<float, 5> cell_stop_weights = {};   ///< for cell_posterior
+    std::array<float, 5> sketch_stop_weights = {}; ///< for sketch
 
     /// tau for a query whose nearest mean is at that squared distance.
     float predict_tau(float d1) const;
 
     /// Expected share of the k neighbours not found yet, in [0, 1].
     float missing(
-            size_t n_distances,
-            float first_score,
-            float last_score,
-            float last_variance,
+            ProbeOrder order,
+            const Progress& progress,
             float kth_distance) const;
 
     /// One point of a candidate's curve on held-out queries.
@@ -57,7 +60,13 @@ struct Calibration {
         float parameter; ///< nprobe, or probe_mass where the mass stops
         float recall;    ///< at k
         float distances; ///< for each query
+        /// distances and what else it takes, in distances: kCellScoreCost / d
+        /// and kSketchScoreCost / d for each cell and each sketch scored
+        float cost;
     };
+    static constexpr float kCellScoreCost = 4;
+    static constexpr float kSketchScoreCost = 8;
+
     struct Candidate {
         ProbeOrder order;
         bool by_mass;             ///< stopped by mass and not by a fixed budget
@@ -66,13 +75,14 @@ struct Calibration {
     /// Everything that was compared, on held-out queries.
     std::vector<Candidate> candidates;
 
-    /// The setting with the fewest distances that reached the recall.
+    /// The cheapest setting that reached the recall.
     struct Choice {
         ProbeOrder order;
         bool by_mass;
         float parameter;
         float recall;
         float distances;
+        float cost;
     };
     /** Throws FaissException if not fitted, or target is not in (0, 1].
      *
@@ -80,8 +90,8 @@ struct Calibration {
      * order with a fixed budget is always among them. */
     Choice choose(float target_recall) const;
 
-    /// The order whose fixed budget found most at that many distances.
-    ProbeOrder best_order(float distances) const;
+    /// The order whose fixed budget found most at that cost.
+    ProbeOrder best_order(float cost) const;
 
     /// What was compared and what won at a few targets, as a table.
     std::string report() const;

@@ -187,15 +187,7 @@ void IndexIVFGMM<IVF>::add_core(
             this->direct_map.array.resize(this->ntotal, -1);
         }
 
-        if (!cells.empty()) {
-            const std::vector<uint16_t> cell =
-                    assign_cells(self, nb, xb, homes, means);
-            for (idx_t r = 0; r < nb; r++) {
-                if (homes[r] >= 0) {
-                    cells.tail[homes[r]].push_back(cell[r]);
-                }
-            }
-        }
+        append_to_tails(self, nb, xb, homes, means);
         if (max_assign > 1) {
             all.enter(self);
         }

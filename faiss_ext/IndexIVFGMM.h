@@ -52,6 +52,10 @@ struct IVFGMM {
     float target_recall = 0;
 
     size_t cells_per_list = 0; ///< 0: from the list sizes; 1: plain IVF
+    /** Keep a sketch of each vector (12 bytes; see PairCells.h): by far the
+     * fewest distances at a recall. Off by default for IndexIVFPQ, whose
+     * codes are about as cheap to compare as the sketches. */
+    bool sketch = true;
     /// Lists that a vector may be in. Above 1 needs cells_per_list = 1.
     size_t max_assign = 1;
     /** A vector is copied to the list that minimises
@@ -93,7 +97,8 @@ struct IVFGMM {
 
 /// Counters beside faiss::indexIVF_stats, over all GMM indexes.
 struct IVFGMMStats {
-    size_t n_cell_scores = 0; ///< cells whose likelihood was evaluated
+    size_t n_cell_scores = 0;   ///< cells whose likelihood was evaluated
+    size_t n_sketch_scores = 0; ///< vectors estimated from their sketch
     void reset();
 };
 extern IVFGMMStats ivf_gmm_stats;
@@ -136,6 +141,7 @@ struct IndexIVFGMM : IVF, IVFGMM {
                   nlist,
                   args...) {
         this->own_fields = true;
+        sketch = !std::is_base_of_v<faiss::IndexIVFPQ, IVF>;
     }
     IndexIVFGMM() = default;
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include <faiss/IndexFlat.h>
 #include <faiss/utils/distances.h>
@@ -48,6 +49,138 @@ void score_cells(
     }
 }
 
+FAISS_EXT_SIMD_CLONES
+void estimate_entries(
+        const Sketch* __restrict sketches,
+        size_t n,
+        float own,
+        const float* __restrict table,
+        float* __restrict out) {
+    for (size_t j = 0; j < n; j++) {
+        float sum = own;
+        for (size_t t = 0; t < Sketch::kTerms; t++) {
+            sum += sketches[j].weight[t] * table[sketches[j].partner[t]];
+        }
+        out[j] = sum;
+    }
+}
+
+/// argmin over cells of a^2 v.v - 2 a u.v
+size_t nearest_cell(size_t L, float a, const float* g, const float* uv) {
+    size_t best = 0;
+    float least = HUGE_VALF;
+    for (size_t l = 0; l < L; l++) {
+        const float s = a * (a * g[l] - 2 * uv[l]);
+        if (s < least) {
+            least = s;
+            best = l;
+        }
+    }
+    return best;
+}
+
+/// left[l] = uv[l] - sum_t w_t gram[s_t][l]; returns the l that is not chosen
+/// yet and explains most: argmax left^2 / |v_l|^2.
+FAISS_EXT_SIMD_CLONES
+void explained(
+        size_t P,
+        size_t terms,
+        const float* __restrict uv,
+        const float* __restrict gram,
+        const float* __restrict inverse_gap,
+        const uint8_t* chosen,
+        const float* weights,
+        float* __restrict left) {
+    for (size_t l = 0; l < P; l++) {
+        left[l] = uv[l];
+    }
+    for (size_t t = 0; t < terms; t++) {
+        const float* row = gram + size_t(chosen[t]) * P;
+        const float w = weights[t];
+        for (size_t l = 0; l < P; l++) {
+            left[l] -= w * row[l];
+        }
+    }
+    for (size_t l = 0; l < P; l++) {
+        left[l] = left[l] * left[l] * inverse_gap[l];
+    }
+    for (size_t t = 0; t < terms; t++) {
+        left[chosen[t]] = 0;
+    }
+}
+
+/// The weights of the chosen terms that leave the least error: solves
+/// gram w = uv on them by Cholesky. False if they are linearly dependent.
+bool solve_terms(
+        size_t P,
+        size_t terms,
+        const float* uv,
+        const float* gram,
+        const uint8_t* chosen,
+        float* weights) {
+    double A[Sketch::kTerms][Sketch::kTerms], w[Sketch::kTerms];
+    for (size_t i = 0; i < terms; i++) {
+        w[i] = uv[chosen[i]];
+        for (size_t j = 0; j <= i; j++) {
+            double s = gram[size_t(chosen[i]) * P + chosen[j]];
+            for (size_t l = 0; l < j; l++) {
+                s -= A[i][l] * A[j][l];
+            }
+            if (i == j) {
+                const double full = gram[size_t(chosen[i]) * P + chosen[i]];
+                if (!(s > 1e-4 * full)) {
+                    return false;
+                }
+                A[i][i] = std::sqrt(s);
+            } else {
+                A[i][j] = s / A[j][j];
+            }
+        }
+        for (size_t l = 0; l < i; l++) {
+            w[i] -= A[i][l] * w[l];
+        }
+        w[i] /= A[i][i];
+    }
+    for (size_t i = terms; i-- > 0;) {
+        for (size_t l = i + 1; l < terms; l++) {
+            w[i] -= A[l][i] * w[l];
+        }
+        w[i] /= A[i][i];
+        weights[i] = float(w[i]);
+    }
+    return true;
+}
+
+/// Returns the number of terms chosen.
+size_t matching_pursuit(
+        size_t P,
+        const float* uv,
+        const float* gram,
+        const float* inverse_gap,
+        float* left,
+        uint8_t* chosen,
+        float* weights) {
+    size_t terms = 0;
+    while (terms < std::min(Sketch::kTerms, P)) {
+        explained(P, terms, uv, gram, inverse_gap, chosen, weights, left);
+        const size_t best = std::max_element(left, left + P) - left;
+        if (!(left[best] > 0)) {
+            break;
+        }
+        chosen[terms] = uint8_t(best);
+        if (!solve_terms(P, terms + 1, uv, gram, chosen, weights)) {
+            break; // the weights are still those of the terms before
+        }
+        terms++;
+    }
+    return terms;
+}
+
+constexpr size_t kMinPartners = 64;
+constexpr size_t kSketchPartners = 256; ///< what a Sketch can name
+constexpr float kWeightSteps = 64;
+/// 0.2 and 0.4 are as good with 4 terms, 1 is far worse.
+constexpr float kErrorWeight = 0.25f;
 /// Vectors shrink a cell's variance towards its list's as so many would.
 constexpr double kPriorCount = 4;
 constexpr int kFitRounds = 3;
@@ -73,24 +206,26 @@ void PairCells::init(
     }
     nlist = nlist_in;
     cells_per_list = L;
-    partner.resize(nlist * L);
-    gap.resize(nlist * L);
+    const size_t P = std::max(L, std::min(kMinPartners, nlist - 1));
+    n_partners = P;
+    partner.resize(nlist * P);
+    gap.resize(nlist * P);
     a.assign(nlist, 0);
     variance.assign(nlist * (L + 1), 0);
 
     faiss::IndexFlatL2 flat(d);
     flat.add(nlist, means);
-    std::vector<float> dis(nlist * (L + 1));
-    std::vector<idx_t> ids(nlist * (L + 1));
-    flat.search(nlist, means, L + 1, dis.data(), ids.data());
+    std::vector<float> dis(nlist * (P + 1));
+    std::vector<idx_t> ids(nlist * (P + 1));
+    flat.search(nlist, means, P + 1, dis.data(), ids.data());
     for (size_t i = 0; i < nlist; i++) {
         // i itself is not always the first: means can coincide
         size_t out = 0;
-        for (size_t l = 0; l <= L && out < L; l++) {
-            const size_t at = i * (L + 1) + l;
+        for (size_t l = 0; l <= P && out < P; l++) {
+            const size_t at = i * (P + 1) + l;
             if (ids[at] != idx_t(i)) {
-                partner[i * L + out] = int32_t(ids[at]);
-                gap[i * L + out] = std::max(dis[at], 0.0f);
+                partner[i * P + out] = int32_t(ids[at]);
+                gap[i * P + out] = std::max(dis[at], 0.0f);
                 out++;
             }
         }
@@ -104,24 +239,16 @@ void PairCells::fit_list(
         size_t d,
         const float* x,
         const float* means,
-        uint16_t* out) {
-    const size_t L = cells_per_list;
-    const float* g = &gap[list * L];
-
+        uint16_t* out,
+        Sketch* sketches_out) {
+    const size_t L = cells_per_list, P = n_partners;
+    const float* g = &gap[list * P];
     // With u = x - mu_i and v = mu_j - mu_i: |x - m_ij|^2 = |u|^2 - 2 a u.v +
     // a^2 v.v, so one pass over the vectors serves all rounds.
-    std::vector<float> uv(n * L), uu(n);
-    {
-        std::vector<float> dis(L);
-        const int32_t own = int32_t(list);
-        for (size_t r = 0; r < n; r++) {
-            squared_distances_to(x + r * d, means, d, &own, 1, &uu[r]);
-            squared_distances_to(
-                    x + r * d, means, d, &partner[list * L], L, dis.data());
-            for (size_t l = 0; l < L; l++) {
-                uv[r * L + l] = 0.5f * (uu[r] + g[l] - dis[l]);
-            }
-        }
+    std::vector<float> uv(n * P), uu(n);
+    project(list, n, d, x, nullptr, means, uu.data(), uv.data());
+    if (sketches_out) {
+        sketch(list, n, d, uu.data(), uv.data(), means, sketches_out);
     }
 
     // Alternates the cell of each vector and the a that minimises the sum of
@@ -130,15 +257,8 @@ void PairCells::fit_list(
     for (int round = 0;; round++) {
         double sum_uv = 0, sum_vv = 0;
         for (size_t r = 0; r < n; r++) {
-            float best = HUGE_VALF;
-            for (size_t l = 0; l < L; l++) {
-                const float s = al * (al * g[l] - 2 * uv[r * L + l]);
-                if (s < best) {
-                    best = s;
-                    out[r] = uint16_t(l);
-                }
-            }
-            sum_uv += uv[r * L + out[r]];
+            out[r] = uint16_t(nearest_cell(L, al, g, &uv[r * P]));
+            sum_uv += uv[r * P + out[r]];
             sum_vv += g[out[r]];
         }
         if (round == kFitRounds || !(sum_vv > 0)) {
@@ -153,7 +273,7 @@ void PairCells::fit_list(
     for (size_t r = 0; r < n; r++) {
         const size_t l = out[r];
         const double s =
-                std::max(0.0f, uu[r] + al * (al * g[l] - 2 * uv[r * L + l]));
+                std::max(0.0f, uu[r] + al * (al * g[l] - 2 * uv[r * P + l]));
         sum[l] += s;
         count[l] += 1;
         within += s;
@@ -176,35 +296,136 @@ void PairCells::fit_list(
     }
 }
 
+void PairCells::project(
+        size_t list,
+        size_t n,
+        size_t d,
+        const float* x,
+        const uint32_t* rows,
+        const float* means,
+        float* uu,
+        float* uv) const {
+    const size_t P = n_partners;
+    const int32_t own = int32_t(list);
+    for (size_t r = 0; r < n; r++) {
+        const float* xr = x + (rows ? rows[r] : r) * d;
+        squared_distances_to(xr, means, d, &own, 1, &uu[r]);
+        squared_distances_to(xr, means, d, &partner[list * P], P, &uv[r * P]);
+        for (size_t l = 0; l < P; l++) {
+            uv[r * P + l] = 0.5f * (uu[r] + gap[list * P + l] - uv[r * P + l]);
+        }
+    }
+}
+
+void PairCells::sketch(
+        size_t list,
+        size_t n,
+        size_t d,
+        const float* uu,
+        const float* uv,
+        const float* means,
+        Sketch* out) const {
+    const size_t stride = n_partners, P = std::min(stride, kSketchPartners);
+    const int32_t* partners = &partner[list * stride];
+    const float* g = &gap[list * stride];
+    // v_s . v_l from the squared distances among partners
+    std::vector<float> gram(P * P);
+    for (size_t s = 0; s < P; s++) {
+        squared_distances_to(
+                means + size_t(partners[s]) * d,
+                means,
+                d,
+                partners,
+                P,
+                &gram[s * P]);
+        for (size_t l = 0; l < P; l++) {
+            gram[s * P + l] = 0.5f * (g[s] + g[l] - gram[s * P + l]);
+        }
+    }
+    std::vector<float> inverse_gap(P), left(P);
+    for (size_t l = 0; l < P; l++) {
+        inverse_gap[l] = g[l] > 1e-6f * g[P - 1] ? 1 / g[l] : 0;
+    }
+    for (size_t r = 0; r < n; r++) {
+        const float* uvr = uv + r * stride;
+        float weights[Sketch::kTerms];
+        const size_t terms = matching_pursuit(
+                P,
+                uvr,
+                gram.data(),
+                inverse_gap.data(),
+                left.data(),
+                out[r].partner,
+                weights);
+        float pp = 0, up = 0, wg = 0;
+        for (size_t t = 0; t < Sketch::kTerms; t++) {
+            if (t >= terms) {
+                out[r].partner[t] = 0;
+                out[r].weight[t] = 0;
+                continue;
+            }
+            out[r].weight[t] = int8_t(std::clamp(
+                    std::lround(weights[t] * kWeightSteps), -128l, 127l));
+        }
+        for (size_t t = 0; t < terms; t++) {
+            const float wt = out[r].weight[t] / kWeightSteps;
+            const size_t s = out[r].partner[t];
+            up += wt * uvr[s];
+            wg += wt * g[s];
+            for (size_t t2 = 0; t2 < terms; t2++) {
+                pp += wt * out[r].weight[t2] / kWeightSteps *
+                        gram[s * P + out[r].partner[t2]];
+            }
+        }
+        const float error = std::max(uu[r] - 2 * up + pp, 0.0f);
+        out[r].constant = pp - wg + kErrorWeight * error;
+    }
+}
+
 void PairCells::assign(
         size_t n,
         size_t d,
         const float* x,
         const idx_t* homes,
         const float* means,
-        uint16_t* cells) const {
-    const size_t L = cells_per_list;
-#pragma omp parallel if (n > 256)
+        uint16_t* cells,
+        Sketch* sketches_out) const {
+    const size_t L = cells_per_list, P = n_partners;
+    // rows by home: what a home's partners have in common is computed once
+    std::vector<uint32_t> begin(nlist + 1), rows(n);
+    for (size_t r = 0; r < n; r++) {
+        cells[r] = 0;
+        if (homes[r] >= 0) {
+            begin[homes[r] + 1]++;
+        }
+    }
+    std::partial_sum(begin.begin(), begin.end(), begin.begin());
     {
-        std::vector<float> dis(L);
-#pragma omp for schedule(static)
+        std::vector<uint32_t> next(begin.begin(), begin.end() - 1);
         for (size_t r = 0; r < n; r++) {
-            cells[r] = 0;
-            if (homes[r] < 0) {
-                continue;
+            if (homes[r] >= 0) {
+                rows[next[homes[r]]++] = uint32_t(r);
             }
-            const size_t i = homes[r];
-            squared_distances_to(
-                    x + r * d, means, d, &partner[i * L], L, dis.data());
-            float best = HUGE_VALF;
-            for (size_t l = 0; l < L; l++) {
-                // (1 - a) d_i is the same for all cells of the list
-                const float s =
-                        a[i] * dis[l] - a[i] * (1 - a[i]) * gap[i * L + l];
-                if (s < best) {
-                    best = s;
-                    cells[r] = l;
-                }
+        }
+    }
+#pragma omp parallel for schedule(dynamic) if (n > 64)
+    for (size_t i = 0; i < nlist; i++) {
+        const size_t ni = begin[i + 1] - begin[i];
+        if (ni == 0) {
+            continue;
+        }
+        const uint32_t* own = &rows[begin[i]];
+        std::vector<float> uv(ni * P), uu(ni);
+        project(i, ni, d, x, own, means, uu.data(), uv.data());
+        for (size_t r = 0; r < ni; r++) {
+            cells[own[r]] =
+                    uint16_t(nearest_cell(L, a[i], &gap[i * P], &uv[r * P]));
+        }
+        if (sketches_out) {
+            std::vector<Sketch> out(ni);
+            sketch(i, ni, d, uu.data(), uv.data(), means, out.data());
+            for (size_t r = 0; r < ni; r++) {
+                sketches_out[own[r]] = out[r];
             }
         }
     }
@@ -219,8 +440,8 @@ void PairCells::score(
     const float al = a[list];
     score_cells(
             distances,
-            &partner[list * L],
-            &gap[list * L],
+            &partner[list * n_partners],
+            &gap[list * n_partners],
             al,
             (1 - al) * distances[list],
             similarity ? 0 : al * (1 - al),
@@ -229,7 +450,36 @@ void PairCells::score(
     out[L] = std::max(distances[list], 0.0f);
 }
 
+void PairCells::estimate(
+        size_t list,
+        size_t begin,
+        size_t end,
+        const float* distances,
+        bool similarity,
+        bool begin_list,
+        float* table,
+        float* out) const {
+    const float own = distances[list];
+    if (begin_list) {
+        const int32_t* p = &partner[list * n_partners];
+        for (size_t l = 0; l < n_partners; l++) {
+            table[l] = (distances[p[l]] - own) / kWeightSteps;
+        }
+    }
+    const Sketch* s = sketches[list].data() + begin;
+    const size_t n = end - begin;
+    estimate_entries(s, n, own, table, out);
+    const float per_norm = norm2 > 0 ? 1 / std::sqrt(norm2) : 0;
+    for (size_t j = 0; j < n; j++) {
+        out[j] = std::max(
+                similarity ? 2 - (2 - out[j]) * s[j].constant * per_norm
+                           : out[j] + s[j].constant,
+                0.0f);
+    }
+}
+
 void PairCells::clear_entries() {
+    sketches.assign(sketches.empty() ? 0 : nlist, {});
     offsets.assign(nlist * (cells_per_list + 1), 0);
     tail.assign(nlist, {});
 }

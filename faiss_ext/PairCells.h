@@ -9,6 +9,31 @@
 
 namespace faiss_ext {
 
+/** A vector as an affine combination of means,
+ *
+ *    x ~ mu_i + sum_t w_t (mu_jt - mu_i),
+ *
+ * with its home i, kTerms of the home's partners j_t chosen by orthogonal
+ * matching pursuit (Pati, Rezaiifar and Krishnaprasad 1993), and weights in
+ * steps of 1/64. A query knows its distances to all means, and with them
+ *
+ *    |q - x|^2 ~ d_i + sum_t w_t (d_jt - d_i) + constant
+ *
+ * without looking at x: the constant is |p|^2 - sum_t w_t |mu_jt - mu_i|^2 for
+ * the combination p about mu_i, and a quarter of |x - mu_i - p|^2: weight 1
+ * would be unbiased, but neighbours are in the tail of that error, and their
+ * estimates too high.
+ *
+ * METRIC_INNER_PRODUCT: the sketch of the vector's direction, and its norm in
+ * the place of the constant.
+ */
+struct Sketch {
+    static constexpr size_t kTerms = 4;
+    uint8_t partner[kTerms];
+    int8_t weight[kTerms];
+    float constant;
+};
+
 /** Inverted lists divided into cells of pairs.
  *
  * A vector belongs to the two components most responsible for it: its home i
@@ -33,9 +58,10 @@ namespace faiss_ext {
 struct PairCells {
     size_t nlist = 0;
     size_t cells_per_list = 0; ///< L; 0: no cells, whole lists only
+    size_t n_partners = 0;     ///< P >= L: nearest means known of each list
 
-    std::vector<int32_t> partner; ///< list of partner l of i, size nlist * L
-    std::vector<float> gap;       ///< |mu_i - mu_j|^2, size nlist * L
+    std::vector<int32_t> partner; ///< list of partner l of i, size nlist * P
+    std::vector<float> gap;       ///< |mu_i - mu_j|^2, size nlist * P
     std::vector<float> a;         ///< size nlist, in [0, 1]
     /// mean |x - m_ij|^2 of the vectors of a cell, shrunk towards its list's;
     /// the last of each list is that of the tail, about mu_i itself; size
@@ -46,6 +72,8 @@ struct PairCells {
     std::vector<uint32_t> offsets;
     /// cells of the entries from offset[L] on, nlist vectors
     std::vector<std::vector<uint16_t>> tail;
+    /// One for each entry of each list, or empty: nlist vectors
+    std::vector<std::vector<Sketch>> sketches;
     size_t fitted_n = 0; ///< entries in the index when the cells were chosen
     /// METRIC_INNER_PRODUCT: the largest squared norm in the index, which
     /// turns inner products into distances: 2 - 2 q.x / (|q| sqrt(norm2))
@@ -61,8 +89,8 @@ struct PairCells {
     /// L for lists of that many vectors on average: cells of 5 to 10.
     static size_t default_cells_per_list(double mean_list_size);
 
-    /** Chooses the partners of each list: the L nearest means, L at most
-     * nlist - 1; cells are empty then. Time O(nlist^2 d).
+    /** Chooses the partners of each list: the P = max(L, 64) nearest means, at
+     * most 256 and nlist - 1; cells are empty then. Time O(nlist^2 d).
      *
      * @param means  size nlist * d
      */
@@ -70,12 +98,13 @@ struct PairCells {
             size_t nlist, size_t d, const float* means, size_t cells_per_list);
 
     /** Fits a and the variances of one list to its vectors, and says which
-     * cell each belongs to. Time O(n L d), memory O(n L). May be called for
-     * several lists at once.
+     * cell each belongs to. Time O((n + P) P d), memory O(n P). May be called
+     * for several lists at once.
      *
-     * @param x      the list's vectors, size n * d
-     * @param means  of all lists
-     * @param out    cells, size n
+     * @param x         the list's vectors, size n * d
+     * @param means     of all lists
+     * @param out       cells, size n
+     * @param sketches  output, size n, or nullptr
      */
     void fit_list(
             size_t list,
@@ -83,13 +112,14 @@ struct PairCells {
             size_t d,
             const float* x,
             const float* means,
-            uint16_t* out);
+            uint16_t* out,
+            Sketch* sketches);
 
-    /** The cell of each vector within its home list: nearest cell mean.
+    /** The cell of each vector within its home list, nearest cell mean, and
+     * its sketch. Time O((n + homes P) P d).
      *
-     * Time O(n L d).
-     *
-     * @param cells  output, size n; 0 where the home is -1
+     * @param cells     output, size n; 0 where the home is -1
+     * @param sketches  output, size n, or nullptr
      */
     void assign(
             size_t n,
@@ -97,7 +127,24 @@ struct PairCells {
             const float* x,
             const idx_t* homes,
             const float* means,
-            uint16_t* cells) const;
+            uint16_t* cells,
+            Sketch* sketches) const;
+
+    /** Estimates |q - x|^2 of consecutive entries of a list from their
+     * sketches, in kTerms multiplications each.
+     *
+     * @param distances  as in score
+     * @param table      scratch, size P, filled if begin_list
+     */
+    void estimate(
+            size_t list,
+            size_t begin,
+            size_t end,
+            const float* distances,
+            bool similarity,
+            bool begin_list,
+            float* table,
+            float* out) const;
 
     /** |q - m_il|^2 of all cells of a list, the tail's last, in O(L).
      *
@@ -117,8 +164,30 @@ struct PairCells {
         return {o[l], l == cells_per_list ? list_size : o[l + 1]};
     }
 
-    /// Empties all cells and tails.
+    /// Empties all cells, tails and sketches.
     void clear_entries();
+
+private:
+    /// u.u and u.v_l (size n * P) with u = x - mu_i, v_l = mu_jl - mu_i, for
+    /// the given rows of x, or all if nullptr.
+    void project(
+            size_t list,
+            size_t n,
+            size_t d,
+            const float* x,
+            const uint32_t* rows,
+            const float* means,
+            float* uu,
+            float* uv) const;
+
+    void sketch(
+            size_t list,
+            size_t n,
+            size_t d,
+            const float* uu,
+            const float* uv,
+            const float* means,
+            Sketch* out) const;
 };
 
 } // namespace faiss_ext

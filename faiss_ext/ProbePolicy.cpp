@@ -13,13 +13,14 @@ namespace faiss_ext {
 
 namespace {
 
-constexpr std::array<std::pair<ProbeOrder, const char*>, 6> kOrderNames = {{
+constexpr std::array<std::pair<ProbeOrder, const char*>, 7> kOrderNames = {{
         {ProbeOrder::calibrated, "calibrated"},
         {ProbeOrder::distance, "distance"},
         {ProbeOrder::log_likelihood, "log_likelihood"},
         {ProbeOrder::scale_free, "scale_free"},
         {ProbeOrder::cell_distance, "cell_distance"},
         {ProbeOrder::cell_posterior, "cell_posterior"},
+        {ProbeOrder::sketch, "sketch"},
 }};
 
 /// A list and what it is ordered by: smaller is better, ties by number.
@@ -95,7 +96,8 @@ ProbeOrder probe_order_from_string(const std::string& name) {
     }
     FAISS_THROW_FMT(
             "probe order \"%s\" is none of calibrated, distance, "
-            "log_likelihood, scale_free, cell_distance, cell_posterior",
+            "log_likelihood, scale_free, cell_distance, cell_posterior, "
+            "sketch",
             name.c_str());
 }
 

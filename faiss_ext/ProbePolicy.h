@@ -27,6 +27,9 @@ enum class ProbeOrder {
     /// Cells of pairs by the likelihood that the cell holds a vector within
     /// the query's neighbour distance: the calibrated order.
     cell_posterior,
+    /// Vectors of the best cells by the distance that their sketch estimates:
+    /// the finest order, see Sketch in PairCells.h.
+    sketch,
 };
 
 /// "distance", ...; from_string throws FaissException naming the string.

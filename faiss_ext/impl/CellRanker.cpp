@@ -76,8 +76,8 @@ void CellRanker::start(
     similarity = similarity_in;
     posterior = posterior_in;
     tau = tau_in;
-    entries = entries_scored = next_home = next_item = 0;
-    n_scores = 0;
+    entries_scored = next_home = next_item = 0;
+    progress = Progress();
     pool.clear();
     homes.resize(cells.nlist);
     for (size_t i = 0; i < cells.nlist; i++) {
@@ -104,7 +104,7 @@ void CellRanker::score_home(size_t list) {
                 keys.data());
         key = keys.data();
     }
-    n_scores += L;
+    progress.n_cell_scores += L;
     const uint32_t* offset = cells.list_offsets(list);
     for (size_t l = 0; l <= L; l++) {
         const size_t end = l < L ? offset[l + 1] : list_size;
@@ -126,8 +126,7 @@ void CellRanker::extend(size_t entries_wanted) {
 bool CellRanker::advance(size_t target, std::vector<Run>& runs) {
     const size_t L = cells.cells_per_list;
     runs.clear();
-    taken.clear();
-    while (entries < target) {
+    while (progress.entries < target) {
         const bool homes_left = next_home < homes.size();
         if (homes_left && entries_scored < kHomesFactor * target) {
             extend(std::max(kHomesFactor * target, 2 * entries_scored));
@@ -139,16 +138,15 @@ bool CellRanker::advance(size_t target, std::vector<Run>& runs) {
             continue; // the homes scored so far were empty
         }
         const Item& item = pool[next_item++];
-        if (entries == 0) {
-            first_score = item.score;
+        if (progress.entries == 0) {
+            progress.first_score = item.score;
         }
         const size_t list = item.id / (L + 1), l = item.id % (L + 1);
         const auto [begin, end] = cells.range(list, l, lists.list_size(list));
         runs.push_back({uint32_t(list), uint32_t(begin), uint32_t(end)});
-        taken.push_back(item.id);
-        entries += end - begin;
-        last_score = item.score;
-        last_variance = cells.variance[item.id];
+        progress.entries += end - begin;
+        progress.last_score = item.score;
+        progress.frontier = item.score + cells.variance[item.id];
     }
     std::sort(runs.begin(), runs.end(), [](const Run& p, const Run& q) {
         return p.list != q.list ? p.list < q.list : p.begin < q.begin;

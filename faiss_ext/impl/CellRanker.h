@@ -17,6 +17,17 @@ struct Run {
     uint32_t end;
 };
 
+/// How far a query has come.
+struct Progress {
+    size_t entries = 0; ///< handed out since start
+    size_t n_cell_scores = 0;
+    size_t n_sketch_scores = 0;
+    float first_score = 0; ///< squared distance expected of the first entry
+    float last_score = 0;  ///< of the last
+    /// |q - m|^2 + variance of the last cell looked into
+    float frontier = 0;
+};
+
 /** Hands out the cells of one query, best first, a few at a time.
  *
  * Homes are scored nearest first, and only as many as hold kHomesFactor times
@@ -47,13 +58,7 @@ public:
      * Replaces `runs`; returns false if no cells are left. */
     bool advance(size_t target, std::vector<Run>& runs);
 
-    size_t entries = 0; ///< handed out since start
-    size_t n_scores = 0;
-    float first_score = 0; ///< |q - m|^2 of the first cell handed out
-    float last_score = 0;  ///< of the last
-    float last_variance = 0;
-    /// cells handed out by the last advance: list * (L + 1) + l
-    std::vector<uint32_t> taken;
+    Progress progress;
 
 private:
     static constexpr size_t kHomesFactor = 6;

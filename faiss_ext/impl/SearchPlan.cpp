@@ -5,9 +5,19 @@
 
 #include <faiss/impl/FaissAssert.h>
 
+#include "faiss_ext/impl/SketchRanker.h"
 #include "faiss_ext/impl/copies.h"
 
 namespace faiss_ext {
+
+double cost_factor(ProbeOrder order, size_t d) {
+    if (order != ProbeOrder::sketch) {
+        return 1;
+    }
+    return 1 +
+            double(SketchRanker::kPoolFactor) *
+            (Calibration::kSketchScoreCost + Calibration::kCellScoreCost) / d;
+}
 
 SearchPlan make_plan(
         const faiss::IndexIVF& ivf,
@@ -63,12 +73,17 @@ SearchPlan make_plan(
                                 : std::min<double>(choice.parameter, ivf.nlist);
     } else if (plan.order == ProbeOrder::calibrated) {
         plan.order = !gmm.calibration.fitted ? ProbeOrder::cell_distance
+                : plan.probe_mass < 1 && !gmm.cells.sketches.empty()
+                ? ProbeOrder::sketch
                 : plan.probe_mass < 1
                 ? ProbeOrder::cell_posterior
                 : gmm.calibration.best_order(float(nprobe * per_list));
     }
     if (plan.by_cells() && gmm.cells.empty()) {
         plan.order = ProbeOrder::distance;
+    }
+    if (plan.order == ProbeOrder::sketch && gmm.cells.sketches.empty()) {
+        plan.order = ProbeOrder::cell_posterior;
     }
     if (plan.probe_mass < 1 &&
         (plan.order == ProbeOrder::distance ||
@@ -79,7 +94,8 @@ SearchPlan make_plan(
         plan.order = ProbeOrder::distance; // everything, whatever the order
     }
     plan.nprobe = size_t(std::ceil(nprobe));
-    plan.budget = size_t(std::ceil(nprobe * per_list));
+    plan.budget = size_t(
+            std::ceil(nprobe * per_list / cost_factor(plan.order, ivf.d)));
     return plan;
 }
 

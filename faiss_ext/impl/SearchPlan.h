@@ -17,9 +17,14 @@ struct SearchPlan {
 
     bool by_cells() const {
         return order == ProbeOrder::cell_distance ||
-                order == ProbeOrder::cell_posterior;
+                order == ProbeOrder::cell_posterior ||
+                order == ProbeOrder::sketch;
     }
 };
+
+/// What a budgeted search spends for each distance, scores included, in
+/// distances: nprobe lists buy nprobe * ntotal / nlist / cost_factor of them.
+double cost_factor(ProbeOrder order, size_t d);
 
 /// Throws FaissException for parameters of a foreign type or out of range.
 SearchPlan make_plan(

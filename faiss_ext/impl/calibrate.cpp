@@ -110,18 +110,21 @@ Truth exact_neighbours(
     return truth;
 }
 
-uint32_t cell_of(const PairCells& cells, idx_t location) {
+bool covered(const std::vector<Run>& runs, idx_t location) {
     const size_t list = faiss::lo_listno(location);
-    const uint32_t offset = uint32_t(faiss::lo_offset(location));
-    const uint32_t* o = cells.list_offsets(list);
-    const size_t l =
-            std::upper_bound(o, o + cells.cells_per_list + 1, offset) - o - 1;
-    return uint32_t(list * (cells.cells_per_list + 1) + l);
+    const size_t offset = faiss::lo_offset(location);
+    for (const Run& run : runs) {
+        if (run.list == list && run.begin <= offset && offset < run.end) {
+            return true;
+        }
+    }
+    return false;
 }
 
 /// One look at a query between two rounds.
 struct Look {
     float distances;
+    float cost;
     float missing;
     std::array<float, 5> features;
     float predicted; ///< by the weights in force during the search
@@ -141,37 +144,37 @@ std::vector<std::vector<Look>> trace_cells(
     plan.order = order;
     plan.budget = index.ivf.ntotal;
     std::vector<std::vector<Look>> looks(n);
-    std::vector<uint32_t> cells(n * k);
     std::vector<uint8_t> found(n * k);
     std::vector<size_t> n_found(n), complete_at(n);
-    for (size_t i = 0; i < n * k; i++) {
-        cells[i] = cell_of(index.gmm.cells, truth.locations[q0 * k + i]);
-    }
-    const Checkpoint look = [&](size_t q, const CellRanker& r, float kth) {
+    const idx_t* locations = &truth.locations[q0 * k];
+    const Checkpoint look = [&](size_t q,
+                                const Progress& progress,
+                                const std::vector<Run>& runs,
+                                float kth) {
         for (size_t j = q * k; j < (q + 1) * k; j++) {
-            if (!found[j] &&
-                std::find(r.taken.begin(), r.taken.end(), cells[j]) !=
-                        r.taken.end()) {
+            if (!found[j] && covered(runs, locations[j])) {
                 found[j] = 1;
                 n_found[q]++;
             }
         }
         Look l;
-        l.distances = float(r.entries);
+        l.distances = float(progress.entries);
+        l.cost = l.distances +
+                (Calibration::kCellScoreCost * progress.n_cell_scores +
+                 Calibration::kSketchScoreCost * progress.n_sketch_scores) /
+                        index.ivf.d;
         l.missing = 1 - float(n_found[q]) / k;
-        l.features = stop_features(
-                r.entries, r.first_score, r.last_score, r.last_variance, kth);
-        l.predicted = index.gmm.calibration.missing(
-                r.entries, r.first_score, r.last_score, r.last_variance, kth);
+        l.features = stop_features(progress, kth);
+        l.predicted = index.gmm.calibration.missing(order, progress, kth);
         if (std::isfinite(kth)) {
             looks[q].push_back(l);
         }
         if (n_found[q] == k && complete_at[q] == 0) {
-            complete_at[q] = r.entries;
+            complete_at[q] = progress.entries;
         }
         // beyond completion: the fit needs to see that nothing is missing,
         // and the curves where each mass would have stopped
-        return complete_at[q] > 0 && r.entries >= 2 * complete_at[q] &&
+        return complete_at[q] > 0 && progress.entries >= 2 * complete_at[q] &&
                 l.predicted <= kLeastMissing;
     };
     const size_t k_search = own_queries ? k + 1 : k;
@@ -193,16 +196,16 @@ std::vector<std::vector<Look>> trace_cells(
 
 using Curve = std::vector<Calibration::Point>;
 
-/// Sorted by distances, with recall never falling, and everything searched at
-/// the end. Of a stretch that found nothing new both ends are kept, so that
+/// Sorted by cost, with recall never falling, and everything searched at the
+/// end. Of a stretch that found nothing new both ends are kept, so that
 /// choose() interpolates over none.
 Curve finish_curve(Curve curve, float all_parameter, size_t ntotal) {
-    curve.push_back({all_parameter, 1, float(ntotal)});
+    curve.push_back({all_parameter, 1, float(ntotal), float(ntotal)});
     std::stable_sort(
             curve.begin(),
             curve.end(),
             [](const Calibration::Point& p, const Calibration::Point& q) {
-                return p.distances < q.distances;
+                return p.cost < q.cost;
             });
     Curve out;
     for (const Calibration::Point& p : curve) {
@@ -214,7 +217,7 @@ Curve finish_curve(Curve curve, float all_parameter, size_t ntotal) {
         if (out.size() > 1 && out[out.size() - 2].recall == recall) {
             out.pop_back();
         }
-        out.push_back({p.parameter, recall, p.distances});
+        out.push_back({p.parameter, recall, p.distances, p.cost});
     }
     return out;
 }
@@ -222,28 +225,31 @@ Curve finish_curve(Curve curve, float all_parameter, size_t ntotal) {
 Curve fixed_curve(
         const std::vector<std::vector<Look>>& looks,
         size_t nlist,
-        size_t ntotal) {
+        size_t ntotal,
+        double with_each) {
     Curve curve;
     size_t rounds = 0;
     for (const auto& query : looks) {
         rounds = std::max(rounds, query.size());
     }
     for (size_t r = 0; r < rounds; r++) {
-        double recall = 0, distances = 0, budget = 0;
+        // a query that was complete earlier goes on to the budget all the same
+        double recall = 0, distances = 0, cost = 0;
         size_t n = 0;
         for (const auto& query : looks) {
             if (r < query.size()) {
-                budget += query[r].distances;
+                distances += query[r].distances;
+                cost += query[r].cost;
                 n++;
             }
             recall += r < query.size() ? 1 - query[r].missing : 1;
         }
-        // a query that was complete earlier goes on to the budget all the same
-        distances = budget / n;
+        // nprobe is what the search makes this budget of
         curve.push_back(
-                {float(distances * nlist / ntotal),
+                {float(distances / n * with_each * nlist / ntotal),
                  float(recall / looks.size()),
-                 float(distances)});
+                 float(distances / n),
+                 float(cost / n)});
     }
     return finish_curve(curve, float(nlist), ntotal);
 }
@@ -251,7 +257,7 @@ Curve fixed_curve(
 Curve mass_curve(const std::vector<std::vector<Look>>& looks, size_t ntotal) {
     Curve curve;
     for (float missing = 0.9f; missing > kLeastMissing; missing *= 0.85f) {
-        double recall = 0, distances = 0;
+        double recall = 0, distances = 0, cost = 0;
         for (const auto& query : looks) {
             auto at = std::find_if(
                     query.begin(), query.end(), [&](const Look& l) {
@@ -259,11 +265,13 @@ Curve mass_curve(const std::vector<std::vector<Look>>& looks, size_t ntotal) {
                     });
             recall += at != query.end() ? 1 - at->missing : 1;
             distances += at != query.end() ? at->distances : float(ntotal);
+            cost += at != query.end() ? at->cost : float(ntotal);
         }
         curve.push_back(
                 {1 - missing,
                  float(recall / looks.size()),
-                 float(distances / looks.size())});
+                 float(distances / looks.size()),
+                 float(cost / looks.size())});
     }
     return finish_curve(curve, 1, ntotal);
 }
@@ -343,7 +351,10 @@ Curve list_curve(
     Curve curve;
     for (size_t p = 0; p < parameters.size(); p++) {
         curve.push_back(
-                {parameters[p], float(recall[p] / nq), float(ndis[p] / nq)});
+                {parameters[p],
+                 float(recall[p] / nq),
+                 float(ndis[p] / nq),
+                 float(ndis[p] / nq)});
     }
     return finish_curve(curve, by_mass ? 1 : float(nlist), ivf.ntotal);
 }
@@ -483,12 +494,19 @@ Calibration calibrate_index(
     auto trace = [&](ProbeOrder order, size_t q0, size_t q1) {
         return trace_cells(index, order, q0, q1, xq, truth, own_queries);
     };
-    // weights of 0 predict 0.5 missing everywhere; this predicts none, so
-    // that looks end at twice the distances that found everything
-    gmm.calibration.stop_weights = {-20, 0, 0, 0, 0};
-    {
+    add(ProbeOrder::cell_distance,
+        false,
+        fixed_curve(
+                trace(ProbeOrder::cell_distance, half, nq),
+                ivf.nlist,
+                ivf.ntotal,
+                1));
+    auto fit_and_add = [&](ProbeOrder order, auto weights) {
+        // predicts that nothing is missing, so that looks end at twice the
+        // distances that found everything
+        gmm.calibration.*weights = {-20, 0, 0, 0, 0};
         std::vector<float> rows, target;
-        for (const auto& query : trace(ProbeOrder::cell_posterior, 0, half)) {
+        for (const auto& query : trace(order, 0, half)) {
             for (const Look& l : query) {
                 rows.insert(rows.end(), l.features.begin(), l.features.end());
                 target.push_back(l.missing);
@@ -499,20 +517,20 @@ Calibration calibrate_index(
                 5,
                 rows.data(),
                 target.data(),
-                c.stop_weights.data());
+                (c.*weights).data());
+        gmm.calibration.*weights = c.*weights;
+        const auto looks = trace(order, half, nq);
+        add(order,
+            false,
+            fixed_curve(
+                    looks, ivf.nlist, ivf.ntotal, cost_factor(order, ivf.d)));
+        add(order, true, mass_curve(looks, ivf.ntotal));
+    };
+    gmm.calibration.fitted = true; // tau is
+    fit_and_add(ProbeOrder::cell_posterior, &Calibration::cell_stop_weights);
+    if (!gmm.cells.sketches.empty()) {
+        fit_and_add(ProbeOrder::sketch, &Calibration::sketch_stop_weights);
     }
-    add(ProbeOrder::cell_distance,
-        false,
-        fixed_curve(
-                trace(ProbeOrder::cell_distance, half, nq),
-                ivf.nlist,
-                ivf.ntotal));
-    gmm.calibration.stop_weights = c.stop_weights;
-    const auto looks = trace(ProbeOrder::cell_posterior, half, nq);
-    add(ProbeOrder::cell_posterior,
-        false,
-        fixed_curve(looks, ivf.nlist, ivf.ntotal));
-    add(ProbeOrder::cell_posterior, true, mass_curve(looks, ivf.ntotal));
     c.fitted = true;
     return c;
 }

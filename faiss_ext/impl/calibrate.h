@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstddef>
 
+#include "faiss_ext/impl/CellRanker.h"
 #include "faiss_ext/impl/list_storage.h"
 
 namespace faiss_ext {
@@ -16,11 +17,7 @@ inline float bounded_log(float x) {
 
 /// The terms of Calibration's missing mass.
 std::array<float, 5> stop_features(
-        size_t n_distances,
-        float first_score,
-        float last_score,
-        float last_variance,
-        float kth_distance);
+        const Progress& progress, float kth_distance);
 
 /// See IVFGMM::calibrate; the result is left to the caller to keep.
 Calibration calibrate_index(

@@ -211,10 +211,8 @@ void append_foreign(
         if (!gmm.cells.empty()) {
             decode_list(ivf, i, x);
             const std::vector<idx_t> homes(added, idx_t(i));
-            const std::vector<uint16_t> cell = assign_cells(
+            append_to_tails(
                     index, added, &x[old_size[i] * ivf.d], homes.data(), means);
-            auto& tail = gmm.cells.tail[i];
-            tail.insert(tail.end(), cell.begin(), cell.end());
             fold_tail(index, i);
         }
         if (gmm.max_assign > 1) {

@@ -14,6 +14,7 @@
 
 #include "faiss_ext/IndexGMM.h"
 #include "faiss_ext/impl/RunScanner.h"
+#include "faiss_ext/impl/SketchRanker.h"
 #include "faiss_ext/impl/coarse.h"
 
 namespace faiss_ext {
@@ -181,29 +182,33 @@ private:
     std::vector<Run> runs;
 };
 
-/// The best cells, in rounds where the query stops by mass.
-class CellSearcher {
+/// The best cells (Ranker = CellRanker) or the best vectors of the best cells
+/// (SketchRanker), in rounds where the query stops by mass.
+template <class Ranker>
+class RankedSearcher {
 public:
-    CellSearcher(
+    RankedSearcher(
             const faiss::IndexIVF& ivf_in,
             const IVFGMM& gmm_in,
             const SearchPlan& plan_in,
             const Checkpoint* checkpoint_in)
-            : ranker(gmm_in.cells, *ivf_in.invlists), ivf(ivf_in), gmm(gmm_in),
-              plan(plan_in), checkpoint(checkpoint_in) {}
+            : ivf(ivf_in), gmm(gmm_in), plan(plan_in),
+              checkpoint(checkpoint_in),
+              ranker(gmm_in.cells, *ivf_in.invlists) {}
 
     /// @param distances  coarse_distances of the query
     /// @param q_norm     read for METRIC_INNER_PRODUCT
     /// @param tau        overrides the predicted tau where it is positive
     template <class Handler>
-    void operator()(
+    Progress operator()(
             RunScanner& scanner,
             size_t query,
             const float* distances,
             float q_norm,
             float tau,
             Handler& handler) {
-        const bool posterior = plan.order == ProbeOrder::cell_posterior;
+        const bool posterior = plan.order == ProbeOrder::cell_posterior ||
+                (plan.order == ProbeOrder::sketch && gmm.calibration.fitted);
         if (posterior && !(tau > 0)) {
             tau = gmm.calibration.predict_tau(
                     *std::min_element(distances, distances + ivf.nlist));
@@ -226,33 +231,30 @@ public:
                                   : distances[list];
                     },
                     handler);
-            if (ranker.entries >= plan.budget || scanner.capped() ||
+            if (ranker.progress.entries >= plan.budget || scanner.capped() ||
                 stop(query, handler.kth(q_norm * largest_norm))) {
                 break;
             }
-            target = std::max(target * kRoundGrowth, ranker.entries + 1.0);
+            target = std::max(
+                    target * kRoundGrowth, ranker.progress.entries + 1.0);
         }
+        return ranker.progress;
     }
-
-    CellRanker ranker;
 
 private:
     bool stop(size_t query, float kth) const {
         if (checkpoint) {
-            return (*checkpoint)(query, ranker, kth);
+            return (*checkpoint)(query, ranker.progress, runs, kth);
         }
-        return gmm.calibration.missing(
-                       ranker.entries,
-                       ranker.first_score,
-                       ranker.last_score,
-                       ranker.last_variance,
-                       kth) <= 1 - plan.probe_mass;
+        return gmm.calibration.missing(plan.order, ranker.progress, kth) <=
+                1 - plan.probe_mass;
     }
 
     const faiss::IndexIVF& ivf;
     const IVFGMM& gmm;
     const SearchPlan& plan;
     const Checkpoint* checkpoint;
+    Ranker ranker;
     std::vector<Run> runs;
 };
 
@@ -307,17 +309,15 @@ void for_each_query(
         }
         const double t1 = faiss::getmillisecs();
 
-        size_t ndis = 0, nlists = 0, nupdates = 0, nscores = 0;
+        size_t ndis = 0, nlists = 0, nupdates = 0;
+        size_t n_cells = 0, n_sketches = 0;
         std::exception_ptr exception; // the first of any thread
-#pragma omp parallel if (nb > 1) reduction(+ : ndis, nlists, nupdates, nscores)
+#pragma omp parallel if (nb > 1) reduction(+ : ndis, nlists, nupdates, n_cells, n_sketches)
         {
             RunScanner scanner(ivf, plan, store_pairs);
             ListSearcher by_list(gmm, nlist);
-            std::unique_ptr<CellSearcher> by_cell;
-            if (by_cells) {
-                by_cell = std::make_unique<CellSearcher>(
-                        ivf, gmm, plan, checkpoint);
-            }
+            RankedSearcher<CellRanker> by_cell(ivf, gmm, plan, checkpoint);
+            RankedSearcher<SketchRanker> by_sketch(ivf, gmm, plan, checkpoint);
             auto handlers = make_handler(scanner);
 #pragma omp for schedule(dynamic)
             for (size_t i = 0; i < nb; i++) {
@@ -328,18 +328,25 @@ void for_each_query(
                     }
                     scanner.n_distances = scanner.n_lists = 0;
                     scanner.scanner->set_query(q);
-                    if (by_cell) {
+                    if (by_cells) {
                         const float q_norm = is_ip(ivf)
                                 ? std::sqrt(faiss::fvec_norm_L2sqr(q, d))
                                 : 0;
-                        (*by_cell)(
-                                scanner,
-                                i0 + i,
-                                &coarse[i * nlist],
-                                q_norm,
-                                tau,
-                                handler);
-                        nscores += by_cell->ranker.n_scores;
+                        auto ranked = [&](auto& searcher) {
+                            return searcher(
+                                    scanner,
+                                    i0 + i,
+                                    &coarse[i * nlist],
+                                    q_norm,
+                                    tau,
+                                    handler);
+                        };
+                        const Progress progress =
+                                plan.order == ProbeOrder::sketch
+                                ? ranked(by_sketch)
+                                : ranked(by_cell);
+                        n_cells += progress.n_cell_scores;
+                        n_sketches += progress.n_sketch_scores;
                     } else {
                         by_list(scanner,
                                 &keys[i * width],
@@ -371,7 +378,8 @@ void for_each_query(
         stats.nheap_updates += nupdates;
         stats.quantization_time += t1 - t0;
         stats.search_time += t2 - t0;
-        ivf_gmm_stats.n_cell_scores += nscores;
+        ivf_gmm_stats.n_cell_scores += n_cells;
+        ivf_gmm_stats.n_sketch_scores += n_sketches;
     }
 }
 

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <vector>
 
 #include <faiss/IndexIVF.h>
 
@@ -11,10 +12,11 @@
 
 namespace faiss_ext {
 
-/// Called between rounds of a query that scans cells: (query, ranker, k-th
-/// distance so far, infinite while fewer are found); true stops the query.
-/// Calibration watches a search through it.
-using Checkpoint = std::function<bool(size_t, const CellRanker&, float)>;
+/// Called between rounds of a query: (query, progress, runs scanned in the
+/// round, k-th distance so far, infinite while fewer are found); true stops
+/// the query. Calibration watches a search through it.
+using Checkpoint = std::function<bool(
+        size_t, const Progress&, const std::vector<Run>&, float)>;
 
 /** k nearest neighbours under a plan; labels are (list, offset) pairs if
  * store_pairs. Updates faiss::indexIVF_stats. */

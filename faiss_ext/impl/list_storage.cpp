@@ -1,6 +1,7 @@
 #include "faiss_ext/impl/list_storage.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <numeric>
 
@@ -87,6 +88,22 @@ void permute_list(
     }
 }
 
+namespace {
+
+void permute_sketches(
+        PairCells& cells, size_t list, const std::vector<uint32_t>& order) {
+    if (cells.sketches.empty()) {
+        return;
+    }
+    std::vector<Sketch> permuted(order.size());
+    for (size_t j = 0; j < order.size(); j++) {
+        permuted[j] = cells.sketches[list][order[j]];
+    }
+    cells.sketches[list] = std::move(permuted);
+}
+
+} // namespace
+
 void update_direct_map(GMMIndexRef index, size_t list, size_t begin) {
     faiss::DirectMap& map = index.ivf.direct_map;
     if (map.no()) {
@@ -133,6 +150,7 @@ void fold_tail(GMMIndexRef index, size_t list) {
         return cell[p] < cell[q];
     });
     permute_list(index.ivf, list, order);
+    permute_sketches(cells, list, order);
     std::fill(offset, offset + L + 1, 0);
     for (uint16_t l : cell) {
         offset[l + 1]++;
@@ -185,6 +203,7 @@ size_t remove_from_list(
 
     PairCells& cells = index.gmm.cells;
     if (!cells.empty()) {
+        permute_sketches(cells, list, kept);
         const size_t L = cells.cells_per_list;
         uint32_t* offset = cells.offsets.data() + list * (L + 1);
         std::vector<uint16_t>& tail = cells.tail[list];
@@ -218,24 +237,57 @@ size_t remove_from_list(
     return removed.size();
 }
 
-std::vector<uint16_t> assign_cells(
+namespace {
+
+/// With METRIC_INNER_PRODUCT a sketch is that of the vector's direction, and
+/// its constant the vector's norm.
+void set_norms(size_t n, size_t d, const float* x, Sketch* sketches) {
+    for (size_t r = 0; r < n; r++) {
+        sketches[r].constant = std::sqrt(faiss::fvec_norm_L2sqr(x + r * d, d));
+    }
+}
+
+} // namespace
+
+void append_to_tails(
         GMMIndexRef index,
         size_t n,
         const float* x,
         const idx_t* homes,
         const std::vector<float>& means) {
     PairCells& cells = index.gmm.cells;
+    if (cells.empty()) {
+        return;
+    }
     const size_t d = index.ivf.d;
+    const bool sketched = !cells.sketches.empty();
+    std::vector<uint16_t> cell(n);
+    std::vector<Sketch> sketches(sketched ? n : 0);
     std::vector<float> directions;
     if (is_ip(index.ivf)) {
         cells.norm2 = std::max(cells.norm2, largest_norm2(n, d, x));
         directions.assign(x, x + n * d);
         faiss::fvec_renorm_L2(d, n, directions.data());
-        x = directions.data();
     }
-    std::vector<uint16_t> out(n);
-    cells.assign(n, d, x, homes, means.data(), out.data());
-    return out;
+    cells.assign(
+            n,
+            d,
+            directions.empty() ? x : directions.data(),
+            homes,
+            means.data(),
+            cell.data(),
+            sketched ? sketches.data() : nullptr);
+    if (is_ip(index.ivf) && sketched) {
+        set_norms(n, d, x, sketches.data());
+    }
+    for (size_t r = 0; r < n; r++) {
+        if (homes[r] >= 0) {
+            cells.tail[homes[r]].push_back(cell[r]);
+            if (sketched) {
+                cells.sketches[homes[r]].push_back(sketches[r]);
+            }
+        }
+    }
 }
 
 void rebuild_cells(GMMIndexRef index) {
@@ -255,6 +307,9 @@ void rebuild_cells(GMMIndexRef index) {
     if (gmm.cells.empty()) {
         return;
     }
+    if (gmm.sketch) {
+        gmm.cells.sketches.resize(ivf.nlist);
+    }
     float norm2 = 0;
 #pragma omp parallel for schedule(dynamic) reduction(max : norm2)
     for (size_t i = 0; i < ivf.nlist; i++) {
@@ -262,13 +317,29 @@ void rebuild_cells(GMMIndexRef index) {
         decode_list(ivf, i, x);
         std::vector<uint16_t>& tail = gmm.cells.tail[i];
         tail.resize(x.size() / ivf.d);
+        Sketch* sketches = nullptr;
+        if (gmm.sketch) {
+            gmm.cells.sketches[i].resize(tail.size());
+            sketches = gmm.cells.sketches[i].data();
+        }
+        std::vector<float> directions;
         if (is_ip(ivf)) {
             norm2 = std::max(
                     norm2, largest_norm2(tail.size(), ivf.d, x.data()));
-            faiss::fvec_renorm_L2(ivf.d, tail.size(), x.data());
+            directions = x;
+            faiss::fvec_renorm_L2(ivf.d, tail.size(), directions.data());
         }
         gmm.cells.fit_list(
-                i, tail.size(), ivf.d, x.data(), means.data(), tail.data());
+                i,
+                tail.size(),
+                ivf.d,
+                directions.empty() ? x.data() : directions.data(),
+                means.data(),
+                tail.data(),
+                sketches);
+        if (is_ip(ivf) && sketches) {
+            set_norms(tail.size(), ivf.d, x.data(), sketches);
+        }
     }
     gmm.cells.norm2 = norm2;
 #pragma omp parallel for schedule(dynamic) if (ivf.direct_map.no())

@@ -46,12 +46,13 @@ void sort_copies(GMMIndexRef index, size_t list);
 size_t remove_from_list(
         GMMIndexRef index, size_t list, const faiss::IDSelector& sel);
 
-/** The cells of vectors that come in, which raise norm2; size n.
+/** Enters the cells and sketches of vectors that were appended to their home
+ * lists (size n; -1: nowhere) in this order.
  *
  * With METRIC_INNER_PRODUCT the means are unit vectors, and the cell of a
  * vector is that of its direction.
  */
-std::vector<uint16_t> assign_cells(
+void append_to_tails(
         GMMIndexRef index,
         size_t n,
         const float* x,
