@@ -29,6 +29,7 @@ constexpr size_t kMinTail = 64;
 /// The cells and the calibration are made anew whenever the index has grown
 /// by this factor.
 constexpr size_t kGrowth = 2;
+constexpr float kNorm2Growth = 1.2f;
 /// Adding calibrates on so many vectors, from so many stored on.
 constexpr size_t kMinCalibrationQueries = 100;
 constexpr size_t kMaxCalibrationQueries = 1000;
@@ -52,16 +53,18 @@ bool needs_new_cells(GMMIndexRef index, size_t ntotal) {
             ntotal >= kGrowth * index.gmm.cells.fitted_n;
 }
 
-/// Entries came in: makes cells and calibration anew if it is time to.
-void after_growth(GMMIndexRef index) {
+/// Entries came in: makes cells and calibration anew if it is time to. Larger
+/// norms than before change the units of METRIC_INNER_PRODUCT's distances.
+void after_growth(GMMIndexRef index, float norm2_before) {
+    const bool new_units = norm2_before > 0 &&
+            index.gmm.cells.norm2 > kNorm2Growth * norm2_before;
     const size_t ntotal = index.ivf.ntotal;
     if (needs_new_cells(index, ntotal)) {
         rebuild_cells(index);
     }
+    const size_t next = new_units ? 0 : kGrowth * index.gmm.calibration.ntotal;
     if (index.gmm.calibrate_on_add &&
-        ntotal >= std::max(
-                          kMinCalibrationVectors,
-                          kGrowth * index.gmm.calibration.ntotal)) {
+        ntotal >= std::max(kMinCalibrationVectors, next)) {
         calibrate_on_own_vectors(index);
     }
 }
@@ -140,6 +143,7 @@ void IndexIVFGMM<IVF>::add_core(
         earlier_lists.clear();
     }
     const bool fold = !needs_new_cells(self, this->ntotal + n);
+    const float norm2_before = cells.norm2;
     std::vector<uint32_t> old_size(this->nlist);
     const std::vector<float> means = quantizer_means(*this);
 
@@ -210,7 +214,7 @@ void IndexIVFGMM<IVF>::add_core(
         }
     }
 
-    after_growth(self);
+    after_growth(self, norm2_before);
 }
 
 template <class IVF>
@@ -405,11 +409,12 @@ void IndexIVFGMM<IVF>::merge_from(faiss::Index& other_index, idx_t add_id) {
     for (size_t i = 0; i < this->nlist; i++) {
         old_size[i] = this->invlists->list_size(i);
     }
+    const float norm2_before = cells.norm2;
     IVF::merge_from(other_index, add_id);
     append_foreign({*this, *this}, old_size, other.earlier_lists);
     other.cells.clear_entries();
     other.earlier_lists.clear();
-    after_growth({*this, *this});
+    after_growth({*this, *this}, norm2_before);
 }
 
 template <class IVF>
@@ -429,8 +434,9 @@ void IndexIVFGMM<IVF>::copy_subset_to(
     }
     IVF::copy_subset_to(other, subset_type, a1, a2);
     if (auto gmm = dynamic_cast<IVFGMM*>(&other)) {
+        const float norm2_before = gmm->cells.norm2;
         append_foreign({other, *gmm}, old_size, {});
-        after_growth({other, *gmm});
+        after_growth({other, *gmm}, norm2_before);
     }
 }
 

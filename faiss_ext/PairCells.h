@@ -113,7 +113,7 @@ struct PairCells {
             const float* x,
             const float* means,
             uint16_t* out,
-            Sketch* sketches);
+            Sketch* sketches = nullptr);
 
     /** The cell of each vector within its home list, nearest cell mean, and
      * its sketch. Time O((n + homes P) P d).
@@ -128,7 +128,7 @@ struct PairCells {
             const idx_t* homes,
             const float* means,
             uint16_t* cells,
-            Sketch* sketches) const;
+            Sketch* sketches = nullptr) const;
 
     /** Estimates |q - x|^2 of consecutive entries of a list from their
      * sketches, in kTerms multiplications each.

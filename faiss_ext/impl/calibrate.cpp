@@ -23,7 +23,7 @@ namespace {
 constexpr size_t kMinQueries = 20;
 /// Whole-list orders are followed for so many lists, then jump to all.
 constexpr size_t kMaxProbes = 2048;
-constexpr float kLeastMissing = 1e-4f;
+constexpr float kLeastMissing = 1e-3f;
 
 /// Where the neighbours of the calibration's queries are.
 struct Truth {
