@@ -58,10 +58,13 @@ TEST(Calibration, TargetsAreReachedOnVectorsLikeTheIndexs) {
         params.target_recall = target;
         const Outcome o = outcome(*index, q, truth, params);
         EXPECT_NEAR(o.recall, target, 0.05) << target;
-        EXPECT_GT(o.distances, cost) << target;
-        cost = o.distances;
+        EXPECT_LT(o.distances, kStored / 2) << target;
+        // costs rise with the target, though distances need not: at 0.5 lists
+        // or cells may cost less than the sketches of a first round
+        const float chosen = index->calibration.choose(target).cost;
+        EXPECT_GT(chosen, cost) << target;
+        cost = chosen;
     }
-    EXPECT_LT(cost, kStored / 2);
 }
 
 TEST(Calibration, TargetsAreReachedOnTheUsersQueries) {
@@ -90,9 +93,10 @@ TEST(Calibration, MoreMassIsMoreRecallForMoreDistances) {
         params.nprobe = index->nlist;
         params.probe_mass = mass;
         const Outcome o = outcome(*index, q, truth, params);
-        EXPECT_NEAR(o.recall, mass, 0.12) << mass;
-        EXPECT_GT(o.recall, before.recall);
-        EXPECT_GT(o.distances, before.distances);
+        // the first round alone may find more than is asked for
+        EXPECT_GT(o.recall, mass - 0.12) << mass;
+        EXPECT_GE(o.recall, before.recall);
+        EXPECT_GE(o.distances, before.distances);
         EXPECT_LT(o.distances, kStored / 2);
         before = o;
     }
@@ -125,7 +129,9 @@ TEST(Calibration, NprobeAndMaxCodesCapWhatStopsByMass) {
         // with a target, too
         params.target_recall = 0.99f;
         params.max_codes = 100;
-        EXPECT_EQ(distances_per_query(*index, q, 10, &params), 100);
+        const double with_target = distances_per_query(*index, q, 10, &params);
+        EXPECT_LE(with_target, 100);
+        EXPECT_GT(with_target, 50);
     }
 }
 
@@ -266,7 +272,10 @@ TEST(Calibration, SmallAndDegenerateIndexesDoNotBreak) {
             index->add(x.n, x.x.data());
             index->calibrate(30, nullptr, 5);
             ASSERT_TRUE(index->calibration.fitted);
-            for (float w : index->calibration.stop_weights) {
+            for (float w : index->calibration.cell_stop_weights) {
+                ASSERT_TRUE(std::isfinite(w));
+            }
+            for (float w : index->calibration.sketch_stop_weights) {
                 ASSERT_TRUE(std::isfinite(w));
             }
             for (float w : index->calibration.tau_weights) {
@@ -344,20 +353,23 @@ TEST(Calibration, ChoosesByInterpolatedCost) {
     c.candidates = {
             {ProbeOrder::distance,
              false,
-             {{1, 0.4f, 100}, {2, 0.8f, 200}, {8, 1, 800}}},
+             {{1, 0.4f, 100, 100}, {2, 0.8f, 200, 200}, {8, 1, 800, 800}}},
             {ProbeOrder::cell_posterior,
              true,
-             {{0.5f, 0.5f, 150}, {0.9f, 0.9f, 230}, {1, 1, 800}}}};
+             {{0.5f, 0.5f, 140, 150},
+              {0.9f, 0.9f, 200, 230},
+              {1, 1, 700, 800}}}};
     auto choice = c.choose(0.6f); // 150 by lists, 170 by mass
     EXPECT_EQ(choice.order, ProbeOrder::distance);
     EXPECT_FALSE(choice.by_mass);
     EXPECT_NEAR(choice.parameter, 1.5, 1e-5);
-    EXPECT_NEAR(choice.distances, 150, 1e-3);
+    EXPECT_NEAR(choice.cost, 150, 1e-3);
     choice = c.choose(0.85f); // 350 by lists, 220 by mass
     EXPECT_EQ(choice.order, ProbeOrder::cell_posterior);
     EXPECT_TRUE(choice.by_mass);
     EXPECT_NEAR(choice.parameter, 0.85, 1e-5);
-    EXPECT_NEAR(choice.distances, 220, 1e-3);
+    EXPECT_NEAR(choice.distances, 192.5, 1e-3);
+    EXPECT_NEAR(choice.cost, 220, 1e-3);
     EXPECT_EQ(c.choose(0.1f).parameter, 1); // no less than a list
     for (float bad : {0.0f, -1.0f, 1.1f, std::nanf("")}) {
         EXPECT_FAISS_ERROR(c.choose(bad), "target_recall = ");

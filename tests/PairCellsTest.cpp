@@ -351,11 +351,11 @@ TEST(PairCells, ARankerHandsOutEveryEntryOnce) {
                     }
                     handed_out += runs[r].end - runs[r].begin;
                 }
-                ASSERT_EQ(handed_out, ranker.entries);
+                ASSERT_EQ(handed_out, ranker.progress.entries);
                 ASSERT_TRUE(
-                        ranker.entries >= target ||
-                        ranker.entries == size_t(index->ntotal));
-                target = ranker.entries + step;
+                        ranker.progress.entries >= target ||
+                        ranker.progress.entries == size_t(index->ntotal));
+                target = ranker.progress.entries + step;
             }
             EXPECT_EQ(handed_out, size_t(index->ntotal));
         }

@@ -38,8 +38,12 @@ SketchRanker::SketchRanker(
 }
 
 void SketchRanker::start(
-        const float* distances_in, bool similarity, bool posterior, float tau) {
+        const float* distances_in,
+        bool similarity_in,
+        bool posterior,
+        float tau) {
     distances = distances_in;
+    similarity = similarity_in;
     by_cell.start(distances, similarity, posterior, tau);
     progress = Progress();
     estimates.clear();
