@@ -30,7 +30,7 @@ std::vector<double> cell_mean(
         size_t l) {
     const double a = l < cells.cells_per_list ? cells.a[i] : 0;
     const size_t j = l < cells.cells_per_list
-            ? cells.partner[i * cells.cells_per_list + l]
+            ? cells.partner[i * cells.n_partners + l]
             : i;
     std::vector<double> out(d);
     for (size_t c = 0; c < d; c++) {
@@ -67,8 +67,9 @@ TEST(PairCells, PartnersAreTheNearestMeans) {
         }
         std::sort(near.begin(), near.end());
         for (size_t l = 0; l < 8; l++) {
-            EXPECT_EQ(cells.partner[i * 8 + l], near[l].second);
-            EXPECT_NEAR(cells.gap[i * 8 + l], near[l].first, 0.5);
+            EXPECT_EQ(cells.partner[i * cells.n_partners + l], near[l].second);
+            EXPECT_NEAR(
+                    cells.gap[i * cells.n_partners + l], near[l].first, 0.5);
         }
     }
 }
@@ -82,7 +83,8 @@ TEST(PairCells, NoListIsItsOwnPartnerEvenWhereMeansCoincide) {
     cells.init(means.n, means.d, means.x.data(), 5);
     for (size_t i = 0; i < means.n; i++) {
         std::set<int32_t> partners(
-                &cells.partner[i * 5], &cells.partner[i * 5] + 5);
+                &cells.partner[i * cells.n_partners],
+                &cells.partner[i * cells.n_partners] + 5);
         EXPECT_EQ(partners.size(), 5u);
         EXPECT_EQ(partners.count(i), 0u);
     }

@@ -193,18 +193,21 @@ void visit_cells(Archive& ar, G& c, const Shape& shape) {
         return;
     }
     ar.scalar(c.nlist);
+    ar.scalar(c.n_partners);
     const size_t nlist = shape.nlist, L = c.cells_per_list;
+    const size_t P = c.n_partners;
     if constexpr (Archive::reading) {
         FAISS_THROW_IF_NOT_FMT(
-                c.nlist == nlist && L < nlist,
-                "GMM trailer: %zu cells in each of %zu lists, expected fewer "
-                "than nlist = %zu in as many lists",
+                c.nlist == nlist && L <= P && P < nlist,
+                "GMM trailer: %zu cells of %zu partners in each of %zu lists, "
+                "expected fewer than nlist = %zu in as many lists",
                 L,
+                P,
                 c.nlist,
                 nlist);
     }
-    ar.array("cells.partner", c.partner, nlist * L);
-    ar.array("cells.gap", c.gap, nlist * L);
+    ar.array("cells.partner", c.partner, nlist * P);
+    ar.array("cells.gap", c.gap, nlist * P);
     ar.array("cells.a", c.a, nlist);
     ar.array("cells.variance", c.variance, nlist * (L + 1));
     ar.array("cells.offsets", c.offsets, nlist * (L + 1));
@@ -230,6 +233,28 @@ void visit_cells(Archive& ar, G& c, const Shape& shape) {
         }
         ar.array("cells.tail", c.tail[i], expected);
     }
+    bool sketched = !c.sketches.empty();
+    ar.scalar(sketched);
+    if (!sketched) {
+        return;
+    }
+    if constexpr (Archive::reading) {
+        c.sketches.resize(nlist);
+    }
+    for (size_t i = 0; i < nlist; i++) {
+        ar.array("cells.sketches", c.sketches[i], shape.list_size(i));
+        if constexpr (Archive::reading) {
+            for (const Sketch& sketch : c.sketches[i]) {
+                for (uint8_t partner : sketch.partner) {
+                    FAISS_THROW_IF_NOT_FMT(
+                            partner < P,
+                            "GMM trailer: a sketch names partner %d of %zu",
+                            int(partner),
+                            P);
+                }
+            }
+        }
+    }
 }
 
 template <class Archive, class G>
@@ -240,7 +265,14 @@ void visit_calibration(Archive& ar, G& c) {
     ar.scalar(c.nq);
     ar.scalar(c.own_queries);
     ar.array("calibration.tau_weights", c.tau_weights, c.tau_weights.size());
-    ar.array("calibration.stop_weights", c.stop_weights, c.stop_weights.size());
+    ar.array(
+            "calibration.cell_stop_weights",
+            c.cell_stop_weights,
+            c.cell_stop_weights.size());
+    ar.array(
+            "calibration.sketch_stop_weights",
+            c.sketch_stop_weights,
+            c.sketch_stop_weights.size());
     const size_t n_candidates = ar.count(c.candidates.size(), 8);
     if constexpr (Archive::reading) {
         c.candidates.resize(n_candidates);
@@ -248,7 +280,7 @@ void visit_calibration(Archive& ar, G& c) {
     for (auto& candidate : c.candidates) {
         ar.scalar(candidate.order);
         ar.scalar(candidate.by_mass);
-        const size_t n_points = ar.count(candidate.curve.size(), 12);
+        const size_t n_points = ar.count(candidate.curve.size(), 16);
         if constexpr (Archive::reading) {
             to_string(candidate.order); // throws for what is none
             candidate.curve.resize(n_points);
@@ -257,6 +289,7 @@ void visit_calibration(Archive& ar, G& c) {
             ar.scalar(point.parameter);
             ar.scalar(point.recall);
             ar.scalar(point.distances);
+            ar.scalar(point.cost);
         }
     }
 }
@@ -285,6 +318,7 @@ void visit_ivf_gmm(Archive& ar, Index& ivf, G& g) {
     ar.scalar(g.probe_mass);
     ar.scalar(g.target_recall);
     ar.scalar(g.cells_per_list);
+    ar.scalar(g.sketch);
     ar.scalar(g.max_assign);
     ar.scalar(g.assign_ratio);
     ar.scalar(g.assign_threshold);
