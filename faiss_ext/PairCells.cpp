@@ -466,8 +466,11 @@ void PairCells::estimate(
             table[l] = (distances[p[l]] - own) / kWeightSteps;
         }
     }
+    // entries that came in behind our back have no sketch: looked at first
+    const size_t known = std::min(end, sketches[list].size());
+    const size_t n = known > begin ? known - begin : 0;
+    std::fill(out + n, out + (end - begin), 0.0f);
     const Sketch* s = sketches[list].data() + begin;
-    const size_t n = end - begin;
     estimate_entries(s, n, own, table, out);
     const float per_norm = norm2 > 0 ? 1 / std::sqrt(norm2) : 0;
     for (size_t j = 0; j < n; j++) {
