@@ -15,6 +15,7 @@
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/impl/fit.h"
 #include "faiss_ext/impl/gmm_search.h"
+#include "faiss_ext/impl/truth.h"
 
 namespace faiss_ext {
 
@@ -24,91 +25,10 @@ constexpr size_t kMinQueries = 20;
 /// Whole-list orders are followed for so many lists, then jump to all.
 constexpr size_t kMaxProbes = 2048;
 constexpr float kLeastMissing = 1e-3f;
-
-/// Where the neighbours of the calibration's queries are.
-struct Truth {
-    size_t k;
-    std::vector<idx_t> locations; ///< (list, offset) pairs, size nq * k
-    std::vector<float> kth;       ///< squared distance (or -ip), size nq
-};
-
-/// k nearest stored vectors of each query, by brute force over blocks of
-/// decoded lists; `self` (or -1) is left out.
-Truth exact_neighbours(
-        GMMIndexRef index,
-        size_t nq,
-        const float* xq,
-        size_t k,
-        const std::vector<idx_t>& self) {
-    const faiss::IndexIVF& ivf = index.ivf;
-    const bool ip = is_ip(ivf);
-    const size_t k1 = k + 1, d = ivf.d;
-    constexpr size_t kBlock = 16384;
-    std::vector<float> dis(nq * k1), block_dis(nq * k1);
-    std::vector<idx_t> locs(nq * k1, -1), block_ids(nq * k1);
-    std::vector<float> x, list_x;
-    std::vector<idx_t> where;
-
-    auto flush = [&]() {
-        if (where.empty()) {
-            return;
-        }
-        faiss::IndexFlat flat(d, ivf.metric_type);
-        flat.add(where.size(), x.data());
-        flat.search(nq, xq, k1, block_dis.data(), block_ids.data());
-        for (idx_t& id : block_ids) {
-            id = id < 0 ? -1 : where[id];
-        }
-        for (size_t q = 0; q < nq; q++) {
-            // both are sorted: merge in place of pushing into a heap
-            std::vector<std::pair<float, idx_t>> all;
-            for (size_t j = 0; j < k1; j++) {
-                const size_t at = q * k1 + j;
-                if (locs[at] >= 0) {
-                    all.push_back({dis[at], locs[at]});
-                }
-                if (block_ids[at] >= 0) {
-                    const float v = block_dis[at];
-                    all.push_back({ip ? -v : v, block_ids[at]});
-                }
-            }
-            std::sort(all.begin(), all.end());
-            for (size_t j = 0; j < std::min(k1, all.size()); j++) {
-                dis[q * k1 + j] = all[j].first;
-                locs[q * k1 + j] = all[j].second;
-            }
-        }
-        x.clear();
-        where.clear();
-    };
-    for (size_t i = 0; i < ivf.nlist; i++) {
-        decode_list(ivf, i, list_x);
-        for (size_t j = 0; j < list_x.size() / d; j++) {
-            if (is_primary(index.gmm, i, j)) {
-                where.push_back(faiss::lo_build(i, j));
-                x.insert(x.end(), &list_x[j * d], &list_x[j * d] + d);
-            }
-        }
-        if (where.size() >= kBlock) {
-            flush();
-        }
-    }
-    flush();
-
-    Truth truth{k, {}, {}};
-    for (size_t q = 0; q < nq; q++) {
-        size_t n = 0;
-        for (size_t j = 0; j < k1 && n < k; j++) {
-            if (locs[q * k1 + j] != self[q]) {
-                truth.locations.push_back(locs[q * k1 + j]);
-                if (++n == k) {
-                    truth.kth.push_back(dis[q * k1 + j]);
-                }
-            }
-        }
-    }
-    return truth;
-}
+/// Queries are followed through so large a part of the index: k-means at
+/// recall 0.99 scans about as much.
+constexpr size_t kTracedPart = 16;
+constexpr size_t kMinTraced = 4096;
 
 bool covered(const std::vector<Run>& runs, idx_t location) {
     const size_t list = faiss::lo_listno(location);
@@ -142,7 +62,9 @@ std::vector<std::vector<Look>> trace_cells(
     const size_t k = truth.k, n = q1 - q0;
     SearchPlan plan;
     plan.order = order;
-    plan.budget = index.ivf.ntotal;
+    plan.budget = std::min<size_t>(
+            index.ivf.ntotal,
+            std::max<size_t>(kMinTraced, index.ivf.ntotal / kTracedPart));
     std::vector<std::vector<Look>> looks(n);
     std::vector<uint8_t> found(n * k);
     std::vector<size_t> n_found(n), complete_at(n);
@@ -242,7 +164,9 @@ Curve fixed_curve(
                 cost += query[r].cost;
                 n++;
             }
-            recall += r < query.size() ? 1 - query[r].missing : 1;
+            recall += r < query.size() ? 1 - query[r].missing
+                    : !query.empty()   ? 1 - query.back().missing
+                                       : 0;
         }
         // nprobe is what the search makes this budget of
         curve.push_back(
@@ -263,9 +187,18 @@ Curve mass_curve(const std::vector<std::vector<Look>>& looks, size_t ntotal) {
                     query.begin(), query.end(), [&](const Look& l) {
                         return l.predicted <= missing;
                     });
-            recall += at != query.end() ? 1 - at->missing : 1;
-            distances += at != query.end() ? at->distances : float(ntotal);
-            cost += at != query.end() ? at->cost : float(ntotal);
+            // followed to the end: it would have gone on for who knows how
+            // long, and is counted with what it had found at twice the cost
+            if (query.empty()) {
+                cost += float(ntotal);
+                continue;
+            }
+            const bool stopped = at != query.end();
+            const Look& last = stopped ? *at : query.back();
+            const float beyond = stopped ? 1 : 2;
+            recall += 1 - last.missing;
+            distances += beyond * last.distances;
+            cost += beyond * last.cost;
         }
         curve.push_back(
                 {1 - missing,
@@ -357,36 +290,6 @@ Curve list_curve(
                  float(ndis[p] / nq)});
     }
     return finish_curve(curve, by_mass ? 1 : float(nlist), ivf.ntotal);
-}
-
-/// nq vectors of the index, drawn without replacement, and where they are.
-void draw_queries(
-        GMMIndexRef index,
-        size_t nq,
-        std::vector<float>& xq,
-        std::vector<idx_t>& self) {
-    const faiss::IndexIVF& ivf = index.ivf;
-    std::vector<idx_t> all;
-    for (size_t i = 0; i < ivf.nlist; i++) {
-        for (size_t j = 0; j < ivf.invlists->list_size(i); j++) {
-            if (is_primary(index.gmm, i, j)) {
-                all.push_back(faiss::lo_build(i, j));
-            }
-        }
-    }
-    std::mt19937_64 rng(ivf.cp.seed);
-    for (size_t q = 0; q < nq; q++) {
-        std::swap(all[q], all[q + rng() % (all.size() - q)]);
-    }
-    all.resize(nq);
-    self = all;
-    xq.resize(nq * ivf.d);
-    for (size_t q = 0; q < nq; q++) {
-        ivf.reconstruct_from_offset(
-                faiss::lo_listno(self[q]),
-                faiss::lo_offset(self[q]),
-                &xq[q * ivf.d]);
-    }
 }
 
 } // namespace
