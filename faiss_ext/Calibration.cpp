@@ -100,7 +100,7 @@ ProbeOrder Calibration::best_order(float cost) const {
                     (above->recall - from.recall) * (cost - from.cost) /
                             (above->cost - from.cost);
         }
-        if (recall > best_recall) {
+        if (recall >= best_recall) { // of equals the finest, which is last
             best_recall = recall;
             best = c.order;
         }
