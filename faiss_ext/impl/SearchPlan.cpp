@@ -96,6 +96,9 @@ SearchPlan make_plan(
     plan.nprobe = size_t(std::ceil(nprobe));
     plan.budget = size_t(
             std::ceil(nprobe * per_list / cost_factor(plan.order, ivf.d)));
+    if (plan.max_codes > 0) {
+        plan.budget = std::min(plan.budget, plan.max_codes); // the best first
+    }
     return plan;
 }
 
