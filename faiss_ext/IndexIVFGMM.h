@@ -40,14 +40,16 @@ struct IVFGMM {
 
     /** Order of probing. Cell orders search the nprobe * ntotal / nlist
      * vectors of the best cells, whichever lists they are in: the cost of
-     * nprobe lists, and more recall. With nprobe = nlist all is searched. */
+     * nprobe lists, and more recall. `sketch` buys fewer distances for that
+     * cost, since each comes with the scores that found it. With nprobe =
+     * nlist all is searched. */
     ProbeOrder probe_order = ProbeOrder::calibrated;
     /** In (0, 1]. Below 1 a query stops once this share of its neighbours is
      * expected to be found (needs the calibration that adding does); nprobe
      * and max_codes remain as caps. */
     float probe_mass = 1;
     /** In [0, 1). Above 0 the calibration chooses order and stop: the setting
-     * with the fewest distances that reached this recall on held-out queries.
+     * with the least cost that reached this recall on held-out queries.
      * nprobe is not used then; max_codes remains as a cap. */
     float target_recall = 0;
 

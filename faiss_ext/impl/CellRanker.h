@@ -32,7 +32,7 @@ struct Progress {
  *
  * Homes are scored nearest first, and only as many as hold kHomesFactor times
  * the entries asked for: with a factor of 6 the loss against scoring all of
- * them is within 2 % of distances on the photo sets. Neither homes nor cells
+ * them is within 3 % of distances on the photo sets. Neither homes nor cells
  * are sorted fully: a counting sort into buckets of equal width orders them in
  * O(cells), and the order within a bucket (1 / 512 of the range) does not
  * matter.

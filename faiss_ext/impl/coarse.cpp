@@ -7,23 +7,9 @@
 #include <faiss/IndexFlat.h>
 #include <faiss/utils/distances.h>
 
+#include "cpu/Blas.h"
 #include "faiss_ext/impl/list_storage.h"
 #include "faiss_ext/impl/simd.h"
-
-extern "C" int sgemm_(
-        const char* transa,
-        const char* transb,
-        const int* m,
-        const int* n,
-        const int* k,
-        const float* alpha,
-        const float* a,
-        const int* lda,
-        const float* b,
-        const int* ldb,
-        const float* beta,
-        float* c,
-        const int* ldc);
 
 namespace faiss_ext {
 
@@ -62,21 +48,7 @@ void coarse_distances(
         means = copied.data();
     }
     if (n >= kGemmQueries) {
-        const int m_ = int(nlist), n_ = int(n), k_ = int(d);
-        const float one = 1, zero = 0;
-        sgemm_("T",
-               "N",
-               &m_,
-               &n_,
-               &k_,
-               &one,
-               means,
-               &k_,
-               x,
-               &k_,
-               &zero,
-               out,
-               &m_);
+        gmm::sgemm("T", nlist, n, d, means, d, x, d, 0, out, nlist);
     } else {
         for (size_t i = 0; i < n; i++) {
             inner_products(x + i * d, means, d, nlist, out + i * nlist);
