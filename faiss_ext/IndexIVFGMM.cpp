@@ -35,13 +35,13 @@ constexpr size_t kMinCalibrationQueries = 100;
 constexpr size_t kMaxCalibrationQueries = 1000;
 constexpr size_t kMinCalibrationVectors = 1000;
 
-/// As many queries as cost a third of what assigning to lists does, for the k
+/// As many queries as cost a quarter of what assigning to lists does, for the k
 /// of the last calibration.
 void calibrate_on_own_vectors(GMMIndexRef index) {
     const size_t k = index.gmm.calibration.k;
     index.gmm.calibrate(
             std::clamp(
-                    index.ivf.nlist / 3,
+                    index.ivf.nlist / 4,
                     kMinCalibrationQueries,
                     kMaxCalibrationQueries),
             nullptr,

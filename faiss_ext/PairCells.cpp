@@ -7,30 +7,26 @@
 #include <faiss/IndexFlat.h>
 #include <faiss/utils/distances.h>
 
+#include "cpu/Blas.h"
 #include "faiss_ext/impl/simd.h"
 
 namespace faiss_ext {
 
 namespace {
 
-/// |x - means[rows[l]]|^2 for l < n.
+/// out = x - y, size d; returns |out|^2.
 FAISS_EXT_SIMD_CLONES
-void squared_distances_to(
+float difference(
         const float* __restrict x,
-        const float* __restrict means,
+        const float* __restrict y,
         size_t d,
-        const int32_t* __restrict rows,
-        size_t n,
         float* __restrict out) {
-    for (size_t l = 0; l < n; l++) {
-        const float* m = means + size_t(rows[l]) * d;
-        float sum = 0;
-        for (size_t j = 0; j < d; j++) {
-            const float t = x[j] - m[j];
-            sum += t * t;
-        }
-        out[l] = sum;
+    float sum = 0;
+    for (size_t j = 0; j < d; j++) {
+        out[j] = x[j] - y[j];
+        sum += out[j] * out[j];
     }
+    return sum;
 }
 
 FAISS_EXT_SIMD_CLONES
@@ -246,9 +242,10 @@ void PairCells::fit_list(
     // With u = x - mu_i and v = mu_j - mu_i: |x - m_ij|^2 = |u|^2 - 2 a u.v +
     // a^2 v.v, so one pass over the vectors serves all rounds.
     std::vector<float> uv(n * P), uu(n);
-    project(list, n, d, x, nullptr, means, uu.data(), uv.data());
+    const std::vector<float> v = partner_offsets(list, d, means);
+    project(list, n, d, x, nullptr, means, v, uu.data(), uv.data());
     if (sketches_out) {
-        sketch(list, n, d, uu.data(), uv.data(), means, sketches_out);
+        sketch(list, n, d, uu.data(), uv.data(), v, sketches_out);
     }
 
     // Alternates the cell of each vector and the a that minimises the sum of
@@ -296,6 +293,16 @@ void PairCells::fit_list(
     }
 }
 
+std::vector<float> PairCells::partner_offsets(
+        size_t list, size_t d, const float* means) const {
+    std::vector<float> v(n_partners * d);
+    for (size_t l = 0; l < n_partners; l++) {
+        const size_t j = partner[list * n_partners + l];
+        difference(means + j * d, means + list * d, d, &v[l * d]);
+    }
+    return v;
+}
+
 void PairCells::project(
         size_t list,
         size_t n,
@@ -303,18 +310,16 @@ void PairCells::project(
         const float* x,
         const uint32_t* rows,
         const float* means,
+        const std::vector<float>& v,
         float* uu,
         float* uv) const {
     const size_t P = n_partners;
-    const int32_t own = int32_t(list);
+    std::vector<float> u(n * d);
     for (size_t r = 0; r < n; r++) {
         const float* xr = x + (rows ? rows[r] : r) * d;
-        squared_distances_to(xr, means, d, &own, 1, &uu[r]);
-        squared_distances_to(xr, means, d, &partner[list * P], P, &uv[r * P]);
-        for (size_t l = 0; l < P; l++) {
-            uv[r * P + l] = 0.5f * (uu[r] + gap[list * P + l] - uv[r * P + l]);
-        }
+        uu[r] = difference(xr, means + list * d, d, &u[r * d]);
     }
+    gmm::sgemm("T", P, n, d, v.data(), d, u.data(), d, 0, uv, P);
 }
 
 void PairCells::sketch(
@@ -323,25 +328,12 @@ void PairCells::sketch(
         size_t d,
         const float* uu,
         const float* uv,
-        const float* means,
+        const std::vector<float>& v,
         Sketch* out) const {
     const size_t stride = n_partners, P = std::min(stride, kSketchPartners);
-    const int32_t* partners = &partner[list * stride];
     const float* g = &gap[list * stride];
-    // v_s . v_l from the squared distances among partners
-    std::vector<float> gram(P * P);
-    for (size_t s = 0; s < P; s++) {
-        squared_distances_to(
-                means + size_t(partners[s]) * d,
-                means,
-                d,
-                partners,
-                P,
-                &gram[s * P]);
-        for (size_t l = 0; l < P; l++) {
-            gram[s * P + l] = 0.5f * (g[s] + g[l] - gram[s * P + l]);
-        }
-    }
+    std::vector<float> gram(P * P); // v_s . v_l
+    gmm::sgemm("T", P, P, d, v.data(), d, v.data(), d, 0, gram.data(), P);
     std::vector<float> inverse_gap(P), left(P);
     for (size_t l = 0; l < P; l++) {
         inverse_gap[l] = g[l] > 1e-6f * g[P - 1] ? 1 / g[l] : 0;
@@ -408,6 +400,7 @@ void PairCells::assign(
             }
         }
     }
+    const gmm::SerialBlas serial_blas;
 #pragma omp parallel for schedule(dynamic) if (n > 64)
     for (size_t i = 0; i < nlist; i++) {
         const size_t ni = begin[i + 1] - begin[i];
@@ -416,14 +409,15 @@ void PairCells::assign(
         }
         const uint32_t* own = &rows[begin[i]];
         std::vector<float> uv(ni * P), uu(ni);
-        project(i, ni, d, x, own, means, uu.data(), uv.data());
+        const std::vector<float> v = partner_offsets(i, d, means);
+        project(i, ni, d, x, own, means, v, uu.data(), uv.data());
         for (size_t r = 0; r < ni; r++) {
             cells[own[r]] =
                     uint16_t(nearest_cell(L, a[i], &gap[i * P], &uv[r * P]));
         }
         if (sketches_out) {
             std::vector<Sketch> out(ni);
-            sketch(i, ni, d, uu.data(), uv.data(), means, out.data());
+            sketch(i, ni, d, uu.data(), uv.data(), v, out.data());
             for (size_t r = 0; r < ni; r++) {
                 sketches_out[own[r]] = out[r];
             }

@@ -168,8 +168,12 @@ struct PairCells {
     void clear_entries();
 
 private:
-    /// u.u and u.v_l (size n * P) with u = x - mu_i, v_l = mu_jl - mu_i, for
-    /// the given rows of x, or all if nullptr.
+    /// v_l = mu_jl - mu_i, size P * d.
+    std::vector<float> partner_offsets(
+            size_t list, size_t d, const float* means) const;
+
+    /// u.u and u.v_l (size n * P) with u = x - mu_i, for the given rows of x,
+    /// or all if nullptr.
     void project(
             size_t list,
             size_t n,
@@ -177,6 +181,7 @@ private:
             const float* x,
             const uint32_t* rows,
             const float* means,
+            const std::vector<float>& v,
             float* uu,
             float* uv) const;
 
@@ -186,7 +191,7 @@ private:
             size_t d,
             const float* uu,
             const float* uv,
-            const float* means,
+            const std::vector<float>& v,
             Sketch* out) const;
 };
 

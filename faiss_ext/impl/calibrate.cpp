@@ -1,21 +1,17 @@
 #include "faiss_ext/impl/calibrate.h"
 
 #include <algorithm>
-#include <functional>
-#include <numeric>
-#include <random>
 
 #include <faiss/IndexFlat.h>
 #include <faiss/impl/FaissAssert.h>
-#include <faiss/utils/Heap.h>
 #include <faiss/utils/distances.h>
 
 #include "faiss_ext/IndexGMM.h"
+#include "faiss_ext/impl/SearchPlan.h"
 #include "faiss_ext/impl/coarse.h"
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/impl/fit.h"
-#include "faiss_ext/impl/gmm_search.h"
-#include "faiss_ext/impl/truth.h"
+#include "faiss_ext/impl/trace.h"
 
 namespace faiss_ext {
 
@@ -24,97 +20,6 @@ namespace {
 constexpr size_t kMinQueries = 20;
 /// Whole-list orders are followed for so many lists, then jump to all.
 constexpr size_t kMaxProbes = 2048;
-constexpr float kLeastMissing = 1e-3f;
-/// Queries are followed through so large a part of the index: k-means at
-/// recall 0.99 scans about as much.
-constexpr size_t kTracedPart = 16;
-constexpr size_t kMinTraced = 4096;
-
-bool covered(const std::vector<Run>& runs, idx_t location) {
-    const size_t list = faiss::lo_listno(location);
-    const size_t offset = faiss::lo_offset(location);
-    for (const Run& run : runs) {
-        if (run.list == list && run.begin <= offset && offset < run.end) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/// One look at a query between two rounds.
-struct Look {
-    float distances;
-    float cost;
-    float missing;
-    std::array<float, 5> features;
-    float predicted; ///< by the weights in force during the search
-};
-
-/// The looks of each query [q0, q1) while its cells are scanned in an order.
-std::vector<std::vector<Look>> trace_cells(
-        GMMIndexRef index,
-        ProbeOrder order,
-        size_t q0,
-        size_t q1,
-        const float* xq,
-        const Truth& truth,
-        bool own_queries) {
-    const size_t k = truth.k, n = q1 - q0;
-    SearchPlan plan;
-    plan.order = order;
-    plan.budget = std::min<size_t>(
-            index.ivf.ntotal,
-            std::max<size_t>(kMinTraced, index.ivf.ntotal / kTracedPart));
-    std::vector<std::vector<Look>> looks(n);
-    std::vector<uint8_t> found(n * k);
-    std::vector<size_t> n_found(n), complete_at(n);
-    const idx_t* locations = &truth.locations[q0 * k];
-    const Checkpoint look = [&](size_t q,
-                                const Progress& progress,
-                                const std::vector<Run>& runs,
-                                float kth) {
-        for (size_t j = q * k; j < (q + 1) * k; j++) {
-            if (!found[j] && covered(runs, locations[j])) {
-                found[j] = 1;
-                n_found[q]++;
-            }
-        }
-        Look l;
-        l.distances = float(progress.entries);
-        l.cost = l.distances +
-                (Calibration::kCellScoreCost * progress.n_cell_scores +
-                 Calibration::kSketchScoreCost * progress.n_sketch_scores) /
-                        index.ivf.d;
-        l.missing = 1 - float(n_found[q]) / k;
-        l.features = stop_features(progress, kth);
-        l.predicted = index.gmm.calibration.missing(order, progress, kth);
-        if (std::isfinite(kth)) {
-            looks[q].push_back(l);
-        }
-        if (n_found[q] == k && complete_at[q] == 0) {
-            complete_at[q] = progress.entries;
-        }
-        // beyond completion: the fit needs to see that nothing is missing,
-        // and the curves where each mass would have stopped
-        return complete_at[q] > 0 && progress.entries >= 2 * complete_at[q] &&
-                l.predicted <= kLeastMissing;
-    };
-    const size_t k_search = own_queries ? k + 1 : k;
-    std::vector<float> dis(n * k_search);
-    std::vector<idx_t> ids(n * k_search);
-    gmm_search(
-            index.ivf,
-            index.gmm,
-            plan,
-            n,
-            xq + q0 * index.ivf.d,
-            k_search,
-            dis.data(),
-            ids.data(),
-            false,
-            &look);
-    return looks;
-}
 
 using Curve = std::vector<Calibration::Point>;
 
@@ -214,11 +119,12 @@ Curve list_curve(
         GMMIndexRef index,
         ProbeOrder order,
         bool by_mass,
-        size_t nq,
+        size_t q_begin,
+        size_t q_end,
         const float* xq,
-        const idx_t* locations,
-        size_t k) {
+        const Truth& truth) {
     const faiss::IndexIVF& ivf = index.ivf;
+    const size_t nq = q_end - q_begin;
     const size_t nlist = ivf.nlist, width = std::min(nlist, kMaxProbes);
     IndexGMM policy(ivf.d, nlist, index.gmm.covariance, ivf.metric_type);
     policy.set_mixture(index.gmm.mixture());
@@ -226,7 +132,7 @@ Curve list_curve(
 
     std::vector<float> parameters;
     if (by_mass) {
-        for (float missing = 0.9f; missing > kLeastMissing; missing *= 0.7f) {
+        for (float missing = 0.9f; missing > kLeastMissing; missing *= 0.5f) {
             parameters.push_back(1 - missing);
         }
     } else {
@@ -243,10 +149,11 @@ Curve list_curve(
     auto account = [&](size_t q, size_t row, size_t p) {
         // list p is the first that is not probed
         size_t found = 0;
-        for (size_t j = 0; j < k; j++) {
-            found += rank[faiss::lo_listno(locations[q * k + j])] < row;
+        for (const Truth::Near& near : truth.near[q]) {
+            found += near.distance <= truth.kth[q] &&
+                    rank[faiss::lo_listno(near.location)] < row;
         }
-        recall[p] += double(found) / k;
+        recall[p] += double(std::min(found, truth.k)) / truth.k;
         ndis[p] += cumulated[row];
     };
     auto order_of = [&](const idx_t* key) {
@@ -259,8 +166,8 @@ Curve list_curve(
         }
         return row;
     };
-    for (size_t q0 = 0; q0 < nq; q0 += block) {
-        const size_t nb = std::min(block, nq - q0);
+    for (size_t q0 = q_begin; q0 < q_end; q0 += block) {
+        const size_t nb = std::min(block, q_end - q0);
         for (size_t p = 0; p < parameters.size(); p++) {
             policy.policy.probe_mass = by_mass ? parameters[p] : 1;
             if (by_mass || p == 0) {
@@ -333,16 +240,11 @@ Calibration calibrate_index(
     // tau on all means of the first half
     {
         std::vector<float> rows, target, coarse(half * ivf.nlist);
-        const bool ip = is_ip(ivf);
         coarse_distances(ivf, half, xq, coarse.data());
         for (size_t q = 0; q < half; q++) {
             const float d1 = *std::min_element(
                     &coarse[q * ivf.nlist], &coarse[q * ivf.nlist] + ivf.nlist);
-            float kth = truth.kth[q];
-            if (ip) {
-                const float qq = faiss::fvec_norm_L2sqr(xq + q * ivf.d, ivf.d);
-                kth = 2 + 2 * kth / std::sqrt(qq * gmm.cells.norm2);
-            }
+            const float kth = truth.kth[q];
             if (kth > 0 && d1 > 0) {
                 rows.insert(rows.end(), {1, bounded_log(d1)});
                 target.push_back(bounded_log(kth));
@@ -361,25 +263,14 @@ Calibration calibrate_index(
     auto add = [&](ProbeOrder order, bool by_mass, Curve curve) {
         c.candidates.push_back({order, by_mass, std::move(curve)});
     };
-    const size_t n_out = nq - half;
-    const float* xq_out = xq + half * ivf.d;
-    const idx_t* loc_out = &truth.locations[half * k];
-    for (ProbeOrder order :
-         {ProbeOrder::distance, ProbeOrder::log_likelihood}) {
+    auto add_lists = [&](ProbeOrder order, bool by_mass) {
         add(order,
-            false,
-            list_curve(index, order, false, n_out, xq_out, loc_out, k));
-    }
-    add(ProbeOrder::scale_free,
-        true,
-        list_curve(
-                index,
-                ProbeOrder::scale_free,
-                true,
-                n_out,
-                xq_out,
-                loc_out,
-                k));
+            by_mass,
+            list_curve(index, order, by_mass, half, nq, xq, truth));
+    };
+    add_lists(ProbeOrder::distance, false);
+    add_lists(ProbeOrder::log_likelihood, false);
+    add_lists(ProbeOrder::scale_free, true);
     if (gmm.cells.empty()) {
         c.fitted = true;
         return c;
@@ -395,7 +286,7 @@ Calibration calibrate_index(
     } restore{gmm.calibration, gmm.calibration};
     gmm.calibration = c;
     auto trace = [&](ProbeOrder order, size_t q0, size_t q1) {
-        return trace_cells(index, order, q0, q1, xq, truth, own_queries);
+        return trace_queries(index, order, q0, q1, xq, truth);
     };
     add(ProbeOrder::cell_distance,
         false,
@@ -411,8 +302,11 @@ Calibration calibrate_index(
         std::vector<float> rows, target;
         for (const auto& query : trace(order, 0, half)) {
             for (const Look& l : query) {
-                rows.insert(rows.end(), l.features.begin(), l.features.end());
-                target.push_back(l.missing);
+                if (l.full) {
+                    rows.insert(
+                            rows.end(), l.features.begin(), l.features.end());
+                    target.push_back(l.missing);
+                }
             }
         }
         fit_logistic(

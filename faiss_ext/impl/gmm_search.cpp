@@ -16,6 +16,7 @@
 #include "faiss_ext/impl/RunScanner.h"
 #include "faiss_ext/impl/SketchRanker.h"
 #include "faiss_ext/impl/coarse.h"
+#include "faiss_ext/impl/rounds.h"
 
 namespace faiss_ext {
 
@@ -26,11 +27,6 @@ namespace {
 
 /// A block of queries takes at most so many coarse distances.
 constexpr size_t kCoarseBlock = size_t(1) << 23;
-/// Rounds between looks at the missing mass grow by this factor: the grid
-/// that the calibration is fitted on.
-constexpr double kRoundGrowth = 1.3;
-constexpr size_t kFirstRound = 64;
-
 /// Collects the k best in FAISS's heaps.
 struct KnnHandler {
     const faiss::IndexIVF& ivf;
@@ -190,34 +186,25 @@ public:
     RankedSearcher(
             const faiss::IndexIVF& ivf_in,
             const IVFGMM& gmm_in,
-            const SearchPlan& plan_in,
-            const Checkpoint* checkpoint_in)
+            const SearchPlan& plan_in)
             : ivf(ivf_in), gmm(gmm_in), plan(plan_in),
-              checkpoint(checkpoint_in),
               ranker(gmm_in.cells, *ivf_in.invlists) {}
 
     /// @param distances  coarse_distances of the query
     /// @param q_norm     read for METRIC_INNER_PRODUCT
-    /// @param tau        overrides the predicted tau where it is positive
+    /// @param tau        see start_order
     template <class Handler>
     Progress operator()(
             RunScanner& scanner,
-            size_t query,
             const float* distances,
             float q_norm,
             float tau,
             Handler& handler) {
-        const bool posterior = plan.order == ProbeOrder::cell_posterior ||
-                (plan.order == ProbeOrder::sketch && gmm.calibration.fitted);
-        if (posterior && !(tau > 0)) {
-            tau = gmm.calibration.predict_tau(
-                    *std::min_element(distances, distances + ivf.nlist));
-        }
         const bool ip = is_ip(ivf);
         const float largest_norm = std::sqrt(gmm.cells.norm2);
-        ranker.start(distances, ip, posterior, tau);
-        const bool by_mass = plan.probe_mass < 1 || checkpoint;
-        double target = by_mass ? double(kFirstRound) : double(plan.budget);
+        start_order(ranker, ivf, gmm, plan.order, distances, tau);
+        const bool by_mass = plan.probe_mass < 1;
+        double target = by_mass ? kFirstRound : double(plan.budget);
         for (;;) {
             const size_t want = std::min(size_t(target), plan.budget);
             if (!ranker.advance(want, runs)) {
@@ -232,20 +219,16 @@ public:
                     },
                     handler);
             if (ranker.progress.entries >= plan.budget || scanner.capped() ||
-                stop(query, handler.kth(q_norm * largest_norm))) {
+                stop(handler.kth(q_norm * largest_norm))) {
                 break;
             }
-            target = std::max(
-                    target * kRoundGrowth, ranker.progress.entries + 1.0);
+            target = next_round(target, ranker.progress);
         }
         return ranker.progress;
     }
 
 private:
-    bool stop(size_t query, float kth) const {
-        if (checkpoint) {
-            return (*checkpoint)(query, ranker.progress, runs, kth);
-        }
+    bool stop(float kth) const {
         return gmm.calibration.missing(plan.order, ranker.progress, kth) <=
                 1 - plan.probe_mass;
     }
@@ -253,7 +236,6 @@ private:
     const faiss::IndexIVF& ivf;
     const IVFGMM& gmm;
     const SearchPlan& plan;
-    const Checkpoint* checkpoint;
     Ranker ranker;
     std::vector<Run> runs;
 };
@@ -279,7 +261,6 @@ void for_each_query(
         size_t n,
         const float* x,
         bool store_pairs,
-        const Checkpoint* checkpoint,
         float tau,
         MakeHandler&& make_handler) {
     const size_t d = ivf.d, nlist = ivf.nlist;
@@ -316,8 +297,8 @@ void for_each_query(
         {
             RunScanner scanner(ivf, plan, store_pairs);
             ListSearcher by_list(gmm, nlist);
-            RankedSearcher<CellRanker> by_cell(ivf, gmm, plan, checkpoint);
-            RankedSearcher<SketchRanker> by_sketch(ivf, gmm, plan, checkpoint);
+            RankedSearcher<CellRanker> by_cell(ivf, gmm, plan);
+            RankedSearcher<SketchRanker> by_sketch(ivf, gmm, plan);
             auto handlers = make_handler(scanner);
 #pragma omp for schedule(dynamic)
             for (size_t i = 0; i < nb; i++) {
@@ -335,7 +316,6 @@ void for_each_query(
                         auto ranked = [&](auto& searcher) {
                             return searcher(
                                     scanner,
-                                    i0 + i,
                                     &coarse[i * nlist],
                                     q_norm,
                                     tau,
@@ -400,23 +380,11 @@ void gmm_search(
         size_t k,
         float* distances,
         idx_t* labels,
-        bool store_pairs,
-        const Checkpoint* checkpoint) {
-    for_each_query(
-            ivf,
-            gmm,
-            plan,
-            n,
-            x,
-            store_pairs,
-            checkpoint,
-            0,
-            [&](RunScanner& s) {
-                return KnnHandlers{
-                        {ivf, *s.scanner, k, nullptr, nullptr},
-                        distances,
-                        labels};
-            });
+        bool store_pairs) {
+    for_each_query(ivf, gmm, plan, n, x, store_pairs, 0, [&](RunScanner& s) {
+        return KnnHandlers{
+                {ivf, *s.scanner, k, nullptr, nullptr}, distances, labels};
+    });
 }
 
 void gmm_range_search(
@@ -436,7 +404,6 @@ void gmm_range_search(
             n,
             x,
             false,
-            nullptr,
             is_ip(ivf) ? 0 : radius,
             [&](RunScanner& s) {
                 Partial* partial;

@@ -9,6 +9,7 @@
 #include <faiss/impl/FaissAssert.h>
 #include <faiss/utils/distances.h>
 
+#include "cpu/Blas.h"
 #include "faiss_ext/impl/coarse.h"
 
 namespace faiss_ext {
@@ -311,6 +312,7 @@ void rebuild_cells(GMMIndexRef index) {
         gmm.cells.sketches.resize(ivf.nlist);
     }
     float norm2 = 0;
+    const gmm::SerialBlas serial_blas;
 #pragma omp parallel for schedule(dynamic) reduction(max : norm2)
     for (size_t i = 0; i < ivf.nlist; i++) {
         std::vector<float> x;

@@ -1,14 +1,108 @@
 #include "faiss_ext/impl/truth.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <random>
-#include <utility>
 
-#include <faiss/IndexFlat.h>
+#include <faiss/utils/distances.h>
 
+#include "cpu/Blas.h"
 #include "faiss_ext/impl/coarse.h"
+#include "faiss_ext/impl/simd.h"
 
 namespace faiss_ext {
+
+namespace {
+
+constexpr size_t kNear = 1024;
+constexpr size_t kNearPerNeighbour = 4;
+/// Vectors decoded at once.
+constexpr size_t kBlock = 8192;
+/// Queries that one thread compares with them at once.
+constexpr size_t kQueries = 32;
+/// Of the norms: what rounding can do to a distance made of products.
+constexpr float kRounding = 4e-7f;
+
+/// Distances from inner products, in place.
+FAISS_EXT_SIMD_CLONES
+void to_distances(
+        size_t n,
+        const float* __restrict norms,
+        float offset,
+        float scale,
+        float* __restrict products) {
+    for (size_t j = 0; j < n; j++) {
+        products[j] = offset + norms[j] - scale * products[j];
+    }
+}
+
+std::vector<float> centre_of(const std::vector<float>& x, size_t d) {
+    std::vector<double> sum(d);
+    for (size_t i = 0; i < x.size(); i++) {
+        sum[i % d] += x[i];
+    }
+    std::vector<float> out(d);
+    for (size_t j = 0; j < d; j++) {
+        out[j] = float(sum[j] * d / x.size());
+    }
+    return out;
+}
+
+FAISS_EXT_SIMD_CLONES
+void subtract(
+        size_t n,
+        size_t d,
+        const float* __restrict centre,
+        float* __restrict x) {
+    for (size_t i = 0; i < n; i++) {
+        for (size_t j = 0; j < d; j++) {
+            x[i * d + j] -= centre[j];
+        }
+    }
+}
+
+/// The nearest of all vectors seen, in no order until the end.
+class Nearest {
+public:
+    Nearest() = default;
+
+    void look(
+            const float* distances,
+            const std::vector<idx_t>& locations,
+            idx_t self) {
+        for (size_t j = 0; j < locations.size(); j++) {
+            if (distances[j] < bound && locations[j] != self) {
+                best.push_back({locations[j], distances[j]});
+                if (best.size() == 2 * width) {
+                    cut();
+                }
+            }
+        }
+    }
+
+    void cut() {
+        if (best.size() > width) {
+            std::nth_element(
+                    best.begin(),
+                    best.begin() + width,
+                    best.end(),
+                    [](const Truth::Near& p, const Truth::Near& q) {
+                        return p.distance < q.distance;
+                    });
+            bound = best[width].distance;
+            best.resize(width);
+        }
+    }
+
+    size_t width = 0;
+    std::vector<Truth::Near> best;
+
+private:
+    float bound = std::numeric_limits<float>::infinity();
+};
+
+} // namespace
 
 Truth exact_neighbours(
         GMMIndexRef index,
@@ -18,40 +112,53 @@ Truth exact_neighbours(
         const std::vector<idx_t>& self) {
     const faiss::IndexIVF& ivf = index.ivf;
     const bool ip = is_ip(ivf);
-    const size_t k1 = k + 1, d = ivf.d;
-    constexpr size_t kBlock = 16384;
-    std::vector<float> dis(nq * k1), block_dis(nq * k1);
-    std::vector<idx_t> locs(nq * k1, -1), block_ids(nq * k1);
-    std::vector<float> x, list_x;
-    std::vector<idx_t> where;
+    const size_t d = ivf.d;
+    // About the centre, so that rounding is relative to the data's spread.
+    std::vector<float> centre(d), queries(xq, xq + nq * d);
+    if (!ip) {
+        centre = centre_of(quantizer_means(ivf), d);
+        subtract(nq, d, centre.data(), queries.data());
+    }
+    std::vector<Nearest> nearest(nq);
+    std::vector<float> query_norms(nq);
+    faiss::fvec_norms_L2sqr(query_norms.data(), queries.data(), d, nq);
+    for (Nearest& n : nearest) {
+        n.width = std::max(kNear, kNearPerNeighbour * k);
+    }
+    // 2 - 2 q.x / (|q| sqrt(norm2)); without cells norm2 is not known, and
+    // only the order counts
+    const float norm2 = index.gmm.cells.norm2 > 0 ? index.gmm.cells.norm2 : 1;
+    auto scale_of = [&](size_t q) {
+        return !ip                   ? 2
+                : query_norms[q] > 0 ? 2 / std::sqrt(query_norms[q] * norm2)
+                                     : 0;
+    };
 
-    auto flush = [&]() {
-        if (where.empty()) {
-            return;
+    std::vector<float> x, list_x, norms;
+    std::vector<idx_t> where;
+    const gmm::SerialBlas serial_blas;
+    auto compare = [&]() {
+        const size_t n = where.size();
+        norms.assign(n, 0);
+        if (!ip) {
+            subtract(n, d, centre.data(), x.data());
+            faiss::fvec_norms_L2sqr(norms.data(), x.data(), d, n);
         }
-        faiss::IndexFlat flat(d, ivf.metric_type);
-        flat.add(where.size(), x.data());
-        flat.search(nq, xq, k1, block_dis.data(), block_ids.data());
-        for (idx_t& id : block_ids) {
-            id = id < 0 ? -1 : where[id];
-        }
-        for (size_t q = 0; q < nq; q++) {
-            // both are sorted: merge in place of pushing into a heap
-            std::vector<std::pair<float, idx_t>> all;
-            for (size_t j = 0; j < k1; j++) {
-                const size_t at = q * k1 + j;
-                if (locs[at] >= 0) {
-                    all.push_back({dis[at], locs[at]});
-                }
-                if (block_ids[at] >= 0) {
-                    const float v = block_dis[at];
-                    all.push_back({ip ? -v : v, block_ids[at]});
-                }
-            }
-            std::sort(all.begin(), all.end());
-            for (size_t j = 0; j < std::min(k1, all.size()); j++) {
-                dis[q * k1 + j] = all[j].first;
-                locs[q * k1 + j] = all[j].second;
+#pragma omp parallel for schedule(dynamic)
+        for (size_t q0 = 0; q0 < nq; q0 += kQueries) {
+            const size_t nb = std::min(kQueries, nq - q0);
+            std::vector<float> dis(nb * n);
+            const float* xb = &queries[q0 * d];
+            gmm::sgemm("T", n, nb, d, x.data(), d, xb, d, 0, dis.data(), n);
+            for (size_t q = q0; q < q0 + nb; q++) {
+                float* row = &dis[(q - q0) * n];
+                to_distances(
+                        n,
+                        norms.data(),
+                        ip ? 2 : query_norms[q],
+                        scale_of(q),
+                        row);
+                nearest[q].look(row, where, self[q]);
             }
         }
         x.clear();
@@ -65,23 +172,34 @@ Truth exact_neighbours(
                 x.insert(x.end(), &list_x[j * d], &list_x[j * d] + d);
             }
         }
-        if (where.size() >= kBlock) {
-            flush();
+        if (where.size() >= kBlock || i + 1 == ivf.nlist) {
+            compare();
         }
     }
-    flush();
 
-    Truth truth{k, {}, {}};
+    Truth truth;
+    truth.k = k;
+    truth.near.resize(nq);
+    truth.kth.resize(nq);
+#pragma omp parallel for
     for (size_t q = 0; q < nq; q++) {
-        size_t n = 0;
-        for (size_t j = 0; j < k1 && n < k; j++) {
-            if (locs[q * k1 + j] != self[q]) {
-                truth.locations.push_back(locs[q * k1 + j]);
-                if (++n == k) {
-                    truth.kth.push_back(dis[q * k1 + j]);
-                }
-            }
-        }
+        nearest[q].cut();
+        auto& near = truth.near[q] = std::move(nearest[q].best);
+        std::nth_element(
+                near.begin(),
+                near.begin() + (k - 1),
+                near.end(),
+                [](const Truth::Near& p, const Truth::Near& r) {
+                    return p.distance < r.distance;
+                });
+        const float kth = near[k - 1].distance;
+        truth.kth[q] = kth + kRounding * (ip ? 2 : query_norms[q] + kth);
+        std::sort(
+                near.begin(),
+                near.end(),
+                [](const Truth::Near& p, const Truth::Near& r) {
+                    return p.location < r.location;
+                });
     }
     return truth;
 }

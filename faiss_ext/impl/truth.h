@@ -7,15 +7,24 @@
 
 namespace faiss_ext {
 
-/// Where the neighbours of the calibration's queries are.
+/// What is near the calibration's queries.
 struct Truth {
+    struct Near {
+        idx_t location; ///< (list, offset) pair
+        float distance; ///< in the units of coarse_distances
+    };
     size_t k;
-    std::vector<idx_t> locations; ///< (list, offset) pairs, size nq * k
-    std::vector<float> kth;       ///< squared distance (or -ip), size nq
+    /// The many vectors nearest to each query, sorted by location: far more
+    /// than k, so that a search's k-th distance so far is known from what it
+    /// has scanned of them.
+    std::vector<std::vector<Near>> near;
+    /// Distance of the k-th neighbour; near ones up to it count as found. It
+    /// allows for rounding, so that equal vectors are equally near.
+    std::vector<float> kth;
 };
 
-/// k nearest stored vectors of each query, by brute force over blocks of
-/// decoded lists; `self` (or -1) is left out.
+/// By brute force over blocks of decoded lists; `self` (or -1) is left out.
+/// O(ntotal d nq) time, as matrix products.
 Truth exact_neighbours(
         GMMIndexRef index,
         size_t nq,
