@@ -475,6 +475,13 @@ void PairCells::estimate(
     }
 }
 
+void PairCells::prefetch_sketches(size_t list, size_t begin, size_t end) const {
+    const Sketch* s = sketches[list].data();
+    for (size_t j = begin; j < end; j += 64 / sizeof(Sketch)) {
+        __builtin_prefetch(s + j);
+    }
+}
+
 void PairCells::clear_entries() {
     sketches.assign(sketches.empty() ? 0 : nlist, {});
     offsets.assign(nlist * (cells_per_list + 1), 0);

@@ -146,6 +146,9 @@ struct PairCells {
             float* table,
             float* out) const;
 
+    /// Fetches what estimate() will read.
+    void prefetch_sketches(size_t list, size_t begin, size_t end) const;
+
     /** |q - m_il|^2 of all cells of a list, the tail's last, in O(L).
      *
      * @param distances   squared distances of the query to all means, size

@@ -9,7 +9,8 @@ namespace faiss_ext {
 
 namespace {
 
-/// The z of Calibration.h for cells with squared distances s and variances v.
+/// The z of Calibration.h for cells with squared distances s and variances v,
+/// made positive: z + 2, and below z = -1 its continuation -1 / z.
 FAISS_EXT_SIMD_CLONES
 void posterior_keys(
         const float* __restrict s,
@@ -20,49 +21,21 @@ void posterior_keys(
     for (size_t l = 0; l < n; l++) {
         // in units of v, so that no product overflows
         const float u = 1 / v[l];
-        out[l] = ((s[l] - tau) * u + 1) / std::sqrt(4 * s[l] * u + 2);
+        const float z = ((s[l] - tau) * u + 1) / std::sqrt(4 * s[l] * u + 2);
+        out[l] = z > -1 ? z + 2 : -1 / z;
     }
 }
 
-constexpr size_t kBuckets = 512;
-
-/// Orders items by the bucket of their key, in O(n + kBuckets).
-template <class Item>
-void bucket_sort(Item* items, size_t n, std::vector<Item>& scratch) {
-    if (n < 2) {
-        return;
-    }
-    float low = items[0].key, high = low;
-    for (size_t i = 1; i < n; i++) {
-        low = std::min(low, items[i].key);
-        high = std::max(high, items[i].key);
-    }
-    if (!(high > low)) {
-        return;
-    }
-    const float scale = (kBuckets - 1) / (high - low);
-    auto bucket = [&](float key) {
-        const float b = (key - low) * scale; // NaN if high is infinite
-        return b > 0 ? std::min(size_t(b), kBuckets - 1) : 0;
-    };
-    size_t begin[kBuckets + 1] = {};
-    for (size_t i = 0; i < n; i++) {
-        begin[bucket(items[i].key) + 1]++;
-    }
-    for (size_t b = 0; b < kBuckets; b++) {
-        begin[b + 1] += begin[b];
-    }
-    scratch.assign(items, items + n);
-    for (const Item& item : scratch) {
-        items[begin[bucket(item.key)]++] = item;
-    }
-}
+/// Half of the queue's octaves are on either side of 1.
+constexpr float kHighestKey = 4096;
 
 } // namespace
 
 CellRanker::CellRanker(
-        const PairCells& cells_in, const faiss::InvertedLists& lists_in)
-        : cells(cells_in), lists(lists_in) {
+        const PairCells& cells_in,
+        const faiss::InvertedLists& lists_in,
+        size_t homes_factor_in)
+        : cells(cells_in), lists(lists_in), homes_factor(homes_factor_in) {
     scores.resize(cells.cells_per_list + 1);
     keys.resize(cells.cells_per_list + 1);
 }
@@ -76,14 +49,16 @@ void CellRanker::start(
     similarity = similarity_in;
     posterior = posterior_in;
     tau = tau_in;
-    entries_scored = next_home = next_item = 0;
+    entries_scored = 0;
     progress = Progress();
     pool.clear();
-    homes.resize(cells.nlist);
+    farthest = 2 * *std::max_element(distances, distances + cells.nlist);
+    homes.start(farthest);
+    queue.start(posterior ? kHighestKey : farthest);
     for (size_t i = 0; i < cells.nlist; i++) {
-        homes[i] = {distances[i], uint32_t(i), 0};
+        homes.push(distances[i]);
     }
-    bucket_sort(homes.data(), homes.size(), scratch);
+    homes_left = true;
 }
 
 void CellRanker::score_home(size_t list) {
@@ -109,59 +84,64 @@ void CellRanker::score_home(size_t list) {
     for (size_t l = 0; l <= L; l++) {
         const size_t end = l < L ? offset[l + 1] : list_size;
         if (end > offset[l]) {
-            pool.push_back({key[l], uint32_t(list * (L + 1) + l), scores[l]});
+            queue.push(key[l]);
+            pool.push_back({uint32_t(list * (L + 1) + l), scores[l]});
         }
     }
 }
 
 void CellRanker::extend(size_t entries_wanted) {
-    pool.erase(pool.begin(), pool.begin() + next_item);
-    next_item = 0;
-    while (next_home < homes.size() && entries_scored < entries_wanted) {
-        score_home(homes[next_home++].id);
+    uint32_t list;
+    while (entries_scored < entries_wanted) {
+        if (!homes.pop(list)) {
+            homes_left = false;
+            break;
+        }
+        score_home(list);
     }
-    bucket_sort(pool.data(), pool.size(), scratch);
 }
 
 bool CellRanker::advance(size_t target, std::vector<Run>& runs) {
     const size_t L = cells.cells_per_list;
     runs.clear();
+    taken.clear();
+    if (homes_left) {
+        extend(homes_factor * target);
+    }
+    uint32_t p;
     while (progress.entries < target) {
-        const bool homes_left = next_home < homes.size();
-        if (homes_left && entries_scored < kHomesFactor * target) {
-            extend(std::max(kHomesFactor * target, 2 * entries_scored));
-        }
-        if (next_item == pool.size()) {
-            if (next_home == homes.size()) {
+        if (!queue.pop(p)) {
+            if (!homes_left) {
                 break;
             }
-            continue; // the homes scored so far were empty
+            extend(entries_scored + 1); // the homes scored so far were empty
+            continue;
         }
-        const Item& item = pool[next_item++];
-        if (progress.entries == 0) {
-            progress.first_score = item.score;
-        }
-        const size_t list = item.id / (L + 1), l = item.id % (L + 1);
+        const Cell& cell = pool[p];
+        const size_t list = cell.id / (L + 1), l = cell.id % (L + 1);
         const auto [begin, end] = cells.range(list, l, lists.list_size(list));
-        runs.push_back({uint32_t(list), uint32_t(begin), uint32_t(end)});
+        if (progress.entries == 0) {
+            progress.first_score = cell.score;
+        }
+        taken.push_back(cell);
         progress.entries += end - begin;
-        progress.last_score = item.score;
-        progress.frontier = item.score + cells.variance[item.id];
+        progress.last_score = cell.score;
+        progress.frontier = cell.score + cells.variance[cell.id];
     }
-    std::sort(runs.begin(), runs.end(), [](const Run& p, const Run& q) {
-        return p.list != q.list ? p.list < q.list : p.begin < q.begin;
+    std::sort(taken.begin(), taken.end(), [](const Cell& c, const Cell& e) {
+        return c.id < e.id;
     });
-    size_t kept = 0;
-    for (const Run& run : runs) {
-        if (kept > 0 && runs[kept - 1].list == run.list &&
-            runs[kept - 1].end == run.begin) {
-            runs[kept - 1].end = run.end;
+    for (const Cell& cell : taken) {
+        const size_t list = cell.id / (L + 1), l = cell.id % (L + 1);
+        const auto [begin, end] = cells.range(list, l, lists.list_size(list));
+        if (!runs.empty() && runs.back().list == list &&
+            runs.back().end == begin) {
+            runs.back().end = uint32_t(end);
         } else {
-            runs[kept++] = run;
+            runs.push_back({uint32_t(list), uint32_t(begin), uint32_t(end)});
         }
     }
-    runs.resize(kept);
-    return kept > 0;
+    return !runs.empty();
 }
 
 } // namespace faiss_ext

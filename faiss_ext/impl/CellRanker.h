@@ -7,6 +7,7 @@
 #include <faiss/invlists/InvertedLists.h>
 
 #include "faiss_ext/PairCells.h"
+#include "faiss_ext/impl/BucketQueue.h"
 
 namespace faiss_ext {
 
@@ -30,16 +31,16 @@ struct Progress {
 
 /** Hands out the cells of one query, best first, a few at a time.
  *
- * Homes are scored nearest first, and only as many as hold kHomesFactor times
- * the entries asked for: with a factor of 6 the loss against scoring all of
- * them is within 3 % of distances on the photo sets. Neither homes nor cells
- * are sorted fully: a counting sort into buckets of equal width orders them in
- * O(cells), and the order within a bucket (1 / 512 of the range) does not
- * matter.
+ * Homes are scored nearest first, and only as many as hold homes_factor times
+ * the entries asked for: 6 loses 3 % of distances against scoring all of them
+ * on the photo sets.
  */
 class CellRanker {
 public:
-    CellRanker(const PairCells& cells, const faiss::InvertedLists& lists);
+    CellRanker(
+            const PairCells& cells,
+            const faiss::InvertedLists& lists,
+            size_t homes_factor = 6);
 
     /** Begins a query.
      *
@@ -59,35 +60,34 @@ public:
     bool advance(size_t target, std::vector<Run>& runs);
 
     Progress progress;
+    /// Twice the largest of the distances.
+    float farthest = 0;
 
 private:
-    static constexpr size_t kHomesFactor = 6;
-
-    struct Item {
-        float key;
-        uint32_t id;
-        float score;
-    };
-
     void score_home(size_t list);
-    /// Scores homes until those scored hold that many entries, and puts what
-    /// has not been handed out in order.
+    /// Scores homes until those scored hold that many entries.
     void extend(size_t entries_wanted);
 
     const PairCells& cells;
     const faiss::InvertedLists& lists;
+    const size_t homes_factor;
     const float* distances = nullptr;
     bool similarity = false;
     bool posterior = false;
     float tau = 0;
 
-    std::vector<Item> homes; ///< in order of distance
-    size_t next_home = 0;
+    BucketQueue homes; ///< by distance
+    bool homes_left = false;
     size_t entries_scored = 0;
-    std::vector<Item> pool;
-    size_t next_item = 0;
 
-    std::vector<Item> scratch;
+    struct Cell {
+        uint32_t id; ///< list * (L + 1) + cell: the order of places
+        float score;
+    };
+    BucketQueue queue; ///< of the pool
+    std::vector<Cell> pool;
+
+    std::vector<Cell> taken;
     std::vector<float> scores, keys;
 };
 

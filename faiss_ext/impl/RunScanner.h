@@ -5,7 +5,7 @@
 #include <memory>
 #include <vector>
 
-#include <faiss/IndexIVF.h>
+#include <faiss/IndexIVFFlat.h>
 
 #include "faiss_ext/impl/CellRanker.h"
 #include "faiss_ext/impl/SearchPlan.h"
@@ -23,13 +23,23 @@ struct RunScanner {
     size_t n_distances = 0; ///< of this query
     size_t n_lists = 0;
     std::vector<idx_t> pairs;
+    const faiss::ArrayInvertedLists* in_memory; ///< or nullptr
+    bool flat; ///< codes are vectors, whatever the list
+
+    // Short runs of vectors are scanned together: FAISS's loop over codes
+    // overlaps one distance with the next.
+    std::vector<uint8_t> gathered_codes;
+    std::vector<idx_t> gathered_ids;
 
     RunScanner(
             const faiss::IndexIVF& ivf_in,
             const SearchPlan& plan_in,
             bool store_pairs_in)
             : ivf(ivf_in), plan(plan_in), store_pairs(store_pairs_in),
-              scanner(make_scanner(ivf_in, false, nullptr, nullptr)) {}
+              scanner(make_scanner(ivf_in, false, nullptr, nullptr)),
+              in_memory(dynamic_cast<const faiss::ArrayInvertedLists*>(
+                      ivf_in.invlists)),
+              flat(dynamic_cast<const faiss::IndexIVFFlat*>(&ivf_in)) {}
 
     /// Scans [begin, end) of the list that set_list was called for, as far as
     /// the selector and max_codes let it. scan(n, codes, ids)
@@ -82,10 +92,50 @@ struct RunScanner {
             faiss::InvertedLists::ScopedCodes codes(ivf.invlists, list);
             faiss::InvertedLists::ScopedIds ids(ivf.invlists, list);
             for (; r < n_runs && runs[r].list == list; r++) {
-                scan_run(codes.get(), ids.get(), runs[r], scan);
+                if (in_memory && r + kPrefetched < n_runs) {
+                    prefetch(runs[r + kPrefetched]);
+                }
+                scan_run(
+                        codes.get(),
+                        ids.get(),
+                        runs[r],
+                        [&](size_t n, const uint8_t* c, const idx_t* i) {
+                            if (flat && n < kGatheredRun) {
+                                gather(n, c, i);
+                            } else {
+                                scan(n, c, i);
+                            }
+                        });
             }
         }
+        if (!gathered_ids.empty()) {
+            scan(gathered_ids.size(),
+                 gathered_codes.data(),
+                 gathered_ids.data());
+            gathered_codes.clear();
+            gathered_ids.clear();
+        }
     }
+
+    void gather(size_t n, const uint8_t* codes, const idx_t* ids) {
+        gathered_codes.insert(
+                gathered_codes.end(), codes, codes + n * ivf.code_size);
+        gathered_ids.insert(gathered_ids.end(), ids, ids + n);
+    }
+
+    /// The best vectors of many cells are where no hardware would guess.
+    void prefetch(const Run& run) const {
+        const uint8_t* code =
+                in_memory->codes[run.list].data() + run.begin * ivf.code_size;
+        const size_t bytes = std::min<size_t>(
+                (run.end - run.begin) * ivf.code_size, kPrefetchedBytes);
+        for (size_t b = 0; b < bytes; b += 64) {
+            __builtin_prefetch(code + b);
+        }
+    }
+    static constexpr size_t kGatheredRun = 8;
+    static constexpr size_t kPrefetched = 6; ///< runs ahead
+    static constexpr size_t kPrefetchedBytes = 1024;
 
     bool capped() const {
         return plan.max_codes > 0 && n_distances >= plan.max_codes;

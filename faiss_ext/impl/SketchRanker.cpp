@@ -6,34 +6,18 @@ namespace faiss_ext {
 
 namespace {
 
-constexpr size_t kBuckets = 256;
-
-/// The least bucket edge below which at least `want` of the values are.
-float threshold_for(const std::vector<float>& values, size_t want) {
-    const auto [low, high] = std::minmax_element(values.begin(), values.end());
-    if (want >= values.size() || !(*high > *low)) {
-        return *high;
-    }
-    const float from = *low, step = (*high - from) / kBuckets;
-    size_t count[kBuckets] = {};
-    for (float v : values) {
-        count[std::min(size_t((v - from) / step), kBuckets - 1)]++;
-    }
-    size_t b = 0, below = 0;
-    for (; b < kBuckets; b++) {
-        below += count[b];
-        if (below >= want) {
-            break;
-        }
-    }
-    return from + float(b + 1) * step;
-}
+/// Of the entries wanted, whose vectors come from a pool of them that is
+/// larger already: 3 costs 3 % more distances than 4 (SIFT, 1024 lists), 6
+/// twice the cells for 1 % fewer.
+constexpr size_t kHomesFactor = 4;
+/// Runs of sketches fetched ahead.
+constexpr size_t kPrefetched = 4;
 
 } // namespace
 
 SketchRanker::SketchRanker(
         const PairCells& cells_in, const faiss::InvertedLists& lists)
-        : cells(cells_in), by_cell(cells_in, lists) {
+        : cells(cells_in), by_cell(cells_in, lists, kHomesFactor) {
     table.resize(cells.n_partners);
 }
 
@@ -46,21 +30,21 @@ void SketchRanker::start(
     similarity = similarity_in;
     by_cell.start(distances, similarity, posterior, tau);
     progress = Progress();
-    estimates.clear();
-    places.clear();
+    queue.start(by_cell.farthest);
+    pool.clear();
 }
 
-bool SketchRanker::advance(size_t target, std::vector<Run>& runs) {
-    runs.clear();
-    if (progress.entries >= target) {
-        return false;
-    }
-    by_cell.advance(kPoolFactor * target, cell_runs);
+void SketchRanker::look_into(const std::vector<Run>& cell_runs) {
+    estimates.clear();
     size_t last_list = size_t(-1);
-    for (const Run& run : cell_runs) {
-        const size_t n = run.end - run.begin, old = estimates.size();
-        estimates.resize(old + n);
-        places.resize(old + n);
+    for (size_t r = 0; r < cell_runs.size(); r++) {
+        if (r + kPrefetched < cell_runs.size()) {
+            const Run& ahead = cell_runs[r + kPrefetched];
+            cells.prefetch_sketches(ahead.list, ahead.begin, ahead.end);
+        }
+        const Run& run = cell_runs[r];
+        const size_t old = estimates.size();
+        estimates.resize(old + run.end - run.begin);
         cells.estimate(
                 run.list,
                 run.begin,
@@ -70,42 +54,56 @@ bool SketchRanker::advance(size_t target, std::vector<Run>& runs) {
                 run.list != last_list,
                 table.data(),
                 &estimates[old]);
-        for (size_t j = 0; j < n; j++) {
-            places[old + j] = {run.list, uint32_t(run.begin + j)};
-        }
         last_list = run.list;
-        progress.n_sketch_scores += n;
     }
-    progress.n_cell_scores = by_cell.progress.n_cell_scores;
-    progress.frontier = by_cell.progress.frontier;
+    progress.n_sketch_scores += estimates.size();
     if (estimates.empty()) {
-        return false;
+        return;
     }
-    if (progress.entries == 0) {
+    if (pool.empty()) {
         progress.first_score =
                 *std::min_element(estimates.begin(), estimates.end());
     }
-    const float threshold = threshold_for(estimates, target - progress.entries);
-    size_t kept = 0;
-    for (size_t j = 0; j < estimates.size(); j++) {
-        if (estimates[j] > threshold) {
-            estimates[kept] = estimates[j];
-            places[kept] = places[j];
-            kept++;
-            continue;
+    const float* estimate = estimates.data();
+    for (const Run& run : cell_runs) {
+        for (uint32_t j = run.begin; j < run.end; j++) {
+            queue.push(*estimate);
+            pool.push_back({run.list, j, *estimate++});
         }
-        const Place p = places[j];
+    }
+}
+
+bool SketchRanker::advance(size_t target, std::vector<Run>& runs) {
+    runs.clear();
+    if (progress.entries >= target) {
+        return false;
+    }
+    by_cell.advance(kPoolFactor * target, cell_runs);
+    look_into(cell_runs);
+    progress.n_cell_scores = by_cell.progress.n_cell_scores;
+    progress.frontier = by_cell.progress.frontier;
+
+    taken.clear();
+    uint32_t e;
+    while (progress.entries < target && queue.pop(e)) {
+        taken.push_back(e);
+        progress.entries++;
+    }
+    if (taken.empty()) {
+        return false;
+    }
+    progress.last_score = pool[taken.back()].estimate;
+    // by list and place, as they came into the pool
+    std::sort(taken.begin(), taken.end());
+    for (uint32_t e : taken) {
+        const Place& p = pool[e];
         if (!runs.empty() && runs.back().list == p.list &&
             runs.back().end == p.offset) {
             runs.back().end++;
         } else {
             runs.push_back({p.list, p.offset, p.offset + 1});
         }
-        progress.entries++;
     }
-    estimates.resize(kept);
-    places.resize(kept);
-    progress.last_score = threshold;
     return true;
 }
 

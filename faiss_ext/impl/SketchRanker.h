@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "faiss_ext/impl/BucketQueue.h"
 #include "faiss_ext/impl/CellRanker.h"
 
 namespace faiss_ext {
@@ -23,8 +24,7 @@ public:
     void start(
             const float* distances, bool similarity, bool posterior, float tau);
 
-    /// As CellRanker::advance, but that the runs are sorted only within what
-    /// came into the pool at the same time.
+    /// As CellRanker::advance; hands out exactly `target` while it can.
     bool advance(size_t target, std::vector<Run>& runs);
 
     Progress progress;
@@ -40,11 +40,15 @@ private:
     struct Place {
         uint32_t list;
         uint32_t offset;
+        float estimate;
     };
-    std::vector<float> estimates; ///< of the pool
-    std::vector<Place> places;    ///< of the pool
+    void look_into(const std::vector<Run>& cell_runs);
+
+    BucketQueue queue;       ///< of the pool, by estimate
+    std::vector<Place> pool; ///< those handed out too
     std::vector<Run> cell_runs;
-    std::vector<float> table;
+    std::vector<uint32_t> taken;
+    std::vector<float> table, estimates;
 };
 
 } // namespace faiss_ext

@@ -34,6 +34,23 @@ void inner_products(
     }
 }
 
+FAISS_EXT_SIMD_CLONES
+void squared_distances(
+        const float* __restrict q,
+        const float* __restrict means,
+        size_t d,
+        size_t n,
+        float* __restrict out) {
+    for (size_t i = 0; i < n; i++) {
+        float sum = 0;
+        for (size_t j = 0; j < d; j++) {
+            const float t = q[j] - means[i * d + j];
+            sum += t * t;
+        }
+        out[i] = sum;
+    }
+}
+
 } // namespace
 
 void coarse_distances(
@@ -46,6 +63,12 @@ void coarse_distances(
     } else {
         copied = quantizer_means(ivf);
         means = copied.data();
+    }
+    if (n < kGemmQueries && !is_ip(ivf)) {
+        for (size_t i = 0; i < n; i++) {
+            squared_distances(x + i * d, means, d, nlist, out + i * nlist);
+        }
+        return;
     }
     if (n >= kGemmQueries) {
         gmm::sgemm("T", nlist, n, d, means, d, x, d, 0, out, nlist);
