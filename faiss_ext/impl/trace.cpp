@@ -14,7 +14,7 @@ namespace faiss_ext {
 
 namespace {
 
-constexpr size_t kTracedPart = 16;
+constexpr size_t kTracedPart = 4;
 constexpr size_t kMinTraced = 4096;
 /// Queries whose coarse distances are computed at once take so many floats.
 constexpr size_t kCoarseBlock = size_t(1) << 22;

@@ -23,7 +23,7 @@ struct Look {
  *
  * A query is followed to twice the distances that found everything, and on
  * while what is predicted to be missing is above kLeastMissing; through a
- * sixteenth of the index at most (k-means at recall 0.99 scans about as much).
+ * quarter of the index at most.
  */
 std::vector<std::vector<Look>> trace_queries(
         GMMIndexRef index,
