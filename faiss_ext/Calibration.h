@@ -40,7 +40,7 @@ struct Calibration {
     size_t k = 0;            ///< neighbours that it was fitted for
     size_t ntotal = 0;       ///< vectors in the index when it was fitted
     size_t nq = 0;           ///< queries that it was fitted on
-    bool own_queries = true; ///< queries were drawn from the index's vectors
+    bool own_queries = true; ///< drawn from the index's vectors
 
     std::array<float, 2> tau_weights = {0, 1};
     std::array<float, 5> cell_stop_weights = {};   ///< for cell_posterior

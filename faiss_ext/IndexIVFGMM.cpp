@@ -64,6 +64,7 @@ void after_growth(GMMIndexRef index, float norm2_before) {
     }
     const size_t next = new_units ? 0 : kGrowth * index.gmm.calibration.ntotal;
     if (index.gmm.calibrate_on_add &&
+        (index.gmm.calibration.own_queries || new_units) &&
         ntotal >= std::max(kMinCalibrationVectors, next)) {
         calibrate_on_own_vectors(index);
     }
@@ -453,7 +454,8 @@ void IndexIVFGMM<IVF>::optimize() {
     if (max_assign == 1) {
         rebuild_cells({*this, *this});
     }
-    if (size_t(this->ntotal) >= kMinCalibrationVectors) {
+    if (calibration.own_queries &&
+        size_t(this->ntotal) >= kMinCalibrationVectors) {
         calibrate_on_own_vectors({*this, *this});
     }
 }

@@ -67,7 +67,9 @@ struct IVFGMM {
     /// Above 0: copies go to the components whose responsibility reaches it
     /// instead, the most responsible one being the home.
     float assign_threshold = 0;
-    bool calibrate_on_add = true; ///< whenever the index has doubled
+    /// Whenever the index has doubled, unless calibrate() was given queries:
+    /// what they taught stays until it is called again.
+    bool calibrate_on_add = true;
 
     PairCells cells;
     /** Where max_assign > 1, else empty: for each list, for each entry, the
@@ -82,13 +84,14 @@ struct IVFGMM {
      * Time O(nq ntotal d).
      *
      * @param nq  at least 20; half of them are held out
-     * @param xq  size nq * d; nullptr: nq vectors of the index, themselves
-     *            left out of their neighbours
+     * @param xq  size nq * d; nullptr: nq vectors of the index, as if neither
+     *            they nor their k nearest were in it
      */
     virtual void calibrate(size_t nq, const float* xq, size_t k = 10) = 0;
 
     /// Folds the tails into the cells, after choosing L and fitting the cells
-    /// anew to what the index holds, and calibrates. Time O(ntotal L d).
+    /// anew to what the index holds, and calibrates as adding does. Time
+    /// O(ntotal L d).
     virtual void optimize() = 0;
 
     /// The fitted mixture, means included.

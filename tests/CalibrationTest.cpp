@@ -57,7 +57,9 @@ TEST(Calibration, TargetsAreReachedOnVectorsLikeTheIndexs) {
         SearchParametersIVFGMM params;
         params.target_recall = target;
         const Outcome o = outcome(*index, q, truth, params);
-        EXPECT_NEAR(o.recall, target, 0.05) << target;
+        // these have near-duplicates, which are left out when it is fitted
+        EXPECT_GT(o.recall, target - 0.03) << target;
+        EXPECT_LT(o.recall, target + 0.5 * (1 - target) + 0.02) << target;
         EXPECT_LT(o.distances, kStored / 2) << target;
         // costs rise with the target, though distances need not: at 0.5 lists
         // or cells may cost less than the sketches of a first round
@@ -81,6 +83,23 @@ TEST(Calibration, TargetsAreReachedOnTheUsersQueries) {
         const Outcome o = outcome(*index, q, truth, params);
         EXPECT_NEAR(o.recall, target, 0.05) << target;
     }
+}
+
+TEST(Calibration, GrowthKeepsWhatTheUsersQueriesTaught) {
+    const auto index = sift_index();
+    const Vectors given = sift_queries(100);
+    index->calibrate(given.n, given.x.data(), 5);
+    const auto weights = index->calibration.sketch_stop_weights;
+    index->add(30000, base().row(kStored)); // more than doubles it
+    EXPECT_EQ(index->cells.fitted_n, 50000);
+    index->optimize();
+    EXPECT_FALSE(index->calibration.own_queries);
+    EXPECT_EQ(index->calibration.k, 5);
+    EXPECT_EQ(index->calibration.ntotal, kStored);
+    EXPECT_EQ(index->calibration.sketch_stop_weights, weights);
+    index->calibrate(100, nullptr, 5);
+    EXPECT_TRUE(index->calibration.own_queries);
+    EXPECT_EQ(index->calibration.ntotal, 50000);
 }
 
 TEST(Calibration, MoreMassIsMoreRecallForMoreDistances) {

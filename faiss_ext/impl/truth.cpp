@@ -62,6 +62,10 @@ void subtract(
     }
 }
 
+bool nearer(const Truth::Near& p, const Truth::Near& q) {
+    return p.distance < q.distance;
+}
+
 /// The nearest of all vectors seen, in no order until the end.
 class Nearest {
 public:
@@ -84,12 +88,7 @@ public:
     void cut() {
         if (best.size() > width) {
             std::nth_element(
-                    best.begin(),
-                    best.begin() + width,
-                    best.end(),
-                    [](const Truth::Near& p, const Truth::Near& q) {
-                        return p.distance < q.distance;
-                    });
+                    best.begin(), best.begin() + width, best.end(), nearer);
             bound = best[width].distance;
             best.resize(width);
         }
@@ -185,13 +184,11 @@ Truth exact_neighbours(
     for (size_t q = 0; q < nq; q++) {
         nearest[q].cut();
         auto& near = truth.near[q] = std::move(nearest[q].best);
-        std::nth_element(
-                near.begin(),
-                near.begin() + (k - 1),
-                near.end(),
-                [](const Truth::Near& p, const Truth::Near& r) {
-                    return p.distance < r.distance;
-                });
+        std::sort(near.begin(), near.end(), nearer);
+        if (self[q] >= 0) {
+            near.erase(
+                    near.begin(), near.begin() + std::min(k, near.size() - k));
+        }
         const float kth = near[k - 1].distance;
         truth.kth[q] = kth + kRounding * (ip ? 2 : query_norms[q] + kth);
         std::sort(

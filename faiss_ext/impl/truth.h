@@ -23,8 +23,13 @@ struct Truth {
     std::vector<float> kth;
 };
 
-/// By brute force over blocks of decoded lists; `self` (or -1) is left out.
-/// O(ntotal d nq) time, as matrix products.
+/** By brute force over blocks of decoded lists, O(ntotal d nq) time as matrix
+ * products.
+ *
+ * A query that is itself in the index, at `self` (or -1), is left out, and so
+ * are its k nearest: vectors of one picture or document have near-duplicates
+ * that a new query has not, and are easier to find.
+ */
 Truth exact_neighbours(
         GMMIndexRef index,
         size_t nq,
