@@ -65,7 +65,7 @@ struct Calibration {
         float cost;
     };
     static constexpr float kCellScoreCost = 4;
-    static constexpr float kSketchScoreCost = 8;
+    static constexpr float kSketchScoreCost = 16;
 
     struct Candidate {
         ProbeOrder order;

@@ -54,7 +54,7 @@ struct IVFGMM {
     float target_recall = 0;
 
     size_t cells_per_list = 0; ///< 0: from the list sizes; 1: plain IVF
-    /** Keep a sketch of each vector (12 bytes; see PairCells.h): by far the
+    /** Keep a sketch of each vector (20 bytes; see PairCells.h): by far the
      * fewest distances at a recall. Off by default for IndexIVFPQ, whose
      * codes are about as cheap to compare as the sketches. */
     bool sketch = true;

@@ -105,47 +105,49 @@ void explained(
     }
 }
 
-/// The weights of the chosen terms that leave the least error: solves
-/// gram w = uv on them by Cholesky. False if they are linearly dependent.
-bool solve_terms(
-        size_t P,
-        size_t terms,
-        const float* uv,
-        const float* gram,
-        const uint8_t* chosen,
-        float* weights) {
-    double A[Sketch::kTerms][Sketch::kTerms], w[Sketch::kTerms];
-    for (size_t i = 0; i < terms; i++) {
-        w[i] = uv[chosen[i]];
-        for (size_t j = 0; j <= i; j++) {
-            double s = gram[size_t(chosen[i]) * P + chosen[j]];
-            for (size_t l = 0; l < j; l++) {
-                s -= A[i][l] * A[j][l];
+/** The weights of the chosen terms that leave the least error: gram w = uv on
+ * them, by a Cholesky factor that grows with each term. */
+struct Weights {
+    static constexpr size_t T = Sketch::kTerms;
+    double factor[T][T], solved[T];
+
+    /// Adds chosen[t] to the t terms before it. False, and nothing changed, if
+    /// it is linearly dependent on them.
+    bool add(
+            size_t P,
+            size_t t,
+            const float* uv,
+            const float* gram,
+            const uint8_t* chosen,
+            float* weights) {
+        const float* row = gram + size_t(chosen[t]) * P;
+        double left = row[chosen[t]], y = uv[chosen[t]];
+        for (size_t i = 0; i < t; i++) {
+            double s = row[chosen[i]];
+            for (size_t l = 0; l < i; l++) {
+                s -= factor[t][l] * factor[i][l];
             }
-            if (i == j) {
-                const double full = gram[size_t(chosen[i]) * P + chosen[i]];
-                if (!(s > 1e-4 * full)) {
-                    return false;
-                }
-                A[i][i] = std::sqrt(s);
-            } else {
-                A[i][j] = s / A[j][j];
+            factor[t][i] = s / factor[i][i];
+            left -= factor[t][i] * factor[t][i];
+            y -= factor[t][i] * solved[i];
+        }
+        if (!(left > 1e-4 * row[chosen[t]])) {
+            return false;
+        }
+        factor[t][t] = std::sqrt(left);
+        solved[t] = y / factor[t][t];
+        double w[T];
+        for (size_t i = t + 1; i-- > 0;) {
+            w[i] = solved[i];
+            for (size_t l = i + 1; l <= t; l++) {
+                w[i] -= factor[l][i] * w[l];
             }
+            w[i] /= factor[i][i];
+            weights[i] = float(w[i]);
         }
-        for (size_t l = 0; l < i; l++) {
-            w[i] -= A[i][l] * w[l];
-        }
-        w[i] /= A[i][i];
+        return true;
     }
-    for (size_t i = terms; i-- > 0;) {
-        for (size_t l = i + 1; l < terms; l++) {
-            w[i] -= A[l][i] * w[l];
-        }
-        w[i] /= A[i][i];
-        weights[i] = float(w[i]);
-    }
-    return true;
-}
+};
 
 /// Returns the number of terms chosen.
 size_t matching_pursuit(
@@ -156,6 +158,7 @@ size_t matching_pursuit(
         float* left,
         uint8_t* chosen,
         float* weights) {
+    Weights solver;
     size_t terms = 0;
     while (terms < std::min(Sketch::kTerms, P)) {
         explained(P, terms, uv, gram, inverse_gap, chosen, weights, left);
@@ -164,7 +167,7 @@ size_t matching_pursuit(
             break;
         }
         chosen[terms] = uint8_t(best);
-        if (!solve_terms(P, terms + 1, uv, gram, chosen, weights)) {
+        if (!solver.add(P, terms, uv, gram, chosen, weights)) {
             break; // the weights are still those of the terms before
         }
         terms++;
@@ -444,22 +447,23 @@ void PairCells::score(
     out[L] = std::max(distances[list], 0.0f);
 }
 
+void PairCells::make_table(
+        size_t list, const float* distances, float* table) const {
+    const int32_t* p = &partner[list * n_partners];
+    const float own = distances[list];
+    for (size_t l = 0; l < n_partners; l++) {
+        table[l] = (distances[p[l]] - own) / kWeightSteps;
+    }
+}
+
 void PairCells::estimate(
         size_t list,
         size_t begin,
         size_t end,
-        const float* distances,
+        float own,
         bool similarity,
-        bool begin_list,
-        float* table,
+        const float* table,
         float* out) const {
-    const float own = distances[list];
-    if (begin_list) {
-        const int32_t* p = &partner[list * n_partners];
-        for (size_t l = 0; l < n_partners; l++) {
-            table[l] = (distances[p[l]] - own) / kWeightSteps;
-        }
-    }
     // entries that came in behind our back have no sketch: looked at first
     const size_t known = std::min(end, sketches[list].size());
     const size_t n = known > begin ? known - begin : 0;

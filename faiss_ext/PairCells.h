@@ -28,7 +28,7 @@ namespace faiss_ext {
  * the place of the constant.
  */
 struct Sketch {
-    static constexpr size_t kTerms = 4;
+    static constexpr size_t kTerms = 8;
     uint8_t partner[kTerms];
     int8_t weight[kTerms];
     float constant;
@@ -130,20 +130,27 @@ struct PairCells {
             uint16_t* cells,
             Sketch* sketches = nullptr) const;
 
+    /// What estimate() needs to know of a query and a list: a number for each
+    /// partner.
+    size_t table_size() const {
+        return n_partners;
+    }
+    void make_table(size_t list, const float* distances, float* table) const;
+
     /** Estimates |q - x|^2 of consecutive entries of a list from their
      * sketches, in kTerms multiplications each.
      *
-     * @param distances  as in score
-     * @param table      scratch, size P, filled if begin_list
+     * @param own         squared distance of the query to the list's mean
+     * @param similarity  as in score
+     * @param table       make_table's, of this query and list
      */
     void estimate(
             size_t list,
             size_t begin,
             size_t end,
-            const float* distances,
+            float own,
             bool similarity,
-            bool begin_list,
-            float* table,
+            const float* table,
             float* out) const;
 
     /// Fetches what estimate() will read.

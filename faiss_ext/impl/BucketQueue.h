@@ -28,12 +28,16 @@ public:
     }
 
     /// Numbers are given out in order: 0, 1, 2, ...
-    void push(float key) {
-        const size_t bucket =
-                size_t(std::clamp(key_of(key) - base, 0, kBuckets - 1));
-        next.push_back(first[bucket]);
-        first[bucket] = int32_t(next.size()) - 1;
-        cursor = std::min(cursor, bucket);
+    void push(const float* keys, size_t n) {
+        const size_t old = next.size();
+        next.resize(old + n);
+        for (size_t j = 0; j < n; j++) {
+            const int32_t bucket =
+                    std::clamp(key_of(keys[j]) - base, 0, kBuckets - 1);
+            next[old + j] = first[bucket];
+            first[bucket] = int32_t(old + j);
+            cursor = std::min(cursor, bucket);
+        }
     }
 
     /// False if it is empty.
@@ -60,7 +64,7 @@ private:
     std::array<int32_t, kBuckets> first; ///< number, -1: none
     std::vector<int32_t> next;           ///< of each number
     int32_t base = 0;                    ///< of bucket 0
-    size_t cursor = 0;                   ///< nothing below
+    int32_t cursor = 0;                  ///< nothing below
 };
 
 } // namespace faiss_ext

@@ -55,9 +55,7 @@ void CellRanker::start(
     farthest = 2 * *std::max_element(distances, distances + cells.nlist);
     homes.start(farthest);
     queue.start(posterior ? kHighestKey : farthest);
-    for (size_t i = 0; i < cells.nlist; i++) {
-        homes.push(distances[i]);
-    }
+    homes.push(distances, cells.nlist);
     homes_left = true;
 }
 
@@ -70,24 +68,25 @@ void CellRanker::score_home(size_t list) {
     }
     cells.score(list, distances, similarity, scores.data());
     const float* key = scores.data();
+    const float* variance = &cells.variance[list * (L + 1)];
     if (posterior) {
-        posterior_keys(
-                scores.data(),
-                &cells.variance[list * (L + 1)],
-                tau,
-                L + 1,
-                keys.data());
+        posterior_keys(scores.data(), variance, tau, L + 1, keys.data());
         key = keys.data();
     }
     progress.n_cell_scores += L;
     const uint32_t* offset = cells.list_offsets(list);
+    const size_t old = pool.size();
+    pool.resize(old + L + 1);
+    Cell* cell = &pool[old];
     for (size_t l = 0; l <= L; l++) {
-        const size_t end = l < L ? offset[l + 1] : list_size;
+        const uint32_t end = l < L ? offset[l + 1] : uint32_t(list_size);
         if (end > offset[l]) {
-            queue.push(key[l]);
-            pool.push_back({uint32_t(list * (L + 1) + l), scores[l]});
+            keys[cell - &pool[old]] = key[l];
+            *cell++ = {uint32_t(list), offset[l], end, scores[l], variance[l]};
         }
     }
+    pool.resize(cell - pool.data());
+    queue.push(keys.data(), pool.size() - old);
 }
 
 void CellRanker::extend(size_t entries_wanted) {
@@ -101,10 +100,8 @@ void CellRanker::extend(size_t entries_wanted) {
     }
 }
 
-bool CellRanker::advance(size_t target, std::vector<Run>& runs) {
-    const size_t L = cells.cells_per_list;
+bool CellRanker::take(size_t target, std::vector<Run>& runs) {
     runs.clear();
-    taken.clear();
     if (homes_left) {
         extend(homes_factor * target);
     }
@@ -118,30 +115,37 @@ bool CellRanker::advance(size_t target, std::vector<Run>& runs) {
             continue;
         }
         const Cell& cell = pool[p];
-        const size_t list = cell.id / (L + 1), l = cell.id % (L + 1);
-        const auto [begin, end] = cells.range(list, l, lists.list_size(list));
         if (progress.entries == 0) {
             progress.first_score = cell.score;
         }
-        taken.push_back(cell);
-        progress.entries += end - begin;
+        runs.push_back({cell.list, cell.begin, cell.end});
+        progress.entries += cell.end - cell.begin;
         progress.last_score = cell.score;
-        progress.frontier = cell.score + cells.variance[cell.id];
-    }
-    std::sort(taken.begin(), taken.end(), [](const Cell& c, const Cell& e) {
-        return c.id < e.id;
-    });
-    for (const Cell& cell : taken) {
-        const size_t list = cell.id / (L + 1), l = cell.id % (L + 1);
-        const auto [begin, end] = cells.range(list, l, lists.list_size(list));
-        if (!runs.empty() && runs.back().list == list &&
-            runs.back().end == begin) {
-            runs.back().end = uint32_t(end);
-        } else {
-            runs.push_back({uint32_t(list), uint32_t(begin), uint32_t(end)});
-        }
+        progress.frontier = cell.score + cell.variance;
     }
     return !runs.empty();
+}
+
+bool CellRanker::advance(size_t target, std::vector<Run>& runs) {
+    take(target, runs);
+    join_runs(runs);
+    return !runs.empty();
+}
+
+void join_runs(std::vector<Run>& runs) {
+    std::sort(runs.begin(), runs.end(), [](const Run& p, const Run& q) {
+        return p.list != q.list ? p.list < q.list : p.begin < q.begin;
+    });
+    size_t kept = 0;
+    for (const Run& run : runs) {
+        if (kept > 0 && runs[kept - 1].list == run.list &&
+            runs[kept - 1].end == run.begin) {
+            runs[kept - 1].end = run.end;
+        } else {
+            runs[kept++] = run;
+        }
+    }
+    runs.resize(kept);
 }
 
 } // namespace faiss_ext

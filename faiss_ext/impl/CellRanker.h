@@ -18,6 +18,9 @@ struct Run {
     uint32_t end;
 };
 
+/// Sorts runs by list and place and joins neighbours.
+void join_runs(std::vector<Run>& runs);
+
 /// How far a query has come.
 struct Progress {
     size_t entries = 0; ///< handed out since start
@@ -58,6 +61,8 @@ public:
      * since start. Runs are sorted by list and place, neighbours joined.
      * Replaces `runs`; returns false if no cells are left. */
     bool advance(size_t target, std::vector<Run>& runs);
+    /// The same with the runs in the order of cells.
+    bool take(size_t target, std::vector<Run>& runs);
 
     Progress progress;
     /// Twice the largest of the distances.
@@ -81,13 +86,15 @@ private:
     size_t entries_scored = 0;
 
     struct Cell {
-        uint32_t id; ///< list * (L + 1) + cell: the order of places
+        uint32_t list;
+        uint32_t begin;
+        uint32_t end;
         float score;
+        float variance;
     };
     BucketQueue queue; ///< of the pool
     std::vector<Cell> pool;
 
-    std::vector<Cell> taken;
     std::vector<float> scores, keys;
 };
 

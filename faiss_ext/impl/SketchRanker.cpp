@@ -16,10 +16,12 @@ constexpr size_t kPrefetched = 4;
 } // namespace
 
 SketchRanker::SketchRanker(
-        const PairCells& cells_in, const faiss::InvertedLists& lists)
-        : cells(cells_in), by_cell(cells_in, lists, kHomesFactor) {
-    table.resize(cells.n_partners);
-}
+        const PairCells& cells_in,
+        const faiss::InvertedLists& lists,
+        bool by_list_in)
+        : cells(cells_in), by_list(by_list_in),
+          by_cell(cells_in, lists, kHomesFactor), table_slot(cells_in.nlist),
+          table_query(cells_in.nlist) {}
 
 void SketchRanker::start(
         const float* distances_in,
@@ -32,45 +34,58 @@ void SketchRanker::start(
     progress = Progress();
     queue.start(by_cell.farthest);
     pool.clear();
+    tables.clear();
+    query++;
 }
 
-void SketchRanker::look_into(const std::vector<Run>& cell_runs) {
-    estimates.clear();
-    size_t last_list = size_t(-1);
+const float* SketchRanker::table_of(size_t list) {
+    const size_t width = cells.table_size();
+    if (table_query[list] != query) {
+        table_query[list] = query;
+        table_slot[list] = uint32_t(tables.size() / width);
+        tables.resize(tables.size() + width);
+        cells.make_table(list, distances, &tables[tables.size() - width]);
+    }
+    return &tables[table_slot[list] * width];
+}
+
+void SketchRanker::look_into_cells() {
+    size_t n = 0;
+    for (const Run& run : cell_runs) {
+        n += run.end - run.begin;
+    }
+    if (n == 0) {
+        return;
+    }
+    const size_t old = pool.size();
+    pool.resize(old + n);
+    estimates.resize(n);
+    Place* place = &pool[old];
+    float* estimate = estimates.data();
     for (size_t r = 0; r < cell_runs.size(); r++) {
         if (r + kPrefetched < cell_runs.size()) {
             const Run& ahead = cell_runs[r + kPrefetched];
             cells.prefetch_sketches(ahead.list, ahead.begin, ahead.end);
         }
         const Run& run = cell_runs[r];
-        const size_t old = estimates.size();
-        estimates.resize(old + run.end - run.begin);
         cells.estimate(
                 run.list,
                 run.begin,
                 run.end,
-                distances,
+                distances[run.list],
                 similarity,
-                run.list != last_list,
-                table.data(),
-                &estimates[old]);
-        last_list = run.list;
+                table_of(run.list),
+                estimate);
+        for (uint32_t j = run.begin; j < run.end; j++) {
+            *place++ = {run.list, j, *estimate++};
+        }
     }
-    progress.n_sketch_scores += estimates.size();
-    if (estimates.empty()) {
-        return;
-    }
-    if (pool.empty()) {
+    if (old == 0) {
         progress.first_score =
                 *std::min_element(estimates.begin(), estimates.end());
     }
-    const float* estimate = estimates.data();
-    for (const Run& run : cell_runs) {
-        for (uint32_t j = run.begin; j < run.end; j++) {
-            queue.push(*estimate);
-            pool.push_back({run.list, j, *estimate++});
-        }
-    }
+    queue.push(estimates.data(), n);
+    progress.n_sketch_scores += n;
 }
 
 bool SketchRanker::advance(size_t target, std::vector<Run>& runs) {
@@ -78,33 +93,21 @@ bool SketchRanker::advance(size_t target, std::vector<Run>& runs) {
     if (progress.entries >= target) {
         return false;
     }
-    by_cell.advance(kPoolFactor * target, cell_runs);
-    look_into(cell_runs);
+    by_cell.take(kPoolFactor * target, cell_runs);
+    look_into_cells();
     progress.n_cell_scores = by_cell.progress.n_cell_scores;
     progress.frontier = by_cell.progress.frontier;
-
-    taken.clear();
-    uint32_t e;
-    while (progress.entries < target && queue.pop(e)) {
-        taken.push_back(e);
+    uint32_t p;
+    while (progress.entries < target && queue.pop(p)) {
+        const Place& place = pool[p];
+        runs.push_back({place.list, place.offset, place.offset + 1});
         progress.entries++;
+        progress.last_score = place.estimate;
     }
-    if (taken.empty()) {
-        return false;
+    if (by_list) {
+        join_runs(runs);
     }
-    progress.last_score = pool[taken.back()].estimate;
-    // by list and place, as they came into the pool
-    std::sort(taken.begin(), taken.end());
-    for (uint32_t e : taken) {
-        const Place& p = pool[e];
-        if (!runs.empty() && runs.back().list == p.list &&
-            runs.back().end == p.offset) {
-            runs.back().end++;
-        } else {
-            runs.push_back({p.list, p.offset, p.offset + 1});
-        }
-    }
-    return true;
+    return !runs.empty();
 }
 
 } // namespace faiss_ext

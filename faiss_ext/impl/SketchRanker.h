@@ -18,21 +18,26 @@ namespace faiss_ext {
  */
 class SketchRanker {
 public:
-    SketchRanker(const PairCells& cells, const faiss::InvertedLists& lists);
+    /// @param by_list  sort the runs handed out at one time by list and place
+    SketchRanker(
+            const PairCells& cells,
+            const faiss::InvertedLists& lists,
+            bool by_list);
 
     /// As CellRanker::start.
     void start(
             const float* distances, bool similarity, bool posterior, float tau);
 
-    /// As CellRanker::advance; hands out exactly `target` while it can.
+    /// As CellRanker::take or advance; hands out exactly `target` while it can.
     bool advance(size_t target, std::vector<Run>& runs);
 
     Progress progress;
 
-    static constexpr size_t kPoolFactor = 6;
+    static constexpr size_t kPoolFactor = 10;
 
 private:
     const PairCells& cells;
+    const bool by_list;
     CellRanker by_cell;
     const float* distances = nullptr;
     bool similarity = false;
@@ -42,13 +47,18 @@ private:
         uint32_t offset;
         float estimate;
     };
-    void look_into(const std::vector<Run>& cell_runs);
+    void look_into_cells();
+    /// Of the query, PairCells::make_table's; computed at the first call.
+    const float* table_of(size_t list);
 
     BucketQueue queue;       ///< of the pool, by estimate
     std::vector<Place> pool; ///< those handed out too
     std::vector<Run> cell_runs;
-    std::vector<uint32_t> taken;
-    std::vector<float> table, estimates;
+    std::vector<float> estimates;
+    std::vector<float> tables;        ///< of the lists looked into
+    std::vector<uint32_t> table_slot; ///< of each list
+    std::vector<uint32_t> table_query;
+    uint32_t query = 0; ///< lists with another number have no table yet
 };
 
 } // namespace faiss_ext

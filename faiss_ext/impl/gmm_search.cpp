@@ -186,9 +186,10 @@ public:
     RankedSearcher(
             const faiss::IndexIVF& ivf_in,
             const IVFGMM& gmm_in,
-            const SearchPlan& plan_in)
+            const SearchPlan& plan_in,
+            Ranker&& ranker_in)
             : ivf(ivf_in), gmm(gmm_in), plan(plan_in),
-              ranker(gmm_in.cells, *ivf_in.invlists) {}
+              ranker(std::move(ranker_in)) {}
 
     /// @param distances  coarse_distances of the query
     /// @param q_norm     read for METRIC_INNER_PRODUCT
@@ -297,8 +298,13 @@ void for_each_query(
         {
             RunScanner scanner(ivf, plan, store_pairs);
             ListSearcher by_list(gmm, nlist);
-            RankedSearcher<CellRanker> by_cell(ivf, gmm, plan);
-            RankedSearcher<SketchRanker> by_sketch(ivf, gmm, plan);
+            RankedSearcher by_cell(
+                    ivf, gmm, plan, CellRanker(gmm.cells, *ivf.invlists));
+            RankedSearcher by_sketch(
+                    ivf,
+                    gmm,
+                    plan,
+                    SketchRanker(gmm.cells, *ivf.invlists, !scanner.flat));
             auto handlers = make_handler(scanner);
 #pragma omp for schedule(dynamic)
             for (size_t i = 0; i < nb; i++) {
