@@ -109,7 +109,7 @@ void explained(
  * them, by a Cholesky factor that grows with each term. */
 struct Weights {
     static constexpr size_t T = Sketch::kTerms;
-    double factor[T][T], solved[T];
+    double factor[T][T], inverse[T] /* of its diagonal */, solved[T];
 
     /// Adds chosen[t] to the t terms before it. False, and nothing changed, if
     /// it is linearly dependent on them.
@@ -127,22 +127,22 @@ struct Weights {
             for (size_t l = 0; l < i; l++) {
                 s -= factor[t][l] * factor[i][l];
             }
-            factor[t][i] = s / factor[i][i];
+            factor[t][i] = s * inverse[i];
             left -= factor[t][i] * factor[t][i];
             y -= factor[t][i] * solved[i];
         }
         if (!(left > 1e-4 * row[chosen[t]])) {
             return false;
         }
-        factor[t][t] = std::sqrt(left);
-        solved[t] = y / factor[t][t];
+        inverse[t] = 1 / std::sqrt(left);
+        solved[t] = y * inverse[t];
         double w[T];
         for (size_t i = t + 1; i-- > 0;) {
             w[i] = solved[i];
             for (size_t l = i + 1; l <= t; l++) {
                 w[i] -= factor[l][i] * w[l];
             }
-            w[i] /= factor[i][i];
+            w[i] *= inverse[i];
             weights[i] = float(w[i]);
         }
         return true;

@@ -341,6 +341,7 @@ TEST(PairCells, ARankerHandsOutEveryEntryOnce) {
             std::vector<faiss_ext::Run> runs;
             size_t target = step, handed_out = 0;
             while (ranker.advance(target, runs)) {
+                faiss_ext::join_runs(runs);
                 for (size_t r = 0; r < runs.size(); r++) {
                     ASSERT_LT(runs[r].begin, runs[r].end);
                     if (r > 0 && runs[r - 1].list == runs[r].list) {

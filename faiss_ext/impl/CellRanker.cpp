@@ -100,7 +100,7 @@ void CellRanker::extend(size_t entries_wanted) {
     }
 }
 
-bool CellRanker::take(size_t target, std::vector<Run>& runs) {
+bool CellRanker::advance(size_t target, std::vector<Run>& runs) {
     runs.clear();
     if (homes_left) {
         extend(homes_factor * target);
@@ -123,12 +123,6 @@ bool CellRanker::take(size_t target, std::vector<Run>& runs) {
         progress.last_score = cell.score;
         progress.frontier = cell.score + cell.variance;
     }
-    return !runs.empty();
-}
-
-bool CellRanker::advance(size_t target, std::vector<Run>& runs) {
-    take(target, runs);
-    join_runs(runs);
     return !runs.empty();
 }
 

@@ -58,11 +58,9 @@ public:
             const float* distances, bool similarity, bool posterior, float tau);
 
     /** Takes the next best cells until `target` entries have been handed out
-     * since start. Runs are sorted by list and place, neighbours joined.
-     * Replaces `runs`; returns false if no cells are left. */
+     * since start. Replaces `runs`, in the order of cells; returns false if no
+     * cells are left. */
     bool advance(size_t target, std::vector<Run>& runs);
-    /// The same with the runs in the order of cells.
-    bool take(size_t target, std::vector<Run>& runs);
 
     Progress progress;
     /// Twice the largest of the distances.

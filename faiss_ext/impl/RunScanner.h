@@ -81,7 +81,8 @@ struct RunScanner {
         }
     }
 
-    /// Runs sorted by list; coarse(list) is the list's coarse distance.
+    /// Of a list's runs those in sequence are scanned in one go; coarse(list)
+    /// is the list's coarse distance.
     template <class Coarse, class Scan>
     void scan_runs(
             const Run* runs, size_t n_runs, Coarse&& coarse, Scan&& scan) {

@@ -16,12 +16,9 @@ constexpr size_t kPrefetched = 4;
 } // namespace
 
 SketchRanker::SketchRanker(
-        const PairCells& cells_in,
-        const faiss::InvertedLists& lists,
-        bool by_list_in)
-        : cells(cells_in), by_list(by_list_in),
-          by_cell(cells_in, lists, kHomesFactor), table_slot(cells_in.nlist),
-          table_query(cells_in.nlist) {}
+        const PairCells& cells_in, const faiss::InvertedLists& lists)
+        : cells(cells_in), by_cell(cells_in, lists, kHomesFactor),
+          table_slot(cells_in.nlist), table_query(cells_in.nlist) {}
 
 void SketchRanker::start(
         const float* distances_in,
@@ -93,7 +90,7 @@ bool SketchRanker::advance(size_t target, std::vector<Run>& runs) {
     if (progress.entries >= target) {
         return false;
     }
-    by_cell.take(kPoolFactor * target, cell_runs);
+    by_cell.advance(kPoolFactor * target, cell_runs);
     look_into_cells();
     progress.n_cell_scores = by_cell.progress.n_cell_scores;
     progress.frontier = by_cell.progress.frontier;
@@ -103,9 +100,6 @@ bool SketchRanker::advance(size_t target, std::vector<Run>& runs) {
         runs.push_back({place.list, place.offset, place.offset + 1});
         progress.entries++;
         progress.last_score = place.estimate;
-    }
-    if (by_list) {
-        join_runs(runs);
     }
     return !runs.empty();
 }

@@ -18,17 +18,14 @@ namespace faiss_ext {
  */
 class SketchRanker {
 public:
-    /// @param by_list  sort the runs handed out at one time by list and place
-    SketchRanker(
-            const PairCells& cells,
-            const faiss::InvertedLists& lists,
-            bool by_list);
+    SketchRanker(const PairCells& cells, const faiss::InvertedLists& lists);
 
     /// As CellRanker::start.
     void start(
             const float* distances, bool similarity, bool posterior, float tau);
 
-    /// As CellRanker::take or advance; hands out exactly `target` while it can.
+    /// As CellRanker::advance, but hands out exactly `target` while it can, in
+    /// the order of their estimates.
     bool advance(size_t target, std::vector<Run>& runs);
 
     Progress progress;
@@ -37,7 +34,6 @@ public:
 
 private:
     const PairCells& cells;
-    const bool by_list;
     CellRanker by_cell;
     const float* distances = nullptr;
     bool similarity = false;

@@ -211,6 +211,9 @@ public:
             if (!ranker.advance(want, runs)) {
                 break;
             }
+            if (!scanner.flat || plan.order != ProbeOrder::sketch) {
+                join_runs(runs); // the scanner is set up for each list
+            }
             scanner.scan_runs(
                     runs.data(),
                     runs.size(),
@@ -301,10 +304,7 @@ void for_each_query(
             RankedSearcher by_cell(
                     ivf, gmm, plan, CellRanker(gmm.cells, *ivf.invlists));
             RankedSearcher by_sketch(
-                    ivf,
-                    gmm,
-                    plan,
-                    SketchRanker(gmm.cells, *ivf.invlists, !scanner.flat));
+                    ivf, gmm, plan, SketchRanker(gmm.cells, *ivf.invlists));
             auto handlers = make_handler(scanner);
 #pragma omp for schedule(dynamic)
             for (size_t i = 0; i < nb; i++) {

@@ -130,7 +130,7 @@ std::vector<std::vector<Look>> trace_queries(
 #pragma omp parallel
         {
             CellRanker by_cell(index.gmm.cells, *ivf.invlists);
-            SketchRanker by_sketch(index.gmm.cells, *ivf.invlists, false);
+            SketchRanker by_sketch(index.gmm.cells, *ivf.invlists);
 #pragma omp for schedule(dynamic)
             for (size_t i = 0; i < nb; i++) {
                 const size_t q = b0 + i;
