@@ -302,6 +302,7 @@ int main(int argc, char** argv) {
             {"call_ms", median(call)},
             {"runs", runs},
             {"dense_share", double(report.dense_rows) / double(n)},
+            {"long_share", double(report.long_rows) / double(n)},
             {"responsibilities_per_row",
              double(report.responsibilities) / double(n)},
             {"device_bytes", report.device_bytes},

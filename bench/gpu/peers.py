@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import subprocess
+import sys
 import tempfile
 
 import numpy as np
@@ -72,6 +73,33 @@ def reference(x, means, variances, log_weights):
     return torch.cat(log_z), n_k
 
 
+def compile_part(part, parts, d, k):
+    """Compiles every parts-th of the configurations that Flash-GMM tunes over, into Triton's cache.
+
+    It has 60 of them, and one after the other they take longer than all else together.
+    """
+    import flash_gmm_h100 as flash
+    x, means = torch.randn(16384, d, device="cuda"), torch.randn(k, d, device="cuda")
+    zeros = torch.zeros(k, device="cuda")
+    kernels = flash._gmm_lse_kernel, flash._gmm_atomic_accum
+    for config in list(kernels[0].configs)[part::parts]:
+        for kernel in kernels:
+            kernel.configs = [config]
+        try:
+            flash.flash_gmm_estep(x, means, zeros, zeros)
+            torch.cuda.synchronize()
+        except Exception as error:  # too large for this card: the tuning skips it as well
+            print("configuration left out:", config, repr(error)[:100])
+
+
+def compile_all(args):
+    parts = os.cpu_count() or 1
+    command = [sys.executable, __file__, "--bench", "-", "-d", str(args.d), "-k", str(args.k), "--compile-part"]
+    running = [subprocess.Popen([*command, f"{i}/{parts}"], stdout=subprocess.DEVNULL) for i in range(parts)]
+    for process in running:
+        process.wait()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bench", required=True, nargs="+", help="gpu_bench and what it is started with")
@@ -83,7 +111,11 @@ def main():
     parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--errors", type=int, default=100000, help="vectors that are compared with double")
     parser.add_argument("--json")
+    parser.add_argument("--compile-part", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.compile_part:
+        compile_part(*map(int, args.compile_part.split("/")), args.d, args.k)
+        return
 
     results = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -102,6 +134,7 @@ def main():
 
     try:
         from flash_gmm_h100 import flash_gmm_estep
+        compile_all(args)
         step = lambda v=x: flash_gmm_estep(v, means, variances.log(), log_weights)
         entry = {"ms": median_ms(step, args.runs)}
         sample = x[:args.errors].contiguous()

@@ -261,6 +261,7 @@ CudaReport cuda_report(const Backend& backend) {
         const CudaReport& r = engines[i]->report;
         report.kernel_ms = std::max(report.kernel_ms, r.kernel_ms);
         report.rows += r.rows;
+        report.long_rows += r.long_rows;
         report.dense_rows += r.dense_rows;
         report.responsibilities += r.responsibilities;
         report.device_bytes += r.device_bytes;

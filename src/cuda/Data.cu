@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(256) prepare_kernel(
                 static_cast<const char*>(args.input) + i * args.stride);
         __half* const to = const_cast<__half*>(out.operand.data) +
                 (args.row_begin + i) * pitch;
-        float norm = 0, norm_hi = 0;
+        float norm = 0, norm_hi = 0, missed = 0;
         for (int j = 2 * lane; j < pitch; j += 64) {
             float y[2], hi[2], lo[2], square[2], square_hi[2];
 #pragma unroll
@@ -58,6 +58,7 @@ __global__ void __launch_bounds__(256) prepare_kernel(
                 largest = fmaxf(largest, fabsf(y[e]));
                 y[e] *= args.power;
                 hi[e] = __half2float(__float2half_rn(y[e]));
+                missed += (y[e] - hi[e]) * (y[e] - hi[e]);
                 lo[e] = args.lo ? __half2float(__float2half_rn(y[e] - hi[e]))
                                 : 0.f;
                 y[e] = hi[e] + lo[e];
@@ -84,9 +85,11 @@ __global__ void __launch_bounds__(256) prepare_kernel(
         }
         norm = warp_sum(norm);
         norm_hi = warp_sum(norm_hi);
+        missed = warp_sum(missed);
         if (lane == 0) {
             out.row_constant[args.row_begin + i] = -0.5f * norm;
             out.row_constant_hi[args.row_begin + i] = -0.5f * norm_hi;
+            out.row_error[args.row_begin + i] = missed;
         }
     }
     // Integer maxima and minima: order does not matter.
@@ -135,6 +138,7 @@ __global__ void __launch_bounds__(256) gather_kernel(
     if (lane == 0) {
         to.row_constant[i] = from.row_constant[row];
         to.row_constant_hi[i] = from.row_constant_hi[row];
+        to.row_error[i] = from.row_error[row];
         if (weight) {
             to_weight[i] = weight[numbers[i]];
         }
@@ -170,7 +174,17 @@ void prepare_rows(
 }
 
 size_t prepared_row_bytes(int d, int planes) {
-    return size_t((d + 7) / 8 * 8) * 2 * planes + 2 * sizeof(float);
+    return size_t((d + 7) / 8 * 8) * 2 * planes + 3 * sizeof(float);
+}
+
+void PreparedRows::lay_out(void* memory, int64_t rows, int d, int planes) {
+    const int pitch = (d + 7) / 8 * 8;
+    auto* const data = static_cast<__half*>(memory);
+    operand = {data, rows, pitch, planes};
+    row_constant = reinterpret_cast<float*>(data + rows * pitch * planes);
+    row_constant_hi = row_constant + rows;
+    row_error = row_constant_hi + rows;
+    capacity = rows;
 }
 
 void gather_rows(

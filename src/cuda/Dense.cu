@@ -273,18 +273,20 @@ __global__ void __launch_bounds__(128) collect_kernel(
 
 } // namespace
 
+int splits_of(int rows, int components) {
+    const int row_blocks = (rows + kScoreRows - 1) / kScoreRows;
+    return std::clamp(
+            kDenseRows / kScoreRows / row_blocks,
+            1,
+            components / kComponentTile);
+}
+
 void DenseStep::reserve(
         int padded_k, int d, int planes, bool squares, bool lo) {
-    const int pitch = (d + 7) / 8 * 8;
-    rows_memory_.reserve(
-            size_t(kDenseRows) * (pitch * 2 * planes + 4 * sizeof(float)));
-    __half* const data = rows_memory_.as<__half>();
-    rows_.operand = {data, kDenseRows, pitch, planes};
-    rows_.capacity = kDenseRows;
-    rows_.row_constant = reinterpret_cast<float*>(
-            data + size_t(kDenseRows) * pitch * planes);
-    rows_.row_constant_hi = rows_.row_constant + kDenseRows;
-    weight_ = rows_.row_constant_hi + kDenseRows;
+    const size_t prepared = kDenseRows * prepared_row_bytes(d, planes);
+    rows_memory_.reserve(prepared + kDenseRows * 2 * sizeof(float));
+    rows_.lay_out(rows_memory_.as<char>(), kDenseRows, d, planes);
+    weight_ = rows_memory_.as<float>(prepared);
     lse_ = weight_ + kDenseRows;
 
     const size_t tile = size_t(kDenseRows) * kDenseComponents;
@@ -359,12 +361,7 @@ void DenseStep::accumulate(
         if (model.geometry == Geometry::product) {
             args.row_constant = lo ? rows_.row_constant : rows_.row_constant_hi;
         }
-        // Few rows: blocks share their components instead.
-        const int row_blocks = (rows + kScoreRows - 1) / kScoreRows;
-        args.splits = std::clamp(
-                kDenseRows / kScoreRows / row_blocks,
-                1,
-                std::min(padded_k_ / kComponentTile, kDenseRows / rows));
+        args.splits = std::min(splits_of(rows, padded_k_), kDenseRows / rows);
         score(args, LseArgs{lse_}, stream);
         merge_kernel<<<(rows + 255) / 256, 256, 0, stream>>>(
                 lse_, args.splits, rows, numbers + begin, row_lse);
@@ -376,10 +373,7 @@ void DenseStep::accumulate(
         for (int k = 0; k < padded_k_; k += components) {
             args.component_begin = k;
             args.components = std::min(components, padded_k_ - k);
-            args.splits = std::clamp(
-                    kDenseRows / kScoreRows / row_blocks,
-                    1,
-                    args.components / kComponentTile);
+            args.splits = splits_of(rows, args.components);
             score(args,
                   ResponsibilityArgs{
                           lse_, row_weight ? weight_ : nullptr, hi_, lo_},

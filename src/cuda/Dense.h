@@ -32,10 +32,24 @@ struct ScoreKernels {
     }
 };
 
+/// Blocks that share a row block's components, where rows are few.
+int splits_of(int rows, int components);
+
 struct DenseStep {
     void reserve(int padded_k, int d, int planes, bool squares, bool lo);
     void release();
     size_t bytes() const;
+
+    /// Room for kDenseRows gathered rows, and what scratch there is beside.
+    const PreparedRows& gathered() const {
+        return rows_;
+    }
+    float* scratch() const {
+        return scratch_.as<float>();
+    }
+    size_t scratch_bytes() const {
+        return scratch_.bytes();
+    }
 
     /// Start of a pass.
     void clear(cudaStream_t);

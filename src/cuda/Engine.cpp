@@ -163,14 +163,15 @@ Engine::Precisions Engine::prepare_model(EStep step) {
     const bool hard = step == EStep::hard;
     const bool exact = options_.precision == Precision::exact;
     model_.prepare(hard, power_, exact, options_.tolerance, stream_);
-    Precisions p{exact, exact && !hard, true, 0};
+    Precisions p{exact, exact && !hard, exact, 0};
     if (hard || options_.precision == Precision::fast) {
         return p;
     }
     const double error = model_.worst_error(stream_);
     // Range bought with resolution: small values may have lost theirs.
     const bool squeezed = power_ < default_power(has_squares()) / 128;
-    if (!exact && (error > options_.tolerance || squeezed)) {
+    // The estimate is a component's; some of its rows lie further out.
+    if (!exact && (error > options_.tolerance / 2 || squeezed)) {
         model_.prepare(hard, power_, true, options_.tolerance, stream_);
         p = {true, true, squeezed, 0};
     }
@@ -198,8 +199,9 @@ PrepareArgs Engine::prepare_args(
 
 size_t Engine::used_bytes() const {
     return rows_memory_.bytes() + weight_memory_.bytes() + sparse_.bytes() +
-            dense_.bytes() + sums_memory_.bytes() + small_.bytes() +
-            top_memory_.bytes() + (feeder_ ? feeder_->bytes() : 0);
+            dense_.bytes() + long_.bytes() + sums_memory_.bytes() +
+            small_.bytes() + top_memory_.bytes() +
+            (feeder_ ? feeder_->bytes() : 0);
 }
 
 /// Decides between resident rows and blocks, and allocates for it.
@@ -222,6 +224,7 @@ void Engine::reserve(bool lo) {
     sums_.y2 = squares ? sums_.y + k * d : nullptr;
     objective_ = sums_.n_k + doubles;
     dense_.reserve(model_.padded_k, int(d), layout, squares, lo);
+    long_.reserve();
 
     const size_t row_bytes =
             prepared_row_bytes(int(d), layout) + (weights_ ? sizeof(float) : 0);
@@ -235,7 +238,7 @@ void Engine::reserve(bool lo) {
     if (blocks > 1) {
         block = (int64_t(n) / blocks + kWave) / kWave * kWave;
     }
-    const size_t fixed = dense_.bytes() + sums_memory_.bytes();
+    const size_t fixed = dense_.bytes() + long_.bytes() + sums_memory_.bytes();
     auto scratch_bytes = [&](int64_t rows) {
         return SparseScratch::bytes_for(int(rows), int(k), int(d), squares);
     };
@@ -268,12 +271,7 @@ void Engine::reserve(bool lo) {
     }
     block_rows_ = int(block);
     const int64_t capacity = fits ? int64_t(n) : block;
-    const int pitch = (int(d) + 7) / 8 * 8;
-    rows_.operand = {rows_memory_.as<__half>(), capacity, pitch, layout};
-    rows_.row_constant =
-            rows_memory_.as<float>(size_t(capacity) * pitch * 2 * layout);
-    rows_.row_constant_hi = rows_.row_constant + capacity;
-    rows_.capacity = capacity;
+    rows_.lay_out(rows_memory_.as<char>(), capacity, int(d), layout);
     if (weights_) {
         weight_memory_.reserve(size_t(capacity) * sizeof(float));
         weight_staging_.reserve(size_t(block) * sizeof(float));
@@ -363,6 +361,7 @@ void Engine::use_block(
     score_(args, select, stream_);
     mark();
     if (p.refine) {
+        const float kept = p.all ? bound : std::min(bound, float(kKeptBits));
         refine(sparse_,
                count,
                rows,
@@ -370,17 +369,43 @@ void Engine::use_block(
                power_,
                weight,
                model_,
-               p.all,
-               bound,
+               {p.all, float(options_.tolerance), bound, kept},
                stream_);
     }
     mark();
     SparseStep sparse;
     sparse.compact(sparse_, count, stream_);
+    int dense_rows = sparse.overflowed;
+    if (p.refine && dense_rows && (p.all || dense_rows <= count / 4)) {
+        long_.run(
+                score_,
+                model_,
+                rows,
+                row_begin,
+                power_,
+                weight,
+                sparse_.overflowed,
+                dense_rows,
+                bound,
+                slack,
+                sparse_.room(count, uint32_t(sparse.entries)),
+                sparse_.row_lse,
+                dense_,
+                stream_);
+        sparse.entries += long_.entries;
+        dense_rows = long_.left;
+    }
     mark();
-    sparse.accumulate(sparse_, rows, row_begin, p.lo, sums_, stream_);
+    sparse.accumulate(
+            sparse_,
+            rows,
+            row_begin,
+            p.lo,
+            p.all ? nullptr : model_.narrow,
+            sums_,
+            stream_);
     mark();
-    if (sparse.overflowed) {
+    if (dense_rows) {
         dense_.accumulate(
                 score_,
                 model_,
@@ -388,7 +413,7 @@ void Engine::use_block(
                 row_begin,
                 weight,
                 sparse_.overflowed,
-                sparse.overflowed,
+                dense_rows,
                 sparse_.row_lse,
                 stream_);
     }
@@ -407,7 +432,8 @@ void Engine::use_block(
                 stream_);
     }
     report.rows += count;
-    report.dense_rows += sparse.overflowed;
+    report.long_rows += sparse.overflowed - dense_rows;
+    report.dense_rows += dense_rows;
     report.responsibilities += sparse.entries;
 }
 
@@ -429,7 +455,8 @@ void Engine::accumulate(EStep step, SufficientStats& stats) {
         check(cudaMemsetAsync(sums_.n_k, 0, doubles * sizeof(double), stream_),
               "clearing");
         dense_.clear(stream_);
-        report.rows = report.dense_rows = report.responsibilities = 0;
+        report.rows = report.long_rows = report.dense_rows = 0;
+        report.responsibilities = 0;
         check(cudaEventRecord(started_, stream_), "recording an event");
         if (resident_) {
             const size_t n = end_ - begin_;

@@ -6,6 +6,7 @@
 #include "Data.h"
 #include "Dense.h"
 #include "Feeder.h"
+#include "LongLists.h"
 #include "Model.h"
 #include "Sparse.h"
 
@@ -110,6 +111,7 @@ private:
 
     SparseScratch sparse_;
     DenseStep dense_;
+    LongLists long_;
     DeviceMemory sums_memory_; ///< DeviceSums, objective, partial sums
     PinnedMemory sums_host_;
     DeviceSums sums_;

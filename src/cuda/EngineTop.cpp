@@ -82,7 +82,6 @@ void Engine::top_components(
     const bool one = m == 1;
     const size_t d = shape_.d;
     const int layout = planes(true);
-    const int pitch = (int(d) + 7) / 8 * 8;
     const size_t padded_k = model_.padded_k;
     size_t block = std::clamp<size_t>(
             kScoreBytes / (one ? 1024 : padded_k * sizeof(float)), 128, 131072);
@@ -92,9 +91,8 @@ void Engine::top_components(
 
     const size_t units = (block + kUnitRows - 1) / kUnitRows;
     const size_t sizes[] = {
-            aligned(block * pitch * 2 * layout),
-            aligned(block * 2 * sizeof(float)), // row constants
-            aligned(block * sizeof(float)),     // log-sum-exp
+            aligned(block * prepared_row_bytes(int(d), layout)),
+            aligned(block * sizeof(float)), // log-sum-exp
             aligned(block * m * sizeof(uint32_t)),
             aligned(block * m * sizeof(float)),
             aligned(block * m * sizeof(float)),
@@ -110,11 +108,7 @@ void Engine::top_components(
         return p;
     };
     PreparedRows rows;
-    rows.operand = {
-            reinterpret_cast<__half*>(take()), int64_t(block), pitch, layout};
-    rows.row_constant = reinterpret_cast<float*>(take());
-    rows.row_constant_hi = rows.row_constant + block;
-    rows.capacity = int64_t(block);
+    rows.lay_out(take(), int64_t(block), int(d), layout);
     float* const lse = reinterpret_cast<float*>(take());
     TopArgs top;
     top.m = int(m);

@@ -25,6 +25,7 @@ struct ModelArgs {
     float* half_inverse;
     float* log_constant;
     unsigned char* narrow;
+    float* mean_error;
     float* worst;
 };
 
@@ -131,7 +132,7 @@ __global__ void __launch_bounds__(kThreads)
 
     // shift: what the products miss at the mean, with both halves of the
     // operand and with the first alone.
-    double norm = 0, logs = 0, shift = 0, shift_hi = 0, error = 0;
+    double norm = 0, logs = 0, shift = 0, shift_hi = 0, error = 0, missed = 0;
     for (int j = threadIdx.x; j < args.pitch; j += kThreads) {
         const bool inside = j < args.d;
         const double m = inside ? mean[j] : 0;
@@ -159,6 +160,9 @@ __global__ void __launch_bounds__(kThreads)
                 lo ? lo + j : nullptr,
                 shift,
                 shift_hi);
+            const double rest =
+                    y - double(__half2float(hi[j])) / args.operand_scale;
+            missed += rest * rest;
         }
         if (inside) {
             norm += m * m / v;
@@ -179,6 +183,7 @@ __global__ void __launch_bounds__(kThreads)
     logs = block_sum(logs);
     shift = block_sum(shift);
     shift_hi = block_sum(shift_hi);
+    missed = block_sum(missed);
     // Half an ulp of fp16, root mean square over mantissas: about 2^-13.
     const double rms = sqrt(block_sum(error)) / 8192;
     if (threadIdx.x) {
@@ -204,7 +209,9 @@ __global__ void __launch_bounds__(kThreads)
     if (args.variance_kind != 1) {
         args.half_inverse[k] = float(0.5 * kLog2e / variance(0));
     }
-    args.narrow[k] = rms > args.tolerance;
+    // Scores of products are judged pair by pair (Refine.cu); only sums ask.
+    args.narrow[k] = rms > (args.squares ? 1 : 4) * args.tolerance;
+    args.mean_error[k] = float(missed / (double(args.power) * args.power));
     // Positive floats compare as integers; a maximum has no order.
     atomicMax(reinterpret_cast<int*>(args.worst), __float_as_int(float(rms)));
 }
@@ -230,6 +237,7 @@ void Model::upload(const GaussianMixture& model, cudaStream_t stream) {
             (covariance == Covariance::diagonal ? kd : k) * sizeof(float),
             k * sizeof(float),
             size_t(k),
+            k * sizeof(float),
             size_t(padded_k) * sizeof(float4),
             sizeof(float)};
     size_t total = 0;
@@ -248,6 +256,7 @@ void Model::upload(const GaussianMixture& model, cudaStream_t stream) {
     take(half_inverse);
     take(log_constant);
     take(narrow);
+    take(mean_error);
     take(constants_);
     take(worst_);
 
@@ -314,6 +323,7 @@ void Model::prepare(
     args.half_inverse = half_inverse;
     args.log_constant = log_constant;
     args.narrow = narrow;
+    args.mean_error = mean_error;
     args.worst = worst_;
     check(cudaMemsetAsync(worst_, 0, sizeof(float), stream), "clearing");
     model_kernel<<<padded_k, kThreads, 0, stream>>>(args);
@@ -347,19 +357,18 @@ ScoreArgs Model::score_args(bool want_split) const {
     const bool squares = geometry == Geometry::squares;
     const bool row_squares = covariance == Covariance::diagonal;
     const int halves = squares ? 2 : 1;
+    // Small terms first: the matrix units truncate each sum to its own size.
     auto add = [&](int row_plane, int component_plane) {
         args.term_rows[args.num_terms] = uint8_t(row_plane);
         args.term_components[args.num_terms++] = uint8_t(component_plane);
     };
     const int row_lo = row_squares ? 2 : 1;
+    for (int h = 0; h < halves && split; h++) {
+        add(h, halves + h);
+        add(row_lo + h, h);
+    }
     for (int h = 0; h < halves; h++) {
         add(h, h);
-    }
-    if (split) {
-        for (int h = 0; h < halves; h++) {
-            add(h, halves + h);
-            add(row_lo + h, h);
-        }
     }
     return args;
 }

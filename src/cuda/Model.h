@@ -48,10 +48,12 @@ struct Model {
     float largest_mean = 0;
 
     // fp32, frame's units, for exact evaluation
-    float* means = nullptr;          ///< [k][d]
-    float* half_inverse = nullptr;   ///< log2(e) / (2 v): [k], or [k][d]
-    float* log_constant = nullptr;   ///< [k] score at the mean
-    unsigned char* narrow = nullptr; ///< [k] fp16 loses too much here
+    float* means = nullptr;        ///< [k][d]
+    float* half_inverse = nullptr; ///< log2(e) / (2 v): [k], or [k][d]
+    float* log_constant = nullptr; ///< [k] score at the mean
+    unsigned char* narrow =
+            nullptr; ///< [k] rows need lo in sums (diagonal: scores too)
+    float* mean_error = nullptr; ///< [k] |what fp16 misses of the mean|^2
 
 private:
     Operand operand_;

@@ -1,3 +1,4 @@
+#include "Evaluate.cuh"
 #include "Sparse.h"
 
 namespace gmm::cuda {
@@ -5,47 +6,43 @@ namespace gmm::cuda {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr float kLn2 = 0.6931472f;
 
 struct RefineArgs {
-    const uint32_t* keys;
+    ExactArgs exact;
+    uint32_t* keys;
     uint2* values;
-    const uint64_t* unit_counts;
+    uint64_t* unit_counts;
+    float* unit_dropped;
     const uint16_t* row_ranges;
     float* row_lse;
     int rows;
-    const __half* hi;
-    const __half* lo; ///< or nullptr
-    int d, pitch;
-    float unpower; ///< Y to the frame's units
     const float* row_weight;
-    const float* means;
-    const float* half_inverse; ///< [k], or [k][d]
-    const float* log_constant;
-    const unsigned char* narrow; ///< nullptr: every component
+    const float* row_error;  ///< from the block's first row
+    const float* mean_error; ///< [k]
+    const unsigned char* narrow;
+    bool all;
+    float tolerance;
     float bound;
+    float keep_bound;
 };
 
-/// Candidates that are evaluated at a time, to have their loads in flight.
-constexpr int kBatch = 4;
-
-/// Four dimensions of a row or a mean; the last may be fewer.
-template <bool kAligned>
-__device__ __forceinline__ float4 load4(const float* from, int j, int d) {
-    if (kAligned) {
-        return *reinterpret_cast<const float4*>(from + j);
-    }
-    return make_float4(
-            from[j],
-            j + 1 < d ? from[j + 1] : 0.f,
-            j + 2 < d ? from[j + 2] : 0.f,
-            j + 3 < d ? from[j + 3] : 0.f);
-}
-
-__device__ __forceinline__ float4 load_row(const __half* from, int j) {
-    const uint2 bits = *reinterpret_cast<const uint2*>(from + j);
-    const float2 a = __half22float2(*reinterpret_cast<const __half2*>(&bits.x));
-    const float2 b = __half22float2(*reinterpret_cast<const __half2*>(&bits.y));
-    return make_float4(a.x, a.y, b.x, b.y);
+/** Whether fp16 leaves an error that shows in this pair's score.
+ *
+ * Rounding row and mean by dy and dm moves a score by (dy - dm) (m - y) / v.
+ * Its standard deviation follows from the lengths of the three, and the last
+ * from the score; what hardly weighs in its row may be off by more.
+ */
+__device__ __forceinline__ bool rounding_shows(
+        const RefineArgs& args, uint32_t k, uint32_t row, float score) {
+    const float inverse = 2 * kLn2 * args.exact.half_inverse[k]; // 1 / v
+    const float dy =
+            args.row_error[row] * args.exact.unpower * args.exact.unpower;
+    const float square = 2 * kLn2 * (args.exact.log_constant[k] - score);
+    const float sigma2 = inverse * (dy + args.mean_error[k]) *
+            fmaxf(square, 0.f) / float(args.exact.d);
+    const float weight = fminf(1.f, 16 * exp2f(score - args.row_lse[row]));
+    return sigma2 * weight * weight > args.tolerance * args.tolerance;
 }
 
 /** One warp a unit of rows, four dimensions a lane.
@@ -55,7 +52,7 @@ __device__ __forceinline__ float4 load_row(const __half* from, int j) {
  * row's chain of loads after the other's.
  */
 template <bool kAligned, bool kEachDimension>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 3)
         refine_kernel(const __grid_constant__ RefineArgs args) {
     __shared__ float all_scores[kThreads / 32][kUnitCapacity];
     const int unit = blockIdx.x * (kThreads / 32) + threadIdx.x / 32;
@@ -65,81 +62,25 @@ __global__ void __launch_bounds__(kThreads)
     }
     float* const scores = all_scores[threadIdx.x / 32];
     const size_t first = size_t(unit) * kUnitCapacity;
-    const int count = int(uint32_t(args.unit_counts[unit]));
+    const uint64_t counts = args.unit_counts[unit];
+    const int count = int(uint32_t(counts));
     for (int i0 = 0; i0 < count; i0 += 32) {
         const int i = i0 + lane;
         const bool inside = i < count;
         const uint32_t k = inside ? args.keys[first + i] : 0;
         const uint2 value = inside ? args.values[first + i] : make_uint2(0, 0);
         float score = __uint_as_float(value.y);
-        uint32_t left = __ballot_sync(
-                0xffffffffu, inside && (!args.narrow || args.narrow[k]));
-        while (left) {
-            int from[kBatch];
-            const float* mean[kBatch];
-            const float* inverse[kBatch];
-            size_t row[kBatch];
-            float sum[kBatch] = {};
-            int batch = 0;
-#pragma unroll
-            for (int b = 0; b < kBatch; b++) {
-                from[b] = left ? __ffs(left) - 1 : from[0];
-                batch += left != 0;
-                left &= left - 1;
-                const uint32_t c = __shfl_sync(0xffffffffu, k, from[b]);
-                row[b] = size_t(__shfl_sync(0xffffffffu, value.x, from[b])) *
-                        args.pitch;
-                mean[b] = args.means + size_t(c) * args.d;
-                inverse[b] = args.half_inverse +
-                        (kEachDimension ? size_t(c) * args.d : c);
-            }
-            for (int j = lane * 4; j < args.d; j += 128) {
-                float4 y[kBatch], m[kBatch], v[kBatch];
-#pragma unroll
-                for (int b = 0; b < kBatch; b++) {
-                    y[b] = load_row(args.hi + row[b], j);
-                    m[b] = load4<kAligned>(mean[b], j, args.d);
-                    if (kEachDimension) {
-                        v[b] = load4<kAligned>(inverse[b], j, args.d);
-                    }
-                }
-                if (args.lo) {
-#pragma unroll
-                    for (int b = 0; b < kBatch; b++) {
-                        const float4 rest = load_row(args.lo + row[b], j);
-                        y[b].x += rest.x;
-                        y[b].y += rest.y;
-                        y[b].z += rest.z;
-                        y[b].w += rest.w;
-                    }
-                }
-#pragma unroll
-                for (int b = 0; b < kBatch; b++) {
-                    auto add = [&](float yj, float mj, float vj) {
-                        const float t = fmaf(yj, args.unpower, -mj);
-                        sum[b] = fmaf(kEachDimension ? t * vj : t, t, sum[b]);
-                    };
-                    add(y[b].x, m[b].x, v[b].x);
-                    add(y[b].y, m[b].y, v[b].y);
-                    add(y[b].z, m[b].z, v[b].z);
-                    add(y[b].w, m[b].w, v[b].w);
-                }
-            }
-#pragma unroll
-            for (int b = 0; b < kBatch; b++) {
-#pragma unroll
-                for (int step = 16; step; step /= 2) {
-                    sum[b] += __shfl_xor_sync(0xffffffffu, sum[b], step);
-                }
-            }
-#pragma unroll
-            for (int b = 0; b < kBatch; b++) {
-                if (b < batch && lane == from[b]) {
-                    score = args.log_constant[k] -
-                            (kEachDimension ? sum[b] : sum[b] * inverse[b][0]);
-                }
-            }
+        bool needed = inside;
+        if (inside && !args.all) {
+            needed = kEachDimension ? bool(args.narrow[k])
+                                    : rounding_shows(args, k, value.x, score);
         }
+        evaluate_pairs<kAligned, kEachDimension>(
+                args.exact,
+                __ballot_sync(0xffffffffu, needed),
+                k,
+                value.x,
+                score);
         if (inside) {
             scores[i] = score;
         }
@@ -147,6 +88,7 @@ __global__ void __launch_bounds__(kThreads)
     __syncwarp();
     // A lane a row: its entries are neighbours.
     const int row = unit * kUnitRows + lane;
+    float dropped = 0;
     if (lane < kUnitRows && row < args.rows && !isnan(args.row_lse[row])) {
         const int range = args.row_ranges[row];
         const int begin = range >> 8, end = begin + (range & 255);
@@ -154,21 +96,45 @@ __global__ void __launch_bounds__(kThreads)
         for (int i = begin; i < end; i++) {
             best = fmaxf(best, scores[i]);
         }
+        // What a row's slack let in counts no more than it would without.
         for (int i = begin; i < end; i++) {
-            sum += exp2f(scores[i] - best);
+            sum += scores[i] < best - args.bound ? 0.f
+                                                 : exp2f(scores[i] - best);
         }
         const float lse = best + log2f(sum);
         const float weight = args.row_weight ? args.row_weight[row] : 1.f;
         for (int i = begin; i < end; i++) {
-            scores[i] = scores[i] < lse - args.bound
-                    ? 0.f
-                    : weight * exp2f(scores[i] - lse);
+            const float r = weight * exp2f(scores[i] - lse);
+            const bool kept = scores[i] >= best - args.keep_bound;
+            dropped += kept || scores[i] < best - args.bound ? 0.f : r;
+            scores[i] = kept ? r : -1.f;
         }
         args.row_lse[row] = lse;
     }
     __syncwarp();
-    for (int i = lane; i < count; i += 32) {
-        args.values[first + i].y = __float_as_uint(scores[i]);
+#pragma unroll
+    for (int step = 16; step; step /= 2) {
+        dropped += __shfl_xor_sync(0xffffffffu, dropped, step);
+    }
+    // What is left moves together. A lane reads before any writes as far.
+    int kept = 0;
+    for (int i0 = 0; i0 < count; i0 += 32) {
+        const int i = i0 + lane;
+        const bool mine = i < count && scores[i] >= 0;
+        const uint32_t k = mine ? args.keys[first + i] : 0;
+        const uint32_t number = mine ? args.values[first + i].x : 0;
+        const uint32_t all = __ballot_sync(0xffffffffu, mine);
+        if (mine) {
+            const size_t to = first + kept + __popc(all & ((1u << lane) - 1));
+            args.keys[to] = k;
+            args.values[to] = make_uint2(number, __float_as_uint(scores[i]));
+        }
+        kept += __popc(all);
+        __syncwarp();
+    }
+    if (lane == 0) {
+        args.unit_counts[unit] = (counts >> 32 << 32) | uint32_t(kept);
+        args.unit_dropped[unit] = dropped;
     }
 }
 
@@ -182,32 +148,27 @@ void refine(
         float power,
         const float* row_weight,
         const Model& model,
-        bool all,
-        float bound,
+        const RefineOptions& options,
         cudaStream_t stream) {
     RefineArgs args;
+    args.exact = exact_args(prepared, row_begin, power, model);
     args.keys = scratch.keys;
     args.values = scratch.values;
     args.unit_counts = scratch.unit_counts;
+    args.unit_dropped = scratch.unit_dropped;
     args.row_ranges = scratch.row_ranges;
     args.row_lse = scratch.row_lse;
     args.rows = rows;
-    args.d = model.d;
-    args.pitch = prepared.operand.pitch;
-    const bool squares = model.covariance == Covariance::diagonal;
-    const int planes = prepared.operand.planes;
-    args.hi = prepared.operand.data + row_begin * args.pitch;
-    args.lo = planes > (squares ? 2 : 1)
-            ? args.hi + prepared.operand.rows * args.pitch * (squares ? 2 : 1)
-            : nullptr;
-    args.unpower = 1 / power;
     args.row_weight = row_weight;
-    args.means = model.means;
-    args.half_inverse = model.half_inverse;
-    args.log_constant = model.log_constant;
-    args.narrow = all ? nullptr : model.narrow;
-    args.bound = bound;
-    const auto kernel = args.d % 4 == 0
+    args.row_error = prepared.row_error + row_begin;
+    args.mean_error = model.mean_error;
+    args.narrow = model.narrow;
+    args.all = options.all;
+    args.tolerance = options.tolerance;
+    args.bound = options.bound;
+    args.keep_bound = options.keep_bound;
+    const bool squares = model.covariance == Covariance::diagonal;
+    const auto kernel = model.d % 4 == 0
             ? (squares ? refine_kernel<true, true> : refine_kernel<true, false>)
             : (squares ? refine_kernel<false, true>
                        : refine_kernel<false, false>);

@@ -84,7 +84,8 @@ struct SumArgs {
     const __half* hi; ///< plane, from the block's first row
     const __half* lo;
     const float* row_constant;
-    int d, pitch;
+    const unsigned char* narrow; ///< components that lo counts in, or nullptr
+    int d, k, pitch;
     float* head;  ///< [ranges] the piece that a range begins with
     float* tail;  ///< [ranges] the piece that it ends with, if another
     float* whole; ///< [k] a piece that lies inside a range
@@ -138,9 +139,16 @@ __global__ void __launch_bounds__(256)
             break;
         }
         const float constant = args.row_constant[value.x];
+        const uint32_t with_lo = kLo
+                ? __ballot_sync(
+                          0xffffffffu,
+                          valid && (!args.narrow || args.narrow[key % args.k]))
+                : 0;
 #pragma unroll 1
         for (int e = 0; e < count; e += 8) {
             uint2 hi[8], lo[8];
+            // Entries are sorted by component: it is rarely some of them.
+            const bool any_lo = kLo && (with_lo >> e & 255);
 #pragma unroll
             for (int i = 0; i < 8; i++) {
                 const uint32_t row = __shfl_sync(0xffffffffu, value.x, e + i);
@@ -148,7 +156,7 @@ __global__ void __launch_bounds__(256)
                 hi[i] = inside ? *reinterpret_cast<const uint2*>(args.hi + at)
                                : make_uint2(0, 0);
                 if (kLo) {
-                    lo[i] = inside
+                    lo[i] = inside && any_lo
                             ? *reinterpret_cast<const uint2*>(args.lo + at)
                             : make_uint2(0, 0);
                 }
@@ -394,9 +402,21 @@ void SparseScratch::reserve(int rows, int k, int d, bool squares) {
     temporary_bytes_ = sizes.temporary;
 }
 
+static int group_rows_of(int rows, int groups) {
+    return (units_of(rows) + groups - 1) / groups * kUnitRows;
+}
+
+EntryRoom SparseScratch::room(int rows, uint32_t used) const {
+    return {sorted_keys_[0],
+            sorted_values_[0],
+            used,
+            uint32_t(units_of(rows)) * kUnitCapacity,
+            group_rows_of(rows, groups_),
+            k_};
+}
+
 void SparseStep::compact(SparseScratch& s, int rows, cudaStream_t stream) {
     const int units = units_of(rows);
-    const int group_rows = (units + s.groups_ - 1) / s.groups_ * kUnitRows;
     check(cudaMemsetAsync(s.unit_counts + units, 0, 8, stream), "clearing");
     size_t temporary = s.temporary_bytes_;
     check(cub::DeviceScan::ExclusiveSum(
@@ -421,7 +441,7 @@ void SparseStep::compact(SparseScratch& s, int rows, cudaStream_t stream) {
             s.values,
             s.row_lse,
             s.offsets_,
-            group_rows,
+            group_rows_of(rows, s.groups_),
             s.k_,
             s.sorted_keys_[0],
             s.sorted_values_[0],
@@ -438,6 +458,7 @@ void SparseStep::accumulate(
         const PreparedRows& rows,
         int64_t row_begin,
         bool lo,
+        const unsigned char* narrow,
         const DeviceSums& sums,
         cudaStream_t stream) {
     if (entries == 0) {
@@ -473,6 +494,8 @@ void SparseStep::accumulate(
     args.lo = lo ? args.hi + rows.operand.rows * args.pitch * (squares ? 2 : 1)
                  : nullptr;
     args.row_constant = rows.row_constant + row_begin;
+    args.narrow = narrow;
+    args.k = sums.k;
     args.head = s.head_;
     args.tail = s.tail_;
     args.whole = s.whole_;

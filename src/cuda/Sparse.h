@@ -29,6 +29,15 @@ struct DeviceSums {
     }
 };
 
+/** Where entries of overflowed rows go: behind those of the block. */
+struct EntryRoom {
+    uint32_t* keys;
+    uint2* values;
+    uint32_t used, size;
+    int group_rows; ///< rows of a group, see compact
+    int k;
+};
+
 /// Scratch for a block of at most `rows` rows.
 struct SparseScratch {
     void reserve(int rows, int k, int d, bool squares);
@@ -36,6 +45,8 @@ struct SparseScratch {
     size_t bytes() const;
     int units(int rows) const;
     static size_t bytes_for(int rows, int k, int d, bool squares);
+    /// After compact, of a block of `rows` rows with `used` entries.
+    EntryRoom room(int rows, uint32_t used) const;
 
     uint32_t* keys = nullptr; ///< as select writes them
     uint2* values = nullptr;
@@ -68,22 +79,30 @@ struct SparseStep {
 
     /// Puts entries and overflowed rows in order; waits for their numbers.
     void compact(SparseScratch&, int rows, cudaStream_t);
-    /// Adds the entries' sums. Rows are those of the block, from row_begin.
+    /** Adds the entries' sums. Rows are those of the block, from row_begin.
+     *
+     * @param lo      second halves count
+     * @param narrow  of these components only; nullptr: of all
+     */
     void accumulate(
             SparseScratch&,
             const PreparedRows&,
             int64_t row_begin,
             bool lo,
+            const unsigned char* narrow,
             const DeviceSums&,
             cudaStream_t);
 };
 
-/** Replaces candidate scores by exact ones (fp32, straight from differences,
- * no cancellation), and them by responsibilities.
- *
- * @param all  false: only components marked narrow are evaluated anew
- * @param bound  responsibilities below 2^-bound become 0
- */
+struct RefineOptions {
+    bool all;         ///< every candidate is evaluated; else see tolerance
+    float tolerance;  ///< rms error in nats that a candidate may keep
+    float bound;      ///< log2 below a row's best that is summed at all
+    float keep_bound; ///< and that stays an entry, <= bound
+};
+
+/** Replaces candidate scores by exact ones (Evaluate.cuh) where that is asked
+ * for or rounding would show, and scores by responsibilities. */
 void refine(
         const SparseScratch&,
         int rows,
@@ -92,8 +111,7 @@ void refine(
         float power,
         const float* row_weight,
         const Model&,
-        bool all,
-        float bound,
+        const RefineOptions&,
         cudaStream_t);
 
 /// sum of weight * value, in a fixed order; adds to *sum (device).

@@ -1,0 +1,289 @@
+#include <algorithm>
+
+#include "Evaluate.cuh"
+#include "LongLists.h"
+
+namespace gmm::cuda {
+
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / 32;
+constexpr uint32_t kNoPlace = 0xffffffffu;
+
+struct ListArgs {
+    ExactArgs exact; ///< of the block
+    const float* scores;
+    int rows, padded_k;
+    float window;
+    float bound;
+    const uint32_t* numbers; ///< of the rows, in the block
+    uint32_t* own_numbers;   ///< the same, where nothing moves them
+    const float* row_weight;
+    float* best;
+    uint32_t* counts;
+    EntryRoom room;
+    float* row_lse;
+};
+
+/// One warp a row: its best score and how many are near it.
+__global__ void __launch_bounds__(kThreads)
+        count_kernel(const __grid_constant__ ListArgs args) {
+    const int i = blockIdx.x * kWarps + threadIdx.x / 32;
+    const int lane = threadIdx.x % 32;
+    if (i >= args.rows) {
+        return;
+    }
+    const float4* const scores = reinterpret_cast<const float4*>(
+            args.scores + size_t(i) * args.padded_k);
+    float best = -3e38f;
+    for (int j = lane; j < args.padded_k / 4; j += 32) {
+        const float4 s = scores[j];
+        best = fmaxf(fmaxf(best, fmaxf(s.x, s.y)), fmaxf(s.z, s.w));
+    }
+#pragma unroll
+    for (int step = 16; step; step /= 2) {
+        best = fmaxf(best, __shfl_xor_sync(0xffffffffu, best, step));
+    }
+    const float least = best - args.window;
+    uint32_t count = 0;
+    for (int j = lane; j < args.padded_k / 4; j += 32) {
+        const float4 s = scores[j];
+        count += (s.x >= least) + (s.y >= least) + (s.z >= least) +
+                (s.w >= least);
+    }
+#pragma unroll
+    for (int step = 16; step; step /= 2) {
+        count += __shfl_xor_sync(0xffffffffu, count, step);
+    }
+    if (lane == 0) {
+        args.best[i] = best;
+        args.counts[i] = count;
+        args.own_numbers[i] = args.numbers[i];
+    }
+}
+
+/** One block: counts to places behind the entries so far, and the numbers of
+ * the rows that get none to `left`. state: entries, rows left. */
+__global__ void __launch_bounds__(1024) place_kernel(
+        uint32_t* counts,
+        int rows,
+        const uint32_t* numbers,
+        uint32_t* left,
+        uint32_t room,
+        uint32_t* state) {
+    __shared__ uint32_t sums[2][32];
+    __shared__ uint32_t end;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    uint32_t rows_left = state[1];
+    if (threadIdx.x == 0) {
+        end = state[0];
+    }
+    __syncthreads();
+    for (int begin = 0; begin < rows; begin += 1024) {
+        const int i = begin + threadIdx.x;
+        const bool inside = i < rows;
+        const uint32_t number = inside ? numbers[i] : 0;
+        const uint32_t count = inside ? counts[i] : 0;
+        const bool fits = count <= LongLists::kLongest;
+        const uint32_t used = end;
+        uint32_t sum[2] = {fits ? count : 0, 0};
+        bool placed = false;
+#pragma unroll
+        for (int pass = 0; pass < 2; pass++) {
+            uint32_t x = sum[pass];
+#pragma unroll
+            for (int step = 1; step < 32; step *= 2) {
+                const uint32_t other = __shfl_up_sync(0xffffffffu, x, step);
+                x += lane >= step ? other : 0;
+            }
+            if (lane == 31) {
+                sums[pass][warp] = x;
+            }
+            __syncthreads();
+            uint32_t before = 0, all = 0;
+            for (int w = 0; w < 32; w++) {
+                before += w < warp ? sums[pass][w] : 0;
+                all += sums[pass][w];
+            }
+            if (pass == 0) {
+                const uint32_t place = used + before + x - sum[0];
+                // Those placed come before all that there is no room for.
+                placed = inside && fits && place + count <= room;
+                if (inside) {
+                    counts[i] = placed ? place : kNoPlace;
+                }
+                if (placed) {
+                    atomicMax(&end, place + count);
+                }
+                sum[1] = inside && !placed;
+            } else {
+                if (inside && !placed) {
+                    left[rows_left + before + x - 1] = number;
+                }
+                rows_left += all;
+            }
+        }
+        __syncthreads();
+    }
+    if (threadIdx.x == 0) {
+        state[0] = end;
+        state[1] = rows_left;
+    }
+}
+
+/// One warp a row: its candidates, exactly, as entries.
+template <bool kAligned, bool kEachDimension>
+__global__ void __launch_bounds__(kThreads, 3)
+        list_kernel(const __grid_constant__ ListArgs args) {
+    const int i = blockIdx.x * kWarps + threadIdx.x / 32;
+    const int lane = threadIdx.x % 32;
+    if (i >= args.rows || args.counts[i] == kNoPlace) {
+        return;
+    }
+    const uint32_t place = args.counts[i];
+    const uint32_t row = args.own_numbers[i];
+    const uint32_t group = row / args.room.group_rows * args.room.k;
+    const float least = args.best[i] - args.window;
+    const float* const scores = args.scores + size_t(i) * args.padded_k;
+    uint32_t end = place;
+    for (int k = lane; k < args.padded_k; k += 32) {
+        const bool mine = scores[k] >= least;
+        const uint32_t all = __ballot_sync(0xffffffffu, mine);
+        if (mine) {
+            args.room.keys[end + __popc(all & ((1u << lane) - 1))] = k;
+        }
+        end += __popc(all);
+    }
+    __syncwarp();
+    float best = -3e38f;
+    for (uint32_t first = place; first < end; first += 32) {
+        const uint32_t at = first + lane;
+        const bool inside = at < end;
+        const uint32_t k = inside ? args.room.keys[at] : 0;
+        float score = -3e38f;
+        evaluate_pairs<kAligned, kEachDimension>(
+                args.exact, __ballot_sync(0xffffffffu, inside), k, row, score);
+        if (inside) {
+            args.room.keys[at] = group + k;
+            args.room.values[at] = make_uint2(row, __float_as_uint(score));
+        }
+        best = fmaxf(best, score);
+    }
+#pragma unroll
+    for (int step = 16; step; step /= 2) {
+        best = fmaxf(best, __shfl_xor_sync(0xffffffffu, best, step));
+    }
+    float sum = 0;
+    for (uint32_t at = place + lane; at < end; at += 32) {
+        const float score = __uint_as_float(args.room.values[at].y);
+        sum += score < best - args.bound ? 0.f : exp2f(score - best);
+    }
+#pragma unroll
+    for (int step = 16; step; step /= 2) {
+        sum += __shfl_xor_sync(0xffffffffu, sum, step);
+    }
+    const float lse = best + log2f(sum);
+    const float weight = args.row_weight ? args.row_weight[row] : 1.f;
+    for (uint32_t at = place + lane; at < end; at += 32) {
+        const float score = __uint_as_float(args.room.values[at].y);
+        args.room.values[at].y = __float_as_uint(
+                score < best - args.bound ? 0.f : weight * exp2f(score - lse));
+    }
+    if (lane == 0) {
+        args.row_lse[row] = lse;
+    }
+}
+
+} // namespace
+
+void LongLists::reserve() {
+    memory_.reserve(3 * kDenseRows * sizeof(float) + 2 * sizeof(uint32_t));
+    totals_.reserve(2 * sizeof(uint32_t));
+}
+
+void LongLists::run(
+        const ScoreKernels& score,
+        const Model& model,
+        const PreparedRows& from,
+        int64_t row_begin,
+        float power,
+        const float* row_weight,
+        uint32_t* numbers,
+        int count,
+        float bound,
+        float slack,
+        const EntryRoom& room,
+        float* row_lse,
+        const DenseStep& borrowed,
+        cudaStream_t stream) {
+    const PreparedRows& gathered = borrowed.gathered();
+    float* const best = memory_.as<float>();
+    uint32_t* const counts = reinterpret_cast<uint32_t*>(best + kDenseRows);
+    uint32_t* const own_numbers = counts + kDenseRows;
+    uint32_t* const state = own_numbers + kDenseRows;
+    const int capacity = int(std::min<size_t>(
+            kDenseRows,
+            borrowed.scratch_bytes() / (model.padded_k * sizeof(float))));
+    const uint32_t start[2] = {room.used, 0};
+    uint32_t* const totals = totals_.as<uint32_t>();
+    std::copy(start, start + 2, totals);
+    check(cudaMemcpyAsync(
+                  state, totals, sizeof(start), cudaMemcpyHostToDevice, stream),
+          "clearing");
+    const bool squares = model.covariance == Covariance::diagonal;
+    const auto list = model.d % 4 == 0
+            ? (squares ? list_kernel<true, true> : list_kernel<true, false>)
+            : (squares ? list_kernel<false, true> : list_kernel<false, false>);
+    for (int begin = 0; begin < count; begin += capacity) {
+        const int rows = std::min(capacity, count - begin);
+        gather_rows(
+                from,
+                row_begin,
+                nullptr,
+                numbers + begin,
+                rows,
+                gathered,
+                nullptr,
+                stream);
+        ScoreArgs args = model.score_args(false);
+        args.rows_operand = gathered.operand;
+        args.rows = rows;
+        if (model.geometry == Geometry::product) {
+            args.row_constant = gathered.row_constant_hi;
+        }
+        args.splits = splits_of(rows, args.components);
+        score(args, LogitArgs{borrowed.scratch()}, stream);
+
+        ListArgs lists;
+        lists.exact = exact_args(from, row_begin, power, model);
+        lists.scores = borrowed.scratch();
+        lists.rows = rows;
+        lists.padded_k = model.padded_k;
+        lists.window = bound + slack;
+        lists.bound = bound;
+        lists.numbers = numbers + begin;
+        lists.own_numbers = own_numbers;
+        lists.row_weight = row_weight;
+        lists.best = best;
+        lists.counts = counts;
+        lists.room = room;
+        lists.row_lse = row_lse;
+        const int blocks = (rows + kWarps - 1) / kWarps;
+        count_kernel<<<blocks, kThreads, 0, stream>>>(lists);
+        check_launch("counting of long lists");
+        place_kernel<<<1, 1024, 0, stream>>>(
+                counts, rows, own_numbers, numbers, room.size, state);
+        check_launch("placing of long lists");
+        list<<<blocks, kThreads, 0, stream>>>(lists);
+        check_launch("long lists");
+    }
+    check(cudaMemcpyAsync(
+                  totals, state, sizeof(start), cudaMemcpyDeviceToHost, stream),
+          "reading the number of entries");
+    check(cudaStreamSynchronize(stream), "long lists");
+    entries = int64_t(totals[0]) - room.used;
+    left = int(totals[1]);
+}
+
+} // namespace gmm::cuda
