@@ -2,6 +2,7 @@
 
 #include "Check.h"
 #include "Data.h"
+#include "Fold.h"
 
 namespace gmm::cuda {
 
@@ -30,6 +31,7 @@ template <class T>
 __global__ void __launch_bounds__(256) prepare_kernel(
         const __grid_constant__ PrepareArgs args,
         const __grid_constant__ PreparedRows out,
+        float unfold,
         RowChecks* checks) {
     const int lane = threadIdx.x % 32;
     const int pitch = out.operand.pitch;
@@ -90,6 +92,9 @@ __global__ void __launch_bounds__(256) prepare_kernel(
             out.row_constant[args.row_begin + i] = -0.5f * norm;
             out.row_constant_hi[args.row_begin + i] = -0.5f * norm_hi;
             out.row_error[args.row_begin + i] = missed;
+            put_row_slots(
+                    out.row_slots + (args.row_begin + i) * kFoldSlots,
+                    -0.5f * norm_hi * unfold);
         }
     }
     // Integer maxima and minima: order does not matter.
@@ -156,32 +161,35 @@ void prepare_rows(
         return;
     }
     const int blocks = int(std::min<int64_t>((args.rows + 7) / 8, 132 * 32));
+    const float unfold = 1 / fold_scale(args.d, args.power);
     switch (args.type) {
         case ElementType::f32:
             prepare_kernel<float>
-                    <<<blocks, 256, 0, stream>>>(args, out, checks);
+                    <<<blocks, 256, 0, stream>>>(args, out, unfold, checks);
             break;
         case ElementType::f16:
             prepare_kernel<__half>
-                    <<<blocks, 256, 0, stream>>>(args, out, checks);
+                    <<<blocks, 256, 0, stream>>>(args, out, unfold, checks);
             break;
         case ElementType::u8:
             prepare_kernel<unsigned char>
-                    <<<blocks, 256, 0, stream>>>(args, out, checks);
+                    <<<blocks, 256, 0, stream>>>(args, out, unfold, checks);
             break;
     }
     check_launch("conversion of rows");
 }
 
 size_t prepared_row_bytes(int d, int planes) {
-    return size_t((d + 7) / 8 * 8) * 2 * planes + 3 * sizeof(float);
+    return size_t((d + 7) / 8 * 8) * 2 * planes + kFoldSlots * sizeof(__half) +
+            3 * sizeof(float);
 }
 
 void PreparedRows::lay_out(void* memory, int64_t rows, int d, int planes) {
     const int pitch = (d + 7) / 8 * 8;
     auto* const data = static_cast<__half*>(memory);
     operand = {data, rows, pitch, planes};
-    row_constant = reinterpret_cast<float*>(data + rows * pitch * planes);
+    row_slots = data + rows * pitch * planes;
+    row_constant = reinterpret_cast<float*>(row_slots + rows * kFoldSlots);
     row_constant_hi = row_constant + rows;
     row_error = row_constant_hi + rows;
     capacity = rows;

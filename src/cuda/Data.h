@@ -18,7 +18,8 @@ struct PreparedRows {
     float* row_constant = nullptr; ///< -|Y|^2 / 2, Y = hi (+ lo)
     /// the same of hi alone: a score must see one Y in product and constant
     float* row_constant_hi = nullptr;
-    float* row_error = nullptr; ///< |Y - hi|^2: what fp16 misses
+    float* row_error = nullptr;  ///< |Y - hi|^2: what fp16 misses
+    __half* row_slots = nullptr; ///< of the constant of hi (Fold.h)
     int64_t capacity = 0;
 
     /// All from `memory`, which has prepared_row_bytes for each row.

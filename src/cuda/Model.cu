@@ -2,6 +2,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "Fold.h"
 #include "Model.h"
 
 namespace gmm::cuda {
@@ -21,6 +22,9 @@ struct ModelArgs {
     const float* variances;
     const float* log_weights;
     __half* planes;
+    __half* folded; ///< [padded_k][pitch], or nullptr
+    __half* slots;
+    float fold_scale;
     float* constants;
     float* half_inverse;
     float* log_constant;
@@ -104,7 +108,17 @@ __global__ void __launch_bounds__(kThreads)
                 hi[p * plane + j] = __half(0.f);
             }
         }
+        for (int j = threadIdx.x; args.folded && j < args.pitch;
+             j += kThreads) {
+            args.folded[int64_t(k) * args.pitch + j] = __half(0.f);
+        }
         if (threadIdx.x == 0) {
+            if (args.folded) {
+                put_component_slots(
+                        args.slots + int64_t(k) * kFoldSlots,
+                        65504,
+                        -65504. * kFoldUnit);
+            }
             constants[0] = constants_hi[0] = 0;
             constants[2] = constants_hi[2] = -INFINITY;
         }
@@ -133,6 +147,7 @@ __global__ void __launch_bounds__(kThreads)
     // shift: what the products miss at the mean, with both halves of the
     // operand and with the first alone.
     double norm = 0, logs = 0, shift = 0, shift_hi = 0, error = 0, missed = 0;
+    double shift_folded = 0, missed_folded = 0;
     for (int j = threadIdx.x; j < args.pitch; j += kThreads) {
         const bool inside = j < args.d;
         const double m = inside ? mean[j] : 0;
@@ -163,6 +178,14 @@ __global__ void __launch_bounds__(kThreads)
             const double rest =
                     y - double(__half2float(hi[j])) / args.operand_scale;
             missed += rest * rest;
+            if (args.folded) {
+                const double x = kLog2e * m / (v * args.power);
+                const __half h = __double2half(x);
+                args.folded[int64_t(k) * args.pitch + j] = h;
+                const double rest_folded = x - double(__half2float(h));
+                shift_folded += y * rest_folded;
+                missed_folded += rest_folded * rest_folded;
+            }
         }
         if (inside) {
             norm += m * m / v;
@@ -184,6 +207,8 @@ __global__ void __launch_bounds__(kThreads)
     shift = block_sum(shift);
     shift_hi = block_sum(shift_hi);
     missed = block_sum(missed);
+    shift_folded = block_sum(shift_folded);
+    missed_folded = block_sum(missed_folded);
     // Half an ulp of fp16, root mean square over mantissas: about 2^-13.
     const double rms = sqrt(block_sum(error)) / 8192;
     if (threadIdx.x) {
@@ -205,13 +230,22 @@ __global__ void __launch_bounds__(kThreads)
     constants[0] = constants_hi[0] = float(a);
     constants[2] = float(peak - 0.5 * kLog2e * norm + a * shift);
     constants_hi[2] = float(peak - 0.5 * kLog2e * norm + a * shift_hi);
+    if (args.folded) {
+        put_component_slots(
+                args.slots + int64_t(k) * kFoldSlots,
+                a * args.operand_scale * args.fold_scale,
+                peak - 0.5 * kLog2e * norm + shift_folded);
+    }
     args.log_constant[k] = float(peak);
     if (args.variance_kind != 1) {
         args.half_inverse[k] = float(0.5 * kLog2e / variance(0));
     }
     // Scores of products are judged pair by pair (Refine.cu); only sums ask.
     args.narrow[k] = rms > (args.squares ? 1 : 4) * args.tolerance;
-    args.mean_error[k] = float(missed / (double(args.power) * args.power));
+    const double to_mean =
+            args.folded ? variance(0) * args.power / kLog2e : 1. / args.power;
+    args.mean_error[k] =
+            float((args.folded ? missed_folded : missed) * to_mean * to_mean);
     // Positive floats compare as integers; a maximum has no order.
     atomicMax(reinterpret_cast<int*>(args.worst), __float_as_int(float(rms)));
 }
@@ -275,9 +309,32 @@ void Model::upload(const GaussianMixture& model, cudaStream_t stream) {
                   means, host, uploaded, cudaMemcpyHostToDevice, stream),
           "upload of the model");
     largest_mean = 0;
-    for (float m : model.means) {
-        largest_mean = std::max(largest_mean, std::fabs(m));
+    largest_inverse_ = largest_scaled_ = largest_constant_ = 0;
+    for (int c = 0; c < k; c++) {
+        float top = 0, norm = 0;
+        for (int j = 0; j < d; j++) {
+            const float m = std::fabs(model.means[size_t(c) * d + j]);
+            top = std::max(top, m);
+            norm += m * m;
+        }
+        largest_mean = std::max(largest_mean, top);
+        const double v = model.variance(c, 0);
+        const double constant = std::fabs(model.log_weights[c]) +
+                0.5 * d * std::fabs(std::log(6.283185307179586 * v)) +
+                0.5 * norm / v;
+        largest_inverse_ = std::max(largest_inverse_, 1 / v);
+        largest_scaled_ = std::max(largest_scaled_, top / v);
+        largest_constant_ = std::max(largest_constant_, kLog2e * constant);
     }
+}
+
+bool Model::can_fold(float power) const {
+    return d <= kFoldDimension && geometry == Geometry::product &&
+            kLog2e * largest_inverse_ / (double(power) * power) *
+                    fold_scale(d, power) <=
+            kFoldLimit &&
+            kLog2e * largest_scaled_ / power <= kFoldLimit &&
+            largest_constant_ / kFoldUnit <= kFoldLimit;
 }
 
 void Model::prepare(
@@ -294,8 +351,15 @@ void Model::prepare(
     operand_.pitch = pitch;
     operand_.rows = padded_k;
     operand_.planes = (squares ? 2 : 1) * (lo ? 2 : 1);
-    planes_.reserve(size_t(operand_.planes) * padded_k * pitch * 2);
+    const size_t plane = size_t(padded_k) * pitch;
+    folded = !hard && can_fold(power);
+    planes_.reserve(
+            ((operand_.planes + 1) * plane + size_t(padded_k) * kFoldSlots) *
+            sizeof(__half));
     operand_.data = planes_.as<__half>();
+    __half* const folded_data = planes_.as<__half>() + operand_.planes * plane;
+    folded_.components = {folded_data, padded_k, pitch, 1};
+    folded_.component_slots = {folded_data + plane, padded_k, kFoldSlots, 1};
     // Means far outside the data must not overflow.
     const float top = largest_mean * power;
     operand_scale =
@@ -319,6 +383,9 @@ void Model::prepare(
     args.variances = variances_;
     args.log_weights = log_weights_;
     args.planes = planes_.as<__half>();
+    args.folded = folded ? folded_data : nullptr;
+    args.slots = folded_data + plane;
+    args.fold_scale = fold_scale(d, power);
     args.constants = reinterpret_cast<float*>(constants_);
     args.half_inverse = half_inverse;
     args.log_constant = log_constant;
@@ -354,6 +421,9 @@ ScoreArgs Model::score_args(bool want_split) const {
     args.row_constant_scale = operand_scale;
     // Planes of rows: [hi, lo] or [hi, hi^2, lo, lo^2], by how the rows were
     // prepared; of components: by geometry.
+    if (folded && !split) {
+        args.folded = folded_;
+    }
     const bool squares = geometry == Geometry::squares;
     const bool row_squares = covariance == Covariance::diagonal;
     const int halves = squares ? 2 : 1;

@@ -44,6 +44,7 @@ struct Model {
     int d = 0;
     int padded_k = 0;
     bool lo = false;
+    bool folded = false;     ///< there are folded operands (Fold.h)
     float operand_scale = 1; ///< of the component operand (product)
     float largest_mean = 0;
 
@@ -56,7 +57,14 @@ struct Model {
     float* mean_error = nullptr; ///< [k] |what fp16 misses of the mean|^2
 
 private:
+    /// Whether folded operands stay in fp16's range.
+    bool can_fold(float power) const;
+
     Operand operand_;
+    FoldedOperands folded_;
+    /// Over the components, what can_fold looks at: 1 / v, largest |mean| / v,
+    /// |constant|.
+    double largest_inverse_ = 0, largest_scaled_ = 0, largest_constant_ = 0;
     float4* constants_ = nullptr; ///< for hi alone, then for hi + lo
     float* variances_ = nullptr;
     float* log_weights_ = nullptr;

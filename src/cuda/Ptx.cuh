@@ -45,40 +45,46 @@ __device__ __forceinline__ uint32_t load_shared_uint(uint32_t address) {
     return value;
 }
 
-/** Stores c at `end` if c[0] or c[1] reaches t0, or c[2] or c[3] t1; then
- * moves `end` by one step, up to `sink`, and sets the bit in the mask. All of
- * it predicated: a branch would cost more than what it skips. */
+/** If m0 (the larger of c[0] and c[1]) reaches t0 or m1 (of c[2] and c[3]) t1:
+ * stores c at `end`, or at `sink` if that comes first, and `column` behind it,
+ * and moves `end` by one step. All of it predicated: a branch would cost more
+ * than what it skips. */
 __device__ __forceinline__ void append(
         const float (&c)[4],
+        uint32_t column,
+        float m0,
+        float m1,
         float t0,
         float t1,
         uint32_t& end,
-        uint32_t& mask,
-        uint32_t step,
         uint32_t sink,
-        uint32_t bit) {
+        uint32_t to_column,
+        uint32_t step) {
     asm volatile(
             "{\n"
             ".reg .pred p;\n"
-            "setp.ge.f32 p, %2, %6;\n"
-            "setp.ge.or.f32 p, %3, %6, p;\n"
-            "setp.ge.or.f32 p, %4, %7, p;\n"
-            "setp.ge.or.f32 p, %5, %7, p;\n"
-            "@p st.shared.v4.f32 [%0], {%2,%3,%4,%5};\n"
-            "@p add.u32 %0, %0, %8;\n"
-            "@p min.u32 %0, %0, %9;\n"
-            "@p or.b32 %1, %1, %10;\n"
+            ".reg .u32 at, behind;\n"
+            "min.u32 at, %0, %10;\n"
+            "add.u32 behind, at, %11;\n"
+            "setp.ge.f32 p, %6, %8;\n"
+            "setp.ge.or.f32 p, %7, %9, p;\n"
+            "@p st.shared.v4.f32 [at], {%1,%2,%3,%4};\n"
+            "@p st.shared.u32 [behind], %5;\n"
+            "@p add.u32 %0, %0, %12;\n"
             "}\n"
-            : "+r"(end), "+r"(mask)
+            : "+r"(end)
             : "f"(c[0]),
               "f"(c[1]),
               "f"(c[2]),
               "f"(c[3]),
+              "r"(column),
+              "f"(m0),
+              "f"(m1),
               "f"(t0),
               "f"(t1),
-              "r"(step),
               "r"(sink),
-              "r"(bit));
+              "r"(to_column),
+              "r"(step));
 }
 
 // ---- sm_80: asynchronous copies, matrix loads, matrix products ----
@@ -240,6 +246,13 @@ __device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t tile) {
             (uint64_t{1} << 62);
 }
 
+/// The same of rows of 16 halves (32 bytes, 32-byte swizzle).
+__device__ __forceinline__ uint64_t wgmma_descriptor_narrow(uint32_t tile) {
+    const uint64_t address = (tile & 0x3FFFF) >> 4;
+    return address | (uint64_t{1} << 16) | (uint64_t{256 >> 4} << 32) |
+            (uint64_t{3} << 62);
+}
+
 __device__ __forceinline__ void wgmma_fence() {
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 }
@@ -290,6 +303,45 @@ __device__ __forceinline__ void wgmma_m64n128k16(
               "+f"(c[14][0]), "+f"(c[14][1]), "+f"(c[14][2]), "+f"(c[14][3]),
               "+f"(c[15][0]), "+f"(c[15][1]), "+f"(c[15][2]), "+f"(c[15][3])
             : "l"(a), "l"(b), "r"(int(add)));
+    // clang-format on
+}
+
+/// The same with a in registers, a warp's 16 rows as load_matrix leaves them.
+__device__ __forceinline__ void wgmma_m64n128k16(
+        float (&c)[16][4], const uint32_t (&a)[4], uint64_t b, bool add) {
+    // clang-format off
+    asm volatile(
+            "{\n"
+            ".reg .pred p;\n"
+            "setp.ne.b32 p, %69, 0;\n"
+            "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {"
+            "%0, %1, %2, %3, %4, %5, %6, %7, "
+            "%8, %9, %10, %11, %12, %13, %14, %15, "
+            "%16, %17, %18, %19, %20, %21, %22, %23, "
+            "%24, %25, %26, %27, %28, %29, %30, %31, "
+            "%32, %33, %34, %35, %36, %37, %38, %39, "
+            "%40, %41, %42, %43, %44, %45, %46, %47, "
+            "%48, %49, %50, %51, %52, %53, %54, %55, "
+            "%56, %57, %58, %59, %60, %61, %62, %63}, "
+            "{%64, %65, %66, %67}, %68, p, 1, 1, 0;\n"
+            "}\n"
+            : "+f"(c[0][0]), "+f"(c[0][1]), "+f"(c[0][2]), "+f"(c[0][3]),
+              "+f"(c[1][0]), "+f"(c[1][1]), "+f"(c[1][2]), "+f"(c[1][3]),
+              "+f"(c[2][0]), "+f"(c[2][1]), "+f"(c[2][2]), "+f"(c[2][3]),
+              "+f"(c[3][0]), "+f"(c[3][1]), "+f"(c[3][2]), "+f"(c[3][3]),
+              "+f"(c[4][0]), "+f"(c[4][1]), "+f"(c[4][2]), "+f"(c[4][3]),
+              "+f"(c[5][0]), "+f"(c[5][1]), "+f"(c[5][2]), "+f"(c[5][3]),
+              "+f"(c[6][0]), "+f"(c[6][1]), "+f"(c[6][2]), "+f"(c[6][3]),
+              "+f"(c[7][0]), "+f"(c[7][1]), "+f"(c[7][2]), "+f"(c[7][3]),
+              "+f"(c[8][0]), "+f"(c[8][1]), "+f"(c[8][2]), "+f"(c[8][3]),
+              "+f"(c[9][0]), "+f"(c[9][1]), "+f"(c[9][2]), "+f"(c[9][3]),
+              "+f"(c[10][0]), "+f"(c[10][1]), "+f"(c[10][2]), "+f"(c[10][3]),
+              "+f"(c[11][0]), "+f"(c[11][1]), "+f"(c[11][2]), "+f"(c[11][3]),
+              "+f"(c[12][0]), "+f"(c[12][1]), "+f"(c[12][2]), "+f"(c[12][3]),
+              "+f"(c[13][0]), "+f"(c[13][1]), "+f"(c[13][2]), "+f"(c[13][3]),
+              "+f"(c[14][0]), "+f"(c[14][1]), "+f"(c[14][2]), "+f"(c[14][3]),
+              "+f"(c[15][0]), "+f"(c[15][1]), "+f"(c[15][2]), "+f"(c[15][3])
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(add)));
     // clang-format on
 }
 

@@ -18,8 +18,9 @@ struct RefineArgs {
     float* row_lse;
     int rows;
     const float* row_weight;
-    const float* row_error;  ///< from the block's first row
-    const float* mean_error; ///< [k]
+    const float* row_constant; ///< from the block's first row
+    const float* row_error;    ///< likewise
+    const float* mean_error;   ///< [k]
     const unsigned char* narrow;
     bool all;
     float tolerance;
@@ -41,8 +42,12 @@ __device__ __forceinline__ bool rounding_shows(
     const float square = 2 * kLn2 * (args.exact.log_constant[k] - score);
     const float sigma2 = inverse * (dy + args.mean_error[k]) *
             fmaxf(square, 0.f) / float(args.exact.d);
+    // The matrix units truncate sums as large as |y|^2 / (2 v), once a step.
+    const float cut = 3e-7f * inverse * args.exact.unpower *
+            args.exact.unpower * -args.row_constant[row];
     const float weight = fminf(1.f, 16 * exp2f(score - args.row_lse[row]));
-    return sigma2 * weight * weight > args.tolerance * args.tolerance;
+    return (sigma2 + cut * cut) * weight * weight >
+            args.tolerance * args.tolerance;
 }
 
 /** One warp a unit of rows, four dimensions a lane.
@@ -160,6 +165,7 @@ void refine(
     args.row_lse = scratch.row_lse;
     args.rows = rows;
     args.row_weight = row_weight;
+    args.row_constant = prepared.row_constant + row_begin;
     args.row_error = prepared.row_error + row_begin;
     args.mean_error = model.mean_error;
     args.narrow = model.narrow;

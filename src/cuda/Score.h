@@ -33,6 +33,14 @@ struct Operand {
     int planes = 0;
 };
 
+/** Constants as part of the product: its operands, where a model and its rows
+ * allow it (Fold.h), for select_folded. */
+struct FoldedOperands {
+    Operand components; ///< a_k M
+    Operand component_slots;
+    Operand row_slots;
+};
+
 struct ScoreArgs {
     Operand rows_operand;
     int64_t row_begin = 0; ///< first row of this launch within the operand
@@ -57,6 +65,8 @@ struct ScoreArgs {
     float row_constant_scale = 1;
     /// {a_2j, a_2j+1, b_2j, b_2j+1}, from component 0
     const float4* component_constants = nullptr;
+
+    FoldedOperands folded; ///< data: nullptr where there is none
 };
 
 /// Rows that one warp finishes together, and the room for what it emits.
@@ -109,14 +119,14 @@ struct LogitArgs {
     float* out; ///< [rows][components of the launch]
 };
 
-/// One launch; the portable kernel needs sm_80, the other sm_90 exactly.
-void score_portable(const ScoreArgs&, const SelectArgs&, cudaStream_t);
-void score_portable(const ScoreArgs&, const LseArgs&, cudaStream_t);
-void score_portable(const ScoreArgs&, const ResponsibilityArgs&, cudaStream_t);
-void score_portable(const ScoreArgs&, const LogitArgs&, cudaStream_t);
-void score_hopper(const ScoreArgs&, const SelectArgs&, cudaStream_t);
-void score_hopper(const ScoreArgs&, const LseArgs&, cudaStream_t);
-void score_hopper(const ScoreArgs&, const ResponsibilityArgs&, cudaStream_t);
-void score_hopper(const ScoreArgs&, const LogitArgs&, cudaStream_t);
+/** One launch; Out is one of the four above. The portable kernel needs sm_80,
+ * the other sm_90 exactly. */
+template <class Out>
+void score_portable(const ScoreArgs&, const Out&, cudaStream_t);
+template <class Out>
+void score_hopper(const ScoreArgs&, const Out&, cudaStream_t);
+
+/// What score_hopper hands lists with folded operands to.
+void select_folded(const ScoreArgs&, const SelectArgs&, cudaStream_t);
 
 } // namespace gmm::cuda

@@ -1,9 +1,9 @@
-#include <cudaTypedefs.h>
-
 #include <algorithm>
+#include <type_traits>
 
 #include "Check.h"
-#include "Epilogue.cuh"
+#include "Select.cuh"
+#include "TensorMap.h"
 
 namespace gmm::cuda {
 
@@ -38,8 +38,6 @@ constexpr int kConstantSlots = kMaxStages + 2;
 constexpr int kStrips = kRows / 16;
 
 static_assert(kColumns == kComponentTile, "components are padded to a tile");
-
-using Select = SelectEpilogue;
 
 /// Barriers, eight bytes each, by their place.
 constexpr int kFull = 0;
@@ -298,50 +296,6 @@ __global__ void __launch_bounds__(kThreads, 1) score_kernel(
     }
 }
 
-CUtensorMap tensor_map(const Operand& operand, int box_rows) {
-    static const auto encode = [] {
-        void* function = nullptr;
-        cudaDriverEntryPointQueryResult found;
-        check(cudaGetDriverEntryPointByVersion(
-                      "cuTensorMapEncodeTiled",
-                      &function,
-                      12000,
-                      cudaEnableDefault,
-                      &found),
-              "looking up cuTensorMapEncodeTiled");
-        return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function);
-    }();
-    CUtensorMap map;
-    const cuuint64_t sizes[3] = {
-            cuuint64_t(operand.pitch),
-            cuuint64_t(operand.rows),
-            cuuint64_t(operand.planes)};
-    const cuuint64_t strides[2] = {
-            cuuint64_t(operand.pitch) * 2,
-            cuuint64_t(operand.pitch) * 2 * cuuint64_t(operand.rows)};
-    const cuuint32_t box[3] = {kDepth, cuuint32_t(box_rows), 1};
-    const cuuint32_t ones[3] = {1, 1, 1};
-    const CUresult result = encode ? encode(&map,
-                                            CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-                                            3,
-                                            const_cast<__half*>(operand.data),
-                                            sizes,
-                                            strides,
-                                            box,
-                                            ones,
-                                            CU_TENSOR_MAP_INTERLEAVE_NONE,
-                                            CU_TENSOR_MAP_SWIZZLE_128B,
-                                            CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                                            CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE)
-                                   : CUDA_ERROR_NOT_FOUND;
-    if (result != CUDA_SUCCESS) {
-        throw DeviceError(
-                "CUDA: cuTensorMapEncodeTiled: error " +
-                std::to_string(int(result)));
-    }
-    return map;
-}
-
 template <class Epilogue>
 Plan make_plan(const ScoreArgs& args, int shared_limit) {
     Plan plan;
@@ -418,9 +372,12 @@ void launch(
                   plan.shared),
           "shared memory of the Hopper kernel");
     const int blocks = std::min(processors, (args.rows + kRows - 1) / kRows);
+    const auto map = [](const Operand& operand, int rows) {
+        return tensor_map(operand, kDepth, rows, CU_TENSOR_MAP_SWIZZLE_128B);
+    };
     kernel<<<dim3(blocks, args.splits), kThreads, plan.shared, stream>>>(
-            tensor_map(args.rows_operand, kGroupRows),
-            tensor_map(args.components_operand, kColumns),
+            map(args.rows_operand, kGroupRows),
+            map(args.components_operand, kColumns),
             args,
             out,
             plan);
@@ -429,26 +386,21 @@ void launch(
 
 } // namespace
 
-void score_hopper(
-        const ScoreArgs& args, const SelectArgs& out, cudaStream_t stream) {
-    launch<Select>(args, out, stream);
+template <class Out>
+void score_hopper(const ScoreArgs& args, const Out& out, cudaStream_t stream) {
+    if constexpr (std::is_same_v<Out, SelectArgs>) {
+        if (args.folded.components.data) {
+            select_folded(args, out, stream);
+            return;
+        }
+    }
+    launch<EpilogueOf<Out>>(args, out, stream);
 }
 
-void score_hopper(
-        const ScoreArgs& args, const LseArgs& out, cudaStream_t stream) {
-    launch<LseEpilogue>(args, out, stream);
-}
-
-void score_hopper(
-        const ScoreArgs& args,
-        const ResponsibilityArgs& out,
-        cudaStream_t stream) {
-    launch<ResponsibilityEpilogue>(args, out, stream);
-}
-
-void score_hopper(
-        const ScoreArgs& args, const LogitArgs& out, cudaStream_t stream) {
-    launch<LogitEpilogue>(args, out, stream);
-}
+template void score_hopper(const ScoreArgs&, const SelectArgs&, cudaStream_t);
+template void score_hopper(const ScoreArgs&, const LseArgs&, cudaStream_t);
+template void score_hopper(
+        const ScoreArgs&, const ResponsibilityArgs&, cudaStream_t);
+template void score_hopper(const ScoreArgs&, const LogitArgs&, cudaStream_t);
 
 } // namespace gmm::cuda

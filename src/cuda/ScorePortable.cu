@@ -1,7 +1,7 @@
 #include <algorithm>
 
 #include "Check.h"
-#include "Epilogue.cuh"
+#include "Select.cuh"
 
 namespace gmm::cuda {
 
@@ -22,8 +22,6 @@ constexpr int kOperandBytes = 128 * kDepth * 2;
 constexpr int kStageBytes = 2 * kOperandBytes;
 constexpr int kStages = 3;
 constexpr int kStrips = kRows / 16;
-
-using Select = SelectEpilogue;
 
 __device__ __forceinline__ uint32_t swizzled(int row, int piece) {
     return row * 64 + ((piece ^ (row >> 1 & 3)) << 4);
@@ -223,26 +221,16 @@ void launch(
 
 } // namespace
 
+template <class Out>
 void score_portable(
-        const ScoreArgs& args, const SelectArgs& out, cudaStream_t stream) {
-    launch<Select>(args, out, stream);
+        const ScoreArgs& args, const Out& out, cudaStream_t stream) {
+    launch<EpilogueOf<Out>>(args, out, stream);
 }
 
-void score_portable(
-        const ScoreArgs& args, const LseArgs& out, cudaStream_t stream) {
-    launch<LseEpilogue>(args, out, stream);
-}
-
-void score_portable(
-        const ScoreArgs& args,
-        const ResponsibilityArgs& out,
-        cudaStream_t stream) {
-    launch<ResponsibilityEpilogue>(args, out, stream);
-}
-
-void score_portable(
-        const ScoreArgs& args, const LogitArgs& out, cudaStream_t stream) {
-    launch<LogitEpilogue>(args, out, stream);
-}
+template void score_portable(const ScoreArgs&, const SelectArgs&, cudaStream_t);
+template void score_portable(const ScoreArgs&, const LseArgs&, cudaStream_t);
+template void score_portable(
+        const ScoreArgs&, const ResponsibilityArgs&, cudaStream_t);
+template void score_portable(const ScoreArgs&, const LogitArgs&, cudaStream_t);
 
 } // namespace gmm::cuda

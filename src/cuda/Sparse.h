@@ -29,6 +29,15 @@ struct DeviceSums {
     }
 };
 
+/// Sorted entries that one warp sums.
+constexpr int kRange = 128;
+
+/// A piece: sums of a run of entries of one component. [r, r q, r y (d),
+/// r y^2 (d)]
+__host__ __device__ constexpr int piece_size(int d, bool squares) {
+    return (2 + d * (squares ? 2 : 1) + 3) / 4 * 4;
+}
+
 /** Where entries of overflowed rows go: behind those of the block. */
 struct EntryRoom {
     uint32_t* keys;

@@ -1,0 +1,241 @@
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+#include "Engine.h"
+
+/** What an engine holds: its rows, all or a block at a time, and memory. */
+namespace gmm::cuda {
+
+namespace {
+
+constexpr int kWave = 132 * 192;      ///< rows of a full grid, H100
+constexpr int kMaxBlock = 48 * kWave; ///< 1.2 million
+constexpr int64_t kMaxElements = int64_t(kMaxBlock) * 128;
+/// Largest |y| that the operands hold: their squares are fp16 numbers too.
+float largest_value(bool squares) {
+    return squares ? 240.f : 60000.f;
+}
+
+} // namespace
+
+void Engine::bind(
+        const VectorSource& source,
+        size_t begin,
+        size_t end,
+        const float* weights,
+        double weight_scale,
+        const Frame& frame) {
+    check(cudaSetDevice(device_), "choosing the device");
+    source_ = &source;
+    begin_ = begin;
+    end_ = end;
+    weights_ = weights;
+    weight_scale_ = weight_scale;
+    frame_ = frame;
+    rows_memory_.release();
+    sparse_.release();
+    dense_.release();
+    resident_ = false;
+    block_rows_ = 0;
+    power_ = 0;
+    size_t free = 0, total = 0;
+    check(cudaMemGetInfo(&free, &total), "asking for free memory");
+    budget_ = options_.memory_limit ? options_.memory_limit
+                                    : (free + used_bytes()) / 10 * 9;
+    small_.reserve(source.d * sizeof(float) + 64);
+    checks_host_.reserve(sizeof(RowChecks));
+    check(cudaMemcpyAsync(
+                  small_.as<char>(64),
+                  frame_.center.data(),
+                  source.d * sizeof(float),
+                  cudaMemcpyHostToDevice,
+                  stream_),
+          "upload of the frame");
+    clear_checks();
+}
+
+void Engine::clear_checks() {
+    new (checks_host_.as<RowChecks>()) RowChecks;
+    check(cudaMemcpyAsync(
+                  small_.as<char>(),
+                  checks_host_.as<char>(),
+                  sizeof(RowChecks),
+                  cudaMemcpyHostToDevice,
+                  stream_),
+          "clearing");
+}
+
+bool Engine::check_rows() {
+    check(cudaMemcpyAsync(
+                  checks_host_.as<char>(),
+                  small_.as<char>(),
+                  sizeof(RowChecks),
+                  cudaMemcpyDeviceToHost,
+                  stream_),
+          "reading the checks");
+    check(cudaStreamSynchronize(stream_), "conversion of rows");
+    const RowChecks& found = *checks_host_.as<RowChecks>();
+    if (found.first_bad != ~0ull) {
+        throw InvalidArgument(
+                "vector " + std::to_string(found.first_bad) +
+                " holds a value that is not finite; every value must be");
+    }
+    const float largest = std::bit_cast<float>(found.largest);
+    const float limit = largest_value(has_squares());
+    if (largest * power_ <= limit) {
+        return false;
+    }
+    power_ = std::exp2(std::floor(std::log2(limit / largest)));
+    return true;
+}
+
+PrepareArgs Engine::prepare_args(
+        const Feeder::Block& block, ElementType type) const {
+    PrepareArgs args;
+    args.input = block.data;
+    args.type = type;
+    args.stride = block.stride;
+    args.rows = block.rows;
+    args.d = int(shape_.d);
+    args.center = small_.as<float>(64);
+    args.scale = frame_.scale;
+    args.power = power_;
+    args.row_begin = 0;
+    args.row_number = int64_t(block.begin);
+    args.squares = has_squares();
+    args.lo = false;
+    return args;
+}
+
+size_t Engine::used_bytes() const {
+    return rows_memory_.bytes() + weight_memory_.bytes() + sparse_.bytes() +
+            dense_.bytes() + long_.bytes() + sums_memory_.bytes() +
+            small_.bytes() + top_memory_.bytes() +
+            (feeder_ ? feeder_->bytes() : 0);
+}
+
+/// Decides between resident rows and blocks, and allocates for it.
+void Engine::reserve(bool lo) {
+    const size_t n = end_ - begin_;
+    const size_t d = shape_.d, k = shape_.k;
+    const bool squares = has_squares();
+    // Second halves that are there already cost nothing.
+    const bool stays =
+            resident_ && resident_squares_ == squares && resident_lo_ >= lo;
+    const int layout = planes(lo || (stays && resident_lo_));
+    sums_.k = int(k);
+    sums_.d = int(d);
+    const size_t doubles = k * (2 + d * (squares ? 2 : 1));
+    sums_memory_.reserve((doubles + 2 + kSumBlocks) * sizeof(double));
+    sums_host_.reserve((doubles + 2) * sizeof(double));
+    sums_.n_k = sums_memory_.as<double>();
+    sums_.constant = sums_.n_k + k;
+    sums_.y = sums_.constant + k;
+    sums_.y2 = squares ? sums_.y + k * d : nullptr;
+    objective_ = sums_.n_k + doubles;
+    dense_.reserve(model_.padded_k, int(d), layout, squares, lo);
+    long_.reserve();
+
+    const size_t row_bytes =
+            prepared_row_bytes(int(d), layout) + (weights_ ? sizeof(float) : 0);
+    const size_t raw_bytes = 2 * d * element_size(source_->type);
+    // Whole waves of row blocks, equal blocks.
+    int64_t block = std::clamp<int64_t>(
+            kMaxElements / int64_t(std::max<size_t>(d, 32)), kWave, kMaxBlock);
+    block = std::min<int64_t>(block, std::max<size_t>(n, 1));
+    const int64_t blocks =
+            (int64_t(n) + block - 1) / std::max<int64_t>(block, 1);
+    if (blocks > 1) {
+        block = (int64_t(n) / blocks + kWave) / kWave * kWave;
+    }
+    const size_t fixed = dense_.bytes() + long_.bytes() + sums_memory_.bytes();
+    auto scratch_bytes = [&](int64_t rows) {
+        return SparseScratch::bytes_for(int(rows), int(k), int(d), squares);
+    };
+    const size_t all = fixed + n * row_bytes + scratch_bytes(block) +
+            std::min<size_t>(n, kWave * 8) * raw_bytes;
+    const bool fits = all <= budget_;
+    // A smaller block is tried before memory is said to be short.
+    for (;; block = std::max<int64_t>(block / 2, 1024)) {
+        const size_t need = fixed + scratch_bytes(block) +
+                (fits ? 0 : size_t(block) * (row_bytes + raw_bytes));
+        const bool smallest = block <= 1024;
+        if (!fits && need > budget_) {
+            if (!smallest) {
+                continue;
+            }
+            throw OutOfMemory(
+                    "CUDA: asked for " + std::to_string(need) +
+                    " bytes of device memory for a block of " +
+                    std::to_string(block) + " vectors; " +
+                    std::to_string(budget_) +
+                    " may be used (memory_limit, or nine tenths of what was "
+                    "free)");
+        }
+        try {
+            sparse_.reserve(int(block), int(k), int(d), squares);
+            if (!fits) {
+                rows_memory_.reserve(size_t(block) * row_bytes);
+                feeder_->reserve(int(block), d, source_->type);
+            } else {
+                rows_memory_.reserve(n * row_bytes);
+            }
+            break;
+        } catch (const OutOfMemory&) {
+            sparse_.release();
+            if (smallest) {
+                throw;
+            }
+        }
+    }
+    block_rows_ = int(block);
+    const int64_t capacity = fits ? int64_t(n) : block;
+    rows_.lay_out(rows_memory_.as<char>(), capacity, int(d), layout);
+    if (weights_) {
+        weight_memory_.reserve(size_t(capacity) * sizeof(float));
+        weight_staging_.reserve(size_t(block) * sizeof(float));
+    }
+    if (!fits) {
+        resident_ = false;
+    } else if (!stays) {
+        make_resident(lo);
+    }
+}
+
+void Engine::make_resident(bool lo) {
+    do {
+        clear_checks();
+        feeder_->run(
+                *source_,
+                begin_,
+                end_,
+                std::min(block_rows_, 8 * kWave),
+                stream_,
+                [&](const Feeder::Block& block) {
+                    PrepareArgs args = prepare_args(block, source_->type);
+                    args.row_begin = int64_t(block.begin - begin_);
+                    args.lo = lo;
+                    prepare_rows(args, rows_, small_.as<RowChecks>(), stream_);
+                });
+    } while (check_rows());
+    if (weights_) {
+        std::vector<float> scaled(end_ - begin_);
+        for (size_t i = 0; i < scaled.size(); i++) {
+            scaled[i] = float(weights_[begin_ + i] / weight_scale_);
+        }
+        check(cudaMemcpyAsync(
+                      weight_memory_.as<float>(),
+                      scaled.data(),
+                      scaled.size() * sizeof(float),
+                      cudaMemcpyHostToDevice,
+                      stream_),
+              "upload of weights");
+        check(cudaStreamSynchronize(stream_), "upload of weights");
+    }
+    resident_ = true;
+    resident_lo_ = lo;
+    resident_squares_ = has_squares();
+}
+
+} // namespace gmm::cuda

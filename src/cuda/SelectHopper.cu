@@ -1,0 +1,304 @@
+#include <algorithm>
+
+#include "Check.h"
+#include "Select.cuh"
+#include "TensorMap.h"
+
+namespace gmm::cuda {
+
+namespace {
+
+/** Candidate lists from folded operands (Fold.h), up to 128 dimensions: the
+ * kernel that an E-step spends most of its time in.
+ *
+ * As in ScoreHopper.cu, three consumer warpgroups own 64 rows each. What is
+ * special: products are scores, so that no constants are read; a tile's
+ * dimensions are one stage of the ring and their number is known to the
+ * compiler; a warpgroup's rows live in registers over all components, and the
+ * next ones wait in shared memory. Tiles come in a cycle, in which each
+ * warpgroup begins at a place of its own: so one finishes its lists while the
+ * others multiply.
+ */
+constexpr int kGroupRows = 64;
+constexpr int kConsumers = 3;
+constexpr int kRows = kConsumers * kGroupRows;
+constexpr int kColumns = kComponentTile;
+constexpr int kGroups = kColumns / 8;
+constexpr int kThreads = 128 * (kConsumers + 1);
+constexpr int kDepth = 64;
+constexpr int kStages = 2;
+constexpr int kStrips = kRows / 16;
+
+/// Barriers, eight bytes each, by their place.
+constexpr int kFull = 0;
+constexpr int kEmpty = kFull + kStages;
+constexpr int kRowsFull = kEmpty + kStages;
+constexpr int kRowsEmpty = kRowsFull + kConsumers;
+constexpr int kBarrierBytes = (kRowsEmpty + kConsumers) * 8;
+
+/// Places in shared memory; steps: of 16 dimensions, without the slots'.
+template <int kSteps>
+struct Layout {
+    static constexpr int kChunks = (kSteps + 3) / 4;
+    static constexpr int kChunkBytes = kColumns * kDepth * 2;
+    static constexpr int kStageBytes = kChunks * kChunkBytes + kColumns * 32;
+    static constexpr int kRowChunkBytes = kGroupRows * kDepth * 2;
+    static constexpr int kRowBytes = kChunks * kRowChunkBytes + kGroupRows * 32;
+    static constexpr int kRowsAt = kStages * kStageBytes;
+    static constexpr int kListsAt = kRowsAt + kConsumers * kRowBytes;
+    static constexpr int kRecordBytes =
+            kStrips * SelectEpilogue::kSharedPerRecord;
+};
+
+struct Maps {
+    CUtensorMap rows, row_slots, components, component_slots;
+};
+
+/// Where in the cycle of tiles a warpgroup's row blocks begin.
+__device__ __forceinline__ int first_tile(int group, int tiles) {
+    return group * tiles / kConsumers;
+}
+
+template <int kSteps>
+__global__ void __launch_bounds__(kThreads, 1) select_kernel(
+        const __grid_constant__ Maps maps,
+        const __grid_constant__ ScoreArgs args,
+        const __grid_constant__ SelectArgs out,
+        int capacity) {
+    using L = Layout<kSteps>;
+    extern __shared__ __align__(1024) unsigned char shared[];
+    const uint32_t base = ptx::smem_address(shared);
+    const uint32_t barriers = base + L::kListsAt + capacity * L::kRecordBytes;
+    const auto barrier = [&](int kind, int i) {
+        return barriers + (kind + i) * 8;
+    };
+    const int warp = __shfl_sync(kAllLanes, threadIdx.x / 32, 0);
+    const int row_blocks = (args.rows + kRows - 1) / kRows;
+    const int tiles = args.components / kColumns;
+
+    if (threadIdx.x == 0) {
+        // Every consumer warp releases for itself: none may fall behind by the
+        // two phases that a barrier's parity cannot tell apart.
+        for (int s = 0; s < kStages; s++) {
+            ptx::barrier_init(barrier(kFull, s), 1);
+            ptx::barrier_init(barrier(kEmpty, s), kConsumers * 4);
+        }
+        for (int w = 0; w < kConsumers; w++) {
+            ptx::barrier_init(barrier(kRowsFull, w), 1);
+            ptx::barrier_init(barrier(kRowsEmpty, w), 4);
+        }
+        ptx::barrier_init_fence();
+    }
+    __syncthreads();
+
+    if (warp < 4) {
+        ptx::fewer_registers<32>();
+        const bool elected = ptx::elect_one();
+        if (warp == 0) { // components
+            uint32_t phase = 1;
+            int stage = 0;
+            const int blocks =
+                    (row_blocks - int(blockIdx.x) + gridDim.x - 1) / gridDim.x;
+            const int total =
+                    blocks * tiles + first_tile(kConsumers - 1, tiles);
+            int tile = 0;
+            for (int i = 0; i < total; i++) {
+                const uint32_t full = barrier(kFull, stage);
+                uint32_t to = base + stage * L::kStageBytes;
+                ptx::barrier_wait(barrier(kEmpty, stage), phase);
+                if (elected) {
+                    ptx::barrier_expect(full, L::kStageBytes);
+#pragma unroll
+                    for (int p = 0; p < L::kChunks; p++) {
+                        ptx::tma_load(
+                                to,
+                                &maps.components,
+                                full,
+                                p * kDepth,
+                                tile * kColumns,
+                                0);
+                        to += L::kChunkBytes;
+                    }
+                    ptx::tma_load(
+                            to,
+                            &maps.component_slots,
+                            full,
+                            0,
+                            tile * kColumns,
+                            0);
+                }
+                tile = tile + 1 == tiles ? 0 : tile + 1;
+                stage ^= 1;
+                phase ^= stage == 0;
+            }
+        } else if (warp == 1) { // rows
+            uint32_t phase = 1;
+            for (int block = blockIdx.x; block < row_blocks;
+                 block += gridDim.x) {
+                for (int w = 0; w < kConsumers; w++) {
+                    const int row = int(args.row_begin) + block * kRows +
+                            w * kGroupRows;
+                    const uint32_t full = barrier(kRowsFull, w);
+                    uint32_t to = base + L::kRowsAt + w * L::kRowBytes;
+                    ptx::barrier_wait(barrier(kRowsEmpty, w), phase);
+                    if (elected) {
+                        ptx::barrier_expect(full, L::kRowBytes);
+#pragma unroll
+                        for (int p = 0; p < L::kChunks; p++) {
+                            ptx::tma_load(
+                                    to, &maps.rows, full, p * kDepth, row, 0);
+                            to += L::kRowChunkBytes;
+                        }
+                        ptx::tma_load(to, &maps.row_slots, full, 0, row, 0);
+                    }
+                }
+                phase ^= 1;
+            }
+        }
+    } else {
+        ptx::more_registers<160>();
+        const int w = warp / 4 - 1;
+        const int lane = threadIdx.x % 32;
+        SelectEpilogue epilogue(
+                args,
+                out,
+                base + L::kListsAt +
+                        (warp - 4) * capacity *
+                                SelectEpilogue::kSharedPerRecord,
+                capacity);
+        // Where this lane's part of the rows lies, see load_matrix.
+        const int row_in_group = warp % 4 * 16 + lane % 16;
+        const uint32_t my_rows =
+                base + L::kRowsAt + w * L::kRowBytes + row_in_group * 128;
+        const uint32_t my_slots = base + L::kRowsAt + w * L::kRowBytes +
+                L::kChunks * L::kRowChunkBytes + row_in_group * 32 +
+                lane / 16 * 16;
+        float c[kGroups][4];
+        uint32_t a[kSteps + 1][4];
+        uint32_t phase = 0, row_phase = 0;
+        int stage = 0;
+        auto release = [&] {
+            __syncwarp();
+            if (lane == 0) {
+                ptx::barrier_arrive(barrier(kEmpty, stage));
+            }
+            stage ^= 1;
+            phase ^= stage == 0;
+        };
+        auto skip = [&](int count) {
+            for (int i = 0; i < count; i++) {
+                ptx::barrier_wait(barrier(kFull, stage), phase);
+                release();
+            }
+        };
+        const int offset = first_tile(w, tiles);
+        skip(offset);
+        for (int block = blockIdx.x; block < row_blocks; block += gridDim.x) {
+            epilogue.begin(block * kRows + (warp - 4) * 16);
+            ptx::barrier_wait(barrier(kRowsFull, w), row_phase);
+            row_phase ^= 1;
+#pragma unroll
+            for (int k = 0; k < kSteps; k++) {
+                const uint32_t piece = k % 4 * 2 + lane / 16;
+                ptx::load_matrix(
+                        a[k],
+                        my_rows + k / 4 * L::kRowChunkBytes +
+                                ((piece ^ (row_in_group & 7)) << 4));
+            }
+            ptx::load_matrix(a[kSteps], my_slots);
+            int tile = offset;
+            for (int i = 0; i < tiles; i++) {
+                const uint32_t at = base + stage * L::kStageBytes;
+                ptx::barrier_wait(barrier(kFull, stage), phase);
+                ptx::wgmma_fence();
+#pragma unroll
+                for (int k = 0; k < kSteps; k++) {
+                    // 16 halves further: 32 bytes
+                    ptx::wgmma_m64n128k16(
+                            c,
+                            a[k],
+                            ptx::wgmma_descriptor(at + k / 4 * L::kChunkBytes) +
+                                    2 * (k % 4),
+                            k > 0);
+                }
+                ptx::wgmma_m64n128k16(
+                        c,
+                        a[kSteps],
+                        ptx::wgmma_descriptor_narrow(
+                                at + L::kChunks * L::kChunkBytes),
+                        true);
+                ptx::wgmma_commit();
+                ptx::wgmma_wait<0>();
+                release();
+                if (i == 0 && lane == 0) {
+                    // Not right after load_matrix: an arrival can overtake it.
+                    ptx::barrier_arrive(barrier(kRowsEmpty, w));
+                }
+                epilogue.append_soft(c, tile * kColumns);
+                tile = tile + 1 == tiles ? 0 : tile + 1;
+            }
+            epilogue.finish_soft();
+        }
+        skip(first_tile(kConsumers - 1, tiles) - offset);
+    }
+}
+
+template <int kSteps>
+void launch(
+        const ScoreArgs& args,
+        const SelectArgs& out,
+        int shared_limit,
+        int processors,
+        cudaStream_t stream) {
+    using L = Layout<kSteps>;
+    const int capacity = std::min(
+            (shared_limit - L::kListsAt - kBarrierBytes) / L::kRecordBytes, 16);
+    const int shared = L::kListsAt + capacity * L::kRecordBytes + kBarrierBytes;
+    check(cudaFuncSetAttribute(
+                  select_kernel<kSteps>,
+                  cudaFuncAttributeMaxDynamicSharedMemorySize,
+                  shared),
+          "shared memory of the selecting kernel");
+    constexpr auto kWide = CU_TENSOR_MAP_SWIZZLE_128B;
+    const FoldedOperands& folded = args.folded;
+    const Maps maps{
+            tensor_map(args.rows_operand, kDepth, kGroupRows, kWide),
+            tensor_map(
+                    folded.row_slots,
+                    16,
+                    kGroupRows,
+                    CU_TENSOR_MAP_SWIZZLE_NONE),
+            tensor_map(folded.components, kDepth, kColumns, kWide),
+            tensor_map(
+                    folded.component_slots,
+                    16,
+                    kColumns,
+                    CU_TENSOR_MAP_SWIZZLE_32B)};
+    const int blocks = std::min(processors, (args.rows + kRows - 1) / kRows);
+    select_kernel<kSteps>
+            <<<blocks, kThreads, shared, stream>>>(maps, args, out, capacity);
+    check_launch("selecting kernel");
+}
+
+} // namespace
+
+void select_folded(
+        const ScoreArgs& args, const SelectArgs& out, cudaStream_t stream) {
+    int device = 0, processors = 0, shared = 0;
+    check(cudaGetDevice(&device), "current device");
+    check(cudaDeviceGetAttribute(
+                  &processors, cudaDevAttrMultiProcessorCount, device),
+          "device attributes");
+    check(cudaDeviceGetAttribute(
+                  &shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+          "device attributes");
+    const int steps = (args.d + 15) / 16;
+    const auto run = steps <= 2 ? launch<2>
+            : steps <= 4        ? launch<4>
+            : steps <= 6        ? launch<6>
+            : steps == 7        ? launch<7>
+                                : launch<8>;
+    run(args, out, shared, processors, stream);
+}
+
+} // namespace gmm::cuda

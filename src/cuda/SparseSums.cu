@@ -1,0 +1,314 @@
+#include <cub/device/device_radix_sort.cuh>
+
+#include <algorithm>
+#include <bit>
+
+#include "Sparse.h"
+
+namespace gmm::cuda {
+
+namespace {
+
+/// Dimensions that one warp sums: four a lane.
+constexpr int kSlab = 128;
+
+/// starts[key]: the first entry whose key is not below.
+__global__ void starts_kernel(
+        const uint32_t* keys, uint32_t count, int k, uint32_t* starts) {
+    const int key = blockIdx.x * blockDim.x + threadIdx.x;
+    if (key > k) {
+        return;
+    }
+    uint32_t low = 0, high = count;
+    while (low < high) {
+        const uint32_t middle = (low + high) / 2;
+        if (keys[middle] < uint32_t(key)) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    starts[key] = low;
+}
+
+struct SumArgs {
+    const uint32_t* keys;
+    const uint2* values;
+    uint32_t count;
+    const __half* hi; ///< plane, from the block's first row
+    const __half* lo;
+    const float* row_constant;
+    const unsigned char* narrow; ///< components that lo counts in, or nullptr
+    int d, k, pitch;
+    float* head;  ///< [ranges] the piece that a range begins with
+    float* tail;  ///< [ranges] the piece that it ends with, if another
+    float* whole; ///< [k] a piece that lies inside a range
+};
+
+/** One warp a range and slab of dimensions. Keys and values are read once a
+ * warp and handed around; rows are fetched eight at a time, before they are
+ * needed. */
+template <bool kLo, bool kSquares>
+__global__ void __launch_bounds__(256)
+        sum_kernel(const __grid_constant__ SumArgs args) {
+    const uint32_t range = blockIdx.x * 8 + threadIdx.x / 32;
+    const int lane = threadIdx.x % 32;
+    const uint32_t begin = range * kRange;
+    if (begin >= args.count) {
+        return;
+    }
+    const int column = blockIdx.y * kSlab + lane * 4;
+    const bool inside = column < args.pitch;
+    const int size = piece_size(args.d, kSquares);
+
+    float n = 0, q = 0, y[4] = {}, y2[4] = {};
+    uint32_t current = args.keys[begin];
+    bool first = true;
+    auto flush = [&](float* piece) {
+        if (blockIdx.y == 0 && lane == 0) {
+            piece[0] = n;
+            piece[1] = q;
+        }
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            if (column + i < args.d) {
+                piece[2 + column + i] = y[i];
+                if (kSquares) {
+                    piece[2 + args.d + column + i] = y2[i];
+                }
+            }
+            y[i] = y2[i] = 0;
+        }
+        n = q = 0;
+    };
+
+#pragma unroll 1
+    for (int group = 0; group < kRange / 32; group++) {
+        const uint32_t mine = begin + group * 32 + lane;
+        const bool valid = mine < args.count;
+        const uint32_t key = valid ? args.keys[mine] : 0xffffffffu;
+        const uint2 value = valid ? args.values[mine] : make_uint2(0, 0);
+        const int count = int(min(32u, args.count - (begin + group * 32)));
+        if (begin + group * 32 >= args.count) {
+            break;
+        }
+        const float constant = args.row_constant[value.x];
+        const uint32_t with_lo = kLo
+                ? __ballot_sync(
+                          0xffffffffu,
+                          valid && (!args.narrow || args.narrow[key % args.k]))
+                : 0;
+#pragma unroll 1
+        for (int e = 0; e < count; e += 8) {
+            uint2 hi[8], lo[8];
+            // Entries are sorted by component: it is rarely some of them.
+            const bool any_lo = kLo && (with_lo >> e & 255);
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                const uint32_t row = __shfl_sync(0xffffffffu, value.x, e + i);
+                const size_t at = size_t(row) * args.pitch + column;
+                hi[i] = inside ? *reinterpret_cast<const uint2*>(args.hi + at)
+                               : make_uint2(0, 0);
+                if (kLo) {
+                    lo[i] = inside && any_lo
+                            ? *reinterpret_cast<const uint2*>(args.lo + at)
+                            : make_uint2(0, 0);
+                }
+            }
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                const uint32_t k = __shfl_sync(0xffffffffu, key, e + i);
+                const float r = __uint_as_float(
+                        __shfl_sync(0xffffffffu, value.y, e + i));
+                const float c = __shfl_sync(0xffffffffu, constant, e + i);
+                if (e + i >= count) {
+                    break;
+                }
+                if (k != current) {
+                    flush(first ? args.head + size_t(range) * size
+                                : args.whole + size_t(current) * size);
+                    first = false;
+                    current = k;
+                }
+                n += r;
+                q = fmaf(r, c, q);
+                const __half2* const h = reinterpret_cast<__half2*>(&hi[i]);
+                const __half2* const l = reinterpret_cast<__half2*>(&lo[i]);
+#pragma unroll
+                for (int p = 0; p < 2; p++) {
+                    float2 x = __half22float2(h[p]);
+                    if (kLo) {
+                        const float2 rest = __half22float2(l[p]);
+                        x.x += rest.x;
+                        x.y += rest.y;
+                    }
+                    const float rx = r * x.x, ry = r * x.y;
+                    y[2 * p] += rx;
+                    y[2 * p + 1] += ry;
+                    if (kSquares) {
+                        y2[2 * p] = fmaf(rx, x.x, y2[2 * p]);
+                        y2[2 * p + 1] = fmaf(ry, x.y, y2[2 * p + 1]);
+                    }
+                }
+            }
+        }
+    }
+    flush((first ? args.head : args.tail) + size_t(range) * size);
+}
+
+/// One block a component: its pieces, in order, into the sums.
+__global__ void __launch_bounds__(128) collect_kernel(
+        const uint32_t* starts,
+        int groups,
+        const float* head,
+        const float* tail,
+        const float* whole,
+        const __grid_constant__ DeviceSums sums) {
+    const int k = blockIdx.x;
+    const uint32_t count = starts[groups * sums.k];
+    const bool squares = sums.y2;
+    const int size = piece_size(sums.d, squares);
+    for (int j = threadIdx.x; j < 2 + sums.d * (squares ? 2 : 1);
+         j += blockDim.x) {
+        double sum = 0;
+        for (int g = 0; g < groups; g++) {
+            const int key = g * sums.k + k;
+            const uint32_t begin = starts[key], end = starts[key + 1];
+            if (begin == end) {
+                continue;
+            }
+            const uint32_t first = begin / kRange, last = (end - 1) / kRange;
+            // A range's last piece is its tail also where it ends with it.
+            const bool reaches_end =
+                    last > first || end % kRange == 0 || end == count;
+            sum += begin % kRange == 0 ? head[size_t(first) * size + j]
+                    : reaches_end      ? tail[size_t(first) * size + j]
+                                       : whole[size_t(key) * size + j];
+            for (uint32_t r = first + 1; r <= last; r++) {
+                sum += head[size_t(r) * size + j];
+            }
+        }
+        if (j == 0) {
+            sums.n_k[k] += sum;
+        } else if (j == 1) {
+            sums.constant[k] += sum;
+        } else if (j < 2 + sums.d) {
+            sums.y[size_t(k) * sums.d + j - 2] += sum;
+        } else {
+            sums.y2[size_t(k) * sums.d + j - 2 - sums.d] += sum;
+        }
+    }
+}
+
+__global__ void __launch_bounds__(256) values_kernel(
+        const float* values, const float* weight, int count, double* partial) {
+    double sum = 0;
+    for (int i = blockIdx.x * 256 + threadIdx.x; i < count;
+         i += 256 * kSumBlocks) {
+        sum += weight ? double(weight[i]) * values[i] : double(values[i]);
+    }
+    __shared__ double parts[8];
+    for (int step = 16; step; step /= 2) {
+        sum += __shfl_xor_sync(0xffffffffu, sum, step);
+    }
+    if (threadIdx.x % 32 == 0) {
+        parts[threadIdx.x / 32] = sum;
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        sum = 0;
+        for (double p : parts) {
+            sum += p;
+        }
+        partial[blockIdx.x] = sum;
+    }
+}
+
+__global__ void add_kernel(const double* partial, double* sum) {
+    double all = 0;
+    for (int i = threadIdx.x; i < kSumBlocks; i += 32) {
+        all += partial[i];
+    }
+    for (int step = 16; step; step /= 2) {
+        all += __shfl_xor_sync(0xffffffffu, all, step);
+    }
+    if (threadIdx.x == 0) {
+        *sum += all;
+    }
+}
+
+} // namespace
+
+void SparseStep::accumulate(
+        SparseScratch& s,
+        const PreparedRows& rows,
+        int64_t row_begin,
+        bool lo,
+        const unsigned char* narrow,
+        const DeviceSums& sums,
+        cudaStream_t stream) {
+    if (entries == 0) {
+        return;
+    }
+    cub::DoubleBuffer<uint32_t> keys(s.sorted_keys_[0], s.sorted_keys_[1]);
+    cub::DoubleBuffer<uint2> values(s.sorted_values_[0], s.sorted_values_[1]);
+    const unsigned keys_used = unsigned(sums.k) * unsigned(s.groups_);
+    const int bits = std::max(1, int(std::bit_width(keys_used - 1)));
+    size_t temporary = s.temporary_bytes_;
+    check(cub::DeviceRadixSort::SortPairs(
+                  s.temporary_,
+                  temporary,
+                  keys,
+                  values,
+                  int(entries),
+                  0,
+                  bits,
+                  stream),
+          "sorting by component");
+    starts_kernel<<<(keys_used + 256) / 256, 256, 0, stream>>>(
+            keys.Current(), uint32_t(entries), int(keys_used), s.starts_);
+    check_launch("component starts");
+
+    SumArgs args;
+    args.keys = keys.Current();
+    args.values = values.Current();
+    args.count = uint32_t(entries);
+    args.d = sums.d;
+    args.pitch = rows.operand.pitch;
+    const bool squares = sums.y2;
+    args.hi = rows.operand.data + row_begin * args.pitch;
+    args.lo = lo ? args.hi + rows.operand.rows * args.pitch * (squares ? 2 : 1)
+                 : nullptr;
+    args.row_constant = rows.row_constant + row_begin;
+    args.narrow = narrow;
+    args.k = sums.k;
+    args.head = s.head_;
+    args.tail = s.tail_;
+    args.whole = s.whole_;
+    const int ranges = int((entries + kRange - 1) / kRange);
+    const dim3 grid((ranges + 7) / 8, (sums.d + kSlab - 1) / kSlab);
+    const auto kernel = lo
+            ? (squares ? sum_kernel<true, true> : sum_kernel<true, false>)
+            : (squares ? sum_kernel<false, true> : sum_kernel<false, false>);
+    kernel<<<grid, 256, 0, stream>>>(args);
+    check_launch("segment sums");
+    collect_kernel<<<sums.k, 128, 0, stream>>>(
+            s.starts_, s.groups_, s.head_, s.tail_, s.whole_, sums);
+    check_launch("collection of sums");
+}
+
+void sum_values(
+        const float* values,
+        const float* weight,
+        int count,
+        double* sum,
+        double* scratch,
+        cudaStream_t stream) {
+    values_kernel<<<kSumBlocks, 256, 0, stream>>>(
+            values, weight, count, scratch);
+    check_launch("sum of values");
+    add_kernel<<<1, 32, 0, stream>>>(scratch, sum);
+    check_launch("sum of values");
+}
+
+} // namespace gmm::cuda

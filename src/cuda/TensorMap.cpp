@@ -1,0 +1,57 @@
+#include "TensorMap.h"
+
+#include <cudaTypedefs.h>
+
+#include "Check.h"
+
+namespace gmm::cuda {
+
+CUtensorMap tensor_map(
+        const Operand& operand,
+        int columns,
+        int rows,
+        CUtensorMapSwizzle swizzle) {
+    static const auto encode = [] {
+        void* function = nullptr;
+        cudaDriverEntryPointQueryResult found;
+        check(cudaGetDriverEntryPointByVersion(
+                      "cuTensorMapEncodeTiled",
+                      &function,
+                      12000,
+                      cudaEnableDefault,
+                      &found),
+              "looking up cuTensorMapEncodeTiled");
+        return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function);
+    }();
+    CUtensorMap map;
+    const cuuint64_t sizes[3] = {
+            cuuint64_t(operand.pitch),
+            cuuint64_t(operand.rows),
+            cuuint64_t(operand.planes)};
+    const cuuint64_t strides[2] = {
+            cuuint64_t(operand.pitch) * 2,
+            cuuint64_t(operand.pitch) * 2 * cuuint64_t(operand.rows)};
+    const cuuint32_t box[3] = {cuuint32_t(columns), cuuint32_t(rows), 1};
+    const cuuint32_t ones[3] = {1, 1, 1};
+    const CUresult result = encode ? encode(&map,
+                                            CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+                                            3,
+                                            const_cast<__half*>(operand.data),
+                                            sizes,
+                                            strides,
+                                            box,
+                                            ones,
+                                            CU_TENSOR_MAP_INTERLEAVE_NONE,
+                                            swizzle,
+                                            CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                                            CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE)
+                                   : CUDA_ERROR_NOT_FOUND;
+    if (result != CUDA_SUCCESS) {
+        throw DeviceError(
+                "CUDA: cuTensorMapEncodeTiled: error " +
+                std::to_string(int(result)));
+    }
+    return map;
+}
+
+} // namespace gmm::cuda
