@@ -202,6 +202,7 @@ int main(int argc, char** argv) {
     size_t bytes_n = 0, memory_mib = 0;
     int iterations = 8;
     bool hard = false;
+    std::vector<int> devices;
     app.add_option("--data", path, "a vector file, or \"noise\"");
     app.add_option("-n", n, "vectors");
     app.add_option("-d", d, "dimension");
@@ -215,6 +216,7 @@ int main(int argc, char** argv) {
     app.add_option("--errors", error_n, "vectors to compare with double");
     app.add_option("--bytes", bytes_n, "time on so many u8 vectors instead");
     app.add_option("--memory", memory_mib, "limit of device memory, MiB");
+    app.add_option("--devices", devices, "CUDA devices that share the data");
     app.add_flag("--hard", hard, "time k-means' assignment instead");
     app.add_option(
             "--model-out",
@@ -232,6 +234,7 @@ int main(int argc, char** argv) {
             : kernel == "hopper"          ? Kernel::hopper
                                           : Kernel::automatic;
     options.memory_limit = memory_mib << 20;
+    options.devices = devices;
     TrainingOptions training;
     training.covariance = covariance == "diagonal" ? Covariance::diagonal
             : covariance == "tied"                 ? Covariance::tied
@@ -296,6 +299,7 @@ int main(int argc, char** argv) {
             {"precision", precision},
             {"kernel", kernel},
             {"hard", hard},
+            {"devices", std::max<size_t>(1, devices.size())},
             {"device_ms", median(device)},
             {"device_ms_min", *std::min_element(device.begin(), device.end())},
             {"device_ms_max", *std::max_element(device.begin(), device.end())},

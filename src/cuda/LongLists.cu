@@ -37,6 +37,7 @@ __global__ void __launch_bounds__(kThreads)
     const float4* const scores = reinterpret_cast<const float4*>(
             args.scores + size_t(i) * args.padded_k);
     float best = -3e38f;
+#pragma unroll 4
     for (int j = lane; j < args.padded_k / 4; j += 32) {
         const float4 s = scores[j];
         best = fmaxf(fmaxf(best, fmaxf(s.x, s.y)), fmaxf(s.z, s.w));
@@ -47,6 +48,7 @@ __global__ void __launch_bounds__(kThreads)
     }
     const float least = best - args.window;
     uint32_t count = 0;
+#pragma unroll 4
     for (int j = lane; j < args.padded_k / 4; j += 32) {
         const float4 s = scores[j];
         count += (s.x >= least) + (s.y >= least) + (s.z >= least) +
@@ -71,6 +73,7 @@ __global__ void __launch_bounds__(1024) place_kernel(
         const uint32_t* numbers,
         uint32_t* left,
         uint32_t room,
+        uint32_t longest,
         uint32_t* state) {
     __shared__ uint32_t sums[2][32];
     __shared__ uint32_t end;
@@ -85,7 +88,7 @@ __global__ void __launch_bounds__(1024) place_kernel(
         const bool inside = i < rows;
         const uint32_t number = inside ? numbers[i] : 0;
         const uint32_t count = inside ? counts[i] : 0;
-        const bool fits = count <= LongLists::kLongest;
+        const bool fits = count <= longest;
         const uint32_t used = end;
         uint32_t sum[2] = {fits ? count : 0, 0};
         bool placed = false;
@@ -147,13 +150,20 @@ __global__ void __launch_bounds__(kThreads, 3)
     const float least = args.best[i] - args.window;
     const float* const scores = args.scores + size_t(i) * args.padded_k;
     uint32_t end = place;
-    for (int k = lane; k < args.padded_k; k += 32) {
-        const bool mine = scores[k] >= least;
-        const uint32_t all = __ballot_sync(0xffffffffu, mine);
-        if (mine) {
-            args.room.keys[end + __popc(all & ((1u << lane) - 1))] = k;
+#pragma unroll 4
+    for (int first = 0; first < args.padded_k; first += 128) {
+        const int k = first + lane * 4;
+        const float4 s = __ldg(reinterpret_cast<const float4*>(scores + k));
+        const float score[4] = {s.x, s.y, s.z, s.w};
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            const bool mine = score[e] >= least;
+            const uint32_t all = __ballot_sync(0xffffffffu, mine);
+            if (mine) {
+                args.room.keys[end + __popc(all & ((1u << lane) - 1))] = k + e;
+            }
+            end += __popc(all);
         }
-        end += __popc(all);
     }
     __syncwarp();
     float best = -3e38f;
@@ -225,6 +235,10 @@ void LongLists::run(
     const int capacity = int(std::min<size_t>(
             kDenseRows,
             borrowed.scratch_bytes() / (model.padded_k * sizeof(float))));
+    // Where most rows overflow, long lists must not crowd out shorter ones,
+    // which gain more by exact scores.
+    const uint32_t longest = std::clamp(
+            8 * ((room.size - room.used) / uint32_t(count)), 32u, kLongest);
     const uint32_t start[2] = {room.used, 0};
     uint32_t* const totals = totals_.as<uint32_t>();
     std::copy(start, start + 2, totals);
@@ -273,7 +287,7 @@ void LongLists::run(
         count_kernel<<<blocks, kThreads, 0, stream>>>(lists);
         check_launch("counting of long lists");
         place_kernel<<<1, 1024, 0, stream>>>(
-                counts, rows, own_numbers, numbers, room.size, state);
+                counts, rows, own_numbers, numbers, room.size, longest, state);
         check_launch("placing of long lists");
         list<<<blocks, kThreads, 0, stream>>>(lists);
         check_launch("long lists");

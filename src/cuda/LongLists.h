@@ -15,7 +15,7 @@ namespace gmm::cuda {
 
 struct LongLists {
     /// Longest list; beyond it the dense path is no slower.
-    static constexpr int kLongest = 512;
+    static constexpr uint32_t kLongest = 512;
 
     void reserve();
     size_t bytes() const {

@@ -97,11 +97,11 @@ __global__ void __launch_bounds__(kThreads, 1) score_kernel(
         ptx::prefetch_map(&component_map);
         for (int s = 0; s < plan.stages; s++) {
             ptx::barrier_init(barrier(kFull, s), 1);
-            ptx::barrier_init(barrier(kEmpty, s), kConsumers);
+            ptx::barrier_init(barrier(kEmpty, s), kConsumers * 4);
         }
         for (int w = 0; w < kConsumers; w++) {
             ptx::barrier_init(barrier(kRowsFull, w), 1);
-            ptx::barrier_init(barrier(kRowsEmpty, w), 1);
+            ptx::barrier_init(barrier(kRowsEmpty, w), 4);
         }
         ptx::barrier_init_fence();
     }
@@ -199,7 +199,8 @@ __global__ void __launch_bounds__(kThreads, 1) score_kernel(
     } else {
         ptx::more_registers<152>();
         const int w = warp / 4 - 1;
-        const bool leader = threadIdx.x % 128 == 0;
+        // Each warp releases for itself what it has read.
+        const bool leader = threadIdx.x % 32 == 0;
         const int my_turn = 2 + w;
         const int next_turn = w + 1 == kConsumers ? 2 : 3 + w;
 
@@ -267,6 +268,7 @@ __global__ void __launch_bounds__(kThreads, 1) score_kernel(
                     ptx::named_arrive(next_turn, 256);
                 }
                 ptx::wgmma_wait<0>();
+                __syncwarp();
                 if (leader) {
                     if (plan.turns) {
                         for (int s = first_stage, i = 0; i < plan.chunks; i++) {
