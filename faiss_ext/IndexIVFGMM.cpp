@@ -5,12 +5,12 @@
 #include <memory>
 #include <unordered_map>
 
-#include <faiss/IndexFlat.h>
 #include <faiss/impl/FaissAssert.h>
 #include <faiss/utils/distances.h>
 
 #include "faiss_ext/GpuGMMClustering.h"
 #include "faiss_ext/impl/calibrate.h"
+#include "faiss_ext/impl/coarse.h"
 #include "faiss_ext/impl/copies.h"
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/impl/gmm_search.h"
@@ -94,7 +94,7 @@ void IndexIVFGMM<IVF>::train(idx_t n, const float* x) {
     GpuGMMClustering clustering(this->d, this->nlist, this->cp);
     clustering.covariance = covariance;
     clustering.verbose |= this->verbose;
-    auto means = std::make_unique<faiss::IndexFlat>(this->d, this->metric_type);
+    std::unique_ptr<faiss::Index> means = empty_quantizer(*this);
     std::vector<float> directions; // the mixture lives on the unit sphere
     if (this->metric_type == faiss::METRIC_INNER_PRODUCT) {
         directions.assign(x, x + n * this->d);

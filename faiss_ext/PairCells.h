@@ -86,6 +86,10 @@ struct PairCells {
         return offsets.data() + list * (cells_per_list + 1);
     }
 
+    const int32_t* partners(size_t list) const {
+        return partner.data() + list * n_partners;
+    }
+
     /// L for lists of that many vectors on average: cells of 5 to 10.
     static size_t default_cells_per_list(double mean_list_size);
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <faiss/IndexFlat.h>
+#include <faiss/IndexHNSW.h>
 #include <faiss/IndexIDMap.h>
 #include <faiss/IndexIVFPQFastScan.h>
 #include <faiss/IndexPreTransform.h>
@@ -32,6 +33,7 @@ struct GMMToken {
     size_t nlist = 0;
     std::optional<size_t> cells_per_list;
     gmm::Covariance covariance = gmm::Covariance::isotropic;
+    std::string graph; ///< "_HNSW32", or empty
 };
 
 /// Splits at the commas that are not in parentheses.
@@ -75,12 +77,12 @@ size_t parse_count(const std::string& digits, const std::string& token) {
 
 GMMToken parse_token(const std::string& token) {
     static const std::regex pattern(
-            "GMM([0-9]+[kM]?)(?:x([0-9]+))?(?:_(Diag|Tied))?");
+            "GMM([0-9]+[kM]?)(?:x([0-9]+))?(?:_(Diag|Tied))?(_HNSW[0-9]*)?");
     std::smatch match;
     FAISS_THROW_IF_NOT_FMT(
             std::regex_match(token, match, pattern),
             "index_factory: \"%s\", expected GMM<nlist>[x<cells>]"
-            "[_Diag|_Tied]",
+            "[_Diag|_Tied][_HNSW<M>]",
             token.c_str());
     GMMToken out;
     out.nlist = parse_count(match[1], token);
@@ -91,6 +93,7 @@ GMMToken parse_token(const std::string& token) {
         out.covariance = match[3] == "Diag" ? gmm::Covariance::diagonal
                                             : gmm::Covariance::tied;
     }
+    out.graph = match[4];
     return out;
 }
 
@@ -109,11 +112,11 @@ std::unique_ptr<faiss::Index> make_stock(
         int d,
         std::vector<std::string> tokens,
         size_t place,
-        size_t nlist,
+        const GMMToken& token,
         faiss::MetricType metric) {
     const std::string given = join(tokens);
     const std::string gmm = tokens[place];
-    tokens[place] = "IVF" + std::to_string(nlist);
+    tokens[place] = "IVF" + std::to_string(token.nlist) + token.graph;
     try {
         return std::unique_ptr<faiss::Index>(
                 faiss::index_factory(d, join(tokens).c_str(), metric));
@@ -134,6 +137,10 @@ void set_gmm_quantizer(
     FAISS_THROW_IF_NOT_FMT(
             token.cells_per_list.value_or(1) == 1,
             "index_factory: \"%s\": cells need the codes Flat, PQ or SQ",
+            text.c_str());
+    FAISS_THROW_IF_NOT_FMT(
+            token.graph.empty(),
+            "index_factory: \"%s\": a graph needs the codes Flat, PQ or SQ",
             text.c_str());
     auto quantizer = std::make_unique<IndexGMM>(
             ivf.d, ivf.nlist, token.covariance, ivf.metric_type);
@@ -187,7 +194,7 @@ faiss::Index* index_factory(
             int(metric));
 
     std::unique_ptr<faiss::Index> index =
-            make_stock(d, tokens, found - tokens.begin(), token.nlist, metric);
+            make_stock(d, tokens, found - tokens.begin(), token, metric);
     faiss::Index* root = index.release();
     faiss::Index** slot = unwrap(&root);
     index.reset(root);
@@ -292,14 +299,18 @@ std::string describe_gmm(
 
 /// "GMM16" or "IVF16"; empty for coarse quantizers of other kinds.
 std::string describe_coarse(const faiss::IndexIVF* ivf) {
+    auto hnsw = dynamic_cast<const faiss::IndexHNSWFlat*>(ivf->quantizer);
+    const std::string graph =
+            hnsw ? "_HNSW" + std::to_string(hnsw->hnsw.nb_neighbors(1)) : "";
     if (auto gmm = dynamic_cast<const IVFGMM*>(ivf)) {
-        return describe_gmm(ivf->nlist, gmm->cells_per_list, gmm->covariance);
+        return describe_gmm(ivf->nlist, gmm->cells_per_list, gmm->covariance) +
+                graph;
     }
     if (auto gmm = dynamic_cast<const IndexGMM*>(ivf->quantizer)) {
         return describe_gmm(ivf->nlist, 0, gmm->covariance);
     }
-    if (dynamic_cast<const faiss::IndexFlat*>(ivf->quantizer)) {
-        return "IVF" + std::to_string(ivf->nlist);
+    if (hnsw || dynamic_cast<const faiss::IndexFlat*>(ivf->quantizer)) {
+        return "IVF" + std::to_string(ivf->nlist) + graph;
     }
     return "";
 }

@@ -10,8 +10,14 @@ namespace faiss_ext {
  *
  *     GMM1024,Flat   GMM4096_Diag,PQ16   OPQ16_64,GMM1024,PQ16,RFlat
  *     PCA64,GMM1024,SQ8   IDMap,GMM256,Flat   GMM1024x32,Flat
+ *     GMM65536_HNSW32,Flat
  *
  *     gmm  := "GMM" nlist [ "x" cells_per_list ] [ "_Diag" | "_Tied" ]
+ *             [ "_HNSW" m ]
+ *
+ * With _HNSW (m links a node, 32 if left out) the quantizer is an
+ * IndexHNSWFlat over the means: a query computes the distances to the nearest
+ * few and to their partners, and not to all nlist.
  *
  * Flat, PQ and SQ make an IndexIVFGMM; other codes ("GMM1024,PQ16x4fs") the
  * stock index that FAISS makes, with an IndexGMM as its quantizer, and no

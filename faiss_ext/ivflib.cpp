@@ -5,12 +5,12 @@
 #include <numeric>
 #include <vector>
 
-#include <faiss/IndexFlat.h>
 #include <faiss/IndexIVFPQ.h>
 #include <faiss/utils/distances.h>
 
 #include "faiss_ext/GpuGMMClustering.h"
 #include "faiss_ext/IndexIVFGMM.h"
+#include "faiss_ext/impl/coarse.h"
 #include "faiss_ext/impl/convert.h"
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/impl/list_storage.h"
@@ -112,7 +112,7 @@ std::unique_ptr<faiss::IndexIVF> swap_to_gmm(
         // the mixture lives on the unit sphere
         faiss::fvec_renorm_L2(index.d, x.size() / index.d, x.data());
     }
-    auto means = std::make_unique<faiss::IndexFlat>(index.d, index.metric_type);
+    std::unique_ptr<faiss::Index> means = empty_quantizer(index);
     clustering.train(x.size() / index.d, x.data(), *means);
 
     out->quantizer = means.release();

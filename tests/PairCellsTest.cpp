@@ -326,6 +326,7 @@ TEST(PairCells, ARankerHandsOutEveryEntryOnce) {
     index->add(late.n, late.x.data());
     const std::vector<float> means = index->mixture().means;
     CellRanker ranker(index->cells, *index->invlists);
+    QueryCoarse coarse(*index);
     std::vector<float> distances(kLists);
     for (size_t i = 0; i < kLists; i++) {
         distances[i] = true_distance(
@@ -336,7 +337,8 @@ TEST(PairCells, ARankerHandsOutEveryEntryOnce) {
     }
     for (bool posterior : {false, true}) {
         for (size_t step : {1, 50, 1000, 100000}) {
-            ranker.start(distances.data(), false, posterior, 1e5f);
+            coarse.start(distances.data());
+            ranker.start(coarse, false, posterior, [](float) { return 1e5f; });
             std::set<std::pair<size_t, size_t>> seen;
             std::vector<faiss_ext::Run> runs;
             size_t target = step, handed_out = 0;

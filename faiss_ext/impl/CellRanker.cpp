@@ -41,22 +41,37 @@ CellRanker::CellRanker(
 }
 
 void CellRanker::start(
-        const float* distances_in,
+        QueryCoarse& coarse_in,
         bool similarity_in,
         bool posterior_in,
-        float tau_in) {
-    distances = distances_in;
+        const std::function<float(float)>& predict) {
+    coarse = &coarse_in;
     similarity = similarity_in;
     posterior = posterior_in;
-    tau = tau_in;
     entries_scored = 0;
     progress = Progress();
     pool.clear();
-    farthest = 2 * *std::max_element(distances, distances + cells.nlist);
-    homes.start(farthest);
+    homes_left = more_homes();
+    tau = posterior ? predict(*std::min_element(
+                              home_distances.begin(), home_distances.end()))
+                    : 0;
     queue.start(posterior ? kHighestKey : farthest);
-    homes.push(distances, cells.nlist);
-    homes_left = true;
+}
+
+bool CellRanker::more_homes() {
+    if (!coarse->more_lists(home_lists)) {
+        return false;
+    }
+    home_distances.resize(home_lists.size());
+    for (size_t i = 0; i < home_lists.size(); i++) {
+        home_distances[i] = coarse->distances[home_lists[i]];
+    }
+    // of the nearest few from a graph the farthest is not far
+    farthest = (coarse->by_graph() ? 64 : 2) *
+            *std::max_element(home_distances.begin(), home_distances.end());
+    homes.start(farthest);
+    homes.push(home_distances.data(), home_distances.size());
+    return true;
 }
 
 void CellRanker::score_home(size_t list) {
@@ -66,7 +81,8 @@ void CellRanker::score_home(size_t list) {
     if (list_size == 0) {
         return;
     }
-    cells.score(list, distances, similarity, scores.data());
+    coarse->need(cells.partners(list), cells.n_partners);
+    cells.score(list, coarse->distances, similarity, scores.data());
     const float* key = scores.data();
     const float* variance = &cells.variance[list * (L + 1)];
     if (posterior) {
@@ -90,13 +106,14 @@ void CellRanker::score_home(size_t list) {
 }
 
 void CellRanker::extend(size_t entries_wanted) {
-    uint32_t list;
+    uint32_t home;
     while (entries_scored < entries_wanted) {
-        if (!homes.pop(list)) {
+        if (homes.pop(home)) {
+            score_home(home_lists[home]);
+        } else if (!more_homes()) {
             homes_left = false;
             break;
         }
-        score_home(list);
     }
 }
 

@@ -2,12 +2,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include <faiss/invlists/InvertedLists.h>
 
 #include "faiss_ext/PairCells.h"
 #include "faiss_ext/impl/BucketQueue.h"
+#include "faiss_ext/impl/QueryCoarse.h"
 
 namespace faiss_ext {
 
@@ -47,15 +49,17 @@ public:
 
     /** Begins a query.
      *
-     * @param distances   squared distances to the means, size nlist; must stay
-     *                    valid until the next start
+     * @param coarse      started for the query; must stay valid until the next
      * @param similarity  see PairCells::score
      * @param posterior   order by the z of Calibration instead of distance
-     * @param tau         predicted squared distance of the k-th neighbour,
-     *                    read if posterior
+     * @param predict     tau of the distance to the nearest mean, read if
+     *                    posterior
      */
     void start(
-            const float* distances, bool similarity, bool posterior, float tau);
+            QueryCoarse& coarse,
+            bool similarity,
+            bool posterior,
+            const std::function<float(float)>& predict);
 
     /** Takes the next best cells until `target` entries have been handed out
      * since start. Replaces `runs`, in the order of cells; returns false if no
@@ -63,10 +67,12 @@ public:
     bool advance(size_t target, std::vector<Run>& runs);
 
     Progress progress;
-    /// Twice the largest of the distances.
+    /// Beyond the distances that matter, for BucketQueue::start.
     float farthest = 0;
 
 private:
+    /// Puts the next homes in the queue; false if there are none.
+    bool more_homes();
     void score_home(size_t list);
     /// Scores homes until those scored hold that many entries.
     void extend(size_t entries_wanted);
@@ -74,12 +80,14 @@ private:
     const PairCells& cells;
     const faiss::InvertedLists& lists;
     const size_t homes_factor;
-    const float* distances = nullptr;
+    QueryCoarse* coarse = nullptr;
     bool similarity = false;
     bool posterior = false;
     float tau = 0;
 
     BucketQueue homes; ///< by distance
+    std::vector<uint32_t> home_lists;
+    std::vector<float> home_distances;
     bool homes_left = false;
     size_t entries_scored = 0;
 

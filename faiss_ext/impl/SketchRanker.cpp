@@ -21,13 +21,13 @@ SketchRanker::SketchRanker(
           table_slot(cells_in.nlist), table_query(cells_in.nlist) {}
 
 void SketchRanker::start(
-        const float* distances_in,
+        QueryCoarse& coarse,
         bool similarity_in,
         bool posterior,
-        float tau) {
-    distances = distances_in;
+        const std::function<float(float)>& predict) {
+    distances = coarse.distances;
     similarity = similarity_in;
-    by_cell.start(distances, similarity, posterior, tau);
+    by_cell.start(coarse, similarity, posterior, predict);
     progress = Progress();
     queue.start(by_cell.farthest);
     pool.clear();

@@ -22,7 +22,10 @@ public:
 
     /// As CellRanker::start.
     void start(
-            const float* distances, bool similarity, bool posterior, float tau);
+            QueryCoarse& coarse,
+            bool similarity,
+            bool posterior,
+            const std::function<float(float)>& predict);
 
     /// As CellRanker::advance, but hands out exactly `target` while it can, in
     /// the order of their estimates.
@@ -35,7 +38,7 @@ public:
 private:
     const PairCells& cells;
     CellRanker by_cell;
-    const float* distances = nullptr;
+    const float* distances = nullptr; ///< QueryCoarse's
     bool similarity = false;
 
     struct Place {

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <vector>
 
-#include <faiss/IndexFlat.h>
+#include <faiss/IndexHNSW.h>
 #include <faiss/utils/distances.h>
 
 #include "cpu/Blas.h"
@@ -53,12 +53,31 @@ void squared_distances(
 
 } // namespace
 
+const faiss::IndexFlat* hnsw_of(const faiss::IndexIVF& ivf) {
+    auto hnsw = dynamic_cast<const faiss::IndexHNSWFlat*>(ivf.quantizer);
+    return hnsw ? dynamic_cast<const faiss::IndexFlat*>(hnsw->storage)
+                : nullptr;
+}
+
+std::unique_ptr<faiss::Index> empty_quantizer(const faiss::IndexIVF& ivf) {
+    auto old = dynamic_cast<const faiss::IndexHNSWFlat*>(ivf.quantizer);
+    if (!old) {
+        return std::make_unique<faiss::IndexFlat>(ivf.d, ivf.metric_type);
+    }
+    auto out = std::make_unique<faiss::IndexHNSWFlat>(
+            ivf.d, old->hnsw.nb_neighbors(1), ivf.metric_type);
+    out->hnsw.efConstruction = old->hnsw.efConstruction;
+    out->hnsw.efSearch = old->hnsw.efSearch;
+    return out;
+}
+
 void coarse_distances(
         const faiss::IndexIVF& ivf, size_t n, const float* x, float* out) {
     const size_t d = ivf.d, nlist = ivf.nlist;
     std::vector<float> copied;
     const float* means;
-    if (auto flat = dynamic_cast<const faiss::IndexFlat*>(ivf.quantizer)) {
+    auto flat = dynamic_cast<const faiss::IndexFlat*>(ivf.quantizer);
+    if (flat || (flat = hnsw_of(ivf))) {
         means = flat->get_xb();
     } else {
         copied = quantizer_means(ivf);

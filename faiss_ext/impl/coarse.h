@@ -2,6 +2,9 @@
 
 #include <cstddef>
 
+#include <memory>
+
+#include <faiss/IndexFlat.h>
 #include <faiss/IndexIVF.h>
 
 namespace faiss_ext {
@@ -9,6 +12,13 @@ namespace faiss_ext {
 inline bool is_ip(const faiss::IndexIVF& ivf) {
     return ivf.metric_type == faiss::METRIC_INNER_PRODUCT;
 }
+
+/// The vectors behind the quantizer if it is an IndexHNSWFlat, else nullptr.
+const faiss::IndexFlat* hnsw_of(const faiss::IndexIVF& ivf);
+
+/// An empty quantizer of the index's kind: an IndexHNSWFlat with its
+/// parameters, or an IndexFlat.
+std::unique_ptr<faiss::Index> empty_quantizer(const faiss::IndexIVF& ivf);
 
 /** Squared distances of queries to all means; for METRIC_INNER_PRODUCT those
  * of the queries' directions, 2 - 2 q.mu / |q|.

@@ -191,19 +191,20 @@ public:
             : ivf(ivf_in), gmm(gmm_in), plan(plan_in),
               ranker(std::move(ranker_in)) {}
 
-    /// @param distances  coarse_distances of the query
+    /// @param coarse  started for the query
     /// @param q_norm     read for METRIC_INNER_PRODUCT
     /// @param tau        see start_order
     template <class Handler>
     Progress operator()(
             RunScanner& scanner,
-            const float* distances,
+            QueryCoarse& coarse,
             float q_norm,
             float tau,
             Handler& handler) {
         const bool ip = is_ip(ivf);
         const float largest_norm = std::sqrt(gmm.cells.norm2);
-        start_order(ranker, ivf, gmm, plan.order, distances, tau);
+        start_order(ranker, ivf, gmm, plan.order, coarse, tau);
+        const float* distances = coarse.distances;
         const bool by_mass = plan.probe_mass < 1;
         double target = by_mass ? kFirstRound : double(plan.budget);
         for (;;) {
@@ -269,7 +270,8 @@ void for_each_query(
         MakeHandler&& make_handler) {
     const size_t d = ivf.d, nlist = ivf.nlist;
     const bool by_cells = plan.by_cells();
-    const size_t width = by_cells ? nlist : plan.nprobe;
+    const bool by_graph = by_cells && hnsw_of(ivf);
+    const size_t width = by_graph ? 0 : by_cells ? nlist : plan.nprobe;
     const size_t block = std::max<size_t>(1, kCoarseBlock / nlist);
     std::vector<float> coarse(std::min(block, n) * width);
     std::vector<idx_t> keys(by_cells ? 0 : coarse.size());
@@ -286,9 +288,9 @@ void for_each_query(
         const size_t nb = std::min(block, n - i0);
         const float* xb = x + i0 * d;
         const double t0 = faiss::getmillisecs();
-        if (by_cells) {
+        if (by_cells && !by_graph) {
             coarse_distances(ivf, nb, xb, coarse.data());
-        } else {
+        } else if (!by_cells) {
             const faiss::Index& quantizer = policy ? *policy : *ivf.quantizer;
             quantizer.search(nb, xb, plan.nprobe, coarse.data(), keys.data());
         }
@@ -301,6 +303,7 @@ void for_each_query(
         {
             RunScanner scanner(ivf, plan, store_pairs);
             ListSearcher by_list(gmm, nlist);
+            QueryCoarse of_query(ivf);
             RankedSearcher by_cell(
                     ivf, gmm, plan, CellRanker(gmm.cells, *ivf.invlists));
             RankedSearcher by_sketch(
@@ -319,13 +322,14 @@ void for_each_query(
                         const float q_norm = is_ip(ivf)
                                 ? std::sqrt(faiss::fvec_norm_L2sqr(q, d))
                                 : 0;
+                        if (by_graph) {
+                            of_query.start_graph(q);
+                        } else {
+                            of_query.start(&coarse[i * nlist]);
+                        }
                         auto ranked = [&](auto& searcher) {
                             return searcher(
-                                    scanner,
-                                    &coarse[i * nlist],
-                                    q_norm,
-                                    tau,
-                                    handler);
+                                    scanner, of_query, q_norm, tau, handler);
                         };
                         const Progress progress =
                                 plan.order == ProbeOrder::sketch

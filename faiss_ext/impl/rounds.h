@@ -6,7 +6,6 @@
 
 #include "faiss_ext/IndexIVFGMM.h"
 #include "faiss_ext/impl/CellRanker.h"
-#include "faiss_ext/impl/coarse.h"
 
 namespace faiss_ext {
 
@@ -20,9 +19,8 @@ inline double next_round(double target, const Progress& progress) {
 
 /** Begins a query of a CellRanker or SketchRanker in one of the cell orders.
  *
- * @param distances  coarse_distances of the query
- * @param tau        squared distance of the last neighbour wanted; predicted
- *                   where it is not positive
+ * @param tau  squared distance of the last neighbour wanted; predicted where
+ *             it is not positive
  */
 template <class Ranker>
 void start_order(
@@ -30,15 +28,13 @@ void start_order(
         const faiss::IndexIVF& ivf,
         const IVFGMM& gmm,
         ProbeOrder order,
-        const float* distances,
+        QueryCoarse& coarse,
         float tau) {
     const bool posterior = order == ProbeOrder::cell_posterior ||
             (order == ProbeOrder::sketch && gmm.calibration.fitted);
-    if (posterior && !(tau > 0)) {
-        tau = gmm.calibration.predict_tau(
-                *std::min_element(distances, distances + ivf.nlist));
-    }
-    ranker.start(distances, is_ip(ivf), posterior, tau);
+    ranker.start(coarse, is_ip(ivf), posterior, [&](float nearest) {
+        return tau > 0 ? tau : gmm.calibration.predict_tau(nearest);
+    });
 }
 
 } // namespace faiss_ext

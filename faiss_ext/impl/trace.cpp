@@ -72,12 +72,12 @@ std::vector<Look> trace_query(
         GMMIndexRef index,
         Ranker& ranker,
         ProbeOrder order,
-        const float* distances,
+        QueryCoarse& coarse,
         Finds finds) {
     const size_t ntotal = index.ivf.ntotal;
     const size_t budget =
             std::min(ntotal, std::max(kMinTraced, ntotal / kTracedPart));
-    start_order(ranker, index.ivf, index.gmm, order, distances, 0);
+    start_order(ranker, index.ivf, index.gmm, order, coarse, 0);
     std::vector<Look> looks;
     std::vector<Run> runs;
     size_t complete_at = 0;
@@ -129,18 +129,16 @@ std::vector<std::vector<Look>> trace_queries(
         coarse_distances(ivf, nb, xq + b0 * d, coarse.data());
 #pragma omp parallel
         {
+            QueryCoarse of_query(ivf);
             CellRanker by_cell(index.gmm.cells, *ivf.invlists);
             SketchRanker by_sketch(index.gmm.cells, *ivf.invlists);
 #pragma omp for schedule(dynamic)
             for (size_t i = 0; i < nb; i++) {
                 const size_t q = b0 + i;
+                of_query.start(&coarse[i * nlist]);
                 auto trace = [&](auto& ranker) {
                     return trace_query(
-                            index,
-                            ranker,
-                            order,
-                            &coarse[i * nlist],
-                            Finds(truth, q));
+                            index, ranker, order, of_query, Finds(truth, q));
                 };
                 looks[q - q0] = order == ProbeOrder::sketch ? trace(by_sketch)
                                                             : trace(by_cell);

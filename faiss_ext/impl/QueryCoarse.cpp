@@ -1,0 +1,100 @@
+#include "faiss_ext/impl/QueryCoarse.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include <faiss/utils/distances.h>
+
+namespace faiss_ext {
+
+namespace {
+
+/// Lists asked of the graph at first; if they are not enough, all are next.
+constexpr size_t kFirstAsked = 256;
+constexpr size_t kMostAsked = 1024;
+
+} // namespace
+
+QueryCoarse::QueryCoarse(const faiss::IndexIVF& ivf_in)
+        : ivf(ivf_in), graph(hnsw_of(ivf_in) != nullptr) {
+    if (graph) {
+        own.resize(ivf.nlist);
+        known.resize(ivf.nlist);
+        given.resize(ivf.nlist);
+    }
+}
+
+void QueryCoarse::start(const float* all) {
+    distances = all;
+    query = nullptr;
+    n_asked = 0;
+}
+
+void QueryCoarse::start_graph(const float* q) {
+    distances = own.data();
+    query = q;
+    n_asked = 0;
+    stamp++;
+    const float norm = std::sqrt(faiss::fvec_norm_L2sqr(q, ivf.d));
+    scale = norm > 0 ? 2 / norm : 0;
+}
+
+bool QueryCoarse::more_lists(std::vector<uint32_t>& lists) {
+    if (n_asked >= ivf.nlist) {
+        return false;
+    }
+    lists.clear();
+    if (!query) {
+        n_asked = ivf.nlist;
+        lists.resize(ivf.nlist);
+        std::iota(lists.begin(), lists.end(), 0);
+        return true;
+    }
+    n_asked = n_asked == 0 ? kFirstAsked : 4 * n_asked;
+    if (n_asked > kMostAsked || n_asked >= ivf.nlist) {
+        n_asked = ivf.nlist;
+        for (size_t i = 0; i < ivf.nlist; i++) {
+            if (given[i] != stamp) {
+                lists.push_back(uint32_t(i));
+            }
+        }
+    } else {
+        found.resize(n_asked);
+        found_distances.resize(n_asked);
+        ivf.quantizer->search(
+                1, query, n_asked, found_distances.data(), found.data());
+        for (idx_t i : found) {
+            if (i >= 0 && given[i] != stamp) {
+                given[i] = stamp;
+                lists.push_back(uint32_t(i));
+            }
+        }
+    }
+    need(reinterpret_cast<const int32_t*>(lists.data()), lists.size());
+    return true;
+}
+
+void QueryCoarse::need(const int32_t* lists, size_t n) {
+    if (!query) {
+        return;
+    }
+    const float* means = hnsw_of(ivf)->get_xb();
+    for (size_t l = 0; l < n; l++) {
+        const size_t i = lists[l];
+        if (known[i] != stamp) {
+            known[i] = stamp;
+            const float* mean = means + i * ivf.d;
+            own[i] = is_ip(ivf)
+                    ? std::max(
+                              2 -
+                                      scale *
+                                              faiss::fvec_inner_product(
+                                                      query, mean, ivf.d),
+                              0.0f)
+                    : faiss::fvec_L2sqr(query, mean, ivf.d);
+        }
+    }
+}
+
+} // namespace faiss_ext

@@ -1,0 +1,165 @@
+// An HNSW graph over the means ("GMM512_HNSW16,Flat") in place of a flat
+// quantizer: the same searches, whatever the graph has to be asked for.
+#include <faiss/IndexFlat.h>
+#include <faiss/IndexHNSW.h>
+#include <faiss/impl/io.h>
+#include <faiss/index_io.h>
+
+#include "IvfTestTools.h"
+#include "faiss_ext/impl/QueryCoarse.h"
+#include "faiss_ext/index_factory.h"
+#include "faiss_ext/index_io.h"
+
+namespace faiss_ext {
+namespace {
+
+constexpr size_t kLists = 1100; // more than the graph is asked for at first
+constexpr size_t kStored = 9000;
+
+std::unique_ptr<IndexIVFFlatGMM> graph_index(faiss::MetricType metric) {
+    const Vectors x = sift_base(kStored);
+    std::unique_ptr<faiss::Index> index(
+            index_factory(x.d, "GMM1100x4_HNSW16,Flat", metric));
+    auto& gmm = dynamic_cast<IndexIVFFlatGMM&>(*index);
+    gmm.cp.niter = 2;
+    gmm.train(x.n, x.x.data());
+    gmm.add(x.n, x.x.data());
+    index.release();
+    return std::unique_ptr<IndexIVFFlatGMM>(&gmm);
+}
+
+/// The same lists and cells under a flat quantizer.
+void flatten(IndexIVFFlatGMM& index) {
+    std::vector<float> means(index.nlist * index.d);
+    index.quantizer->reconstruct_n(0, index.nlist, means.data());
+    auto flat = std::make_unique<faiss::IndexFlat>(index.d, index.metric_type);
+    flat->add(index.nlist, means.data());
+    delete index.quantizer;
+    index.quantizer = flat.release();
+}
+
+double agreement(const Found& a, const Found& b) {
+    size_t same = 0;
+    for (size_t j = 0; j < a.ids.size(); j++) {
+        same += a.ids[j] == b.ids[j];
+    }
+    return double(same) / a.ids.size();
+}
+
+TEST(GraphQuantizer, FindsWhatAFlatOneFinds) {
+    for (auto metric : {faiss::METRIC_L2, faiss::METRIC_INNER_PRODUCT}) {
+        SCOPED_TRACE(metric);
+        auto index = graph_index(metric);
+        ASSERT_TRUE(dynamic_cast<faiss::IndexHNSWFlat*>(index->quantizer));
+        ASSERT_FALSE(index->cells.empty());
+        ASSERT_TRUE(index->calibration.fitted);
+        const Vectors q = sift_queries(200);
+        struct Case {
+            ProbeOrder order;
+            size_t nprobe;
+            float mass;
+        };
+        const Case cases[] = {
+                {ProbeOrder::sketch, 2, 1},
+                {ProbeOrder::cell_posterior, 8, 1},
+                {ProbeOrder::cell_distance, 8, 1},
+                // 256, 1024, and then all lists are needed
+                {ProbeOrder::cell_distance, 200, 1},
+                {ProbeOrder::cell_distance, 1000, 1},
+                {ProbeOrder::sketch, kLists, 0.9f},
+                {ProbeOrder::cell_posterior, kLists, 0.9f}};
+        auto search = [&](const Case& c) {
+            SearchParametersIVFGMM params;
+            params.probe_order = c.order;
+            params.nprobe = c.nprobe;
+            params.probe_mass = c.mass;
+            return find(*index, q, 10, &params);
+        };
+        std::vector<Found> by_graph;
+        for (const Case& c : cases) {
+            by_graph.push_back(search(c));
+        }
+        flatten(*index);
+        for (size_t i = 0; i < by_graph.size(); i++) {
+            // the graph misses a list now and then
+            EXPECT_GT(agreement(by_graph[i], search(cases[i])), 0.9)
+                    << to_string(cases[i].order) << " " << cases[i].nprobe;
+        }
+    }
+}
+
+TEST(GraphQuantizer, EveryListIsReached) {
+    auto index = graph_index(faiss::METRIC_L2);
+    const Vectors q = sift_queries(20);
+    SearchParametersIVFGMM params;
+    params.probe_order = ProbeOrder::cell_distance;
+    params.nprobe = kLists - 1;
+    // k = ntotal shows every vector that was scanned
+    const Found found = find(*index, q, kStored, &params);
+    const double scanned = found.ids.size() -
+            std::count(found.ids.begin(), found.ids.end(), idx_t(-1));
+    const double budget = double(kStored) * (kLists - 1) / kLists;
+    EXPECT_GE(scanned / q.n, std::floor(budget));
+    for (size_t i = 0; i < q.n; i++) {
+        std::set<idx_t> ids(
+                &found.ids[i * kStored], &found.ids[(i + 1) * kStored]);
+        ids.erase(-1);
+        ASSERT_GE(ids.size(), std::floor(budget)); // none twice
+    }
+}
+
+TEST(GraphQuantizer, DistancesAreTrueWhereKnown) {
+    for (auto metric : {faiss::METRIC_L2, faiss::METRIC_INNER_PRODUCT}) {
+        auto index = graph_index(metric);
+        const Vectors q = sift_queries(5);
+        std::vector<float> all(q.n * kLists);
+        coarse_distances(*index, q.n, q.x.data(), all.data());
+        QueryCoarse coarse(*index);
+        ASSERT_TRUE(coarse.by_graph());
+        for (size_t i = 0; i < q.n; i++) {
+            coarse.start_graph(q.row(i));
+            std::vector<uint32_t> lists;
+            std::set<uint32_t> seen;
+            size_t portions = 0;
+            while (coarse.more_lists(lists)) {
+                portions++;
+                for (uint32_t list : lists) {
+                    ASSERT_TRUE(seen.insert(list).second);
+                    const float expected = all[i * kLists + list];
+                    ASSERT_NEAR(
+                            coarse.distances[list],
+                            expected,
+                            1e-4 * expected + 1e-4);
+                }
+            }
+            EXPECT_EQ(portions, 3u);
+            EXPECT_EQ(seen.size(), kLists);
+        }
+    }
+}
+
+TEST(GraphQuantizer, FilesAndNames) {
+    auto index = graph_index(faiss::METRIC_L2);
+    EXPECT_EQ(reverse_index_factory(index.get()), "GMM1100x4_HNSW16,Flat");
+    const Vectors q = sift_queries(50);
+    index->target_recall = 0.9f;
+    const Found expected = find(*index, q, 10);
+    faiss::VectorIOWriter writer;
+    faiss_ext::write_index(index.get(), &writer);
+    faiss::VectorIOReader reader;
+    reader.data = writer.data;
+    std::unique_ptr<faiss::Index> back(
+            faiss_ext::read_index(static_cast<faiss::IOReader*>(&reader)));
+    EXPECT_EQ(find(*back, q, 10), expected);
+
+    faiss::VectorIOReader again;
+    again.data = writer.data;
+    std::unique_ptr<faiss::Index> stock(faiss::read_index(&again));
+    auto& ivf = dynamic_cast<faiss::IndexIVFFlat&>(*stock);
+    EXPECT_EQ(typeid(ivf), typeid(faiss::IndexIVFFlat));
+    ivf.nprobe = 64;
+    EXPECT_GT(agreement(find(ivf, q, 10), expected), 0.6);
+}
+
+} // namespace
+} // namespace faiss_ext
