@@ -31,7 +31,7 @@ struct CudaOptions {
     Kernel kernel = Kernel::automatic;
     /// nats of log-likelihood (standard deviation) that rounding may cost a
     /// pair of row and component before `automatic` evaluates it as `exact`
-    /// does. The worst of 100,000 rows is off by 6 to 13 times as much.
+    /// does. The worst of 100,000 rows is off by 6 to 8 times as much.
     double tolerance = 0.003;
     /// bytes of device memory to use at most; 0: nine tenths of what is free
     size_t memory_limit = 0;

@@ -311,11 +311,26 @@ void Model::upload(const GaussianMixture& model, cudaStream_t stream) {
     largest_mean = 0;
     largest_inverse_ = largest_scaled_ = largest_constant_ = 0;
     for (int c = 0; c < k; c++) {
+        constexpr int kLanes = 8; // for the compiler to vectorise
+        float tops[kLanes] = {}, norms[kLanes] = {};
+        const float* const mean = model.means.data() + size_t(c) * d;
+        int j = 0;
+        for (; j + kLanes <= d; j += kLanes) {
+            for (int i = 0; i < kLanes; i++) {
+                const float m = std::fabs(mean[j + i]);
+                tops[i] = std::max(tops[i], m);
+                norms[i] += m * m;
+            }
+        }
+        for (; j < d; j++) {
+            const float m = std::fabs(mean[j]);
+            tops[0] = std::max(tops[0], m);
+            norms[0] += m * m;
+        }
         float top = 0, norm = 0;
-        for (int j = 0; j < d; j++) {
-            const float m = std::fabs(model.means[size_t(c) * d + j]);
-            top = std::max(top, m);
-            norm += m * m;
+        for (int i = 0; i < kLanes; i++) {
+            top = std::max(top, tops[i]);
+            norm += norms[i];
         }
         largest_mean = std::max(largest_mean, top);
         const double v = model.variance(c, 0);
