@@ -24,14 +24,20 @@ std::array<float, 5> stop_features(
 }
 
 float Calibration::missing(
-        ProbeOrder order, const Progress& progress, float kth_distance) const {
+        ProbeOrder order,
+        const Progress& progress,
+        float kth_distance,
+        size_t ntotal_now) const {
     if (!std::isfinite(kth_distance)) {
         return 1; // fewer than k found
     }
     if (kth_distance <= 0) {
         return 0; // k at distance 0: none can be nearer
     }
-    const auto f = stop_features(progress, kth_distance);
+    auto f = stop_features(progress, kth_distance);
+    if (ntotal > 0 && ntotal_now > 0) {
+        f[1] -= std::log(float(ntotal_now) / float(ntotal));
+    }
     const auto& w = order == ProbeOrder::sketch ? sketch_stop_weights
                                                 : cell_stop_weights;
     float logit = 0;
@@ -41,17 +47,21 @@ float Calibration::missing(
     return 1 / (1 + std::exp(-logit));
 }
 
-Calibration::Choice Calibration::choose(float target_recall) const {
+Calibration::Choice Calibration::choose(
+        float target_recall, bool by_mass_only) const {
     FAISS_THROW_IF_NOT_MSG(
             fitted,
-            "target_recall needs a calibration: add more vectors (1000 and "
-            "20 a query), or call calibrate");
+            "target_recall needs a calibration: calibrate() has not been "
+            "called, and calibrate_on_add was off");
     FAISS_THROW_IF_NOT_FMT(
             target_recall > 0 && target_recall <= 1,
             "target_recall = %g, expected in (0, 1]",
             target_recall);
     Choice best{ProbeOrder::distance, false, 0, 0, HUGE_VALF, HUGE_VALF};
     for (const Candidate& c : candidates) {
+        if (by_mass_only && !c.by_mass) {
+            continue;
+        }
         for (size_t p = 0; p < c.curve.size(); p++) {
             const Point& at = c.curve[p];
             if (at.recall < target_recall) {

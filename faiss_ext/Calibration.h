@@ -26,7 +26,8 @@ struct Progress; // impl/CellRanker.h
  * the nearest mean. Cells are scanned in the order of z: the order of
  * expected neighbours for each distance.
  *
- * The mass still missing. After b distances, with t the k-th smallest so far,
+ * The mass still missing. After b distances (in proportion to an index of
+ * ntotal vectors, if it has grown since), with t the k-th smallest so far,
  * e_1 and e the squared distances that were expected of the first and the last
  * entry scanned (of their cell's mean, or by their sketch), and f = s + v of
  * the last cell looked into,
@@ -37,10 +38,11 @@ struct Progress; // impl/CellRanker.h
  */
 struct Calibration {
     bool fitted = false;
-    size_t k = 0;            ///< neighbours that it was fitted for
-    size_t ntotal = 0;       ///< vectors in the index when it was fitted
-    size_t nq = 0;           ///< queries that it was fitted on
-    bool own_queries = true; ///< drawn from the index's vectors
+    size_t k = 0;               ///< neighbours that it was fitted for
+    size_t ntotal = 0;          ///< vectors in the index when it was fitted
+    size_t nq = 0;              ///< queries that it was fitted on
+    bool own_queries = true;    ///< drawn from the index's vectors
+    std::vector<float> queries; ///< those given, size nq * d, or empty
 
     std::array<float, 2> tau_weights = {0, 1};
     std::array<float, 5> cell_stop_weights = {};   ///< for cell_posterior
@@ -53,7 +55,8 @@ struct Calibration {
     float missing(
             ProbeOrder order,
             const Progress& progress,
-            float kth_distance) const;
+            float kth_distance,
+            size_t ntotal_now) const;
 
     /// One point of a candidate's curve on held-out queries.
     struct Point {
@@ -86,9 +89,11 @@ struct Calibration {
     };
     /** Throws FaissException if not fitted, or target is not in (0, 1].
      *
+     * @param by_mass_only  only stops that look at what a query has found
+     *
      * Candidates that cost more than another everywhere never win; k-means'
      * order with a fixed budget is always among them. */
-    Choice choose(float target_recall) const;
+    Choice choose(float target_recall, bool by_mass_only = false) const;
 
     /// The order whose fixed budget found most at that cost.
     ProbeOrder best_order(float cost) const;

@@ -27,18 +27,26 @@ constexpr size_t kAddBlock = 32768;
 /// of the list.
 constexpr size_t kMinTail = 64;
 /// The cells and the calibration are made anew whenever the index has grown
-/// by this factor.
+/// by these factors. A calibration of half the vectors can miss by 0.07.
 constexpr size_t kGrowth = 2;
+constexpr double kCalibrationGrowth = 1.3;
 constexpr float kNorm2Growth = 1.2f;
 /// Adding calibrates on so many vectors, from so many stored on.
 constexpr size_t kMinCalibrationQueries = 100;
 constexpr size_t kMaxCalibrationQueries = 1000;
-constexpr size_t kMinCalibrationVectors = 1000;
 
-/// As many queries as cost a quarter of what assigning to lists does, for the k
-/// of the last calibration.
-void calibrate_on_own_vectors(GMMIndexRef index) {
+/// For the k of the last calibration, and on its queries if it was given any;
+/// else on as many as cost a quarter of what assigning to lists does.
+void calibrate_again(GMMIndexRef index) {
     const size_t k = index.gmm.calibration.k;
+    const std::vector<float> queries = index.gmm.calibration.queries;
+    if (!queries.empty()) {
+        index.gmm.calibrate(
+                queries.size() / index.ivf.d,
+                queries.data(),
+                std::min(k, size_t(index.ivf.ntotal) - 1));
+        return;
+    }
     index.gmm.calibrate(
             std::clamp(
                     index.ivf.nlist / 4,
@@ -62,11 +70,12 @@ void after_growth(GMMIndexRef index, float norm2_before) {
     if (needs_new_cells(index, ntotal)) {
         rebuild_cells(index);
     }
-    const size_t next = new_units ? 0 : kGrowth * index.gmm.calibration.ntotal;
+    const size_t next = new_units
+            ? 0
+            : size_t(kCalibrationGrowth * index.gmm.calibration.ntotal);
     if (index.gmm.calibrate_on_add &&
-        (index.gmm.calibration.own_queries || new_units) &&
         ntotal >= std::max(kMinCalibrationVectors, next)) {
-        calibrate_on_own_vectors(index);
+        calibrate_again(index);
     }
 }
 
@@ -238,7 +247,7 @@ void IndexIVFGMM<IVF>::search(
     gmm_search(
             *this,
             *this,
-            make_plan(*this, *this, params),
+            make_plan(*this, *this, params, k),
             n,
             x,
             k,
@@ -306,7 +315,7 @@ void IndexIVFGMM<IVF>::search_and_reconstruct(
     gmm_search(
             *this,
             *this,
-            make_plan(*this, *this, params),
+            make_plan(*this, *this, params, k),
             n,
             x,
             k,
@@ -454,9 +463,8 @@ void IndexIVFGMM<IVF>::optimize() {
     if (max_assign == 1) {
         rebuild_cells({*this, *this});
     }
-    if (calibration.own_queries &&
-        size_t(this->ntotal) >= kMinCalibrationVectors) {
-        calibrate_on_own_vectors({*this, *this});
+    if (size_t(this->ntotal) >= kMinCalibrationVectors) {
+        calibrate_again({*this, *this});
     }
 }
 

@@ -40,8 +40,9 @@ struct IVFGMM {
 
     /** Order of probing. Cell orders search the nprobe * ntotal / nlist
      * vectors of the best cells, whichever lists they are in: the cost of
-     * nprobe lists, and more recall. `sketch` buys fewer distances for that
-     * cost, since each comes with the scores that found it. With nprobe =
+     * nprobe lists, and more recall. `sketch` computes fewer distances for
+     * nprobe (cost_factor in report(): it pays for its scores out of the same
+     * budget), but 2 k at least unless nprobe lists hold fewer. With nprobe =
      * nlist all is searched. */
     ProbeOrder probe_order = ProbeOrder::calibrated;
     /** In (0, 1]. Below 1 a query stops once this share of its neighbours is
@@ -50,13 +51,17 @@ struct IVFGMM {
     float probe_mass = 1;
     /** In [0, 1). Above 0 the calibration chooses order and stop: the setting
      * with the least cost that reached this recall on held-out queries.
-     * nprobe is not used then; max_codes remains as a cap. */
+     * max_codes remains as a cap, and the nprobe of a
+     * faiss::SearchParametersIVF given for one call; the index's own nprobe is
+     * not used then. An index of fewer than 1000 vectors that is not calibrated
+     * is searched through; a larger one throws. With an IDSelector the stop
+     * looks at what was found, and can come early where few vectors pass. */
     float target_recall = 0;
 
     size_t cells_per_list = 0; ///< 0: from the list sizes; 1: plain IVF
     /** Keep a sketch of each vector (20 bytes; see PairCells.h): by far the
-     * fewest distances at a recall. Off by default for IndexIVFPQ, whose
-     * codes are about as cheap to compare as the sketches. */
+     * fewest distances at a recall. Set it before adding, or call optimize().
+     */
     bool sketch = true;
     /// Lists that a vector may be in. Above 1 needs cells_per_list = 1.
     size_t max_assign = 1;
@@ -67,8 +72,8 @@ struct IVFGMM {
     /// Above 0: copies go to the components whose responsibility reaches it
     /// instead, the most responsible one being the home.
     float assign_threshold = 0;
-    /// Whenever the index has doubled, unless calibrate() was given queries:
-    /// what they taught stays until it is called again.
+    /// Whenever the index has grown by 1.3: on the queries that calibrate() was
+    /// last given, or on vectors of the index.
     bool calibrate_on_add = true;
 
     PairCells cells;
@@ -81,7 +86,9 @@ struct IVFGMM {
 
     /** Fits order and stop to queries like the user's, after adding.
      *
-     * Time O(nq ntotal d).
+     * Time O(nq ntotal d). The queries are kept (nq * d floats) for when the
+     * index grows. Behind an IndexPreTransform queries must be transformed:
+     * faiss_ext::calibrate (ivflib.h) does it.
      *
      * @param nq  at least 20; half of them are held out
      * @param xq  size nq * d; nullptr: nq vectors of the index, as if neither
@@ -146,7 +153,6 @@ struct IndexIVFGMM : IVF, IVFGMM {
                   nlist,
                   args...) {
         this->own_fields = true;
-        sketch = !std::is_base_of_v<faiss::IndexIVFPQ, IVF>;
     }
     IndexIVFGMM() = default;
 

@@ -6,6 +6,8 @@
 #include <vector>
 
 #include <faiss/IndexIVFPQ.h>
+#include <faiss/IndexPreTransform.h>
+#include <faiss/impl/io.h>
 #include <faiss/utils/distances.h>
 
 #include "faiss_ext/GpuGMMClustering.h"
@@ -14,6 +16,7 @@
 #include "faiss_ext/impl/convert.h"
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/impl/list_storage.h"
+#include "faiss_ext/index_io.h"
 
 namespace faiss_ext {
 
@@ -136,6 +139,32 @@ std::unique_ptr<faiss::IndexIVF> swap_to_gmm(
     part.optimize();
     out->set_direct_map_type(index.direct_map.type);
     return out;
+}
+
+void calibrate(faiss::Index* index, size_t nq, const float* xq, size_t k) {
+    IVFGMM* gmm = extract_gmm(index);
+    FAISS_THROW_IF_NOT_MSG(gmm, "calibrate: the index holds no GMM index");
+    FAISS_THROW_IF_NOT_MSG(xq, "calibrate: no queries");
+    std::vector<float> x(xq, xq + nq * index->d);
+    for (faiss::Index** inner; (inner = inside(index)); index = *inner) {
+        if (auto pre = dynamic_cast<faiss::IndexPreTransform*>(index)) {
+            const float* y = pre->apply_chain(nq, x.data());
+            if (y != x.data()) { // it is if the chain is empty
+                const std::unique_ptr<const float[]> owner(y);
+                x.assign(y, y + nq * (*inner)->d);
+            }
+        }
+    }
+    gmm->calibrate(nq, x.data(), k);
+}
+
+std::unique_ptr<faiss::Index> clone_index(const faiss::Index* index) {
+    faiss::VectorIOWriter writer;
+    write_index(index, &writer);
+    faiss::VectorIOReader reader;
+    reader.data = std::move(writer.data);
+    return std::unique_ptr<faiss::Index>(
+            read_index(static_cast<faiss::IOReader*>(&reader)));
 }
 
 IVFGMM* extract_gmm(faiss::Index* index) {

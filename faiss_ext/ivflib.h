@@ -26,6 +26,17 @@ std::unique_ptr<faiss::IndexIVF> swap_to_gmm(
         const faiss::IndexIVF& index,
         gmm::Covariance covariance = gmm::Covariance::isotropic);
 
+/** IVFGMM::calibrate of the GMM index inside, with queries as that index's
+ * user gives them: transforms on the way (IndexPreTransform) are applied.
+ *
+ * Recall is that of the GMM index itself: behind it an IndexRefine asks it for
+ * k * k_factor, which is the k to give.
+ */
+void calibrate(faiss::Index* index, size_t nq, const float* xq, size_t k = 10);
+
+/// faiss::clone_index knows no GMM indexes, and copies their stock part.
+std::unique_ptr<faiss::Index> clone_index(const faiss::Index* index);
+
 /// The GMM part of an index, wherever it is wrapped (IndexPreTransform,
 /// IndexRefine, IndexIDMap), or nullptr.
 IVFGMM* extract_gmm(faiss::Index* index);

@@ -85,21 +85,103 @@ TEST(Calibration, TargetsAreReachedOnTheUsersQueries) {
     }
 }
 
-TEST(Calibration, GrowthKeepsWhatTheUsersQueriesTaught) {
+TEST(Calibration, GrowthRepeatsItOnTheUsersQueries) {
     const auto index = sift_index();
     const Vectors given = sift_queries(100);
     index->calibrate(given.n, given.x.data(), 5);
-    const auto weights = index->calibration.sketch_stop_weights;
     index->add(30000, base().row(kStored)); // more than doubles it
     EXPECT_EQ(index->cells.fitted_n, 50000);
-    index->optimize();
     EXPECT_FALSE(index->calibration.own_queries);
+    EXPECT_EQ(index->calibration.queries, given.x);
     EXPECT_EQ(index->calibration.k, 5);
-    EXPECT_EQ(index->calibration.ntotal, kStored);
-    EXPECT_EQ(index->calibration.sketch_stop_weights, weights);
+    EXPECT_EQ(index->calibration.ntotal, 50000);
     index->calibrate(100, nullptr, 5);
     EXPECT_TRUE(index->calibration.own_queries);
-    EXPECT_EQ(index->calibration.ntotal, 50000);
+    EXPECT_TRUE(index->calibration.queries.empty());
+}
+
+TEST(Calibration, TargetsHoldWhileTheIndexGrows) {
+    for (size_t before : {9000, 13000, 18000}) {
+        auto index = trained(rows_of(base(), 0, 10000), 128);
+        index->calibrate_on_add = true;
+        const Vectors all = sift_queries(500);
+        const Vectors given = rows_of(all, 0, 250), q = rows_of(all, 250, 500);
+        index->add(before, base().x.data());
+        index->calibrate(given.n, given.x.data(), 10);
+        index->add(kStored - before, base().row(before));
+        const Found truth = truth_of(*index, q);
+        double last = 0;
+        for (float target : {0.8f, 0.9f, 0.95f, 0.99f}) {
+            SearchParametersIVFGMM params;
+            params.target_recall = target;
+            const double reached = outcome(*index, q, truth, params).recall;
+            EXPECT_GT(reached, target - 0.06) << before << " " << target;
+            EXPECT_GE(reached, last - 0.01);
+            last = reached;
+        }
+    }
+}
+
+TEST(Calibration, NprobeOfACallCapsTheTarget) {
+    const auto index = sift_index();
+    const Vectors q = sift_queries(100);
+    index->target_recall = 0.99f;
+    const double free = distances_per_query(*index, q, 10);
+    faiss::SearchParametersIVF params;
+    params.nprobe = 1;
+    const double capped = distances_per_query(*index, q, 10, &params);
+    EXPECT_LE(capped, double(kStored) / index->nlist + 1);
+    EXPECT_GT(free, capped);
+}
+
+TEST(Calibration, SmallIndexesAreSearchedThroughForATarget) {
+    auto index = trained(rows_of(base(), 0, 10000), 16);
+    index->target_recall = 0.9f;
+    const Vectors q = sift_queries(10);
+    EXPECT_EQ(find(*index, q, 10).ids[0], -1);
+    index->add(500, base().x.data());
+    EXPECT_EQ(distances_per_query(*index, q, 10), 500);
+    index->calibrate_on_add = false;
+    index->add(5000, base().row(500));
+    EXPECT_THROW(find(*index, q, 10), faiss::FaissException);
+}
+
+TEST(Calibration, ManyNeighboursAreNotCutShort) {
+    const auto index = sift_index();
+    const Vectors q = sift_queries(50);
+    const size_t k = 300;
+    for (size_t nprobe : {2, 4, 8}) { // 312, 625, 1250 vectors
+        faiss::SearchParametersIVF params;
+        params.nprobe = nprobe;
+        const Found found = find(*index, q, k, &params);
+        const size_t none =
+                std::count(found.ids.begin(), found.ids.end(), idx_t(-1));
+        EXPECT_EQ(none, 0) << nprobe;
+    }
+}
+
+TEST(Calibration, SelectorsFindAsMuchAsInWholeLists) {
+    const auto index = sift_index();
+    const Vectors q = sift_queries(200);
+    faiss::IDSelectorRange few(0, 400); // 2 %
+    SearchParametersIVFGMM params;
+    params.sel = &few;
+    params.nprobe = index->nlist;
+    const Found truth = find(*index, q, 10, &params);
+    for (size_t nprobe : {4, 8, 16}) {
+        params.nprobe = nprobe;
+        params.probe_order = ProbeOrder::distance;
+        const double lists =
+                recall(find(*index, q, 10, &params), truth, faiss::METRIC_L2);
+        params.probe_order = ProbeOrder::calibrated;
+        const double cells =
+                recall(find(*index, q, 10, &params), truth, faiss::METRIC_L2);
+        EXPECT_GE(cells, lists - 0.02) << nprobe;
+    }
+    params.nprobe = 1;
+    params.target_recall = 0.9f;
+    EXPECT_GT(
+            recall(find(*index, q, 10, &params), truth, faiss::METRIC_L2), 0.7);
 }
 
 TEST(Calibration, MoreMassIsMoreRecallForMoreDistances) {

@@ -38,10 +38,12 @@ void flatten(IndexIVFFlatGMM& index) {
     index.quantizer = flat.release();
 }
 
+/// Share of a's results that b has too.
 double agreement(const Found& a, const Found& b) {
     size_t same = 0;
     for (size_t j = 0; j < a.ids.size(); j++) {
-        same += a.ids[j] == b.ids[j];
+        const auto begin = b.ids.begin() + j / b.k * b.k;
+        same += std::count(begin, begin + b.k, a.ids[j]);
     }
     return double(same) / a.ids.size();
 }
@@ -60,7 +62,7 @@ TEST(GraphQuantizer, FindsWhatAFlatOneFinds) {
             float mass;
         };
         const Case cases[] = {
-                {ProbeOrder::sketch, 2, 1},
+                {ProbeOrder::sketch, 8, 1},
                 {ProbeOrder::cell_posterior, 8, 1},
                 {ProbeOrder::cell_distance, 8, 1},
                 // 256, 1024, and then all lists are needed
@@ -82,7 +84,7 @@ TEST(GraphQuantizer, FindsWhatAFlatOneFinds) {
         flatten(*index);
         for (size_t i = 0; i < by_graph.size(); i++) {
             // the graph misses a list now and then
-            EXPECT_GT(agreement(by_graph[i], search(cases[i])), 0.9)
+            EXPECT_GT(agreement(by_graph[i], search(cases[i])), 0.95)
                     << to_string(cases[i].order) << " " << cases[i].nprobe;
         }
     }

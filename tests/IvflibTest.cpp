@@ -2,11 +2,14 @@
 
 #include <algorithm>
 #include <memory>
+#include <numeric>
 
 #include <faiss/IndexFlat.h>
+#include <faiss/IndexIDMap.h>
 #include <faiss/IndexIVFFlat.h>
 #include <faiss/IndexIVFPQ.h>
 #include <faiss/IndexIVFPQFastScan.h>
+#include <faiss/IndexPreTransform.h>
 #include <faiss/IndexScalarQuantizer.h>
 #include <faiss/impl/IDSelector.h>
 #include <faiss/index_factory.h>
@@ -147,6 +150,46 @@ TEST(SwapToGMM, BadInputIsNamed) {
     EXPECT_FAISS_ERROR(swap_to_gmm(*fast), "IndexIVFPQ");
     auto swapped = swap_to_gmm(*filled("IVF32,Flat"));
     EXPECT_FAISS_ERROR(swap_to_gmm(*swapped), "IndexIVFFlat");
+}
+
+TEST(Calibrate, QueriesAreTransformedOnTheWay) {
+    std::unique_ptr<faiss::Index> index(
+            index_factory(kD, "IDMap,PCA32,GMM64,Flat"));
+    index->train(base().n, base().x.data());
+    std::vector<idx_t> ids(base().n);
+    std::iota(ids.begin(), ids.end(), 100);
+    index->add_with_ids(base().n, base().x.data(), ids.data());
+    faiss_ext::calibrate(index.get(), 50, queries().x.data(), 5);
+    const Calibration& c = extract_gmm(index.get())->calibration;
+    EXPECT_EQ(c.nq, 50);
+    EXPECT_EQ(c.k, 5);
+    EXPECT_FALSE(c.own_queries);
+    auto& map = dynamic_cast<faiss::IndexIDMap&>(*index);
+    auto& pre = dynamic_cast<faiss::IndexPreTransform&>(*map.index);
+    const std::unique_ptr<const float[]> expected(
+            pre.apply_chain(50, queries().x.data()));
+    ASSERT_EQ(c.queries.size(), 50 * 32);
+    EXPECT_TRUE(std::equal(c.queries.begin(), c.queries.end(), expected.get()));
+
+    faiss::IndexFlat none(kD);
+    EXPECT_THROW(
+            faiss_ext::calibrate(&none, 50, queries().x.data()),
+            faiss::FaissException);
+}
+
+TEST(CloneIndex, IsTheSameIndex) {
+    for (const char* description : {"GMM32,Flat", "PCA32,GMM32,SQ8"}) {
+        std::unique_ptr<faiss::Index> index(index_factory(kD, description));
+        index->train(base().n, base().x.data());
+        index->add(base().n, base().x.data());
+        extract_gmm(index.get())->target_recall = 0.9f;
+        const std::unique_ptr<faiss::Index> clone =
+                faiss_ext::clone_index(index.get());
+        ASSERT_NE(extract_gmm(clone.get()), nullptr);
+        EXPECT_EQ(search(*clone), search(*index));
+        index->reset();
+        EXPECT_EQ(clone->ntotal, idx_t(base().n));
+    }
 }
 
 TEST(ExtractGMM, FindsItOrNothing) {

@@ -5,10 +5,11 @@
 #include <memory>
 #include <vector>
 
-#include <faiss/IndexIVFFlat.h>
+#include <faiss/IndexIVF.h>
 
 #include "faiss_ext/impl/CellRanker.h"
 #include "faiss_ext/impl/SearchPlan.h"
+#include "faiss_ext/impl/ShortRuns.h"
 #include "faiss_ext/impl/faiss_compat.h"
 
 namespace faiss_ext {
@@ -20,16 +21,18 @@ struct RunScanner {
     bool store_pairs;
     std::unique_ptr<faiss::InvertedListScanner> scanner;
 
+    const float* query = nullptr;
+    bool query_is_set = false;
     size_t n_distances = 0; ///< of this query
     size_t n_lists = 0;
     std::vector<idx_t> pairs;
     const faiss::ArrayInvertedLists* in_memory; ///< or nullptr
-    bool flat; ///< codes are vectors, whatever the list
 
-    // Short runs of vectors are scanned together: FAISS's loop over codes
-    // overlaps one distance with the next.
-    std::vector<uint8_t> gathered_codes;
-    std::vector<idx_t> gathered_ids;
+    // Short runs are gathered as vectors, decoded if need be, and scanned
+    // together: FAISS's loop over codes overlaps one distance with the next,
+    // and a product quantizer's table for a list costs as much as decoding
+    // dozens of its codes.
+    ShortRuns gathered;
 
     RunScanner(
             const faiss::IndexIVF& ivf_in,
@@ -39,10 +42,17 @@ struct RunScanner {
               scanner(make_scanner(ivf_in, false, nullptr, nullptr)),
               in_memory(dynamic_cast<const faiss::ArrayInvertedLists*>(
                       ivf_in.invlists)),
-              flat(dynamic_cast<const faiss::IndexIVFFlat*>(&ivf_in)) {}
+              gathered(ivf_in) {}
+
+    void set_query(const float* q) {
+        query = q;
+        query_is_set = false;
+        gathered.set_query(q);
+        n_distances = n_lists = 0;
+    }
 
     /// Scans [begin, end) of the list that set_list was called for, as far as
-    /// the selector and max_codes let it. scan(n, codes, ids)
+    /// the selector and max_codes let it. scan(scanner, n, codes, ids)
     template <class Scan>
     void scan_run(
             const uint8_t* codes,
@@ -88,7 +98,7 @@ struct RunScanner {
             const Run* runs, size_t n_runs, Coarse&& coarse, Scan&& scan) {
         for (size_t r = 0; r < n_runs;) {
             const size_t list = runs[r].list;
-            scanner->set_list(list, coarse(list));
+            bool list_is_set = false;
             n_lists++;
             faiss::InvertedLists::ScopedCodes codes(ivf.invlists, list);
             faiss::InvertedLists::ScopedIds ids(ivf.invlists, list);
@@ -101,27 +111,22 @@ struct RunScanner {
                         ids.get(),
                         runs[r],
                         [&](size_t n, const uint8_t* c, const idx_t* i) {
-                            if (flat && n < kGatheredRun) {
-                                gather(n, c, i);
-                            } else {
-                                scan(n, c, i);
+                            if (gathered.take(list, n, c, i)) {
+                                return;
                             }
+                            if (!query_is_set) { // PQ makes tables of it
+                                scanner->set_query(query);
+                                query_is_set = true;
+                            }
+                            if (!list_is_set) {
+                                scanner->set_list(list, coarse(list));
+                                list_is_set = true;
+                            }
+                            scan(*scanner, n, c, i);
                         });
             }
         }
-        if (!gathered_ids.empty()) {
-            scan(gathered_ids.size(),
-                 gathered_codes.data(),
-                 gathered_ids.data());
-            gathered_codes.clear();
-            gathered_ids.clear();
-        }
-    }
-
-    void gather(size_t n, const uint8_t* codes, const idx_t* ids) {
-        gathered_codes.insert(
-                gathered_codes.end(), codes, codes + n * ivf.code_size);
-        gathered_ids.insert(gathered_ids.end(), ids, ids + n);
+        gathered.scan(scan);
     }
 
     /// The best vectors of many cells are where no hardware would guess.
@@ -134,7 +139,6 @@ struct RunScanner {
             __builtin_prefetch(code + b);
         }
     }
-    static constexpr size_t kGatheredRun = 8;
     static constexpr size_t kPrefetched = 6; ///< runs ahead
     static constexpr size_t kPrefetchedBytes = 1024;
 

@@ -6,6 +6,7 @@
 #include <faiss/impl/FaissAssert.h>
 
 #include "faiss_ext/impl/SketchRanker.h"
+#include "faiss_ext/impl/calibrate.h"
 #include "faiss_ext/impl/copies.h"
 
 namespace faiss_ext {
@@ -22,7 +23,8 @@ double cost_factor(ProbeOrder order, size_t d) {
 SearchPlan make_plan(
         const faiss::IndexIVF& ivf,
         const IVFGMM& gmm,
-        const faiss::SearchParameters* params) {
+        const faiss::SearchParameters* params,
+        size_t k) {
     FAISS_THROW_IF_NOT_MSG(ivf.is_trained, "the index is not trained");
     check_max_assign(ivf, gmm);
     SearchParametersIVFGMM p;
@@ -31,6 +33,7 @@ SearchPlan make_plan(
     p.probe_order = gmm.probe_order;
     p.probe_mass = gmm.probe_mass;
     p.target_recall = gmm.target_recall;
+    bool nprobe_given = false; // by who says nothing about the target
     if (params) {
         auto base = dynamic_cast<const faiss::SearchParametersIVF*>(params);
         FAISS_THROW_IF_NOT_MSG(
@@ -44,6 +47,8 @@ SearchPlan make_plan(
             p.probe_order = own->probe_order;
             p.probe_mass = own->probe_mass;
             p.target_recall = own->target_recall;
+        } else {
+            nprobe_given = true;
         }
     }
     FAISS_THROW_IF_NOT_FMT(
@@ -65,12 +70,18 @@ SearchPlan make_plan(
     double nprobe = std::min(p.nprobe, ivf.nlist);
     const double per_list = double(ivf.ntotal) / ivf.nlist;
     if (p.target_recall > 0) {
-        const Calibration::Choice choice =
-                gmm.calibration.choose(p.target_recall);
-        plan.order = choice.order;
-        plan.probe_mass = choice.by_mass ? choice.parameter : 1;
-        nprobe = choice.by_mass ? double(ivf.nlist)
-                                : std::min<double>(choice.parameter, ivf.nlist);
+        const double most = nprobe_given ? nprobe : double(ivf.nlist);
+        nprobe = most;
+        if (gmm.calibration.fitted ||
+            size_t(ivf.ntotal) >= kMinCalibrationVectors) {
+            const Calibration::Choice choice =
+                    gmm.calibration.choose(p.target_recall, p.sel);
+            plan.order = choice.order;
+            plan.probe_mass = choice.by_mass ? choice.parameter : 1;
+            if (!choice.by_mass) {
+                nprobe = std::min<double>(choice.parameter, most);
+            }
+        }
     } else if (plan.order == ProbeOrder::calibrated) {
         plan.order = !gmm.calibration.fitted ? ProbeOrder::cell_distance
                 : plan.probe_mass < 1 && !gmm.cells.sketches.empty()
@@ -90,12 +101,17 @@ SearchPlan make_plan(
          (plan.by_cells() && !gmm.calibration.fitted))) {
         plan.order = ProbeOrder::scale_free; // needs no calibration
     }
+    if (plan.sel && plan.order == ProbeOrder::sketch && plan.probe_mass >= 1) {
+        // its few vectors would be chosen before the selector is asked
+        plan.order = ProbeOrder::cell_posterior;
+    }
     if (nprobe >= ivf.nlist && plan.probe_mass >= 1) {
         plan.order = ProbeOrder::distance; // everything, whatever the order
     }
     plan.nprobe = size_t(std::ceil(nprobe));
-    plan.budget = size_t(
-            std::ceil(nprobe * per_list / cost_factor(plan.order, ivf.d)));
+    const double lists = nprobe * per_list;
+    plan.budget = size_t(std::ceil(std::max(
+            lists / cost_factor(plan.order, ivf.d), std::min(lists, 2.0 * k))));
     if (plan.max_codes > 0) {
         plan.budget = std::min(plan.budget, plan.max_codes); // the best first
     }

@@ -30,6 +30,7 @@ double cost_factor(ProbeOrder order, size_t d);
 SearchPlan make_plan(
         const faiss::IndexIVF& ivf,
         const IVFGMM& gmm,
-        const faiss::SearchParameters* params);
+        const faiss::SearchParameters* params,
+        size_t k = 1);
 
 } // namespace faiss_ext

@@ -234,6 +234,9 @@ Calibration calibrate_index(
     c.nq = nq;
     c.ntotal = ivf.ntotal;
     c.own_queries = own_queries;
+    if (!own_queries) {
+        c.queries.assign(xq, xq + nq * ivf.d);
+    }
     const size_t half = nq / 2;
     const Truth truth = exact_neighbours(index, nq, xq, k, self);
 

@@ -19,6 +19,9 @@ inline float bounded_log(float x) {
 std::array<float, 5> stop_features(
         const Progress& progress, float kth_distance);
 
+/// An index of fewer vectors is not worth calibrating.
+constexpr size_t kMinCalibrationVectors = 1000;
+
 /// See IVFGMM::calibrate; the result is left to the caller to keep.
 Calibration calibrate_index(
         GMMIndexRef index, size_t nq, const float* xq, size_t k);

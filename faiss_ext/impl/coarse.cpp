@@ -59,6 +59,12 @@ const faiss::IndexFlat* hnsw_of(const faiss::IndexIVF& ivf) {
                 : nullptr;
 }
 
+const float* means_in_memory(const faiss::IndexIVF& ivf) {
+    auto flat = dynamic_cast<const faiss::IndexFlat*>(ivf.quantizer);
+    flat = flat ? flat : hnsw_of(ivf);
+    return flat ? flat->get_xb() : nullptr;
+}
+
 std::unique_ptr<faiss::Index> empty_quantizer(const faiss::IndexIVF& ivf) {
     auto old = dynamic_cast<const faiss::IndexHNSWFlat*>(ivf.quantizer);
     if (!old) {
@@ -75,11 +81,8 @@ void coarse_distances(
         const faiss::IndexIVF& ivf, size_t n, const float* x, float* out) {
     const size_t d = ivf.d, nlist = ivf.nlist;
     std::vector<float> copied;
-    const float* means;
-    auto flat = dynamic_cast<const faiss::IndexFlat*>(ivf.quantizer);
-    if (flat || (flat = hnsw_of(ivf))) {
-        means = flat->get_xb();
-    } else {
+    const float* means = means_in_memory(ivf);
+    if (!means) {
         copied = quantizer_means(ivf);
         means = copied.data();
     }

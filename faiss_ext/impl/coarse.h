@@ -16,6 +16,9 @@ inline bool is_ip(const faiss::IndexIVF& ivf) {
 /// The vectors behind the quantizer if it is an IndexHNSWFlat, else nullptr.
 const faiss::IndexFlat* hnsw_of(const faiss::IndexIVF& ivf);
 
+/// The means where the quantizer has them, size nlist * d, or nullptr.
+const float* means_in_memory(const faiss::IndexIVF& ivf);
+
 /// An empty quantizer of the index's kind: an IndexHNSWFlat with its
 /// parameters, or an IndexFlat.
 std::unique_ptr<faiss::Index> empty_quantizer(const faiss::IndexIVF& ivf);

@@ -11,18 +11,24 @@
 
 namespace faiss_ext {
 
-faiss::Index** unwrap(faiss::Index** index) {
-    for (;;) {
-        if (auto pre = dynamic_cast<faiss::IndexPreTransform*>(*index)) {
-            index = &pre->index;
-        } else if (auto map = dynamic_cast<faiss::IndexIDMap*>(*index)) {
-            index = &map->index;
-        } else if (auto refine = dynamic_cast<faiss::IndexRefine*>(*index)) {
-            index = &refine->base_index;
-        } else {
-            return index;
-        }
+faiss::Index** inside(faiss::Index* index) {
+    if (auto pre = dynamic_cast<faiss::IndexPreTransform*>(index)) {
+        return &pre->index;
     }
+    if (auto map = dynamic_cast<faiss::IndexIDMap*>(index)) {
+        return &map->index;
+    }
+    if (auto refine = dynamic_cast<faiss::IndexRefine*>(index)) {
+        return &refine->base_index;
+    }
+    return nullptr;
+}
+
+faiss::Index** unwrap(faiss::Index** index) {
+    while (faiss::Index** inner = inside(*index)) {
+        index = inner;
+    }
+    return index;
 }
 
 const faiss::Index* unwrap(const faiss::Index* index) {

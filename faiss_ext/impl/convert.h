@@ -6,8 +6,10 @@
 
 namespace faiss_ext {
 
-/// The place that holds the index inside IndexPreTransform, IndexIDMap and
-/// IndexRefine; `index` itself where it is not wrapped.
+/// The place that holds the index inside an IndexPreTransform, IndexIDMap or
+/// IndexRefine, or nullptr.
+faiss::Index** inside(faiss::Index* index);
+/// The same for the innermost; `index` itself where it is not wrapped.
 faiss::Index** unwrap(faiss::Index** index);
 const faiss::Index* unwrap(const faiss::Index* index);
 

@@ -30,7 +30,6 @@ constexpr size_t kCoarseBlock = size_t(1) << 23;
 /// Collects the k best in FAISS's heaps.
 struct KnnHandler {
     const faiss::IndexIVF& ivf;
-    const faiss::InvertedListScanner& scanner;
     size_t k;
     float* dis;
     idx_t* ids;
@@ -43,7 +42,11 @@ struct KnnHandler {
             faiss::heap_heapify<HeapForL2>(k, dis, ids);
         }
     }
-    void operator()(size_t n, const uint8_t* codes, const idx_t* code_ids) {
+    void operator()(
+            const faiss::InvertedListScanner& scanner,
+            size_t n,
+            const uint8_t* codes,
+            const idx_t* code_ids) {
         n_updates += scanner.scan_codes(n, codes, code_ids, dis, ids, k);
     }
     void end() {
@@ -65,11 +68,14 @@ struct KnnHandler {
 };
 
 struct RangeHandler {
-    const faiss::InvertedListScanner& scanner;
     float radius;
     faiss::RangeQueryResult& result;
 
-    void operator()(size_t n, const uint8_t* codes, const idx_t* ids) {
+    void operator()(
+            const faiss::InvertedListScanner& scanner,
+            size_t n,
+            const uint8_t* codes,
+            const idx_t* ids) {
         scanner.scan_codes_range(n, codes, ids, radius, result);
     }
     float kth(float) const {
@@ -96,14 +102,13 @@ struct KnnHandlers {
 };
 
 struct RangeHandlers {
-    RunScanner& scanner;
     float radius;
     faiss::RangeSearchPartialResult* partial;
     size_t n_updates = 0;
 
     template <class F>
     void with_query(size_t i, F&& f) {
-        RangeHandler handler{*scanner.scanner, radius, partial->new_result(i)};
+        RangeHandler handler{radius, partial->new_result(i)};
         f(handler);
     }
 };
@@ -212,7 +217,8 @@ public:
             if (!ranker.advance(want, runs)) {
                 break;
             }
-            if (!scanner.flat || plan.order != ProbeOrder::sketch) {
+            if (!scanner.gathered.takes_single() ||
+                plan.order != ProbeOrder::sketch) {
                 join_runs(runs); // the scanner is set up for each list
             }
             scanner.scan_runs(
@@ -234,7 +240,8 @@ public:
 
 private:
     bool stop(float kth) const {
-        return gmm.calibration.missing(plan.order, ranker.progress, kth) <=
+        return gmm.calibration.missing(
+                       plan.order, ranker.progress, kth, ivf.ntotal) <=
                 1 - plan.probe_mass;
     }
 
@@ -255,7 +262,7 @@ bool finite(const float* x, size_t d) {
 
 /** Runs search(query, scanner, lists or cells) for all queries in parallel.
  *
- * make_handler(thread's RunScanner, query) gives what collects results; a
+ * make_handler() gives what collects a thread's results; a
  * query that is not finite gets an empty one.
  */
 template <class MakeHandler>
@@ -308,7 +315,7 @@ void for_each_query(
                     ivf, gmm, plan, CellRanker(gmm.cells, *ivf.invlists));
             RankedSearcher by_sketch(
                     ivf, gmm, plan, SketchRanker(gmm.cells, *ivf.invlists));
-            auto handlers = make_handler(scanner);
+            auto handlers = make_handler();
 #pragma omp for schedule(dynamic)
             for (size_t i = 0; i < nb; i++) {
                 const float* q = xb + i * d;
@@ -316,8 +323,7 @@ void for_each_query(
                     if (!finite(q, d)) {
                         return;
                     }
-                    scanner.n_distances = scanner.n_lists = 0;
-                    scanner.scanner->set_query(q);
+                    scanner.set_query(q);
                     if (by_cells) {
                         const float q_norm = is_ip(ivf)
                                 ? std::sqrt(faiss::fvec_norm_L2sqr(q, d))
@@ -391,9 +397,8 @@ void gmm_search(
         float* distances,
         idx_t* labels,
         bool store_pairs) {
-    for_each_query(ivf, gmm, plan, n, x, store_pairs, 0, [&](RunScanner& s) {
-        return KnnHandlers{
-                {ivf, *s.scanner, k, nullptr, nullptr}, distances, labels};
+    for_each_query(ivf, gmm, plan, n, x, store_pairs, 0, [&]() {
+        return KnnHandlers{{ivf, k, nullptr, nullptr}, distances, labels};
     });
 }
 
@@ -407,23 +412,15 @@ void gmm_range_search(
         faiss::RangeSearchResult* result) {
     using Partial = faiss::RangeSearchPartialResult;
     std::vector<std::unique_ptr<Partial>> partials;
-    for_each_query(
-            ivf,
-            gmm,
-            plan,
-            n,
-            x,
-            false,
-            is_ip(ivf) ? 0 : radius,
-            [&](RunScanner& s) {
-                Partial* partial;
+    for_each_query(ivf, gmm, plan, n, x, false, is_ip(ivf) ? 0 : radius, [&]() {
+        Partial* partial;
 #pragma omp critical(faiss_ext_range_partials)
-                {
-                    partials.push_back(std::make_unique<Partial>(result));
-                    partial = partials.back().get();
-                }
-                return RangeHandlers{s, radius, partial};
-            });
+        {
+            partials.push_back(std::make_unique<Partial>(result));
+            partial = partials.back().get();
+        }
+        return RangeHandlers{radius, partial};
+    });
     std::vector<Partial*> all;
     for (auto& partial : partials) {
         all.push_back(partial.get());

@@ -96,7 +96,8 @@ std::vector<Look> trace_query(
         l.missing = finds.missing();
         l.full = std::isfinite(kth);
         l.features = stop_features(progress, kth);
-        l.predicted = index.gmm.calibration.missing(order, progress, kth);
+        l.predicted =
+                index.gmm.calibration.missing(order, progress, kth, ntotal);
         looks.push_back(l);
         if (l.missing == 0 && complete_at == 0) {
             complete_at = progress.entries;

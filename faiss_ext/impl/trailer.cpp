@@ -258,12 +258,13 @@ void visit_cells(Archive& ar, G& c, const Shape& shape) {
 }
 
 template <class Archive, class G>
-void visit_calibration(Archive& ar, G& c) {
+void visit_calibration(Archive& ar, G& c, size_t d) {
     ar.scalar(c.fitted);
     ar.scalar(c.k);
     ar.scalar(c.ntotal);
     ar.scalar(c.nq);
     ar.scalar(c.own_queries);
+    ar.array("calibration.queries", c.queries, c.own_queries ? 0 : c.nq * d);
     ar.array("calibration.tau_weights", c.tau_weights, c.tau_weights.size());
     ar.array(
             "calibration.cell_stop_weights",
@@ -341,7 +342,7 @@ void visit_ivf_gmm(Archive& ar, Index& ivf, G& g) {
         }
         ar.array("earlier_lists", g.earlier_lists[i], expected);
     }
-    visit_calibration(ar, g.calibration);
+    visit_calibration(ar, g.calibration, ivf.d);
 }
 
 template <class Archive, class G>
