@@ -14,13 +14,20 @@ float Calibration::predict_tau(float d1) const {
     return std::exp(tau_weights[0] + tau_weights[1] * bounded_log(d1));
 }
 
-std::array<float, 5> stop_features(
-        const Progress& progress, float kth_distance) {
+StopWeights stop_features(const Progress& progress, float kth_distance) {
     return {1,
             bounded_log(float(progress.entries)),
             bounded_log(progress.last_score / kth_distance),
             bounded_log(progress.first_score / kth_distance),
             bounded_log(progress.frontier / kth_distance)};
+}
+
+float missing_mass(const StopWeights& weights, const StopWeights& features) {
+    float logit = 0;
+    for (size_t j = 0; j < features.size(); j++) {
+        logit += weights[j] * features[j];
+    }
+    return 1 / (1 + std::exp(-logit));
 }
 
 float Calibration::missing(
@@ -38,13 +45,10 @@ float Calibration::missing(
     if (ntotal > 0 && ntotal_now > 0) {
         f[1] -= std::log(float(ntotal_now) / float(ntotal));
     }
-    const auto& w = order == ProbeOrder::sketch ? sketch_stop_weights
-                                                : cell_stop_weights;
-    float logit = 0;
-    for (size_t j = 0; j < f.size(); j++) {
-        logit += w[j] * f[j];
-    }
-    return 1 / (1 + std::exp(-logit));
+    return missing_mass(
+            order == ProbeOrder::sketch ? sketch_stop_weights
+                                        : cell_stop_weights,
+            f);
 }
 
 Calibration::Choice Calibration::choose(
@@ -127,7 +131,7 @@ std::string Calibration::report() const {
             line,
             sizeof(line),
             "calibrated on %zu %s for recall@%zu of %zu vectors; cost a query "
-            "in distances, on the held-out half:\n",
+            "in distances:\n",
             nq,
             own_queries ? "vectors of the index" : "queries given",
             k,

@@ -90,7 +90,7 @@ struct IVFGMM {
      * index grows. Behind an IndexPreTransform queries must be transformed:
      * faiss_ext::calibrate (ivflib.h) does it.
      *
-     * @param nq  at least 20; half of them are held out
+     * @param nq  at least 20; each half is judged by what the other taught
      * @param xq  size nq * d; nullptr: nq vectors of the index, as if neither
      *            they nor their k nearest were in it
      */

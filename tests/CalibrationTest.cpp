@@ -223,8 +223,10 @@ TEST(Calibration, NprobeAndMaxCodesCapWhatStopsByMass) {
             params.max_codes = cap;
             for (float mass : {1.0f, 0.999999f}) {
                 params.probe_mass = mass;
-                EXPECT_EQ(distances_per_query(*index, q, 10, &params), cap)
-                        << to_string(order) << " " << mass;
+                const double n = distances_per_query(*index, q, 10, &params);
+                EXPECT_LE(n, cap) << to_string(order) << " " << mass;
+                // so much mass is reached before 1000 by few
+                EXPECT_GE(n, mass < 1 ? 0.99 * cap : cap);
             }
         }
         // with a target, too

@@ -20,6 +20,7 @@ namespace {
 constexpr size_t kMinQueries = 20;
 /// Whole-list orders are followed for so many lists, then jump to all.
 constexpr size_t kMaxProbes = 2048;
+constexpr float kLeastMissing = 1e-3f;
 
 using Curve = std::vector<Calibration::Point>;
 
@@ -50,10 +51,7 @@ Curve finish_curve(Curve curve, float all_parameter, size_t ntotal) {
 }
 
 Curve fixed_curve(
-        const std::vector<std::vector<Look>>& looks,
-        size_t nlist,
-        size_t ntotal,
-        double with_each) {
+        const Looks& looks, size_t nlist, size_t ntotal, double with_each) {
     Curve curve;
     size_t rounds = 0;
     for (const auto& query : looks) {
@@ -83,14 +81,17 @@ Curve fixed_curve(
     return finish_curve(curve, float(nlist), ntotal);
 }
 
-Curve mass_curve(const std::vector<std::vector<Look>>& looks, size_t ntotal) {
+/// @param missing  what a query is predicted to miss at a look
+template <class Missing>
+Curve mass_curve(const Looks& looks, Missing missing_at, size_t ntotal) {
     Curve curve;
     for (float missing = 0.9f; missing > kLeastMissing; missing *= 0.85f) {
         double recall = 0, distances = 0, cost = 0;
-        for (const auto& query : looks) {
+        for (size_t q = 0; q < looks.size(); q++) {
+            const auto& query = looks[q];
             auto at = std::find_if(
                     query.begin(), query.end(), [&](const Look& l) {
-                        return l.predicted <= missing;
+                        return l.full && missing_at(q, l) <= missing;
                     });
             // followed to the end: it would have gone on for who knows how
             // long, and is counted with what it had found at twice the cost
@@ -114,17 +115,35 @@ Curve mass_curve(const std::vector<std::vector<Look>>& looks, size_t ntotal) {
     return finish_curve(curve, 1, ntotal);
 }
 
+StopWeights fit_stop(const Looks& looks, size_t q_begin, size_t q_end) {
+    std::vector<float> rows, target;
+    for (size_t q = q_begin; q < q_end; q++) {
+        for (const Look& l : looks[q]) {
+            if (l.full) {
+                rows.insert(rows.end(), l.features.begin(), l.features.end());
+                target.push_back(l.missing);
+            }
+        }
+    }
+    StopWeights weights;
+    fit_logistic(
+            target.size(),
+            weights.size(),
+            rows.data(),
+            target.data(),
+            weights.data());
+    return weights;
+}
+
 /// Curve of an order of whole lists: by a fixed number of them, or by mass.
 Curve list_curve(
         GMMIndexRef index,
         ProbeOrder order,
         bool by_mass,
-        size_t q_begin,
-        size_t q_end,
+        size_t nq,
         const float* xq,
         const Truth& truth) {
     const faiss::IndexIVF& ivf = index.ivf;
-    const size_t nq = q_end - q_begin;
     const size_t nlist = ivf.nlist, width = std::min(nlist, kMaxProbes);
     IndexGMM policy(ivf.d, nlist, index.gmm.covariance, ivf.metric_type);
     policy.set_mixture(index.gmm.mixture());
@@ -166,8 +185,8 @@ Curve list_curve(
         }
         return row;
     };
-    for (size_t q0 = q_begin; q0 < q_end; q0 += block) {
-        const size_t nb = std::min(block, q_end - q0);
+    for (size_t q0 = 0; q0 < nq; q0 += block) {
+        const size_t nb = std::min(block, nq - q0);
         for (size_t p = 0; p < parameters.size(); p++) {
             policy.policy.probe_mass = by_mass ? parameters[p] : 1;
             if (by_mass || p == 0) {
@@ -240,11 +259,10 @@ Calibration calibrate_index(
     const size_t half = nq / 2;
     const Truth truth = exact_neighbours(index, nq, xq, k, self);
 
-    // tau on all means of the first half
     {
-        std::vector<float> rows, target, coarse(half * ivf.nlist);
-        coarse_distances(ivf, half, xq, coarse.data());
-        for (size_t q = 0; q < half; q++) {
+        std::vector<float> rows, target, coarse(nq * ivf.nlist);
+        coarse_distances(ivf, nq, xq, coarse.data());
+        for (size_t q = 0; q < nq; q++) {
             const float d1 = *std::min_element(
                     &coarse[q * ivf.nlist], &coarse[q * ivf.nlist] + ivf.nlist);
             const float kth = truth.kth[q];
@@ -267,9 +285,7 @@ Calibration calibrate_index(
         c.candidates.push_back({order, by_mass, std::move(curve)});
     };
     auto add_lists = [&](ProbeOrder order, bool by_mass) {
-        add(order,
-            by_mass,
-            list_curve(index, order, by_mass, half, nq, xq, truth));
+        add(order, by_mass, list_curve(index, order, by_mass, nq, xq, truth));
     };
     add_lists(ProbeOrder::distance, false);
     add_lists(ProbeOrder::log_likelihood, false);
@@ -279,7 +295,7 @@ Calibration calibrate_index(
         return c;
     }
 
-    // The searches below read tau and the stop from the index.
+    // The traces read tau from the index.
     struct Restore {
         Calibration& slot;
         Calibration saved;
@@ -288,48 +304,36 @@ Calibration calibrate_index(
         }
     } restore{gmm.calibration, gmm.calibration};
     gmm.calibration = c;
-    auto trace = [&](ProbeOrder order, size_t q0, size_t q1) {
-        return trace_queries(index, order, q0, q1, xq, truth);
-    };
-    add(ProbeOrder::cell_distance,
-        false,
-        fixed_curve(
-                trace(ProbeOrder::cell_distance, half, nq),
-                ivf.nlist,
-                ivf.ntotal,
-                1));
-    auto fit_and_add = [&](ProbeOrder order, auto weights) {
-        // predicts that nothing is missing, so that looks end at twice the
-        // distances that found everything
-        gmm.calibration.*weights = {-20, 0, 0, 0, 0};
-        std::vector<float> rows, target;
-        for (const auto& query : trace(order, 0, half)) {
-            for (const Look& l : query) {
-                if (l.full) {
-                    rows.insert(
-                            rows.end(), l.features.begin(), l.features.end());
-                    target.push_back(l.missing);
-                }
-            }
-        }
-        fit_logistic(
-                target.size(),
-                5,
-                rows.data(),
-                target.data(),
-                (c.*weights).data());
-        gmm.calibration.*weights = c.*weights;
-        const auto looks = trace(order, half, nq);
+    gmm.calibration.fitted = true;
+    auto add_fixed = [&](ProbeOrder order, const Looks& looks) {
         add(order,
             false,
             fixed_curve(
                     looks, ivf.nlist, ivf.ntotal, cost_factor(order, ivf.d)));
-        add(order, true, mass_curve(looks, ivf.ntotal));
     };
-    gmm.calibration.fitted = true; // tau is
-    fit_and_add(ProbeOrder::cell_posterior, &Calibration::cell_stop_weights);
+    add_fixed(
+            ProbeOrder::cell_distance,
+            trace_queries(index, ProbeOrder::cell_distance, nq, xq, truth));
+    auto fit_and_add = [&](ProbeOrder order, StopWeights& weights) {
+        const Looks looks = trace_queries(index, order, nq, xq, truth);
+        add_fixed(order, looks);
+        // each half is judged by what the other taught
+        const StopWeights of_first = fit_stop(looks, 0, half);
+        const StopWeights of_second = fit_stop(looks, half, nq);
+        add(order,
+            true,
+            mass_curve(
+                    looks,
+                    [&](size_t q, const Look& look) {
+                        return missing_mass(
+                                q < half ? of_second : of_first, look.features);
+                    },
+                    ivf.ntotal));
+        weights = fit_stop(looks, 0, nq);
+    };
+    fit_and_add(ProbeOrder::cell_posterior, c.cell_stop_weights);
     if (!gmm.cells.sketches.empty()) {
-        fit_and_add(ProbeOrder::sketch, &Calibration::sketch_stop_weights);
+        fit_and_add(ProbeOrder::sketch, c.sketch_stop_weights);
     }
     c.fitted = true;
     return c;

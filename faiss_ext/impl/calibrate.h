@@ -15,9 +15,10 @@ inline float bounded_log(float x) {
     return x > 0 ? std::clamp(std::log(x), -20.0f, 20.0f) : -20.0f;
 }
 
-/// The terms of Calibration's missing mass.
-std::array<float, 5> stop_features(
-        const Progress& progress, float kth_distance);
+/// The terms of Calibration's missing mass, and their weights.
+using StopWeights = std::array<float, 5>;
+StopWeights stop_features(const Progress& progress, float kth_distance);
+float missing_mass(const StopWeights& weights, const StopWeights& features);
 
 /// An index of fewer vectors is not worth calibrating.
 constexpr size_t kMinCalibrationVectors = 1000;

@@ -7,7 +7,6 @@
 #include <faiss/utils/Heap.h>
 
 #include "faiss_ext/impl/SketchRanker.h"
-#include "faiss_ext/impl/calibrate.h"
 #include "faiss_ext/impl/rounds.h"
 
 namespace faiss_ext {
@@ -96,14 +95,11 @@ std::vector<Look> trace_query(
         l.missing = finds.missing();
         l.full = std::isfinite(kth);
         l.features = stop_features(progress, kth);
-        l.predicted =
-                index.gmm.calibration.missing(order, progress, kth, ntotal);
         looks.push_back(l);
         if (l.missing == 0 && complete_at == 0) {
             complete_at = progress.entries;
         }
-        if (complete_at > 0 && progress.entries >= 2 * complete_at &&
-            l.predicted <= kLeastMissing) {
+        if (complete_at > 0 && progress.entries >= 3 * complete_at) {
             break;
         }
         target = next_round(target, progress);
@@ -113,20 +109,19 @@ std::vector<Look> trace_query(
 
 } // namespace
 
-std::vector<std::vector<Look>> trace_queries(
+Looks trace_queries(
         GMMIndexRef index,
         ProbeOrder order,
-        size_t q0,
-        size_t q1,
+        size_t nq,
         const float* xq,
         const Truth& truth) {
     const faiss::IndexIVF& ivf = index.ivf;
     const size_t nlist = ivf.nlist, d = ivf.d;
     const size_t block = std::max<size_t>(1, kCoarseBlock / nlist);
-    std::vector<std::vector<Look>> looks(q1 - q0);
-    std::vector<float> coarse(std::min(block, q1 - q0) * nlist);
-    for (size_t b0 = q0; b0 < q1; b0 += block) {
-        const size_t nb = std::min(block, q1 - b0);
+    Looks looks(nq);
+    std::vector<float> coarse(std::min(block, nq) * nlist);
+    for (size_t b0 = 0; b0 < nq; b0 += block) {
+        const size_t nb = std::min(block, nq - b0);
         coarse_distances(ivf, nb, xq + b0 * d, coarse.data());
 #pragma omp parallel
         {
@@ -141,8 +136,8 @@ std::vector<std::vector<Look>> trace_queries(
                     return trace_query(
                             index, ranker, order, of_query, Finds(truth, q));
                 };
-                looks[q - q0] = order == ProbeOrder::sketch ? trace(by_sketch)
-                                                            : trace(by_cell);
+                looks[q] = order == ProbeOrder::sketch ? trace(by_sketch)
+                                                       : trace(by_cell);
             }
         }
     }

@@ -1,9 +1,9 @@
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <vector>
 
+#include "faiss_ext/impl/calibrate.h"
 #include "faiss_ext/impl/truth.h"
 
 namespace faiss_ext {
@@ -13,26 +13,22 @@ struct Look {
     float distances;
     float cost;    ///< with scores, in distances
     float missing; ///< share of the k neighbours not found yet
-    bool full;     ///< k were found; else what follows says nothing
-    std::array<float, 5> features;
-    float predicted; ///< missing, by the weights in force
+    bool full;     ///< k were found; else the features say nothing
+    StopWeights features;
 };
+using Looks = std::vector<std::vector<Look>>;
 
-/** The looks of each query [q0, q1) while its cells or vectors are scanned in
+/** The looks of each query while its cells or vectors are scanned in
  * an order: a search without distances, which the truth has.
  *
- * A query is followed to twice the distances that found everything, and on
- * while what is predicted to be missing is above kLeastMissing; through a
- * quarter of the index at most.
+ * A query is followed to three times the distances that found everything,
+ * where nearly every stop has come, and through a quarter of the index at most.
  */
-std::vector<std::vector<Look>> trace_queries(
+Looks trace_queries(
         GMMIndexRef index,
         ProbeOrder order,
-        size_t q0,
-        size_t q1,
+        size_t nq,
         const float* xq,
         const Truth& truth);
-
-constexpr float kLeastMissing = 1e-3f;
 
 } // namespace faiss_ext
