@@ -248,6 +248,85 @@ std::vector<RankedCell> ranked_cells(
     return out;
 }
 
+TEST(PairCells, TheVectorsThatSketchesPreferAreScanned) {
+    for (auto metric : {faiss::METRIC_L2, faiss::METRIC_INNER_PRODUCT}) {
+        SCOPED_TRACE(metric);
+        auto index = trained(base(), kLists, metric);
+        index->add(base().n, base().x.data());
+        index->calibrate(100, nullptr);
+        const PairCells& cells = index->cells;
+        ASSERT_EQ(cells.sketches.size(), kLists);
+        const size_t n = index->ntotal;
+        std::vector<float> distances(kLists);
+        std::vector<float> table(cells.table_size());
+        for (size_t max_codes : {10, 100, 1000}) {
+            double in_common = 0;
+            for (size_t q = 0; q < 20; q++) {
+                const float* x = queries().row(q);
+                coarse_distances(*index, 1, x, distances.data());
+                std::vector<std::pair<double, idx_t>> estimates;
+                for (size_t list = 0; list < kLists; list++) {
+                    const size_t size = index->invlists->list_size(list);
+                    std::vector<float> out(size);
+                    cells.make_table(list, distances.data(), table.data());
+                    cells.estimate(
+                            list,
+                            0,
+                            size,
+                            distances[list],
+                            metric == faiss::METRIC_INNER_PRODUCT,
+                            table.data(),
+                            out.data());
+                    for (size_t j = 0; j < size; j++) {
+                        // by the formula in PairCells.h
+                        const Sketch& s = cells.sketches[list][j];
+                        double sum = distances[list];
+                        for (size_t t = 0; t < Sketch::kTerms; t++) {
+                            sum += s.weight[t] / 64.0 *
+                                    (distances[cells.partners(
+                                             list)[s.partner[t]]] -
+                                     distances[list]);
+                        }
+                        sum = metric == faiss::METRIC_L2 ? sum + s.constant
+                                                         : 2 -
+                                        (2 - sum) * s.constant /
+                                                std::sqrt(cells.norm2);
+                        sum = std::max(sum, 0.0);
+                        ASSERT_NEAR(out[j], sum, 1e-3 * sum + 1e-3);
+                        estimates.push_back(
+                                {sum, index->invlists->get_single_id(list, j)});
+                    }
+                }
+                std::sort(estimates.begin(), estimates.end());
+                std::set<idx_t> best;
+                for (size_t j = 0; j < max_codes; j++) {
+                    best.insert(estimates[j].second);
+                }
+
+                SearchParametersIVFGMM params;
+                params.nprobe = kLists - 1;
+                params.max_codes = max_codes;
+                params.probe_order = ProbeOrder::sketch;
+                faiss::indexIVF_stats.reset();
+                // k = ntotal shows every vector that was scanned
+                const Found found =
+                        find(*index, rows_of(queries(), q, q + 1), n, &params);
+                std::set<idx_t> scanned(found.ids.begin(), found.ids.end());
+                scanned.erase(-1);
+                ASSERT_EQ(scanned.size(), max_codes);
+                ASSERT_EQ(faiss::indexIVF_stats.ndis, max_codes);
+                for (idx_t id : scanned) {
+                    in_common += best.count(id);
+                }
+            }
+            // the others are in cells that were not looked into: ten times
+            // the vectors wanted are
+            EXPECT_GE(in_common / (20 * max_codes), max_codes > 10 ? 0.8 : 0.5)
+                    << max_codes;
+        }
+    }
+}
+
 TEST(PairCells, TheBestCellsAreScannedAndNothingElse) {
     auto index = filled(base(), kLists);
     const Vectors late = rows_of(sift_base(8400), 8000, 8400);

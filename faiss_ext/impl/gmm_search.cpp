@@ -27,6 +27,7 @@ namespace {
 
 /// A block of queries takes at most so many coarse distances.
 constexpr size_t kCoarseBlock = size_t(1) << 23;
+
 /// Collects the k best in FAISS's heaps.
 struct KnnHandler {
     const faiss::IndexIVF& ivf;
