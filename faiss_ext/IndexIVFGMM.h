@@ -41,9 +41,8 @@ struct IVFGMM {
     /** Order of probing. Cell orders search the nprobe * ntotal / nlist
      * vectors of the best cells, whichever lists they are in: the cost of
      * nprobe lists, and more recall. `sketch` computes fewer distances for
-     * nprobe (cost_factor in report(): it pays for its scores out of the same
-     * budget), but 2 k at least unless nprobe lists hold fewer. With nprobe =
-     * nlist all is searched. */
+     * it, since its scores are paid from the same budget, but 2 k at least
+     * where nprobe lists hold so many. With nprobe = nlist all is searched. */
     ProbeOrder probe_order = ProbeOrder::calibrated;
     /** In (0, 1]. Below 1 a query stops once this share of its neighbours is
      * expected to be found (needs the calibration that adding does); nprobe

@@ -21,6 +21,8 @@ constexpr size_t kMinQueries = 20;
 /// Whole-list orders are followed for so many lists, then jump to all.
 constexpr size_t kMaxProbes = 2048;
 constexpr float kLeastMissing = 1e-3f;
+/// Queries whose coarse distances are held at once.
+constexpr size_t kTauBlock = 64;
 
 using Curve = std::vector<Calibration::Point>;
 
@@ -260,11 +262,18 @@ Calibration calibrate_index(
     const Truth truth = exact_neighbours(index, nq, xq, k, self);
 
     {
-        std::vector<float> rows, target, coarse(nq * ivf.nlist);
-        coarse_distances(ivf, nq, xq, coarse.data());
+        std::vector<float> rows, target, coarse(kTauBlock * ivf.nlist);
         for (size_t q = 0; q < nq; q++) {
-            const float d1 = *std::min_element(
-                    &coarse[q * ivf.nlist], &coarse[q * ivf.nlist] + ivf.nlist);
+            float* distances = &coarse[q % kTauBlock * ivf.nlist];
+            if (q % kTauBlock == 0) {
+                coarse_distances(
+                        ivf,
+                        std::min(kTauBlock, nq - q),
+                        xq + q * ivf.d,
+                        distances);
+            }
+            const float d1 =
+                    *std::min_element(distances, distances + ivf.nlist);
             const float kth = truth.kth[q];
             if (kth > 0 && d1 > 0) {
                 rows.insert(rows.end(), {1, bounded_log(d1)});
