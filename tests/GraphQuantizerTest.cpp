@@ -125,6 +125,7 @@ TEST(GraphQuantizer, DistancesAreTrueWhereKnown) {
             size_t portions = 0;
             while (coarse.more_lists(lists)) {
                 portions++;
+                ASSERT_FALSE(lists.empty());
                 for (uint32_t list : lists) {
                     ASSERT_TRUE(seen.insert(list).second);
                     const float expected = all[i * kLists + list];
@@ -134,7 +135,9 @@ TEST(GraphQuantizer, DistancesAreTrueWhereKnown) {
                             1e-4 * expected + 1e-4);
                 }
             }
-            EXPECT_EQ(portions, 3u);
+            // 256, what 1024 add to them if anything, and the others
+            EXPECT_GE(portions, 2u);
+            EXPECT_LE(portions, 3u);
             EXPECT_EQ(seen.size(), kLists);
         }
     }

@@ -10,15 +10,17 @@ namespace faiss_ext {
 
 namespace {
 
-/// Lists asked of the graph at first; if they are not enough, all are next.
+/// Lists asked of the graph at first, then four times as many up to the
+/// second number, and then all that are left.
 constexpr size_t kFirstAsked = 256;
 constexpr size_t kMostAsked = 1024;
 
 } // namespace
 
 QueryCoarse::QueryCoarse(const faiss::IndexIVF& ivf_in)
-        : ivf(ivf_in), graph(hnsw_of(ivf_in) != nullptr) {
-    if (graph) {
+        : ivf(ivf_in),
+          means(hnsw_of(ivf_in) ? hnsw_of(ivf_in)->get_xb() : nullptr) {
+    if (by_graph()) {
         own.resize(ivf.nlist);
         known.resize(ivf.nlist);
         given.resize(ivf.nlist);
@@ -72,14 +74,14 @@ bool QueryCoarse::more_lists(std::vector<uint32_t>& lists) {
         }
     }
     need(reinterpret_cast<const int32_t*>(lists.data()), lists.size());
-    return true;
+    // a graph that is not connected can find nothing new
+    return !lists.empty() || more_lists(lists);
 }
 
 void QueryCoarse::need(const int32_t* lists, size_t n) {
     if (!query) {
         return;
     }
-    const float* means = hnsw_of(ivf)->get_xb();
     for (size_t l = 0; l < n; l++) {
         const size_t i = lists[l];
         if (known[i] != stamp) {

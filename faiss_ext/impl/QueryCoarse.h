@@ -21,7 +21,7 @@ public:
 
     /// Whether the distances come through a graph.
     bool by_graph() const {
-        return graph;
+        return means != nullptr;
     }
 
     /// @param all  coarse_distances of the query; must stay valid
@@ -42,7 +42,7 @@ public:
 
 private:
     const faiss::IndexIVF& ivf;
-    const bool graph;
+    const float* const means; ///< behind the graph, or nullptr
     const float* query = nullptr;
     float scale = 0;        ///< METRIC_INNER_PRODUCT: 2 / |q|
     size_t n_asked = 0;     ///< of the graph

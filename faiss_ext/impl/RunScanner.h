@@ -51,8 +51,8 @@ struct RunScanner {
         n_distances = n_lists = 0;
     }
 
-    /// Scans [begin, end) of the list that set_list was called for, as far as
-    /// the selector and max_codes let it. scan(scanner, n, codes, ids)
+    /// Hands out a run of a list's codes and ids, as far as the selector and
+    /// max_codes let it: scan(n, codes, ids)
     template <class Scan>
     void scan_run(
             const uint8_t* codes,
@@ -91,8 +91,8 @@ struct RunScanner {
         }
     }
 
-    /// Of a list's runs those in sequence are scanned in one go; coarse(list)
-    /// is the list's coarse distance.
+    /// Of a list's runs those in sequence are scanned in one go: scan(scanner,
+    /// n, codes, ids). coarse(list) is the list's coarse distance.
     template <class Coarse, class Scan>
     void scan_runs(
             const Run* runs, size_t n_runs, Coarse&& coarse, Scan&& scan) {

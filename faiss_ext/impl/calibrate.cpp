@@ -2,9 +2,7 @@
 
 #include <algorithm>
 
-#include <faiss/IndexFlat.h>
 #include <faiss/impl/FaissAssert.h>
-#include <faiss/utils/distances.h>
 
 #include "faiss_ext/IndexGMM.h"
 #include "faiss_ext/impl/SearchPlan.h"
@@ -261,7 +259,7 @@ Calibration calibrate_index(
     const size_t half = nq / 2;
     const Truth truth = exact_neighbours(index, nq, xq, k, self);
 
-    {
+    { // tau, of all queries: two numbers
         std::vector<float> rows, target, coarse(kTauBlock * ivf.nlist);
         for (size_t q = 0; q < nq; q++) {
             float* distances = &coarse[q % kTauBlock * ivf.nlist];

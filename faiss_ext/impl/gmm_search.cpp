@@ -198,8 +198,8 @@ public:
               ranker(std::move(ranker_in)) {}
 
     /// @param coarse  started for the query
-    /// @param q_norm     read for METRIC_INNER_PRODUCT
-    /// @param tau        see start_order
+    /// @param q_norm  read for METRIC_INNER_PRODUCT
+    /// @param tau     see start_order
     template <class Handler>
     Progress operator()(
             RunScanner& scanner,
@@ -263,8 +263,8 @@ bool finite(const float* x, size_t d) {
 
 /** Runs search(query, scanner, lists or cells) for all queries in parallel.
  *
- * make_handler() gives what collects a thread's results; a
- * query that is not finite gets an empty one.
+ * make_handler() gives what collects a thread's results; a query that is not
+ * finite gets an empty one.
  */
 template <class MakeHandler>
 void for_each_query(

@@ -1,7 +1,6 @@
 #include "faiss_ext/impl/trailer.h"
 
 #include <cmath>
-#include <cstring>
 #include <memory>
 #include <string>
 #include <type_traits>
@@ -13,6 +12,7 @@
 #include "faiss_ext/IndexIVFGMM.h"
 #include "faiss_ext/impl/convert.h"
 #include "faiss_ext/impl/errors.h"
+#include "faiss_ext/impl/fields.h"
 
 namespace faiss_ext {
 
@@ -21,132 +21,6 @@ namespace {
 enum class Kind : uint32_t {
     ivf_gmm = 1,   ///< an IndexIVFGMM
     quantizer = 2, ///< an IndexGMM, alone or under a stock IVF index
-};
-
-/** Writes fields in the order in which they are visited. Integers and enums
- * have eight bytes, bools one, floats their own; arrays their length first. */
-struct FieldWriter {
-    static constexpr bool reading = false;
-    std::vector<uint8_t> bytes;
-
-    void raw(const void* data, size_t size) {
-        auto begin = static_cast<const uint8_t*>(data);
-        bytes.insert(bytes.end(), begin, begin + size);
-    }
-
-    template <class T>
-    void scalar(const T& value) {
-        if constexpr (std::is_floating_point_v<T> || std::is_same_v<T, bool>) {
-            raw(&value, sizeof(T));
-        } else {
-            const int64_t wide = static_cast<int64_t>(value);
-            raw(&wide, sizeof(wide));
-        }
-    }
-
-    /// An array whose length is known to the reader (or 0, if may_be_empty).
-    template <class Array>
-    void array(
-            const char*,
-            const Array& values,
-            size_t /*expected*/,
-            bool /*may_be_empty*/ = false) {
-        scalar(values.size());
-        raw(values.data(), values.size() * sizeof(values[0]));
-    }
-
-    void text(const std::string& value) {
-        scalar(value.size());
-        raw(value.data(), value.size());
-    }
-
-    size_t count(size_t n, size_t /*least_bytes*/) {
-        scalar(n);
-        return n;
-    }
-};
-
-struct FieldReader {
-    static constexpr bool reading = true;
-    const uint8_t* at;
-    const uint8_t* end;
-
-    void raw(void* data, size_t size) {
-        FAISS_THROW_IF_NOT_FMT(
-                size <= size_t(end - at),
-                "GMM trailer: %zu bytes left, expected %zu",
-                size_t(end - at),
-                size);
-        if (size > 0) { // an empty vector has no data()
-            memcpy(data, at, size);
-            at += size;
-        }
-    }
-
-    template <class T>
-    void scalar(T& value) {
-        if constexpr (std::is_same_v<T, bool>) {
-            uint8_t byte;
-            raw(&byte, 1);
-            FAISS_THROW_IF_NOT_FMT(
-                    byte <= 1, "GMM trailer: a bool is %d", int(byte));
-            value = byte;
-        } else if constexpr (std::is_floating_point_v<T>) {
-            raw(&value, sizeof(T));
-        } else {
-            int64_t wide;
-            raw(&wide, sizeof(wide));
-            value = static_cast<T>(wide);
-            FAISS_THROW_IF_NOT_FMT(
-                    static_cast<int64_t>(value) == wide,
-                    "GMM trailer: %zd is out of range",
-                    ssize_t(wide));
-        }
-    }
-
-    template <class Array>
-    void array(
-            const char* name,
-            Array& values,
-            size_t expected,
-            bool may_be_empty = false) {
-        size_t n;
-        scalar(n);
-        FAISS_THROW_IF_NOT_FMT(
-                n == expected || (may_be_empty && n == 0),
-                "GMM trailer: %s has %zu entries, expected %zu",
-                name,
-                n,
-                expected);
-        FAISS_THROW_IF_NOT_FMT(
-                n <= size_t(end - at) / sizeof(values[0]),
-                "GMM trailer: %s has %zu entries, with %zu bytes left",
-                name,
-                n,
-                size_t(end - at));
-        if constexpr (requires { values.resize(n); }) {
-            values.resize(n);
-        }
-        raw(values.data(), n * sizeof(values[0]));
-    }
-
-    void text(std::string& value) {
-        const size_t n = count(0, 1);
-        value.resize(n);
-        raw(value.data(), n);
-    }
-
-    /// A number of things of at least so many bytes each.
-    size_t count(size_t, size_t least_bytes) {
-        size_t n;
-        scalar(n);
-        FAISS_THROW_IF_NOT_FMT(
-                n <= size_t(end - at) / least_bytes,
-                "GMM trailer: %zu items, with %zu bytes left",
-                n,
-                size_t(end - at));
-        return n;
-    }
 };
 
 /// What the stock index says about the shapes of the arrays.
