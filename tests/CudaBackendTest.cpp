@@ -43,6 +43,43 @@ TEST_F(CudaBackendTest, DiffuseResponsibilities) {
     }
 }
 
+/// Many tiles of rows and components for the dense path's own loops, a last
+/// tile of each that is not full, weights; and a row so far away that the path
+/// of folded operands (Fold.h) must be left.
+TEST_F(CudaBackendTest, DiffuseResponsibilitiesOfManyRows) {
+    for (const auto& [d, k] : {std::pair{70, 700}, std::pair{128, 290}}) {
+        Problem p = make_problem(30001, d, k, Covariance::isotropic, 0.05);
+        std::mt19937 random(3);
+        std::vector<float> w(p.n);
+        for (float& v : w) {
+            v = random() % 5 * 1.7f;
+        }
+        for (bool outlier : {false, true}) {
+            if (outlier) {
+                for (size_t j = 0; j < p.d; j++) {
+                    p.x[j] += 160;
+                    p.y[j] = (p.x[j] - p.frame.center[j]) * p.frame.scale;
+                }
+            }
+            for (Kernel kernel : kernels()) {
+                for (Precision precision :
+                     {Precision::fast, Precision::exact}) {
+                    check(p, EStep::soft, precision, kernel, w.data());
+                }
+            }
+        }
+        CudaOptions o;
+        o.precision = Precision::fast;
+        const auto backend = make_cuda_backend(o);
+        const auto source = memory_source(p.x.data(), p.n, p.d);
+        backend->set_data(*source, nullptr, p.frame);
+        backend->set_model(p.model);
+        SufficientStats stats;
+        backend->accumulate(EStep::soft, stats);
+        EXPECT_EQ(cuda_report(*backend).dense_rows, p.n);
+    }
+}
+
 TEST_F(CudaBackendTest, HardAssignment) {
     for (Kernel kernel : kernels()) {
         for (Covariance c : kCovariances) {

@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(256) prepare_kernel(
     const int pitch = out.operand.pitch;
     const int64_t plane = out.operand.rows * pitch;
     const int64_t warps = int64_t(gridDim.x) * 8;
-    float largest = 0;
+    float largest = 0, largest_norm = 0;
     unsigned long long bad = ~0ull;
     for (int64_t i = int64_t(blockIdx.x) * 8 + threadIdx.x / 32; i < args.rows;
          i += warps) {
@@ -95,21 +95,25 @@ __global__ void __launch_bounds__(256) prepare_kernel(
             put_row_slots(
                     out.row_slots + (args.row_begin + i) * kFoldSlots,
                     -0.5f * norm_hi * unfold);
+            largest_norm =
+                    fmaxf(largest_norm, 0.5f * fmaxf(norm, norm_hi) * unfold);
         }
     }
     // Integer maxima and minima: order does not matter.
-    __shared__ unsigned int block_largest;
+    __shared__ unsigned int block_largest, block_largest_norm;
     if (threadIdx.x == 0) {
-        block_largest = 0;
+        block_largest = block_largest_norm = 0;
     }
     __syncthreads();
     atomicMax(&block_largest, __float_as_uint(largest));
+    atomicMax(&block_largest_norm, __float_as_uint(largest_norm));
     if (bad != ~0ull) {
         atomicMin(&checks->first_bad, bad);
     }
     __syncthreads();
     if (threadIdx.x == 0) {
         atomicMax(&checks->largest, block_largest);
+        atomicMax(&checks->largest_norm, block_largest_norm);
     }
 }
 
@@ -124,10 +128,11 @@ __global__ void __launch_bounds__(256) gather_kernel(
         float* to_weight) {
     const int i = blockIdx.x * 8 + threadIdx.x / 32;
     const int lane = threadIdx.x % 32;
-    if (i >= count) {
+    const bool inside = i < count;
+    if (i >= (count + kGatherTile - 1) / kGatherTile * kGatherTile) {
         return;
     }
-    const int64_t row = from_begin + numbers[i];
+    const int64_t row = from_begin + (inside ? numbers[i] : 0);
     const int pieces = from.operand.pitch / 8;
     for (int p = 0; p < from.operand.planes; p++) {
         auto* const source = reinterpret_cast<const uint4*>(
@@ -137,15 +142,17 @@ __global__ void __launch_bounds__(256) gather_kernel(
                 const_cast<__half*>(to.operand.data) +
                 (p * to.operand.rows + i) * to.operand.pitch);
         for (int j = lane; j < pieces; j += 32) {
-            target[j] = source[j];
+            target[j] = inside ? source[j] : make_uint4(0, 0, 0, 0);
         }
     }
     if (lane == 0) {
-        to.row_constant[i] = from.row_constant[row];
-        to.row_constant_hi[i] = from.row_constant_hi[row];
+        to.row_constant[i] = inside ? from.row_constant[row] : 0;
+        to.row_constant_hi[i] = inside ? from.row_constant_hi[row] : 0;
         to.row_error[i] = from.row_error[row];
+        reinterpret_cast<uint4*>(to.row_slots)[i] =
+                reinterpret_cast<const uint4*>(from.row_slots)[row];
         if (weight) {
-            to_weight[i] = weight[numbers[i]];
+            to_weight[i] = inside ? weight[numbers[i]] : 0;
         }
     }
 }
@@ -204,7 +211,8 @@ void gather_rows(
         const PreparedRows& to,
         float* to_weight,
         cudaStream_t stream) {
-    gather_kernel<<<(count + 7) / 8, 256, 0, stream>>>(
+    const int tiles = (count + kGatherTile - 1) / kGatherTile;
+    gather_kernel<<<tiles * kGatherTile / 8, 256, 0, stream>>>(
             from, from_begin, weight, numbers, count, to, to_weight);
     check_launch("gathering of rows");
 }

@@ -30,6 +30,7 @@ struct PreparedRows {
 struct RowChecks {
     unsigned long long first_bad = ~0ull; ///< row with a NaN or infinity
     unsigned int largest = 0;             ///< bits of the largest |y|, frame
+    unsigned int largest_norm = 0; ///< of the largest |q| in a slot's unit
 };
 
 struct PrepareArgs {
@@ -56,7 +57,9 @@ void prepare_rows(
 /// Bytes that one row takes when prepared.
 size_t prepared_row_bytes(int d, int planes);
 
-/// Copies rows (all planes, constants, weights) with the given numbers.
+/// Copies rows (all planes, constants, slots, weights) with the given numbers;
+/// zeros where rows of the last tile of 128 remain.
+constexpr int kGatherTile = 128;
 void gather_rows(
         const PreparedRows& from,
         int64_t from_begin,

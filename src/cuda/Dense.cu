@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "Dense.h"
+#include "Fold.h"
 #include "Ptx.cuh"
 
 namespace gmm::cuda {
@@ -219,33 +220,54 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
 }
 
-/// Parts of a row's log-sum-exp to the whole, here and in the row's place.
-__global__ void merge_kernel(
-        float* lse,
-        int splits,
-        int rows,
-        const uint32_t* numbers,
-        float* row_lse) {
+struct MergeArgs {
+    float* lse; ///< [splits][rows]
+    int splits, rows;
+    const uint32_t* numbers;
+    float* row_lse;
+    // For the fused kernel, whole tiles of rows:
+    const float* row_constant;
+    const float* weight; ///< or nullptr
+    float unfold;
+    __half* slots; ///< [rows][kWideSlots], or nullptr
+};
+
+/// Parts of a row's log-sum-exp to the whole, to the row's place and its slots.
+__global__ void merge_kernel(const __grid_constant__ MergeArgs args) {
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= rows) {
-        return;
+    float all = 0;
+    if (i < args.rows) {
+        float best = -3e38f, sum = 0;
+        for (int s = 0; s < args.splits; s++) {
+            best = fmaxf(best, args.lse[size_t(s) * args.rows + i]);
+        }
+        for (int s = 0; s < args.splits; s++) {
+            sum += exp2f(args.lse[size_t(s) * args.rows + i] - best);
+        }
+        all = args.splits == 1 ? best : best + log2f(sum);
+        args.lse[i] = all;
+        args.row_lse[args.numbers[i]] = all;
     }
-    float best = -3e38f, sum = 0;
-    for (int s = 0; s < splits; s++) {
-        best = fmaxf(best, lse[size_t(s) * rows + i]);
+    if (args.slots &&
+        i < (args.rows + kDenseTileRows - 1) / kDenseTileRows *
+                        kDenseTileRows) {
+        const float weight = i >= args.rows ? 0.f
+                : args.weight               ? args.weight[i]
+                                            : 1.f;
+        __half* const to = args.slots + size_t(i) * kWideSlots;
+        put_row_slots(to, args.row_constant[i] * args.unfold);
+        put_lowering_slots(
+                to + kFoldSlots,
+                weight > 0 ? all - log2f(weight * kResponsibilityScale)
+                           : 3e38f);
     }
-    for (int s = 0; s < splits; s++) {
-        sum += exp2f(lse[size_t(s) * rows + i] - best);
-    }
-    const float all = splits == 1 ? best : best + log2f(sum);
-    lse[i] = all;
-    row_lse[numbers[i]] = all;
 }
 
 __global__ void __launch_bounds__(128) collect_kernel(
         const float* partial,
         const double* totals,
         int splits,
+        int total_splits,
         int parts,
         int padded_k,
         const __grid_constant__ DeviceSums sums) {
@@ -254,7 +276,7 @@ __global__ void __launch_bounds__(128) collect_kernel(
     for (int j = threadIdx.x; j < 2 + d * parts; j += blockDim.x) {
         double sum = 0;
         if (j < 2) {
-            for (int s = 0; s < kTotalSplits; s++) {
+            for (int s = 0; s < total_splits; s++) {
                 sum += totals[(size_t(s) * padded_k + k) * 2 + j];
             }
             (j ? sums.constant : sums.n_k)[k] += sum;
@@ -282,12 +304,16 @@ int splits_of(int rows, int components) {
 }
 
 void DenseStep::reserve(
-        int padded_k, int d, int planes, bool squares, bool lo) {
-    const size_t prepared = kDenseRows * prepared_row_bytes(d, planes);
-    rows_memory_.reserve(prepared + kDenseRows * 2 * sizeof(float));
-    rows_.lay_out(rows_memory_.as<char>(), kDenseRows, d, planes);
-    weight_ = rows_memory_.as<float>(prepared);
-    lse_ = weight_ + kDenseRows;
+        int padded_k, int d, int planes, bool squares, bool lo, bool fused) {
+    fused_ = fused;
+    capacity_ = fused ? 4 * kDenseRows : kDenseRows;
+    const size_t prepared = capacity_ * prepared_row_bytes(d, planes);
+    const size_t slots = capacity_ * (fused ? kWideSlots * sizeof(__half) : 0);
+    rows_memory_.reserve(prepared + slots + capacity_ * 2 * sizeof(float));
+    rows_.lay_out(rows_memory_.as<char>(), capacity_, d, planes);
+    slots_ = rows_memory_.as<__half>(prepared);
+    weight_ = rows_memory_.as<float>(prepared + slots);
+    lse_ = weight_ + capacity_;
 
     const size_t tile = size_t(kDenseRows) * kDenseComponents;
     scratch_.reserve(tile * 2 * (lo ? 2 : 1));
@@ -297,13 +323,21 @@ void DenseStep::reserve(
     padded_k_ = padded_k;
     d_ = d;
     parts_ = squares ? 2 : 1;
-    const int blocks = std::min(padded_k, kDenseComponents) / kTile *
-            ((d + kTile - 1) / kTile) * parts_;
     const size_t one = size_t(parts_) * padded_k * d * sizeof(float);
-    splits_ = int(std::clamp<size_t>(
-            std::min<size_t>(264 / blocks, (size_t(128) << 20) / one), 1, 32));
+    if (fused) {
+        // One block for each of an H100's processors.
+        splits_ = total_splits_ = std::max(1, 132 * kTile / padded_k);
+    } else {
+        const int blocks = std::min(padded_k, kDenseComponents) / kTile *
+                ((d + kTile - 1) / kTile) * parts_;
+        splits_ = int(std::clamp<size_t>(
+                std::min<size_t>(264 / blocks, (size_t(128) << 20) / one),
+                1,
+                32));
+        total_splits_ = kTotalSplits;
+    }
     const size_t total_bytes =
-            size_t(kTotalSplits) * padded_k * 2 * sizeof(double);
+            size_t(total_splits_) * padded_k * 2 * sizeof(double);
     sums_.reserve(splits_ * one + total_bytes);
     totals_ = sums_.as<double>();
     partial_ = sums_.as<float>(total_bytes);
@@ -330,21 +364,30 @@ void DenseStep::accumulate(
         const Model& model,
         const PreparedRows& from,
         int64_t row_begin,
+        float power,
         const float* row_weight,
         const uint32_t* numbers,
         int count,
+        bool all,
         float* row_lse,
         cudaStream_t stream) {
-    constexpr int kShared = 4 * kTileBytes;
-    check(cudaFuncSetAttribute(
-                  product_kernel,
-                  cudaFuncAttributeMaxDynamicSharedMemorySize,
-                  kShared),
-          "shared memory of the dense kernel");
     used_ = true;
-    const bool lo = lo_ != nullptr;
-    for (int begin = 0; begin < count; begin += kDenseRows) {
-        const int rows = std::min(kDenseRows, count - begin);
+    for (int begin = 0; begin < count; begin += capacity_) {
+        const int rows = std::min(capacity_, count - begin);
+        if (fused_ && all && rows % kDenseTileRows == 0) {
+            sum_fused(
+                    score,
+                    model,
+                    from,
+                    row_begin + begin,
+                    rows,
+                    power,
+                    row_weight ? row_weight + begin : nullptr,
+                    numbers + begin,
+                    row_lse,
+                    stream);
+            continue;
+        }
         gather_rows(
                 from,
                 row_begin,
@@ -354,73 +397,176 @@ void DenseStep::accumulate(
                 rows_,
                 weight_,
                 stream);
-        ScoreArgs args = model.score_args(lo);
-        args.rows_operand = rows_.operand;
-        args.row_begin = 0;
-        args.rows = rows;
-        if (model.geometry == Geometry::product) {
-            args.row_constant = lo ? rows_.row_constant : rows_.row_constant_hi;
-        }
-        args.splits = std::min(splits_of(rows, padded_k_), kDenseRows / rows);
-        score(args, LseArgs{lse_}, stream);
-        merge_kernel<<<(rows + 255) / 256, 256, 0, stream>>>(
-                lse_, args.splits, rows, numbers + begin, row_lse);
-        check_launch("merging of sums");
-        const int components = std::min<int64_t>(
-                padded_k_,
-                int64_t(kDenseRows) * kDenseComponents / rows / kTile * kTile);
-
-        for (int k = 0; k < padded_k_; k += components) {
-            args.component_begin = k;
-            args.components = std::min(components, padded_k_ - k);
-            args.splits = splits_of(rows, args.components);
-            score(args,
-                  ResponsibilityArgs{
-                          lse_, row_weight ? weight_ : nullptr, hi_, lo_},
-                  stream);
-            totals_kernel<<<
-                    dim3(args.components / 64, kTotalSplits),
-                    256,
+        const float* const weight = row_weight ? weight_ : nullptr;
+        if (fused_) {
+            sum_fused(
+                    score,
+                    model,
+                    rows_,
                     0,
-                    stream>>>(
-                    hi_,
-                    lo_,
                     rows,
-                    args.components,
-                    k,
-                    rows_.row_constant,
-                    totals_,
-                    padded_k_);
-            check_launch("dense totals");
-
-            ProductArgs product;
-            product.r[0] = hi_;
-            product.r[1] = lo_;
-            product.components = args.components;
-            product.component_begin = k;
-            product.y = rows_.operand;
-            product.rows = rows;
-            product.d = d_;
-            product.padded_k = padded_k_;
-            product.splits = splits_;
-            product.parts = parts_;
-            product.terms = lo ? 3 : 1;
-            for (int part = 0; part < parts_; part++) {
-                const uint8_t y_hi = uint8_t(part);
-                const uint8_t y_lo = uint8_t(parts_ + part);
-                const uint8_t r[3] = {0, 0, 1};
-                const uint8_t y[3] = {y_hi, y_lo, y_hi};
-                std::copy(r, r + 3, product.term_r);
-                std::copy(y, y + 3, product.term_y[part]);
-            }
-            product.partial = partial_;
-            const dim3 grid(
-                    args.components / kTile,
-                    (d_ + kTile - 1) / kTile * parts_,
-                    splits_);
-            product_kernel<<<grid, kThreads, kShared, stream>>>(product);
-            check_launch("dense product");
+                    power,
+                    weight,
+                    numbers + begin,
+                    row_lse,
+                    stream);
+        } else {
+            sum_in_steps(
+                    score,
+                    model,
+                    rows,
+                    weight,
+                    numbers + begin,
+                    row_lse,
+                    stream);
         }
+    }
+}
+
+void DenseStep::sum_fused(
+        const ScoreKernels& score,
+        const Model& model,
+        const PreparedRows& from,
+        int64_t row_begin,
+        int rows,
+        float power,
+        const float* row_weight,
+        const uint32_t* numbers,
+        float* row_lse,
+        cudaStream_t stream) {
+    const bool lo = lo_ != nullptr;
+    ScoreArgs args = model.score_args(lo);
+    args.rows_operand = from.operand;
+    args.row_begin = row_begin;
+    args.rows = rows;
+    args.row_constant =
+            (lo ? from.row_constant : from.row_constant_hi) + row_begin;
+    args.folded.row_slots = {from.row_slots, from.operand.rows, kFoldSlots, 1};
+    args.splits = splits_of(rows, padded_k_);
+    score(args, LseArgs{lse_}, stream);
+
+    const int tiles = (rows + kDenseTileRows - 1) / kDenseTileRows;
+    const MergeArgs merge{
+            lse_,
+            args.splits,
+            rows,
+            numbers,
+            row_lse,
+            args.row_constant,
+            row_weight,
+            1 / fold_scale(d_, power),
+            slots_};
+    merge_kernel<<<tiles, kDenseTileRows, 0, stream>>>(merge);
+    check_launch("merging of sums");
+
+    const FoldedOperands& folded = model.folded_operands();
+    DenseSumsArgs sums;
+    sums.rows = from.operand;
+    sums.row_begin = row_begin;
+    sums.row_slots = {slots_, capacity_, kWideSlots, 1};
+    sums.components = folded.components;
+    sums.component_slots = folded.component_slots;
+    sums.component_slots.planes = 1;
+    if (lo) {
+        sums.component_slots.data += size_t(padded_k_) * kWideSlots;
+    }
+    sums.row_constant = from.row_constant + row_begin;
+    sums.row_tiles = tiles;
+    sums.d = d_;
+    sums.padded_k = padded_k_;
+    sums.splits = splits_;
+    sums.partial = partial_;
+    sums.totals = totals_;
+    dense_sums_hopper(sums, lo, stream);
+}
+
+void DenseStep::sum_in_steps(
+        const ScoreKernels& score,
+        const Model& model,
+        int rows,
+        const float* row_weight,
+        const uint32_t* numbers,
+        float* row_lse,
+        cudaStream_t stream) {
+    constexpr int kShared = 4 * kTileBytes;
+    check(cudaFuncSetAttribute(
+                  product_kernel,
+                  cudaFuncAttributeMaxDynamicSharedMemorySize,
+                  kShared),
+          "shared memory of the dense kernel");
+    const bool lo = lo_ != nullptr;
+    ScoreArgs args = model.score_args(lo);
+    args.folded = {}; // rows may be outside its range
+    args.rows_operand = rows_.operand;
+    args.rows = rows;
+    if (model.geometry == Geometry::product) {
+        args.row_constant = lo ? rows_.row_constant : rows_.row_constant_hi;
+    }
+    args.splits = std::min(splits_of(rows, padded_k_), capacity_ / rows);
+    score(args, LseArgs{lse_}, stream);
+    const MergeArgs merge{
+            lse_,
+            args.splits,
+            rows,
+            numbers,
+            row_lse,
+            nullptr,
+            nullptr,
+            0,
+            nullptr};
+    merge_kernel<<<(rows + 255) / 256, 256, 0, stream>>>(merge);
+    check_launch("merging of sums");
+    const int components = std::min<int64_t>(
+            padded_k_,
+            int64_t(kDenseRows) * kDenseComponents / rows / kTile * kTile);
+
+    for (int k = 0; k < padded_k_; k += components) {
+        args.component_begin = k;
+        args.components = std::min(components, padded_k_ - k);
+        args.splits = splits_of(rows, args.components);
+        score(args, ResponsibilityArgs{lse_, row_weight, hi_, lo_}, stream);
+        totals_kernel<<<
+                dim3(args.components / 64, kTotalSplits),
+                256,
+                0,
+                stream>>>(
+                hi_,
+                lo_,
+                rows,
+                args.components,
+                k,
+                rows_.row_constant,
+                totals_,
+                padded_k_);
+        check_launch("dense totals");
+
+        ProductArgs product;
+        product.r[0] = hi_;
+        product.r[1] = lo_;
+        product.components = args.components;
+        product.component_begin = k;
+        product.y = rows_.operand;
+        product.rows = rows;
+        product.d = d_;
+        product.padded_k = padded_k_;
+        product.splits = splits_;
+        product.parts = parts_;
+        product.terms = lo ? 3 : 1;
+        for (int part = 0; part < parts_; part++) {
+            const uint8_t y_hi = uint8_t(part);
+            const uint8_t y_lo = uint8_t(parts_ + part);
+            const uint8_t r[3] = {0, 0, 1};
+            const uint8_t y[3] = {y_hi, y_lo, y_hi};
+            std::copy(r, r + 3, product.term_r);
+            std::copy(y, y + 3, product.term_y[part]);
+        }
+        product.partial = partial_;
+        const dim3 grid(
+                args.components / kTile,
+                (d_ + kTile - 1) / kTile * parts_,
+                splits_);
+        product_kernel<<<grid, kThreads, kShared, stream>>>(product);
+        check_launch("dense product");
     }
 }
 
@@ -429,7 +575,7 @@ void DenseStep::collect(const DeviceSums& sums, cudaStream_t stream) {
         return;
     }
     collect_kernel<<<sums.k, 128, 0, stream>>>(
-            partial_, totals_, splits_, parts_, padded_k_, sums);
+            partial_, totals_, splits_, total_splits_, parts_, padded_k_, sums);
     check_launch("collection of dense sums");
 }
 

@@ -8,14 +8,35 @@
 /** The dense M-step, for rows whose responsibilities are spread over more
  * components than a list holds: early iterations, wide components, noise.
  *
- * Rows are gathered into blocks of at most kDenseRows. For each: the exact
- * log-sum-exp; then, a tile of components at a time, responsibilities as fp16
- * in a bounded scratch that stays in L2, and R^T Y on the matrix units.
+ * Rows are gathered into blocks. For each: the exact log-sum-exp; then, where
+ * operands are folded (Fold.h) and the device is a Hopper, all sums in one
+ * kernel (DenseHopper.cu). Elsewhere, a tile of components at a time,
+ * responsibilities as fp16 in a bounded scratch that stays in L2, and R^T Y on
+ * the matrix units.
  */
 namespace gmm::cuda {
 
 constexpr int kDenseRows = 132 * 192; ///< one wave of row blocks on an H100
 constexpr int kDenseComponents = 512;
+constexpr int kDenseTileRows = kGatherTile;
+
+/// One launch of the fused kernel; lo: of operands of two planes.
+struct DenseSumsArgs {
+    Operand rows;
+    int64_t row_begin;       ///< within the operand
+    Operand row_slots;       ///< kWideSlots, lowered by log-sum-exps; of the
+                             ///< launch's whole tiles of rows, as the next
+    Operand components;      ///< folded
+    Operand component_slots; ///< one plane
+    const float* row_constant;
+    int row_tiles; ///< of kDenseTileRows
+    int d;
+    int padded_k;
+    int splits;     ///< of the rows
+    float* partial; ///< [splits][padded_k][d] is added to
+    double* totals; ///< [splits][padded_k][2] likewise: sums of r and r q
+};
+void dense_sums_hopper(const DenseSumsArgs&, bool lo, cudaStream_t);
 
 /// The kernels' common face, bound to a device's best.
 struct ScoreKernels {
@@ -36,7 +57,9 @@ struct ScoreKernels {
 int splits_of(int rows, int components);
 
 struct DenseStep {
-    void reserve(int padded_k, int d, int planes, bool squares, bool lo);
+    /// @param fused  the one kernel is used; else the three
+    void reserve(
+            int padded_k, int d, int planes, bool squares, bool lo, bool fused);
     void release();
     size_t bytes() const;
 
@@ -57,6 +80,7 @@ struct DenseStep {
     /** Adds the sums of the listed rows of a block.
      *
      * @param numbers  device, size count, rows within the block
+     * @param all      they are all of the block's
      * @param row_lse  of the block; the listed rows' are filled in
      */
     void accumulate(
@@ -64,9 +88,11 @@ struct DenseStep {
             const Model&,
             const PreparedRows&,
             int64_t row_begin,
+            float power,
             const float* row_weight,
             const uint32_t* numbers,
             int count,
+            bool all,
             float* row_lse,
             cudaStream_t);
 
@@ -74,16 +100,38 @@ struct DenseStep {
     void collect(const DeviceSums&, cudaStream_t);
 
 private:
+    void sum_fused(
+            const ScoreKernels&,
+            const Model&,
+            const PreparedRows&,
+            int64_t row_begin,
+            int rows,
+            float power,
+            const float* row_weight,
+            const uint32_t* numbers,
+            float* row_lse,
+            cudaStream_t);
+    void sum_in_steps(
+            const ScoreKernels&,
+            const Model&,
+            int rows,
+            const float* row_weight,
+            const uint32_t* numbers,
+            float* row_lse,
+            cudaStream_t);
+
     DeviceMemory rows_memory_, scratch_, sums_;
     PreparedRows rows_;
+    int capacity_ = 0;        ///< rows that are gathered at a time
+    __half* slots_ = nullptr; ///< [capacity_][kWideSlots], fused
     float* weight_ = nullptr;
     float* lse_ = nullptr;
     __half* hi_ = nullptr;
     __half* lo_ = nullptr;
     float* partial_ = nullptr; ///< [split][part][padded_k][d]
-    double* totals_ = nullptr; ///< [kTotalSplits][padded_k][2]
-    int splits_ = 0, parts_ = 0, padded_k_ = 0, d_ = 0;
-    bool used_ = false;
+    double* totals_ = nullptr; ///< [total_splits_][padded_k][2]
+    int splits_ = 0, total_splits_ = 0, parts_ = 0, padded_k_ = 0, d_ = 0;
+    bool fused_ = false, used_ = false;
 };
 
 } // namespace gmm::cuda

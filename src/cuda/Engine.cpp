@@ -141,6 +141,19 @@ void Engine::use_block(
     select.row_ranges = sparse_.row_ranges;
     select.unit_counts = sparse_.unit_counts;
     select.row_lse = sparse_.row_lse;
+    select.lost = sparse_.lost;
+    select.probe = false;
+    check(cudaMemsetAsync(select.lost, 0, sizeof(uint32_t), stream_),
+          "clearing");
+    if (score_.hopper && args.folded.components.data &&
+        count >= 8 * kProbeRows) {
+        args.rows = kProbeRows;
+        select.probe = true;
+        score_(args, select, stream_);
+        args.rows = count;
+        args.first_row = kProbeRows;
+        select.probe = false;
+    }
     score_(args, select, stream_);
     mark();
     if (p.refine) {
@@ -158,7 +171,7 @@ void Engine::use_block(
     mark();
     SparseStep sparse;
     sparse.compact(sparse_, count, stream_);
-    int dense_rows = sparse.overflowed;
+    int dense_rows = sparse.overflowed, dense_begin = 0;
     if (p.refine && dense_rows && (p.all || dense_rows <= count / 4)) {
         long_.run(
                 score_,
@@ -177,6 +190,7 @@ void Engine::use_block(
                 stream_);
         sparse.entries += long_.entries;
         dense_rows = long_.left;
+        dense_begin = long_.left_begin;
     }
     mark();
     sparse.accumulate(
@@ -194,9 +208,11 @@ void Engine::use_block(
                 model_,
                 rows,
                 row_begin,
+                power_,
                 weight,
-                sparse_.overflowed,
+                sparse_.overflowed + dense_begin,
                 dense_rows,
+                dense_rows == count,
                 sparse_.row_lse,
                 stream_);
     }
@@ -230,9 +246,10 @@ void Engine::accumulate(EStep step, SufficientStats& stats) {
     for (;;) {
         Precisions p = prepare_model(step);
         const float power = power_;
+        const bool unfoldable = unfoldable_;
         reserve(p.lo);
-        if (power_ != power) {
-            continue; // rows did not fit into fp16's range, now they do
+        if (power_ != power || unfoldable_ != unfoldable) {
+            continue; // rows have been seen to leave a range
         }
         const size_t doubles = sums_.count() + 2;
         check(cudaMemsetAsync(sums_.n_k, 0, doubles * sizeof(double), stream_),

@@ -68,7 +68,7 @@ private:
             const float* weight,
             EStep step,
             const Precisions& p);
-    /// Whether the range of fp16 was left, and so power was lowered.
+    /// Whether a range was left, and so power was lowered or folding given up.
     bool check_rows();
     void clear_checks();
     bool has_squares() const;
@@ -97,6 +97,7 @@ private:
     GaussianMixture shape_; ///< covariance, k, d only
     Model model_;
     float power_ = 8;
+    bool unfoldable_ = false;    ///< rows left the folded range (Fold.h)
     bool power_squares_ = false; ///< what power_ was chosen for
 
     // Rows: all of them (resident), or one block.

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "Engine.h"
+#include "Fold.h"
 
 /** What an engine holds: its rows, all or a block at a time, and memory. */
 namespace gmm::cuda {
@@ -39,6 +40,7 @@ void Engine::bind(
     resident_ = false;
     block_rows_ = 0;
     power_ = 0;
+    unfoldable_ = false;
     size_t free = 0, total = 0;
     check(cudaMemGetInfo(&free, &total), "asking for free memory");
     budget_ = options_.memory_limit ? options_.memory_limit
@@ -83,8 +85,10 @@ bool Engine::check_rows() {
     }
     const float largest = std::bit_cast<float>(found.largest);
     const float limit = largest_value(has_squares());
+    const bool was = unfoldable_;
+    unfoldable_ |= std::bit_cast<float>(found.largest_norm) > kFoldRowLimit;
     if (largest * power_ <= limit) {
-        return false;
+        return unfoldable_ != was;
     }
     power_ = std::exp2(std::floor(std::log2(limit / largest)));
     return true;
@@ -134,7 +138,8 @@ void Engine::reserve(bool lo) {
     sums_.y = sums_.constant + k;
     sums_.y2 = squares ? sums_.y + k * d : nullptr;
     objective_ = sums_.n_k + doubles;
-    dense_.reserve(model_.padded_k, int(d), layout, squares, lo);
+    const bool fused = score_.hopper && model_.folded && !unfoldable_;
+    dense_.reserve(model_.padded_k, int(d), layout, squares, lo, fused);
     long_.reserve();
 
     const size_t row_bytes =

@@ -16,6 +16,9 @@
  *    begin(row)              a strip's first row, in the launch
  *    tile(c, column)         c[group][slot * 2 + parity]
  *    finish()                after the last column
+ *
+ * and, where products are scores (Fold.h), scores(c, column) for tile,
+ * finish_scores() for finish, and skip(), whether there is nothing to do.
  */
 namespace gmm::cuda {
 
@@ -90,6 +93,10 @@ struct LseEpilogue : Strip {
     __device__ LseEpilogue(const ScoreArgs& a, const Args& o, uint32_t, int)
             : Strip(a), out(o) {}
 
+    static __device__ __forceinline__ bool skip(const ScoreArgs&, const Args&) {
+        return false;
+    }
+
     __device__ __forceinline__ void begin(int first) {
         begin_rows(first);
         best[0] = best[1] = -3e38f;
@@ -100,6 +107,11 @@ struct LseEpilogue : Strip {
     __device__ __forceinline__ void tile(
             float (&c)[kGroups][4], int column, const float4* constants) {
         to_scores(c, column, constants);
+        scores(c, column);
+    }
+
+    template <int kGroups>
+    __device__ __forceinline__ void scores(const float (&c)[kGroups][4], int) {
         float m[2];
         maxima(c, m);
 #pragma unroll
@@ -128,6 +140,10 @@ struct LseEpilogue : Strip {
                         top + log2f(all);
             }
         }
+    }
+
+    __device__ __forceinline__ void finish_scores() {
+        finish();
     }
 };
 

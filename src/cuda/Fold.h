@@ -21,6 +21,10 @@
 namespace gmm::cuda {
 
 constexpr int kFoldSlots = 8;
+/// A step of the matrix units takes 16. Components fill three more with c, for
+/// rows of the dense path, whose three are [l, l', l''], l = -lse_i / c: the
+/// product is then the logarithm of a responsibility.
+constexpr int kWideSlots = 16;
 constexpr int kFoldDimension = 128; ///< at most
 
 /// c; b_k / c is what the slots hold.
@@ -28,6 +32,8 @@ constexpr float kFoldUnit = 1024;
 /// |a|, |b / c| and |a M| at most. Padding has 65504, which stays below all
 /// others: (|Y| + |M|)^2 <= 2 |Y|^2 + 2 |M|^2.
 constexpr float kFoldLimit = 16000;
+/// |q| at most, as scaled.
+constexpr float kFoldRowLimit = 60000;
 
 /// Power of two by which q is divided and a multiplied.
 inline float fold_scale(int d, float power) {
@@ -63,7 +69,7 @@ __device__ __forceinline__ void put_row_slots(__half* to, float q) {
     split(q, p);
     const __half c = __float2half_rn(kFoldUnit);
     const __half none = __ushort_as_half(0x7fff);
-    if (fabsf(q) > 60000) {
+    if (fabsf(q) > kFoldRowLimit) {
         put_slots(to, {none, none, none, none, none, none, none, none});
     } else {
         put_slots(to, {p[0], p[0], p[1], p[1], p[2], c, c, c});
@@ -76,6 +82,16 @@ __device__ __forceinline__ void put_component_slots(
     split(a, p);
     split(b / kFoldUnit, r);
     put_slots(to, {p[0], p[1], p[0], p[1], p[0], r[0], r[1], r[2]});
+    const __half c = __float2half_rn(kFoldUnit), zero = __ushort_as_half(0);
+    put_slots(to + kFoldSlots, {c, c, c, zero, zero, zero, zero, zero});
+}
+
+/// A dense row's further slots: what its scores are lowered by.
+__device__ __forceinline__ void put_lowering_slots(__half* to, float by) {
+    __half l[3];
+    split(fmaxf(-by / kFoldUnit, -65504.f), l);
+    const __half zero = __ushort_as_half(0);
+    put_slots(to, {l[0], l[1], l[2], zero, zero, zero, zero, zero});
 }
 #endif
 

@@ -291,13 +291,44 @@ void LongLists::run(
         check_launch("placing of long lists");
         list<<<blocks, kThreads, 0, stream>>>(lists);
         check_launch("long lists");
+        const int done = begin + rows;
+        if (begin && done < count) {
+            continue;
+        }
+        check(cudaMemcpyAsync(
+                      totals,
+                      state,
+                      sizeof(start),
+                      cudaMemcpyDeviceToHost,
+                      stream),
+              "reading the number of entries");
+        check(cudaStreamSynchronize(stream), "long lists");
+        entries = int64_t(totals[0]) - room.used;
+        left = int(totals[1]);
+        left_begin = 0;
+        if (done < count && left > rows / 2) {
+            // The lists of most are too long: the rest are not tried. Those
+            // left come to lie before them.
+            left_begin = done - left;
+            const size_t bytes = left * sizeof(uint32_t);
+            check(cudaMemcpyAsync(
+                          own_numbers,
+                          numbers,
+                          bytes,
+                          cudaMemcpyDeviceToDevice,
+                          stream),
+                  "moving rows");
+            check(cudaMemcpyAsync(
+                          numbers + left_begin,
+                          own_numbers,
+                          bytes,
+                          cudaMemcpyDeviceToDevice,
+                          stream),
+                  "moving rows");
+            left += count - done;
+            return;
+        }
     }
-    check(cudaMemcpyAsync(
-                  totals, state, sizeof(start), cudaMemcpyDeviceToHost, stream),
-          "reading the number of entries");
-    check(cudaStreamSynchronize(stream), "long lists");
-    entries = int64_t(totals[0]) - room.used;
-    left = int(totals[1]);
 }
 
 } // namespace gmm::cuda

@@ -9,7 +9,7 @@
  * evaluated exactly and appended to the block's entries. Rows that even this
  * is too short for (a long list, or no room behind the entries) are left to
  * the dense path: few responsibilities weigh much there, and components are
- * wide.
+ * wide. Where that is most of the first rows, the others are not tried.
  */
 namespace gmm::cuda {
 
@@ -24,9 +24,10 @@ struct LongLists {
 
     int64_t entries = 0; ///< appended
     int left = 0;        ///< rows for the dense path
+    int left_begin = 0;  ///< where they are among the numbers
 
     /** @param numbers  rows within the block, size count; those that are left
-     *                  come first afterwards, in order
+     *                  lie together afterwards, in order
      *  @param row_lse  of the block; the listed rows' are filled in
      *  @param borrowed  the dense path's scratch, which is used after */
     void run(

@@ -22,8 +22,8 @@ struct ModelArgs {
     const float* variances;
     const float* log_weights;
     __half* planes;
-    __half* folded; ///< [padded_k][pitch], or nullptr
-    __half* slots;
+    __half* folded; ///< [1 or 2 (lo)][padded_k][pitch], or nullptr
+    __half* slots;  ///< [1 or 2][padded_k][kWideSlots]
     float fold_scale;
     float* constants;
     float* half_inverse;
@@ -108,17 +108,20 @@ __global__ void __launch_bounds__(kThreads)
                 hi[p * plane + j] = __half(0.f);
             }
         }
-        for (int j = threadIdx.x; args.folded && j < args.pitch;
-             j += kThreads) {
-            args.folded[int64_t(k) * args.pitch + j] = __half(0.f);
-        }
-        if (threadIdx.x == 0) {
-            if (args.folded) {
+        for (int p = 0; args.folded && p < 1 + args.lo; p++) {
+            for (int j = threadIdx.x; j < args.pitch; j += kThreads) {
+                args.folded[p * plane + int64_t(k) * args.pitch + j] =
+                        __half(0.f);
+            }
+            if (threadIdx.x == 0) {
                 put_component_slots(
-                        args.slots + int64_t(k) * kFoldSlots,
+                        args.slots +
+                                (p * int64_t(args.padded_k) + k) * kWideSlots,
                         65504,
                         -65504. * kFoldUnit);
             }
+        }
+        if (threadIdx.x == 0) {
             constants[0] = constants_hi[0] = 0;
             constants[2] = constants_hi[2] = -INFINITY;
         }
@@ -147,7 +150,7 @@ __global__ void __launch_bounds__(kThreads)
     // shift: what the products miss at the mean, with both halves of the
     // operand and with the first alone.
     double norm = 0, logs = 0, shift = 0, shift_hi = 0, error = 0, missed = 0;
-    double shift_folded = 0, missed_folded = 0;
+    double shift_folded = 0, shift_folded_hi = 0, missed_folded = 0;
     for (int j = threadIdx.x; j < args.pitch; j += kThreads) {
         const bool inside = j < args.d;
         const double m = inside ? mean[j] : 0;
@@ -180,10 +183,14 @@ __global__ void __launch_bounds__(kThreads)
             missed += rest * rest;
             if (args.folded) {
                 const double x = kLog2e * m / (v * args.power);
-                const __half h = __double2half(x);
-                args.folded[int64_t(k) * args.pitch + j] = h;
-                const double rest_folded = x - double(__half2float(h));
-                shift_folded += y * rest_folded;
+                __half* const to = args.folded + int64_t(k) * args.pitch + j;
+                put(x,
+                    y,
+                    to,
+                    lo ? to + plane : nullptr,
+                    shift_folded,
+                    shift_folded_hi);
+                const double rest_folded = x - double(__half2float(*to));
                 missed_folded += rest_folded * rest_folded;
             }
         }
@@ -208,6 +215,7 @@ __global__ void __launch_bounds__(kThreads)
     shift_hi = block_sum(shift_hi);
     missed = block_sum(missed);
     shift_folded = block_sum(shift_folded);
+    shift_folded_hi = block_sum(shift_folded_hi);
     missed_folded = block_sum(missed_folded);
     // Half an ulp of fp16, root mean square over mantissas: about 2^-13.
     const double rms = sqrt(block_sum(error)) / 8192;
@@ -230,11 +238,12 @@ __global__ void __launch_bounds__(kThreads)
     constants[0] = constants_hi[0] = float(a);
     constants[2] = float(peak - 0.5 * kLog2e * norm + a * shift);
     constants_hi[2] = float(peak - 0.5 * kLog2e * norm + a * shift_hi);
-    if (args.folded) {
+    for (int p = 0; args.folded && p < 1 + args.lo; p++) {
         put_component_slots(
-                args.slots + int64_t(k) * kFoldSlots,
+                args.slots + (p * int64_t(args.padded_k) + k) * kWideSlots,
                 a * args.operand_scale * args.fold_scale,
-                peak - 0.5 * kLog2e * norm + shift_folded);
+                peak - 0.5 * kLog2e * norm +
+                        (p ? shift_folded : shift_folded_hi));
     }
     args.log_constant[k] = float(peak);
     if (args.variance_kind != 1) {
@@ -368,13 +377,16 @@ void Model::prepare(
     operand_.planes = (squares ? 2 : 1) * (lo ? 2 : 1);
     const size_t plane = size_t(padded_k) * pitch;
     folded = !hard && can_fold(power);
+    const int folded_planes = lo ? 2 : 1;
     planes_.reserve(
-            ((operand_.planes + 1) * plane + size_t(padded_k) * kFoldSlots) *
+            ((operand_.planes + folded_planes) * plane +
+             size_t(padded_k) * kWideSlots * folded_planes) *
             sizeof(__half));
     operand_.data = planes_.as<__half>();
     __half* const folded_data = planes_.as<__half>() + operand_.planes * plane;
-    folded_.components = {folded_data, padded_k, pitch, 1};
-    folded_.component_slots = {folded_data + plane, padded_k, kFoldSlots, 1};
+    __half* const slots = folded_data + folded_planes * plane;
+    folded_.components = {folded_data, padded_k, pitch, folded_planes};
+    folded_.component_slots = {slots, padded_k, kWideSlots, folded_planes};
     // Means far outside the data must not overflow.
     const float top = largest_mean * power;
     operand_scale =
@@ -399,7 +411,7 @@ void Model::prepare(
     args.log_weights = log_weights_;
     args.planes = planes_.as<__half>();
     args.folded = folded ? folded_data : nullptr;
-    args.slots = folded_data + plane;
+    args.slots = slots;
     args.fold_scale = fold_scale(d, power);
     args.constants = reinterpret_cast<float*>(constants_);
     args.half_inverse = half_inverse;

@@ -38,6 +38,11 @@ struct Model {
     /// @param split  products of hi + lo; else of hi alone
     ScoreArgs score_args(bool split) const;
 
+    /// Only where `folded` says so.
+    const FoldedOperands& folded_operands() const {
+        return folded_;
+    }
+
     Covariance covariance = Covariance::isotropic;
     Geometry geometry = Geometry::product;
     int k = 0;

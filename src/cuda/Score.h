@@ -34,10 +34,10 @@ struct Operand {
 };
 
 /** Constants as part of the product: its operands, where a model and its rows
- * allow it (Fold.h), for select_folded. */
+ * allow it (Fold.h). */
 struct FoldedOperands {
-    Operand components; ///< a_k M
-    Operand component_slots;
+    Operand components;      ///< a_k M, and its second halves
+    Operand component_slots; ///< for products of first halves, then of all
     Operand row_slots;
 };
 
@@ -45,6 +45,9 @@ struct ScoreArgs {
     Operand rows_operand;
     int64_t row_begin = 0; ///< first row of this launch within the operand
     int rows = 0;          ///< rows of this launch
+    /// Rows before are another launch's. For folded operands only; a multiple
+    /// of kProbeRows.
+    int first_row = 0;
 
     Operand components_operand;
     int component_begin = 0; ///< multiple of kComponentTile
@@ -69,6 +72,12 @@ struct ScoreArgs {
     FoldedOperands folded; ///< data: nullptr where there is none
 };
 
+/** Rows whose lists are made first, to see whether lists are of use: where
+ * nearly all overflow, those that follow are marked as overflowed at once.
+ * Whole row blocks of the folded kernel, a wave of them on an H100. */
+constexpr int kProbeRows = 132 * 192;
+constexpr uint32_t kProbeLimit = kProbeRows / 4 * 3;
+
 /// Rows that one warp finishes together, and the room for what it emits.
 constexpr int kUnitRows = 16;
 constexpr int kUnitCapacity = 128;
@@ -87,6 +96,9 @@ struct SelectArgs {
     /// they stay scores, for Refine.h
     bool normalise;
     const float* row_weight; ///< or nullptr, from the launch's first row
+
+    uint32_t* lost; ///< is added to: rows of the probe that overflowed
+    bool probe;     ///< this is the probe; else one was made, or lost is 0
 
     uint32_t* keys;        ///< [units][kUnitCapacity] component
     uint2* values;         ///< [units][kUnitCapacity] {row, bits of the float}
@@ -126,7 +138,8 @@ void score_portable(const ScoreArgs&, const Out&, cudaStream_t);
 template <class Out>
 void score_hopper(const ScoreArgs&, const Out&, cudaStream_t);
 
-/// What score_hopper hands lists with folded operands to.
-void select_folded(const ScoreArgs&, const SelectArgs&, cudaStream_t);
+/// What score_hopper hands folded operands to; Out is one of the first two.
+template <class Out>
+void score_folded(const ScoreArgs&, const Out&, cudaStream_t);
 
 } // namespace gmm::cuda

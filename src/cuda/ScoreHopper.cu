@@ -390,9 +390,10 @@ void launch(
 
 template <class Out>
 void score_hopper(const ScoreArgs& args, const Out& out, cudaStream_t stream) {
-    if constexpr (std::is_same_v<Out, SelectArgs>) {
+    if constexpr (
+            std::is_same_v<Out, SelectArgs> || std::is_same_v<Out, LseArgs>) {
         if (args.folded.components.data) {
-            select_folded(args, out, stream);
+            score_folded(args, out, stream);
             return;
         }
     }

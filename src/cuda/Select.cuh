@@ -44,6 +44,28 @@ struct SelectEpilogue : Strip {
         sink = records + (capacity - 1) * kSharedPerRecord;
     }
 
+    /// Whether lists would be of no use; all rows are marked, then.
+    static __device__ __forceinline__ bool skip(
+            const ScoreArgs& args, const Args& out) {
+        if (out.probe || *out.lost <= kProbeLimit) {
+            return false;
+        }
+        const int units = (args.rows + kUnitRows - 1) / kUnitRows;
+        for (int u = args.first_row / kUnitRows + blockIdx.x * blockDim.x +
+                     threadIdx.x;
+             u < units;
+             u += gridDim.x * blockDim.x) {
+            const int end = min(args.rows, (u + 1) * kUnitRows);
+            for (int i = u * kUnitRows; i < end; i++) {
+                out.row_lse[i] = NAN;
+                out.row_ranges[i] = 0;
+            }
+            out.unit_counts[u] = uint64_t(end - u * kUnitRows) << 32;
+            out.unit_dropped[u] = 0;
+        }
+        return true;
+    }
+
     __device__ __forceinline__ void begin(int first) {
         begin_rows(first);
         end = records;
@@ -58,7 +80,7 @@ struct SelectEpilogue : Strip {
             float (&c)[kGroups][4], int column, const float4* constants) {
         to_scores(c, column, constants);
         if (out.bound > 0) {
-            append_soft(c, column);
+            scores(c, column);
         } else {
             float m[2];
             maxima(c, m);
@@ -67,7 +89,7 @@ struct SelectEpilogue : Strip {
     }
 
     template <int kGroups>
-    __device__ __forceinline__ void append_soft(
+    __device__ __forceinline__ void scores(
             const float (&c)[kGroups][4], int column) {
         float m[2];
         if (fresh) { // nothing to compare with yet
@@ -195,7 +217,7 @@ struct SelectEpilogue : Strip {
 
     __device__ __forceinline__ void finish() {
         if (out.bound > 0) {
-            finish_soft();
+            finish_scores();
         } else {
             finish_hard();
         }
@@ -225,7 +247,7 @@ struct SelectEpilogue : Strip {
         }
     }
 
-    __device__ __forceinline__ void finish_soft() {
+    __device__ __forceinline__ void finish_scores() {
         const int lane = threadIdx.x % 32;
         // Judged against the best: the sum is not known yet.
         float sum[2] = {}, small[2] = {};
@@ -306,6 +328,9 @@ struct SelectEpilogue : Strip {
             out.unit_counts[row[0] / kUnitRows] =
                     total | uint64_t(overflowed) << 32;
             out.unit_dropped[row[0] / kUnitRows] = dropped;
+            if (out.probe) {
+                atomicAdd(out.lost, overflowed);
+            }
         }
     }
 

@@ -8,8 +8,8 @@ namespace gmm::cuda {
 
 namespace {
 
-/** Candidate lists from folded operands (Fold.h), up to 128 dimensions: the
- * kernel that an E-step spends most of its time in.
+/** Candidate lists, and log-sum-exps, from folded operands (Fold.h), up to 128
+ * dimensions: the kernel that an E-step spends most of its time in.
  *
  * As in ScoreHopper.cu, three consumer warpgroups own 64 rows each. What is
  * special: products are scores, so that no constants are read; a tile's
@@ -27,6 +27,7 @@ constexpr int kGroups = kColumns / 8;
 constexpr int kThreads = 128 * (kConsumers + 1);
 constexpr int kDepth = 64;
 constexpr int kStages = 2;
+static_assert(kProbeRows % kRows == 0);
 constexpr int kStrips = kRows / 16;
 
 /// Barriers, eight bytes each, by their place.
@@ -37,7 +38,7 @@ constexpr int kRowsEmpty = kRowsFull + kConsumers;
 constexpr int kBarrierBytes = (kRowsEmpty + kConsumers) * 8;
 
 /// Places in shared memory; steps: of 16 dimensions, without the slots'.
-template <int kSteps>
+template <class Epilogue, int kSteps>
 struct Layout {
     static constexpr int kChunks = (kSteps + 3) / 4;
     static constexpr int kChunkBytes = kColumns * kDepth * 2;
@@ -46,8 +47,7 @@ struct Layout {
     static constexpr int kRowBytes = kChunks * kRowChunkBytes + kGroupRows * 32;
     static constexpr int kRowsAt = kStages * kStageBytes;
     static constexpr int kListsAt = kRowsAt + kConsumers * kRowBytes;
-    static constexpr int kRecordBytes =
-            kStrips * SelectEpilogue::kSharedPerRecord;
+    static constexpr int kRecordBytes = kStrips * Epilogue::kSharedPerRecord;
 };
 
 struct Maps {
@@ -59,13 +59,13 @@ __device__ __forceinline__ int first_tile(int group, int tiles) {
     return group * tiles / kConsumers;
 }
 
-template <int kSteps>
-__global__ void __launch_bounds__(kThreads, 1) select_kernel(
+template <class Epilogue, int kSteps>
+__global__ void __launch_bounds__(kThreads, 1) folded_kernel(
         const __grid_constant__ Maps maps,
         const __grid_constant__ ScoreArgs args,
-        const __grid_constant__ SelectArgs out,
+        const __grid_constant__ typename Epilogue::Args out,
         int capacity) {
-    using L = Layout<kSteps>;
+    using L = Layout<Epilogue, kSteps>;
     extern __shared__ __align__(1024) unsigned char shared[];
     const uint32_t base = ptx::smem_address(shared);
     const uint32_t barriers = base + L::kListsAt + capacity * L::kRecordBytes;
@@ -74,8 +74,15 @@ __global__ void __launch_bounds__(kThreads, 1) select_kernel(
     };
     const int warp = __shfl_sync(kAllLanes, threadIdx.x / 32, 0);
     const int row_blocks = (args.rows + kRows - 1) / kRows;
-    const int tiles = args.components / kColumns;
+    const int first_block = args.first_row / kRows + int(blockIdx.x);
+    const int all_tiles = args.components / kColumns;
+    const int begin = int(int64_t(all_tiles) * blockIdx.y / gridDim.y);
+    const int tiles =
+            int(int64_t(all_tiles) * (blockIdx.y + 1) / gridDim.y) - begin;
 
+    if (Epilogue::skip(args, out)) {
+        return;
+    }
     if (threadIdx.x == 0) {
         // Every consumer warp releases for itself: none may fall behind by the
         // two phases that a barrier's parity cannot tell apart.
@@ -97,8 +104,8 @@ __global__ void __launch_bounds__(kThreads, 1) select_kernel(
         if (warp == 0) { // components
             uint32_t phase = 1;
             int stage = 0;
-            const int blocks =
-                    (row_blocks - int(blockIdx.x) + gridDim.x - 1) / gridDim.x;
+            const int blocks = (row_blocks - first_block + int(gridDim.x) - 1) /
+                    int(gridDim.x);
             const int total =
                     blocks * tiles + first_tile(kConsumers - 1, tiles);
             int tile = 0;
@@ -115,7 +122,7 @@ __global__ void __launch_bounds__(kThreads, 1) select_kernel(
                                 &maps.components,
                                 full,
                                 p * kDepth,
-                                tile * kColumns,
+                                (begin + tile) * kColumns,
                                 0);
                         to += L::kChunkBytes;
                     }
@@ -124,7 +131,7 @@ __global__ void __launch_bounds__(kThreads, 1) select_kernel(
                             &maps.component_slots,
                             full,
                             0,
-                            tile * kColumns,
+                            (begin + tile) * kColumns,
                             0);
                 }
                 tile = tile + 1 == tiles ? 0 : tile + 1;
@@ -133,7 +140,7 @@ __global__ void __launch_bounds__(kThreads, 1) select_kernel(
             }
         } else if (warp == 1) { // rows
             uint32_t phase = 1;
-            for (int block = blockIdx.x; block < row_blocks;
+            for (int block = first_block; block < row_blocks;
                  block += gridDim.x) {
                 for (int w = 0; w < kConsumers; w++) {
                     const int row = int(args.row_begin) + block * kRows +
@@ -159,12 +166,11 @@ __global__ void __launch_bounds__(kThreads, 1) select_kernel(
         ptx::more_registers<160>();
         const int w = warp / 4 - 1;
         const int lane = threadIdx.x % 32;
-        SelectEpilogue epilogue(
+        Epilogue epilogue(
                 args,
                 out,
                 base + L::kListsAt +
-                        (warp - 4) * capacity *
-                                SelectEpilogue::kSharedPerRecord,
+                        (warp - 4) * capacity * Epilogue::kSharedPerRecord,
                 capacity);
         // Where this lane's part of the rows lies, see load_matrix.
         const int row_in_group = warp % 4 * 16 + lane % 16;
@@ -193,7 +199,7 @@ __global__ void __launch_bounds__(kThreads, 1) select_kernel(
         };
         const int offset = first_tile(w, tiles);
         skip(offset);
-        for (int block = blockIdx.x; block < row_blocks; block += gridDim.x) {
+        for (int block = first_block; block < row_blocks; block += gridDim.x) {
             epilogue.begin(block * kRows + (warp - 4) * 16);
             ptx::barrier_wait(barrier(kRowsFull, w), row_phase);
             row_phase ^= 1;
@@ -234,31 +240,35 @@ __global__ void __launch_bounds__(kThreads, 1) select_kernel(
                     // Not right after load_matrix: an arrival can overtake it.
                     ptx::barrier_arrive(barrier(kRowsEmpty, w));
                 }
-                epilogue.append_soft(c, tile * kColumns);
+                epilogue.scores(c, (begin + tile) * kColumns);
                 tile = tile + 1 == tiles ? 0 : tile + 1;
             }
-            epilogue.finish_soft();
+            epilogue.finish_scores();
         }
         skip(first_tile(kConsumers - 1, tiles) - offset);
     }
 }
 
-template <int kSteps>
+template <class Epilogue, int kSteps>
 void launch(
         const ScoreArgs& args,
-        const SelectArgs& out,
+        const typename Epilogue::Args& out,
         int shared_limit,
         int processors,
         cudaStream_t stream) {
-    using L = Layout<kSteps>;
-    const int capacity = std::min(
-            (shared_limit - L::kListsAt - kBarrierBytes) / L::kRecordBytes, 16);
+    using L = Layout<Epilogue, kSteps>;
+    const int capacity = L::kRecordBytes
+            ? std::min(
+                      (shared_limit - L::kListsAt - kBarrierBytes) /
+                              std::max(L::kRecordBytes, 1),
+                      16)
+            : 0;
     const int shared = L::kListsAt + capacity * L::kRecordBytes + kBarrierBytes;
     check(cudaFuncSetAttribute(
-                  select_kernel<kSteps>,
+                  folded_kernel<Epilogue, kSteps>,
                   cudaFuncAttributeMaxDynamicSharedMemorySize,
                   shared),
-          "shared memory of the selecting kernel");
+          "shared memory of the folded kernel");
     constexpr auto kWide = CU_TENSOR_MAP_SWIZZLE_128B;
     const FoldedOperands& folded = args.folded;
     const Maps maps{
@@ -274,16 +284,19 @@ void launch(
                     16,
                     kColumns,
                     CU_TENSOR_MAP_SWIZZLE_32B)};
-    const int blocks = std::min(processors, (args.rows + kRows - 1) / kRows);
-    select_kernel<kSteps>
-            <<<blocks, kThreads, shared, stream>>>(maps, args, out, capacity);
-    check_launch("selecting kernel");
+    const int blocks = std::min(
+            processors, (args.rows - args.first_row + kRows - 1) / kRows);
+    folded_kernel<Epilogue, kSteps>
+            <<<dim3(blocks, args.splits), kThreads, shared, stream>>>(
+                    maps, args, out, capacity);
+    check_launch("folded kernel");
 }
 
 } // namespace
 
-void select_folded(
-        const ScoreArgs& args, const SelectArgs& out, cudaStream_t stream) {
+template <class Out>
+void score_folded(const ScoreArgs& args, const Out& out, cudaStream_t stream) {
+    using Epilogue = EpilogueOf<Out>;
     int device = 0, processors = 0, shared = 0;
     check(cudaGetDevice(&device), "current device");
     check(cudaDeviceGetAttribute(
@@ -293,12 +306,15 @@ void select_folded(
                   &shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
           "device attributes");
     const int steps = (args.d + 15) / 16;
-    const auto run = steps <= 2 ? launch<2>
-            : steps <= 4        ? launch<4>
-            : steps <= 6        ? launch<6>
-            : steps == 7        ? launch<7>
-                                : launch<8>;
+    const auto run = steps <= 2 ? launch<Epilogue, 2>
+            : steps <= 4        ? launch<Epilogue, 4>
+            : steps <= 6        ? launch<Epilogue, 6>
+            : steps == 7        ? launch<Epilogue, 7>
+                                : launch<Epilogue, 8>;
     run(args, out, shared, processors, stream);
 }
+
+template void score_folded(const ScoreArgs&, const SelectArgs&, cudaStream_t);
+template void score_folded(const ScoreArgs&, const LseArgs&, cudaStream_t);
 
 } // namespace gmm::cuda

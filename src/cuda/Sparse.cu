@@ -68,7 +68,7 @@ int groups_of(int rows, int k, int d, bool squares) {
 
 /// The sizes of SparseScratch's arrays, in the order of its reserve().
 struct Sizes {
-    size_t bytes[15];
+    size_t bytes[16];
     size_t temporary;
     size_t total = 0;
 
@@ -92,7 +92,7 @@ struct Sizes {
                       nullptr, sort, no_keys, no_values, int(entries), 0, 32),
               "sort");
         temporary = std::max(scan, sort);
-        const size_t all[15] = {
+        const size_t all[16] = {
                 entries * 4,
                 entries * 8,
                 size_t(rows) * 2,
@@ -107,8 +107,9 @@ struct Sizes {
                 (size_t(k) * groups + 1) * 4,
                 ranges * piece * 2,
                 size_t(k) * groups * piece,
-                units * 4};
-        for (int i = 0; i < 15; i++) {
+                units * 4,
+                4};
+        for (int i = 0; i < 16; i++) {
             bytes[i] = (all[i] + 255) / 256 * 256;
             total += bytes[i];
         }
@@ -159,6 +160,7 @@ void SparseScratch::reserve(int rows, int k, int d, bool squares) {
     take(head_);
     take(whole_);
     take(unit_dropped);
+    take(lost);
     groups_ = groups_of(rows, k, d, squares);
     k_ = k;
     tail_ = head_ + sizes.bytes[12] / 8;

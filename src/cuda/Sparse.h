@@ -63,6 +63,7 @@ struct SparseScratch {
     uint64_t* unit_counts = nullptr; ///< one more than units
     float* unit_dropped = nullptr;
     float* row_lse = nullptr;
+    uint32_t* lost = nullptr;       ///< of the probe
     uint32_t* overflowed = nullptr; ///< rows left to the dense path
 
 private:
