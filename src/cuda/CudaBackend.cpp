@@ -136,15 +136,17 @@ struct CudaBackend : Backend {
 
     void accumulate(EStep step, SufficientStats& stats) override {
         require(k > 0, "model.k (set_model comes first)", k, 1);
-        std::vector<SufficientStats> parts(engines.size());
-        each_engine([&](size_t i) {
-            parts[i] = SufficientStats(covariance, k, d);
-            engines[i]->accumulate(step, parts[i]);
-        });
+        parts.resize(engines.size());
+        for (SufficientStats& part : parts) {
+            if (part.covariance != covariance || part.k != k || part.d != d) {
+                part = SufficientStats(covariance, k, d);
+            }
+        }
+        each_engine([&](size_t i) { engines[i]->accumulate(step, parts[i]); });
         for (size_t i = 1; i < parts.size(); i++) {
             parts[0].merge(parts[i]);
         }
-        stats = std::move(parts[0]);
+        std::swap(stats, parts[0]);
     }
 
     void top_components(
@@ -207,6 +209,9 @@ struct CudaBackend : Backend {
     static constexpr size_t kMaxComponents = size_t(1) << 23;
 
     std::vector<std::unique_ptr<Engine>> engines;
+    /// Kept between passes: to allocate as many pages again takes longer than
+    /// to fill them. The first is what the caller gave the time before.
+    std::vector<SufficientStats> parts;
     Covariance covariance = Covariance::isotropic;
     size_t d = 0;
     size_t k = 0;

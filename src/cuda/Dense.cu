@@ -372,9 +372,11 @@ void DenseStep::accumulate(
         float* row_lse,
         cudaStream_t stream) {
     used_ = true;
-    for (int begin = 0; begin < count; begin += capacity_) {
-        const int rows = std::min(capacity_, count - begin);
-        if (fused_ && all && rows % kDenseTileRows == 0) {
+    for (int begin = 0, rows; begin < count; begin += rows) {
+        rows = std::min(capacity_, count - begin);
+        if (fused_ && all && rows >= kDenseTileRows) {
+            // Where they are; what follows whole tiles is gathered.
+            rows = rows / kDenseTileRows * kDenseTileRows;
             sum_fused(
                     score,
                     model,

@@ -12,11 +12,14 @@ namespace {
 constexpr double kLn2 = 0.6931471805599453;
 
 /// Components are listed while all that are not weigh less than 2^-bits of a
-/// row together; of the listed, `fast` sums what weighs 2^-kKeptBits and more.
+/// row together; of the listed, those are summed that weigh 2^-kept_bits of it
+/// and more: less is below what rounding costs.
 double list_bits(Precision precision) {
     return precision == Precision::exact ? 14 : 10;
 }
-constexpr int kKeptBits = 16;
+float kept_bits(bool refined) {
+    return refined ? 16 : 12;
+}
 
 float default_power(bool squares) {
     return squares ? 1.f : 8.f;
@@ -133,7 +136,7 @@ void Engine::use_block(
     select.bound = hard ? 0.f : bound + slack;
     select.normalise = !p.refine;
     select.keep_bound =
-            p.refine ? select.bound : std::min(bound, float(kKeptBits));
+            p.refine ? select.bound : std::min(bound, kept_bits(false));
     select.unit_dropped = sparse_.unit_dropped;
     select.row_weight = weight;
     select.keys = sparse_.keys;
@@ -145,7 +148,8 @@ void Engine::use_block(
     select.probe = false;
     check(cudaMemsetAsync(select.lost, 0, sizeof(uint32_t), stream_),
           "clearing");
-    if (score_.hopper && args.folded.components.data &&
+    // Not where a narrow component's rows must be found to be refined.
+    if (score_.hopper && args.folded.components.data && !p.refine &&
         count >= 8 * kProbeRows) {
         args.rows = kProbeRows;
         select.probe = true;
@@ -157,7 +161,7 @@ void Engine::use_block(
     score_(args, select, stream_);
     mark();
     if (p.refine) {
-        const float kept = p.all ? bound : std::min(bound, float(kKeptBits));
+        const float kept = p.all ? bound : std::min(bound, kept_bits(true));
         refine(sparse_,
                count,
                rows,
@@ -358,20 +362,19 @@ void Engine::read_sums(EStep step, SufficientStats& stats) {
     const double* const y2 = y + k * d;
     const double w = weight_scale_;
     const double to_x = w / power_, to_x2 = to_x / power_;
-    for (size_t i = 0; i < k; i++) {
-        stats.n_k[i] += w * n_k[i];
-    }
-    for (size_t i = 0; i < k * d; i++) {
-        stats.sum_x[i] += to_x * y[i];
-    }
+    const auto scale = [](std::vector<double>& to, double by, const double* x) {
+        const int64_t n = int64_t(to.size());
+#pragma omp parallel for schedule(static) if (n > 100000)
+        for (int64_t i = 0; i < n; i++) {
+            to[i] = by * x[i];
+        }
+    };
+    scale(stats.n_k, w, n_k);
+    scale(stats.sum_x, to_x, y);
     if (has_squares()) {
-        for (size_t i = 0; i < k * d; i++) {
-            stats.sum_x2[i] += to_x2 * y2[i];
-        }
+        scale(stats.sum_x2, to_x2, y2);
     } else {
-        for (size_t i = 0; i < k; i++) {
-            stats.sum_x2[i] += -2 * to_x2 * constant[i];
-        }
+        scale(stats.sum_x2, -2 * to_x2, constant);
     }
     const double sum = n_k[sums_.count()];
     double weight = 0;
@@ -382,14 +385,15 @@ void Engine::read_sums(EStep step, SufficientStats& stats) {
     } else {
         weight = double(end_ - begin_);
     }
-    stats.weight += weight;
+    stats.weight = weight;
     if (step == EStep::hard) {
-        stats.objective += 2 * to_x2 * sum; // scores are -|Y - M|^2 / 2
+        stats.objective = 2 * to_x2 * sum; // scores are -|Y - M|^2 / 2
+        stats.dropped_mass = 0;
     } else {
-        stats.objective += w * kLn2 * sum;
+        stats.objective = w * kLn2 * sum;
         // What was listed and left out is known; what was never listed has
         // only its bound.
-        stats.dropped_mass += w * n_k[sums_.count() + 1] +
+        stats.dropped_mass = w * n_k[sums_.count() + 1] +
                 weight * std::exp2(-list_bits(options_.precision));
     }
 }

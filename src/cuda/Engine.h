@@ -33,7 +33,7 @@ struct Engine {
 
     void set_model(const GaussianMixture& model);
 
-    /// Adds this device's statistics.
+    /// Replaces all sums of stats, which has the model's shape.
     void accumulate(EStep step, SufficientStats& stats);
 
     void top_components(

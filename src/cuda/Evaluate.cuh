@@ -52,15 +52,33 @@ __device__ __forceinline__ float4 load4(const float* from, int j, int d) {
             j + 3 < d ? from[j + 3] : 0.f);
 }
 
-/// Four halves.
-__device__ __forceinline__ float4 widened(uint2 bits) {
-    const float2 a = __half22float2(*reinterpret_cast<const __half2*>(&bits.x));
-    const float2 b = __half22float2(*reinterpret_cast<const __half2*>(&bits.y));
-    return make_float4(a.x, a.y, b.x, b.y);
+/// Eight dimensions; zeros beyond the last.
+template <bool kAligned>
+__device__ __forceinline__ void load8(
+        const float* from, int j, int d, float (&x)[8]) {
+    const float4 a = load4<kAligned>(from, j, d);
+    const float4 b = j + 4 < d ? load4<kAligned>(from, j + 4, d)
+                               : make_float4(0, 0, 0, 0);
+    x[0] = a.x;
+    x[1] = a.y;
+    x[2] = a.z;
+    x[3] = a.w;
+    x[4] = b.x;
+    x[5] = b.y;
+    x[6] = b.z;
+    x[7] = b.w;
 }
 
-/// Pairs that a warp evaluates at a time, to have their loads in flight.
-constexpr int kExactBatch = 4;
+/// Eight halves.
+__device__ __forceinline__ void widen(const uint4& bits, float (&x)[8]) {
+    const __half2* const h = reinterpret_cast<const __half2*>(&bits);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const float2 two = __half22float2(h[i]);
+        x[2 * i] = two.x;
+        x[2 * i + 1] = two.y;
+    }
+}
 
 /** The scores of the pairs that lanes mark in `left`, each to its lane.
  *
@@ -74,62 +92,70 @@ __device__ __forceinline__ void evaluate_pairs(
         uint32_t k,
         uint32_t row,
         float& score) {
-    const int lane = threadIdx.x % 32;
+    // Pairs that a half-warp evaluates at a time, to have their loads in
+    // flight.
+    constexpr int kBatch = kEachDimension ? 2 : 3;
+    const int lane = threadIdx.x % 32, half = lane / 16;
     while (left) {
-        int from[kExactBatch];
-        uint32_t c[kExactBatch], at[kExactBatch];
-        float sum[kExactBatch] = {};
-        int batch = 0;
+        int from[kBatch][2]; // -1: no pair is left
+        uint32_t c[kBatch], at[kBatch];
+        float sum[kBatch] = {};
 #pragma unroll
-        for (int b = 0; b < kExactBatch; b++) {
-            from[b] = left ? __ffs(left) - 1 : from[0];
-            batch += left != 0;
-            left &= left - 1;
-            c[b] = __shfl_sync(0xffffffffu, k, from[b]);
-            at[b] = __shfl_sync(0xffffffffu, row, from[b]);
+        for (int b = 0; b < kBatch; b++) {
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                from[b][h] = __ffs(left) - 1;
+                left &= left - 1;
+            }
+            const int mine = max(0, half ? from[b][1] : from[b][0]);
+            c[b] = __shfl_sync(0xffffffffu, k, mine);
+            at[b] = __shfl_sync(0xffffffffu, row, mine);
         }
-        for (int j = lane * 4; j < args.d; j += 128) {
-            uint2 hi[kExactBatch], lo[kExactBatch];
-            float4 m[kExactBatch];
+        for (int j = lane % 16 * 8; j < args.d; j += 128) {
+            uint4 hi[kBatch], lo[kBatch];
+            float m[kBatch][8];
 #pragma unroll
-            for (int b = 0; b < kExactBatch; b++) {
+            for (int b = 0; b < kBatch; b++) {
                 const size_t to = size_t(at[b]) * args.pitch + j;
-                hi[b] = *reinterpret_cast<const uint2*>(args.hi + to);
-                lo[b] = args.lo ? *reinterpret_cast<const uint2*>(args.lo + to)
-                                : make_uint2(0, 0);
-                m[b] = load4<kAligned>(
-                        args.means + size_t(c[b]) * args.d, j, args.d);
+                hi[b] = *reinterpret_cast<const uint4*>(args.hi + to);
+                lo[b] = args.lo ? *reinterpret_cast<const uint4*>(args.lo + to)
+                                : make_uint4(0, 0, 0, 0);
+                load8<kAligned>(
+                        args.means + size_t(c[b]) * args.d, j, args.d, m[b]);
             }
 #pragma unroll
-            for (int b = 0; b < kExactBatch; b++) {
-                float4 v;
+            for (int b = 0; b < kBatch; b++) {
+                float y[8], rest[8], v[8];
+                widen(hi[b], y);
+                widen(lo[b], rest);
                 if (kEachDimension) {
-                    v = load4<kAligned>(
+                    load8<kAligned>(
                             args.half_inverse + size_t(c[b]) * args.d,
                             j,
-                            args.d);
+                            args.d,
+                            v);
                 }
-                auto add = [&](float yj, float mj, float vj) {
-                    const float t = fmaf(yj, args.unpower, -mj);
-                    sum[b] = fmaf(kEachDimension ? t * vj : t, t, sum[b]);
-                };
-                const float4 y = widened(hi[b]), rest = widened(lo[b]);
-                add(y.x + rest.x, m[b].x, v.x);
-                add(y.y + rest.y, m[b].y, v.y);
-                add(y.z + rest.z, m[b].z, v.z);
-                add(y.w + rest.w, m[b].w, v.w);
+#pragma unroll
+                for (int i = 0; i < 8; i++) {
+                    const float t =
+                            fmaf(y[i] + rest[i], args.unpower, -m[b][i]);
+                    sum[b] = fmaf(kEachDimension ? t * v[i] : t, t, sum[b]);
+                }
             }
         }
 #pragma unroll
-        for (int b = 0; b < kExactBatch; b++) {
+        for (int b = 0; b < kBatch; b++) {
 #pragma unroll
-            for (int step = 16; step; step /= 2) {
+            for (int step = 8; step; step /= 2) {
                 sum[b] += __shfl_xor_sync(0xffffffffu, sum[b], step);
             }
-            if (b < batch && lane == from[b]) {
-                score = args.log_constant[k] -
-                        (kEachDimension ? sum[b]
-                                        : sum[b] * args.half_inverse[k]);
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                const float all = __shfl_sync(0xffffffffu, sum[b], h * 16);
+                if (lane == from[b][h]) {
+                    score = args.log_constant[k] -
+                            (kEachDimension ? all : all * args.half_inverse[k]);
+                }
             }
         }
     }

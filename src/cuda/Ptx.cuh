@@ -51,6 +51,12 @@ __device__ __forceinline__ float2 load_shared_float2(uint32_t address) {
     return v;
 }
 
+__device__ __forceinline__ float load_shared_float(uint32_t address) {
+    float v;
+    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(v) : "r"(address));
+    return v;
+}
+
 __device__ __forceinline__ uint32_t load_shared_uint(uint32_t address) {
     uint32_t value;
     asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(address));

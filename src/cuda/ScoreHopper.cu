@@ -317,6 +317,7 @@ Plan make_plan(const ScoreArgs& args, int shared_limit) {
     }
     plan.row_bytes = plan.row_planes * plan.depths * kRowBytes;
     constexpr int kRecord = kStrips * Epilogue::kSharedPerRecord;
+    constexpr int kMaxCapacity = SelectEpilogue::kMaxCapacity;
     const int room =
             shared_limit - kConstantSlots * kConstantBytes - kBarrierBytes;
     // Lists get what four stages leave, three where that is too little: that
@@ -328,7 +329,8 @@ Plan make_plan(const ScoreArgs& args, int shared_limit) {
         plan.stages = stages;
         const int left = room - stages * plan.stage_bytes -
                 (stay ? kConsumers * plan.row_bytes : 0);
-        plan.capacity = kRecord ? std::min(left / kRecord, 16) : 16;
+        plan.capacity =
+                kRecord ? std::min(left / kRecord, kMaxCapacity) : kMaxCapacity;
         return left >= 0 && plan.capacity >= 10;
     };
     fit(true, 4) || fit(true, 3) || fit(false, 3);

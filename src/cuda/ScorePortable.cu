@@ -205,7 +205,7 @@ void launch(
         if (capacity < 8) {
             capacity = (per_block - kStages * kStageBytes) / kRecord;
         }
-        capacity = std::min(capacity, 16);
+        capacity = std::min(capacity, SelectEpilogue::kMaxCapacity);
     }
     const int shared = kStages * kStageBytes + capacity * kRecord;
     check(cudaFuncSetAttribute(

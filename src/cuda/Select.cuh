@@ -16,15 +16,18 @@ __device__ __forceinline__ uint32_t quad_min(uint32_t x) {
  * group, four neighbouring scores (two columns of two rows), as they lie in
  * registers: two predicated stores, no branch, wherever any of the four is
  * within the bound. A list that goes beyond its last record, the sink, has
- * lost something, and so have its rows. Lists are read four records at a time:
- * one at a time, waiting for shared memory took half of the kernel.
+ * lost something, and gives up one of its rows or both: those overflow, unless
+ * a best is found later that leaves all that was lost beyond the bound. Lists
+ * are read four records at a time: one at a time, waiting for shared memory
+ * took half of the kernel.
  *
  *    record [capacity] {[lane] float4, [lane] first column}
  */
 struct SelectEpilogue : Strip {
     using Args = SelectArgs;
     static constexpr int kSharedPerRecord = 32 * (16 + 4);
-    static constexpr int kBatch = 4; ///< records that are read at a time
+    static constexpr int kBatch = 4;        ///< records that are read at a time
+    static constexpr int kMaxCapacity = 16; ///< records of a list
 
     const Args& out;
     uint32_t records;   ///< this lane's first
@@ -33,7 +36,7 @@ struct SelectEpilogue : Strip {
     uint32_t end; ///< one past the last record
     float best[2];
     uint32_t key[2]; ///< hard: of the best
-    bool lost;
+    float lost[2];   ///< no score that was lost is above
     bool fresh;
 
     __device__ SelectEpilogue(
@@ -44,18 +47,18 @@ struct SelectEpilogue : Strip {
         sink = records + (capacity - 1) * kSharedPerRecord;
     }
 
-    /// Whether lists would be of no use; all rows are marked, then.
+    /// Whether lists would be of no use; all rows are marked, then, also
+    /// those of the probe.
     static __device__ __forceinline__ bool skip(
             const ScoreArgs& args, const Args& out) {
         if (out.probe || *out.lost <= kProbeLimit) {
             return false;
         }
         const int units = (args.rows + kUnitRows - 1) / kUnitRows;
-        for (int u = args.first_row / kUnitRows + blockIdx.x * blockDim.x +
-                     threadIdx.x;
-             u < units;
+        for (int u = blockIdx.x * blockDim.x + threadIdx.x; u < units;
              u += gridDim.x * blockDim.x) {
             const int end = min(args.rows, (u + 1) * kUnitRows);
+#pragma unroll 1
             for (int i = u * kUnitRows; i < end; i++) {
                 out.row_lse[i] = NAN;
                 out.row_ranges[i] = 0;
@@ -69,9 +72,9 @@ struct SelectEpilogue : Strip {
     __device__ __forceinline__ void begin(int first) {
         begin_rows(first);
         end = records;
-        lost = false;
         fresh = true;
         best[0] = best[1] = -3e38f;
+        lost[0] = lost[1] = -INFINITY;
         key[0] = key[1] = 0;
     }
 
@@ -101,7 +104,86 @@ struct SelectEpilogue : Strip {
         }
         // Against the best of the tiles before: waiting for this one's would
         // go over the scores twice, and lists a tenth less.
-        const float t0 = best[0] - out.bound, t1 = best[1] - out.bound;
+        float t0 = threshold(0), t1 = threshold(1);
+        bool repeat;
+        do {
+            const uint32_t from = end;
+            append(c, column, t0, t1, m);
+            best[0] = quad_max(m[0]);
+            best[1] = quad_max(m[1]);
+            // What is before the sink is as it was.
+            const bool over = end > sink + kSharedPerRecord;
+            repeat = __any_sync(kAllLanes, over);
+            if (repeat) {
+                if (over) {
+                    give_up(c, from);
+                    end = from;
+                }
+                t0 = over ? threshold(0) : INFINITY;
+                t1 = over ? threshold(1) : INFINITY;
+            }
+            if (over || end - records > (sink - records) / 2) {
+                end = compacted(); // makes room while there is some
+            }
+        } while (repeat);
+    }
+
+    /// Loses, of two rows that need more room than there is behind `from`, the
+    /// one that needs more of it, or both.
+    template <int kGroups>
+    __device__ __forceinline__ void give_up(
+            const float (&c)[kGroups][4], uint32_t from) {
+        if (from > sink) { // even the sink held what was needed
+            lose(0);
+            lose(1);
+            return;
+        }
+        uint32_t hits[2] = {};
+#pragma unroll
+        for (int s = 0; s < 2; s++) {
+            const float t = threshold(s);
+#pragma unroll
+            for (int g = 0; g < kGroups; g++) {
+                hits[s] += fmaxf(c[g][2 * s], c[g][2 * s + 1]) >= t;
+            }
+        }
+        const uint32_t room =
+                (sink + kSharedPerRecord - from) / kSharedPerRecord;
+        if (hits[0] + hits[1] <= room) {
+            return; // this tile's best is far above all before
+        }
+        if (hits[0] >= hits[1] || hits[0] > room) {
+            lose(0);
+        }
+        if (hits[1] > hits[0] || hits[1] > room) {
+            lose(1);
+        }
+    }
+
+    /// Whether this lane has lost what the row of a slot needs.
+    __device__ __forceinline__ bool is_lost(int s) const {
+        return lost[s] >= best[s] - out.bound;
+    }
+
+    /// Nothing as high as the best so far stays: not even its equals, which
+    /// may be many.
+    __device__ __forceinline__ void lose(int s) {
+        lost[s] = best[s] + (1e-6f * fabsf(best[s]) + 1e-30f);
+    }
+
+    /// What is below is of no use, whatever comes.
+    __device__ __forceinline__ float threshold(int s) const {
+        return fmaxf(best[s] - out.bound, lost[s]);
+    }
+
+    /// Appends what reaches t0 and t1; m: the maxima so far.
+    template <int kGroups>
+    __device__ __forceinline__ void append(
+            const float (&c)[kGroups][4],
+            int column,
+            float t0,
+            float t1,
+            float (&m)[2]) {
         const uint32_t first = column + threadIdx.x % 4 * 2;
         m[0] = best[0];
         m[1] = best[1];
@@ -123,27 +205,17 @@ struct SelectEpilogue : Strip {
             m[0] = fmaxf(m[0], m0);
             m[1] = fmaxf(m[1], m1);
         }
-        best[0] = quad_max(m[0]);
-        best[1] = quad_max(m[1]);
-        if (end - records > (sink - records) / 2) {
-            // Make room while there is some. Lost for good: no need of any.
-            lost |= end > sink + kSharedPerRecord;
-            end = lost ? records : compacted();
-        }
     }
 
-    /// Up to kBatch records from `at`; scores beyond the end are -inf.
-    __device__ __forceinline__ void
-    read(uint32_t at, float (&v)[kBatch][4], uint32_t (&column)[kBatch]) const {
+    /// The scores of up to kBatch records from `at`; -inf beyond the end.
+    __device__ __forceinline__ void read(
+            uint32_t at, float (&v)[kBatch][4]) const {
 #pragma unroll
         for (int b = 0; b < kBatch; b++) {
             const uint32_t from = at + b * kSharedPerRecord;
-            const bool valid = from < end;
             float4 r = make_float4(-INFINITY, -INFINITY, -INFINITY, -INFINITY);
-            column[b] = 0;
-            if (valid) {
+            if (from < end) {
                 r = ptx::load_shared_float4(from);
-                column[b] = ptx::load_shared_uint(from + to_column);
             }
             v[b][0] = r.x;
             v[b][1] = r.y;
@@ -152,15 +224,28 @@ struct SelectEpilogue : Strip {
         }
     }
 
-    /// Removes records that have fallen below the thresholds; the new end.
-    __device__ __forceinline__ uint32_t compacted() const {
-        const float t0 = best[0] - out.bound, t1 = best[1] - out.bound;
+    /// Removes records that have fallen below the thresholds, and those of rows
+    /// that are lost; the new end.
+    __device__ __forceinline__ uint32_t compacted() {
+#pragma unroll
+        for (int s = 0; s < 2; s++) {
+            if (is_lost(s)) {
+                lose(s);
+            }
+        }
+        const float t0 = threshold(0), t1 = threshold(1);
         uint32_t to = records;
 #pragma unroll 1
         for (uint32_t at = records; at < end; at += kBatch * kSharedPerRecord) {
             float v[kBatch][4];
             uint32_t column[kBatch];
-            read(at, v, column);
+            read(at, v);
+#pragma unroll
+            for (int b = 0; b < kBatch; b++) {
+                const uint32_t from = at + b * kSharedPerRecord;
+                column[b] = from < end ? ptx::load_shared_uint(from + to_column)
+                                       : 0;
+            }
 #pragma unroll
             for (int b = 0; b < kBatch; b++) {
                 if (fmaxf(v[b][0], v[b][1]) >= t0 ||
@@ -174,24 +259,6 @@ struct SelectEpilogue : Strip {
             }
         }
         return to;
-    }
-
-    /// Calls f(column, slot, score) for all that was kept, and for -inf.
-    template <class F>
-    __device__ __forceinline__ void for_each(const F& f) const {
-#pragma unroll 1
-        for (uint32_t at = records; at < end; at += kBatch * kSharedPerRecord) {
-            float v[kBatch][4];
-            uint32_t column[kBatch];
-            read(at, v, column);
-#pragma unroll
-            for (int b = 0; b < kBatch; b++) {
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    f(column[b] + i % 2, i / 2, v[b][i]);
-                }
-            }
-        }
     }
 
     /// Ties go to the lowest component, whatever the tiling.
@@ -235,7 +302,10 @@ struct SelectEpilogue : Strip {
             if (mine) {
                 const uint32_t at =
                         counts + __popc(voters & ((1u << lane) - 1));
-                write(s, at, k, out.row_weight ? out.row_weight[row[s]] : 1.f);
+                write(row[s],
+                      at,
+                      k,
+                      out.row_weight ? out.row_weight[row[s]] : 1.f);
                 out.row_ranges[row[s]] = uint16_t(at << 8 | 1);
                 out.row_lse[row[s]] = top;
             }
@@ -250,75 +320,115 @@ struct SelectEpilogue : Strip {
     __device__ __forceinline__ void finish_scores() {
         const int lane = threadIdx.x % 32;
         // Judged against the best: the sum is not known yet.
+        const float least[2] = {
+                best[0] - out.keep_bound, best[1] - out.keep_bound};
         float sum[2] = {}, small[2] = {};
-        uint32_t count[2] = {};
-        const uint32_t losers = __ballot_sync(kAllLanes, lost);
-        const bool quad_lost = losers >> (lane & ~3) & 15;
-        if (!quad_lost) {
-            for_each([&](uint32_t, int s, float score) {
-                const float e = ptx::exp2_approx(score - best[s]);
-                const bool listed = score >= best[s] - out.bound;
-                const bool kept = score >= best[s] - out.keep_bound;
-                sum[s] += listed ? e : 0.f;
-                small[s] += listed && !kept ? e : 0.f;
-                count[s] += kept;
-            });
+        uint64_t kept = 0; // a bit for each score, four for a record
+        static_assert(kMaxCapacity * 4 <= 64);
+#pragma unroll 1
+        for (uint32_t at = records, shift = 0; at < end;
+             at += kBatch * kSharedPerRecord, shift += kBatch * 4) {
+            float v[kBatch][4];
+            read(at, v);
+            uint32_t bits = 0;
+#pragma unroll
+            for (int b = 0; b < kBatch; b++) {
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    const int s = i / 2;
+                    const float e = ptx::exp2_approx(v[b][i] - best[s]);
+                    const bool mine = v[b][i] >= least[s];
+                    sum[s] += e;
+                    small[s] += mine ? 0.f : e;
+                    bits |= mine ? 1u << (b * 4 + i) : 0;
+                }
+            }
+            kept |= uint64_t(bits) << shift;
         }
-        uint32_t total = 0, overflowed = 0, to[2];
-        float lse[2], weight[2], dropped = 0;
-        bool fits[2];
+        constexpr uint64_t kSlot0 = 0x3333333333333333u;
+        float lse[2], weight[2];
+        bool usable[2];
 #pragma unroll
         for (int s = 0; s < 2; s++) {
             lse[s] = best[s] + log2f(quad_sum(sum[s]));
             const bool inside = row[s] < args.rows;
-            const uint32_t n = inside ? count[s] : 0;
-            uint32_t before = n; // inclusive prefix sum over the warp
+            weight[s] = inside && out.row_weight ? out.row_weight[row[s]] : 1.f;
+            const uint32_t losers = __ballot_sync(kAllLanes, is_lost(s));
+            usable[s] = inside && !(losers >> (lane & ~3) & 15);
+        }
+        // Of both slots, in half a word each: this lane's entries, its rows'.
+        const auto count = [&] {
+            return __popcll(kept & kSlot0) |
+                    uint32_t(__popcll(kept & ~kSlot0)) << 16;
+        };
+        uint32_t n = count();
+        uint32_t of_row = n + __shfl_xor_sync(kAllLanes, n, 1);
+        of_row += __shfl_xor_sync(kAllLanes, of_row, 2);
+        // A row of no entries has scores that are no numbers: the folded
+        // kernel's range was left.
+        usable[0] = usable[0] && of_row & 0xffff;
+        usable[1] = usable[1] && of_row >> 16;
+        // Entries of slot 0, then of slot 1, each by row. Where there are too
+        // many, the rows of most are left out.
+        uint32_t before, used, behind;
+        for (uint32_t limit = kUnitCapacity;; limit /= 2) {
+#pragma unroll
+            for (int s = 0; s < 2; s++) {
+                usable[s] = usable[s] && (of_row >> 16 * s & 0xffff) <= limit;
+                if (!usable[s]) {
+                    kept &= s ? kSlot0 : ~kSlot0;
+                }
+            }
+            n = before = count();
 #pragma unroll
             for (int step = 1; step < 32; step *= 2) {
                 const uint32_t other = __shfl_up_sync(kAllLanes, before, step);
                 before += lane >= step ? other : 0;
             }
-            const uint32_t row_end =
-                    total + __shfl_sync(kAllLanes, before, lane | 3);
-            const uint32_t row_first =
-                    total + __shfl_sync(kAllLanes, before - n, lane & ~3);
-            // A row of no entries has scores that are no numbers: the folded
-            // kernel's range was left.
-            fits[s] = inside && !quad_lost && row_end <= kUnitCapacity &&
-                    row_end > row_first;
-            to[s] = total + before - n;
-            weight[s] = inside && out.row_weight ? out.row_weight[row[s]] : 1.f;
+            const uint32_t all = __shfl_sync(kAllLanes, before, 31);
+            behind = all << 16;
+            used = (all & 0xffff) + (all >> 16);
+            if (used <= kUnitCapacity) {
+                break;
+            }
+        }
+        uint32_t to = before - n + behind;
+        const uint32_t firsts = __shfl_sync(kAllLanes, to, lane & ~3);
+        uint32_t overflowed = 0;
+        float dropped = 0;
+#pragma unroll
+        for (int s = 0; s < 2; s++) {
+            const bool inside = row[s] < args.rows;
             if (inside && lane % 4 == 0) {
-                out.row_lse[row[s]] = fits[s] ? lse[s] : NAN;
-                out.row_ranges[row[s]] = fits[s]
-                        ? uint16_t(row_first << 8 | (row_end - row_first))
+                out.row_lse[row[s]] = usable[s] ? lse[s] : NAN;
+                out.row_ranges[row[s]] = usable[s]
+                        ? uint16_t(
+                                  (firsts >> 16 * s & 0xffff) << 8 |
+                                  (of_row >> 16 * s & 0xffff))
                         : 0;
             }
-            if (fits[s]) {
+            if (usable[s]) {
                 dropped += weight[s] * small[s] *
                         ptx::exp2_approx(best[s] - lse[s]);
             }
             overflowed += __popc(__ballot_sync(
-                    kAllLanes, inside && !fits[s] && lane % 4 == 0));
-            // Prefix sums grow: once a row of the slot does not fit, none
-            // after it does. The other slot's rows start where this one's
-            // end.
-            const uint32_t last =
-                    __ballot_sync(kAllLanes, row_end <= kUnitCapacity);
-            total = last ? __shfl_sync(kAllLanes, row_end, 31 - __clz(last))
-                         : total;
+                    kAllLanes, inside && !usable[s] && lane % 4 == 0));
         }
-        if (!quad_lost) {
-            for_each([&](uint32_t k, int s, float score) {
-                if (score >= best[s] - out.keep_bound && fits[s]) {
-                    write(s,
-                          to[s]++,
-                          k,
-                          out.normalise
-                                  ? weight[s] * ptx::exp2_approx(score - lse[s])
-                                  : score);
-                }
-            });
+        while (kept) {
+            const int bit = __ffsll(kept) - 1;
+            kept &= kept - 1;
+            const bool s = bit & 2;
+            const uint32_t from = records + bit / 4 * kSharedPerRecord;
+            const float score = ptx::load_shared_float(from + bit % 4 * 4);
+            const uint32_t k =
+                    ptx::load_shared_uint(from + to_column) + bit % 2;
+            const float r = (s ? weight[1] : weight[0]) *
+                    ptx::exp2_approx(score - (s ? lse[1] : lse[0]));
+            write(s ? row[1] : row[0],
+                  s ? to >> 16 : to & 0xffff,
+                  k,
+                  out.normalise ? r : score);
+            to += s ? 0x10000 : 1;
         }
 #pragma unroll
         for (int step = 16; step; step /= 2) {
@@ -326,7 +436,7 @@ struct SelectEpilogue : Strip {
         }
         if (lane == 0 && row[0] < args.rows) {
             out.unit_counts[row[0] / kUnitRows] =
-                    total | uint64_t(overflowed) << 32;
+                    used | uint64_t(overflowed) << 32;
             out.unit_dropped[row[0] / kUnitRows] = dropped;
             if (out.probe) {
                 atomicAdd(out.lost, overflowed);
@@ -335,10 +445,10 @@ struct SelectEpilogue : Strip {
     }
 
     __device__ __forceinline__ void write(
-            int s, uint32_t at, uint32_t k, float value) {
-        const size_t to = size_t(row[s] / kUnitRows) * kUnitCapacity + at;
+            int number, uint32_t at, uint32_t k, float value) {
+        const size_t to = size_t(number / kUnitRows) * kUnitCapacity + at;
         out.keys[to] = k;
-        out.values[to] = make_uint2(row[s], __float_as_uint(value));
+        out.values[to] = make_uint2(number, __float_as_uint(value));
     }
 };
 

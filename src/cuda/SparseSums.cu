@@ -3,13 +3,14 @@
 #include <algorithm>
 #include <bit>
 
+#include "Evaluate.cuh"
 #include "Sparse.h"
 
 namespace gmm::cuda {
 
 namespace {
 
-/// Dimensions that one warp sums: four a lane.
+/// Dimensions that a warp sums: eight a lane, each half its own entries.
 constexpr int kSlab = 128;
 
 /// starts[key]: the first entry whose key is not below.
@@ -46,32 +47,42 @@ struct SumArgs {
 };
 
 /** One warp a range and slab of dimensions. Keys and values are read once a
- * warp and handed around; rows are fetched eight at a time, before they are
- * needed. */
+ * warp and handed around; a half-warp takes every second entry, and rows are
+ * fetched several at a time, before they are needed. */
 template <bool kLo, bool kSquares>
 __global__ void __launch_bounds__(256)
         sum_kernel(const __grid_constant__ SumArgs args) {
+    constexpr int kPairs = kLo ? 4 : 8; ///< of entries that are fetched at once
     const uint32_t range = blockIdx.x * 8 + threadIdx.x / 32;
-    const int lane = threadIdx.x % 32;
+    const int lane = threadIdx.x % 32, half = lane / 16;
     const uint32_t begin = range * kRange;
     if (begin >= args.count) {
         return;
     }
-    const int column = blockIdx.y * kSlab + lane * 4;
+    const int column = blockIdx.y * kSlab + lane % 16 * 8;
     const bool inside = column < args.pitch;
     const int size = piece_size(args.d, kSquares);
 
-    float n = 0, q = 0, y[4] = {}, y2[4] = {};
+    float n = 0, q = 0, y[8] = {}, y2[8] = {};
     uint32_t current = args.keys[begin];
     bool first = true;
+    auto whole = [](float x) {
+        return x + __shfl_xor_sync(0xffffffffu, x, 16);
+    };
     auto flush = [&](float* piece) {
+        n = whole(n);
+        q = whole(q);
         if (blockIdx.y == 0 && lane == 0) {
             piece[0] = n;
             piece[1] = q;
         }
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            if (column + i < args.d) {
+        for (int i = 0; i < 8; i++) {
+            y[i] = whole(y[i]);
+            if (kSquares) {
+                y2[i] = whole(y2[i]);
+            }
+            if (half == i / 4 && column + i < args.d) {
                 piece[2 + column + i] = y[i];
                 if (kSquares) {
                     piece[2 + args.d + column + i] = y2[i];
@@ -81,17 +92,26 @@ __global__ void __launch_bounds__(256)
         }
         n = q = 0;
     };
+    auto turn_to = [&](uint32_t key) {
+        if (key != current) {
+            flush(first ? args.head + size_t(range) * size
+                        : args.whole + size_t(current) * size);
+            first = false;
+            current = key;
+        }
+    };
 
 #pragma unroll 1
     for (int group = 0; group < kRange / 32; group++) {
         const uint32_t mine = begin + group * 32 + lane;
-        const bool valid = mine < args.count;
-        const uint32_t key = valid ? args.keys[mine] : 0xffffffffu;
-        const uint2 value = valid ? args.values[mine] : make_uint2(0, 0);
-        const int count = int(min(32u, args.count - (begin + group * 32)));
         if (begin + group * 32 >= args.count) {
             break;
         }
+        const int count = int(min(32u, args.count - (begin + group * 32)));
+        // Beyond the end: the last component, of which nothing is added.
+        const bool valid = mine < args.count;
+        const uint32_t key = args.keys[min(mine, args.count - 1)];
+        const uint2 value = valid ? args.values[mine] : make_uint2(0, 0);
         const float constant = args.row_constant[value.x];
         const uint32_t with_lo = kLo
                 ? __ballot_sync(
@@ -99,56 +119,66 @@ __global__ void __launch_bounds__(256)
                           valid && (!args.narrow || args.narrow[key % args.k]))
                 : 0;
 #pragma unroll 1
-        for (int e = 0; e < count; e += 8) {
-            uint2 hi[8], lo[8];
+        for (int e = 0; e < count; e += 2 * kPairs) {
+            uint4 hi[kPairs], lo[kPairs];
             // Entries are sorted by component: it is rarely some of them.
-            const bool any_lo = kLo && (with_lo >> e & 255);
+            const bool any_lo =
+                    kLo && (with_lo >> e & ((1u << 2 * kPairs) - 1));
 #pragma unroll
-            for (int i = 0; i < 8; i++) {
-                const uint32_t row = __shfl_sync(0xffffffffu, value.x, e + i);
+            for (int i = 0; i < kPairs; i++) {
+                const uint32_t row =
+                        __shfl_sync(0xffffffffu, value.x, e + 2 * i + half);
                 const size_t at = size_t(row) * args.pitch + column;
-                hi[i] = inside ? *reinterpret_cast<const uint2*>(args.hi + at)
-                               : make_uint2(0, 0);
+                hi[i] = inside ? *reinterpret_cast<const uint4*>(args.hi + at)
+                               : make_uint4(0, 0, 0, 0);
                 if (kLo) {
                     lo[i] = inside && any_lo
-                            ? *reinterpret_cast<const uint2*>(args.lo + at)
-                            : make_uint2(0, 0);
+                            ? *reinterpret_cast<const uint4*>(args.lo + at)
+                            : make_uint4(0, 0, 0, 0);
                 }
             }
 #pragma unroll
-            for (int i = 0; i < 8; i++) {
-                const uint32_t k = __shfl_sync(0xffffffffu, key, e + i);
+            for (int i = 0; i < kPairs; i++) {
+                const int at = e + 2 * i;
+                const uint32_t k0 = __shfl_sync(0xffffffffu, key, at);
+                const uint32_t k1 = __shfl_sync(0xffffffffu, key, at + 1);
                 const float r = __uint_as_float(
-                        __shfl_sync(0xffffffffu, value.y, e + i));
-                const float c = __shfl_sync(0xffffffffu, constant, e + i);
-                if (e + i >= count) {
+                        __shfl_sync(0xffffffffu, value.y, at + half));
+                const float c = __shfl_sync(0xffffffffu, constant, at + half);
+                if (at >= count) {
                     break;
                 }
-                if (k != current) {
-                    flush(first ? args.head + size_t(range) * size
-                                : args.whole + size_t(current) * size);
-                    first = false;
-                    current = k;
-                }
-                n += r;
-                q = fmaf(r, c, q);
-                const __half2* const h = reinterpret_cast<__half2*>(&hi[i]);
-                const __half2* const l = reinterpret_cast<__half2*>(&lo[i]);
-#pragma unroll
-                for (int p = 0; p < 2; p++) {
-                    float2 x = __half22float2(h[p]);
+                auto add = [&](float weight) {
+                    n += weight;
+                    q = fmaf(weight, c, q);
+                    float x[8];
+                    widen(hi[i], x);
                     if (kLo) {
-                        const float2 rest = __half22float2(l[p]);
-                        x.x += rest.x;
-                        x.y += rest.y;
+                        float rest[8];
+                        widen(lo[i], rest);
+#pragma unroll
+                        for (int j = 0; j < 8; j++) {
+                            x[j] += rest[j];
+                        }
                     }
-                    const float rx = r * x.x, ry = r * x.y;
-                    y[2 * p] += rx;
-                    y[2 * p + 1] += ry;
-                    if (kSquares) {
-                        y2[2 * p] = fmaf(rx, x.x, y2[2 * p]);
-                        y2[2 * p + 1] = fmaf(ry, x.y, y2[2 * p + 1]);
+#pragma unroll
+                    for (int j = 0; j < 8; j++) {
+                        if (kSquares) {
+                            const float rx = weight * x[j];
+                            y[j] += rx;
+                            y2[j] = fmaf(rx, x[j], y2[j]);
+                        } else {
+                            y[j] = fmaf(weight, x[j], y[j]);
+                        }
                     }
+                };
+                turn_to(k0);
+                if (k1 == k0) {
+                    add(r);
+                } else {
+                    add(half ? 0.f : r);
+                    turn_to(k1);
+                    add(half ? r : 0.f);
                 }
             }
         }
