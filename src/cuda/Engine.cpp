@@ -47,6 +47,12 @@ Engine::Engine(int device, const CudaOptions& options)
     score_.hopper = options.kernel == Kernel::portable ? false : can;
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking),
           "creating a stream");
+    check(cudaStreamCreateWithFlags(&side_, cudaStreamNonBlocking),
+          "creating a stream");
+    for (cudaEvent_t* e : {&forked_, &joined_}) {
+        check(cudaEventCreateWithFlags(e, cudaEventDisableTiming),
+              "creating an event");
+    }
     check(cudaEventCreate(&started_), "creating an event");
     check(cudaEventCreate(&finished_), "creating an event");
     for (cudaEvent_t& e : steps_) {
@@ -58,12 +64,16 @@ Engine::Engine(int device, const CudaOptions& options)
 Engine::~Engine() {
     cudaSetDevice(device_);
     cudaStreamSynchronize(stream_);
+    cudaStreamSynchronize(side_);
     feeder_.reset();
+    cudaEventDestroy(forked_);
+    cudaEventDestroy(joined_);
     cudaEventDestroy(started_);
     cudaEventDestroy(finished_);
     for (cudaEvent_t e : steps_) {
         cudaEventDestroy(e);
     }
+    cudaStreamDestroy(side_);
     cudaStreamDestroy(stream_);
 }
 
@@ -144,13 +154,12 @@ void Engine::use_block(
     select.row_ranges = sparse_.row_ranges;
     select.unit_counts = sparse_.unit_counts;
     select.row_lse = sparse_.row_lse;
-    select.lost = sparse_.lost;
-    select.probe = false;
-    check(cudaMemsetAsync(select.lost, 0, sizeof(uint32_t), stream_),
-          "clearing");
     // Not where a narrow component's rows must be found to be refined.
     if (score_.hopper && args.folded.components.data && !p.refine &&
         count >= 8 * kProbeRows) {
+        select.lost = sparse_.lost;
+        check(cudaMemsetAsync(select.lost, 0, sizeof(uint32_t), stream_),
+              "clearing");
         args.rows = kProbeRows;
         select.probe = true;
         score_(args, select, stream_);
@@ -197,15 +206,8 @@ void Engine::use_block(
         dense_begin = long_.left_begin;
     }
     mark();
-    sparse.accumulate(
-            sparse_,
-            rows,
-            row_begin,
-            p.lo,
-            p.all ? nullptr : model_.narrow,
-            sums_,
-            stream_);
-    mark();
+    check(cudaEventRecord(forked_, stream_), "recording an event");
+    check(cudaStreamWaitEvent(side_, forked_), "ordering streams");
     if (dense_rows) {
         dense_.accumulate(
                 score_,
@@ -218,13 +220,12 @@ void Engine::use_block(
                 dense_rows,
                 dense_rows == count,
                 sparse_.row_lse,
-                stream_);
+                side_);
     }
-    mark();
     last_rows_ = count;
     double* const dropped = objective_ + 1;
     double* const partial = dropped + 1;
-    sum_values(sparse_.row_lse, weight, count, objective_, partial, stream_);
+    sum_values(sparse_.row_lse, weight, count, objective_, partial, side_);
     if (!hard) {
         sum_values(
                 sparse_.unit_dropped,
@@ -232,8 +233,20 @@ void Engine::use_block(
                 sparse_.units(count),
                 dropped,
                 partial,
-                stream_);
+                side_);
     }
+    check(cudaEventRecord(joined_, side_), "recording an event");
+    sparse.accumulate(
+            sparse_,
+            rows,
+            row_begin,
+            p.lo,
+            p.all ? nullptr : model_.narrow,
+            sums_,
+            stream_);
+    mark();
+    check(cudaStreamWaitEvent(stream_, joined_), "ordering streams");
+    mark();
     report.rows += count;
     report.long_rows += sparse.overflowed - dense_rows;
     report.dense_rows += dense_rows;

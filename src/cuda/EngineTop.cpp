@@ -124,9 +124,18 @@ void Engine::top_components(
     const double to_user = double(d) * std::log(double(frame_.scale));
     const double to_distance = 1. / (double(frame_.scale) * frame_.scale);
 
-    // Training's power of two need not suit these vectors.
-    const float training_power = power_;
+    // Training's ranges need not suit these vectors, nor theirs training.
+    struct Restore {
+        Engine& engine;
+        float power;
+        bool unfoldable;
+        ~Restore() {
+            engine.power_ = power;
+            engine.unfoldable_ = unfoldable;
+        }
+    } const restore{*this, power_, unfoldable_};
     power_ = has_squares() ? 1.f : 8.f;
+    unfoldable_ = true; // nothing is folded here
     const RowsSource source(x);
     auto use = [&](const Feeder::Block& b) {
         PrepareArgs prepare = prepare_args(b, x.type);
@@ -225,7 +234,6 @@ void Engine::top_components(
         clear_checks();
         feeder_->run(source, 0, x.n, int(block), stream_, use);
     } while (check_rows());
-    power_ = training_power;
 }
 
 } // namespace gmm::cuda

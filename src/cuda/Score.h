@@ -97,8 +97,9 @@ struct SelectArgs {
     bool normalise;
     const float* row_weight; ///< or nullptr, from the launch's first row
 
-    uint32_t* lost; ///< is added to: rows of the probe that overflowed
-    bool probe;     ///< this is the probe; else one was made, or lost is 0
+    /// Is added to by the probe: its rows that overflowed. nullptr: no probe
+    uint32_t* lost = nullptr;
+    bool probe = false; ///< this is it; else it was made before
 
     uint32_t* keys;        ///< [units][kUnitCapacity] component
     uint2* values;         ///< [units][kUnitCapacity] {row, bits of the float}

@@ -51,7 +51,7 @@ struct SelectEpilogue : Strip {
     /// those of the probe.
     static __device__ __forceinline__ bool skip(
             const ScoreArgs& args, const Args& out) {
-        if (out.probe || *out.lost <= kProbeLimit) {
+        if (!out.lost || out.probe || *out.lost <= kProbeLimit) {
             return false;
         }
         const int units = (args.rows + kUnitRows - 1) / kUnitRows;
