@@ -2,7 +2,11 @@
 
 #include <cmath>
 
+#ifdef __CUDACC__
 #include "Ptx.cuh"
+#else
+#include "HostWarp.h" // of the tests: a warp on the CPU
+#endif
 #include "Score.h"
 
 /** What happens to a tile of products while it is in registers.

@@ -15,11 +15,12 @@ __device__ __forceinline__ uint32_t quad_min(uint32_t x) {
  * agreement with the other lanes. What it appends are whole fragments of a
  * group, four neighbouring scores (two columns of two rows), as they lie in
  * registers: two predicated stores, no branch, wherever any of the four is
- * within the bound. A list that goes beyond its last record, the sink, has
- * lost something, and gives up one of its rows or both: those overflow, unless
- * a best is found later that leaves all that was lost beyond the bound. Lists
- * are read four records at a time: one at a time, waiting for shared memory
- * took half of the kernel.
+ * within the bound. Where that needs more room than there is (what goes beyond
+ * it lands in the last record, the sink), a list gives up the row that needs
+ * more, or both: those overflow, unless a best is found later that leaves all
+ * that was lost beyond the bound. So a row of few candidates keeps them,
+ * whatever row it shares a list with. Lists are read four records at a time:
+ * one at a time, waiting for shared memory took half of the kernel.
  *
  *    record [capacity] {[lane] float4, [lane] first column}
  */
@@ -111,13 +112,13 @@ struct SelectEpilogue : Strip {
             append(c, column, t0, t1, m);
             best[0] = quad_max(m[0]);
             best[1] = quad_max(m[1]);
-            // What is before the sink is as it was.
-            const bool over = end > sink + kSharedPerRecord;
+            // The sink has been written: what lies before this tile's has not.
+            const bool over = end > sink;
             repeat = __any_sync(kAllLanes, over);
             if (repeat) {
                 if (over) {
-                    give_up(c, from);
                     end = from;
+                    give_up(c);
                 }
                 t0 = over ? threshold(0) : INFINITY;
                 t1 = over ? threshold(1) : INFINITY;
@@ -128,34 +129,41 @@ struct SelectEpilogue : Strip {
         } while (repeat);
     }
 
-    /// Loses, of two rows that need more room than there is behind `from`, the
-    /// one that needs more of it, or both.
+    /// If what two rows need of the list and of this tile is more than fits:
+    /// loses the one that needs more, or both.
     template <int kGroups>
-    __device__ __forceinline__ void give_up(
-            const float (&c)[kGroups][4], uint32_t from) {
-        if (from > sink) { // even the sink held what was needed
-            lose(0);
-            lose(1);
-            return;
-        }
-        uint32_t hits[2] = {};
+    __device__ __forceinline__ void give_up(const float (&c)[kGroups][4]) {
+        const float t0 = threshold(0), t1 = threshold(1);
+        uint32_t need[2] = {}, together = 0;
+        const auto count = [&](const float(&x)[4]) {
+            const bool first = fmaxf(x[0], x[1]) >= t0;
+            const bool second = fmaxf(x[2], x[3]) >= t1;
+            need[0] += first;
+            need[1] += second;
+            together += first || second;
+        };
+#pragma unroll 1
+        for (uint32_t at = records; at < end; at += kBatch * kSharedPerRecord) {
+            float v[kBatch][4];
+            read(at, v);
 #pragma unroll
-        for (int s = 0; s < 2; s++) {
-            const float t = threshold(s);
-#pragma unroll
-            for (int g = 0; g < kGroups; g++) {
-                hits[s] += fmaxf(c[g][2 * s], c[g][2 * s + 1]) >= t;
+            for (int b = 0; b < kBatch; b++) {
+                count(v[b]);
             }
         }
-        const uint32_t room =
-                (sink + kSharedPerRecord - from) / kSharedPerRecord;
-        if (hits[0] + hits[1] <= room) {
+#pragma unroll
+        for (int g = 0; g < kGroups; g++) {
+            count(c[g]);
+        }
+        const uint32_t room = (sink - records) / kSharedPerRecord;
+        if (together <= room) {
             return; // this tile's best is far above all before
         }
-        if (hits[0] >= hits[1] || hits[0] > room) {
+        const bool first = need[0] >= need[1];
+        if (first || need[0] > room) {
             lose(0);
         }
-        if (hits[1] > hits[0] || hits[1] > room) {
+        if (!first || need[1] > room) {
             lose(1);
         }
     }

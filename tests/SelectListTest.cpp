@@ -1,0 +1,228 @@
+#include "cuda/Select.cuh"
+
+#include <gtest/gtest.h>
+
+#include <random>
+
+/** The candidate lists of the Hopper and portable kernels, as they are compiled
+ * for the device, on an emulated warp: no device is needed. */
+namespace {
+
+using namespace gmm::cuda;
+
+constexpr int kGroups = 16;
+constexpr int kColumns = kGroups * 8;
+
+/// What one unit of rows leaves, and the scores that it came from.
+struct Unit {
+    int rows = kUnitRows;
+    int tiles = 8;
+    int capacity = 14;
+    float bound = 20;
+    float keep_bound = 12;
+    std::vector<float> score; ///< [kUnitRows][tiles * kColumns]
+
+    std::vector<uint32_t> keys = std::vector<uint32_t>(kUnitCapacity, ~0u);
+    std::vector<uint2> values = std::vector<uint2>(kUnitCapacity);
+    std::vector<uint16_t> ranges = std::vector<uint16_t>(kUnitRows);
+    std::vector<float> lse = std::vector<float>(kUnitRows);
+    uint64_t counts = 0;
+    float dropped = 0;
+
+    int components() const {
+        return tiles * kColumns;
+    }
+
+    float& at(int row, int k) {
+        return score[size_t(row) * components() + k];
+    }
+
+    void run(bool normalise) {
+        ScoreArgs args;
+        args.rows = rows;
+        args.components = components();
+        SelectArgs out{};
+        out.bound = bound;
+        out.keep_bound = keep_bound;
+        out.normalise = normalise;
+        out.keys = keys.data();
+        out.values = values.data();
+        out.row_ranges = ranges.data();
+        out.unit_counts = &counts;
+        out.unit_dropped = &dropped;
+        out.row_lse = lse.data();
+        host_warp::warp.shared.assign(
+                size_t(capacity) * SelectEpilogue::kSharedPerRecord, 0xff);
+        host_warp::run([&] {
+            SelectEpilogue epilogue(args, out, 0, capacity);
+            const int lane = threadIdx.x;
+            epilogue.begin(0);
+            for (int tile = 0; tile < tiles; tile++) {
+                float c[kGroups][4];
+                for (int g = 0; g < kGroups; g++) {
+                    for (int i = 0; i < 4; i++) {
+                        const int row = lane / 4 + i / 2 * 8;
+                        c[g][i] = at(
+                                row,
+                                tile * kColumns + g * 8 + lane % 4 * 2 + i % 2);
+                    }
+                }
+                epilogue.scores(c, tile * kColumns);
+            }
+            epilogue.finish_scores();
+        });
+    }
+
+    /// Compares with all scores; the number of rows that overflowed.
+    int check() {
+        const int used = int(uint32_t(counts));
+        EXPECT_LE(used, kUnitCapacity);
+        std::vector<int> owner(kUnitCapacity, -1);
+        double all_dropped = 0;
+        int overflowed = 0;
+        for (int row = 0; row < rows; row++) {
+            const float* const s = &at(row, 0);
+            const float best = *std::max_element(s, s + components());
+            double sum = 0, kept = 0;
+            int few = 0;
+            std::vector<uint32_t> expected;
+            for (int k = 0; k < components(); k++) {
+                sum += std::exp2(double(s[k]) - best);
+                few += s[k] >= best - bound;
+                if (s[k] >= best - keep_bound) {
+                    expected.push_back(k);
+                    kept += std::exp2(double(s[k]) - best);
+                }
+            }
+            if (std::isnan(lse[row])) {
+                overflowed++;
+                EXPECT_EQ(ranges[row], 0);
+                // Alone within the bound: nothing can take its place.
+                EXPECT_GT(few, 1) << "row " << row;
+                continue;
+            }
+            const double log_sum = best + std::log2(sum);
+            EXPECT_NEAR(
+                    lse[row], log_sum, components() * std::exp2(-bound) + 1e-4);
+            all_dropped += 1 - kept / sum;
+            std::vector<uint32_t> found;
+            const int begin = ranges[row] >> 8;
+            for (int i = begin; i < begin + (ranges[row] & 255); i++) {
+                EXPECT_LT(i, used);
+                EXPECT_EQ(owner[i], -1) << "entry " << i << " is of two rows";
+                owner[i] = row;
+                EXPECT_EQ(values[i].x, uint32_t(row));
+                found.push_back(keys[i]);
+                EXPECT_NEAR(
+                        std::bit_cast<float>(values[i].y),
+                        std::exp2(s[keys[i]] - lse[row]),
+                        1e-5);
+            }
+            std::sort(found.begin(), found.end());
+            EXPECT_EQ(found, expected) << "row " << row;
+        }
+        EXPECT_EQ(int(counts >> 32), overflowed);
+        for (int i = 0; i < used; i++) {
+            EXPECT_GE(owner[i], 0) << "entry " << i << " is of no row";
+        }
+        EXPECT_NEAR(
+                dropped,
+                all_dropped,
+                1e-4 + rows * components() * std::exp2(-bound));
+        return overflowed;
+    }
+};
+
+/// Rows of scores with spreads of their own.
+Unit random_unit(std::mt19937& random) {
+    Unit unit;
+    std::normal_distribution<float> normal;
+    unit.tiles = 1 + random() % 9;
+    unit.capacity = 8 + random() % 9;
+    unit.bound = 10 + random() % 25;
+    unit.keep_bound = std::min<float>(unit.bound, 6 + random() % 16);
+    unit.rows = random() % 4 ? kUnitRows : 1 + random() % kUnitRows;
+    unit.score.resize(size_t(kUnitRows) * unit.components());
+    for (int row = 0; row < kUnitRows; row++) {
+        const float spread = std::exp(1.2f * normal(random) + 2.5f);
+        for (int k = 0; k < unit.components(); k++) {
+            unit.at(row, k) = -300 + spread * normal(random);
+        }
+    }
+    return unit;
+}
+
+TEST(SelectListTest, KeepsAllOrSaysThatItDoesNot) {
+    std::mt19937 random(1);
+    int overflowed = 0, rows = 0;
+    for (int trial = 0; trial < 400; trial++) {
+        SCOPED_TRACE(trial);
+        Unit unit = random_unit(random);
+        unit.run(true);
+        overflowed += unit.check();
+        rows += unit.rows;
+    }
+    EXPECT_GT(overflowed, rows / 20);
+    EXPECT_LT(overflowed, rows * 19 / 20);
+}
+
+/// A row with one component far above all others keeps it, whatever its
+/// neighbours do, and wherever it comes.
+TEST(SelectListTest, FindsTheNarrowAmongTheWide) {
+    std::mt19937 random(2);
+    std::normal_distribution<float> normal;
+    for (float spread : {1.f, 3.f, 6.f, 10.f, 15.f}) {
+        for (int trial = 0; trial < 40; trial++) {
+            Unit unit;
+            unit.score.resize(size_t(kUnitRows) * unit.components());
+            for (float& s : unit.score) {
+                s = -300 + spread * normal(random);
+            }
+            const int narrow = random() % kUnitRows;
+            unit.at(narrow, random() % unit.components()) = 200;
+            unit.run(true);
+            unit.check();
+            EXPECT_EQ(unit.lse[narrow], 200) << "spread " << spread;
+        }
+    }
+}
+
+/// Equal scores beyond all room must not be tried for ever.
+TEST(SelectListTest, EqualScores) {
+    Unit unit;
+    unit.score.assign(size_t(kUnitRows) * unit.components(), -7.5f);
+    unit.run(true);
+    EXPECT_EQ(unit.check(), kUnitRows);
+    unit.at(5, 700) = 100;
+    unit.run(true);
+    EXPECT_EQ(unit.check(), kUnitRows - 1);
+}
+
+/// Rows that are no numbers (the range of folding was left) overflow.
+TEST(SelectListTest, NotANumber) {
+    std::mt19937 random(3);
+    Unit unit = random_unit(random);
+    unit.rows = kUnitRows;
+    for (int k = 0; k < unit.components(); k++) {
+        unit.at(4, k) = NAN;
+    }
+    unit.run(true);
+    EXPECT_TRUE(std::isnan(unit.lse[4]));
+    EXPECT_EQ(unit.ranges[4], 0);
+}
+
+/// Scores stay scores where they are to be evaluated anew.
+TEST(SelectListTest, Scores) {
+    std::mt19937 random(4);
+    Unit unit = random_unit(random);
+    unit.keep_bound = unit.bound;
+    unit.run(false);
+    for (int i = 0; i < int(uint32_t(unit.counts)); i++) {
+        EXPECT_EQ(
+                std::bit_cast<float>(unit.values[i].y),
+                unit.at(unit.values[i].x, unit.keys[i]));
+    }
+    EXPECT_GT(uint32_t(unit.counts), 0u);
+}
+
+} // namespace
