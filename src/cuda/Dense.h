@@ -19,6 +19,8 @@ namespace gmm::cuda {
 constexpr int kDenseRows = 132 * 192; ///< one wave of row blocks on an H100
 constexpr int kDenseComponents = 512;
 constexpr int kDenseTileRows = kGatherTile;
+constexpr int kDenseTotalSplits = 32;  ///< of the sums of r, in steps
+constexpr int kDenseProductTile = 128; ///< components, dimensions; likewise
 
 /// One launch of the fused kernel; lo: of operands of two planes.
 struct DenseSumsArgs {
@@ -55,6 +57,16 @@ struct ScoreKernels {
 
 /// Blocks that share a row block's components, where rows are few.
 int splits_of(int rows, int components);
+
+/// Rows that the dense path takes at a time, gathered or where they are.
+struct DenseRows {
+    const PreparedRows& rows;
+    int64_t begin;
+    int count;
+    const float* weight;     ///< of the first row, or nullptr
+    const uint32_t* numbers; ///< within the block
+    float* row_lse;          ///< of the block
+};
 
 struct DenseStep {
     /// @param fused  the one kernel is used; else the three
@@ -100,25 +112,22 @@ struct DenseStep {
     void collect(const DeviceSums&, cudaStream_t);
 
 private:
+    /// Log-sum-exps of a block to row_lse, and to slots_ where it is fused.
+    void find_lse(
+            const ScoreKernels&,
+            const ScoreArgs&,
+            const DenseRows&,
+            float power,
+            cudaStream_t);
     void sum_fused(
             const ScoreKernels&,
             const Model&,
-            const PreparedRows&,
-            int64_t row_begin,
-            int rows,
+            const DenseRows&,
             float power,
-            const float* row_weight,
-            const uint32_t* numbers,
-            float* row_lse,
             cudaStream_t);
+    /// Of gathered rows only.
     void sum_in_steps(
-            const ScoreKernels&,
-            const Model&,
-            int rows,
-            const float* row_weight,
-            const uint32_t* numbers,
-            float* row_lse,
-            cudaStream_t);
+            const ScoreKernels&, const Model&, const DenseRows&, cudaStream_t);
 
     DeviceMemory rows_memory_, scratch_, sums_;
     PreparedRows rows_;
