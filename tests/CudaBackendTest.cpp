@@ -317,6 +317,77 @@ TEST_F(CudaBackendTest, TopComponents) {
     }
 }
 
+TEST_F(CudaBackendTest, TopComponentsOfWhatIsNotFinite) {
+    const Problem p = make_problem(300, 20, 50, Covariance::isotropic);
+    std::vector<float> x(p.x);
+    x[7 * p.d + 3] = std::numeric_limits<float>::quiet_NaN();
+    x[290 * p.d] = std::numeric_limits<float>::infinity();
+    CudaOptions o;
+    const auto backend = make_cuda_backend(o);
+    const auto source = memory_source(p.x.data(), p.n, p.d);
+    backend->set_data(*source, nullptr, p.frame);
+    backend->set_model(p.model);
+    for (size_t m : {1, 3}) {
+        std::vector<int64_t> good(p.n * m), found(p.n * m);
+        std::vector<float> joint(p.n * m), distance(p.n * m), all(p.n);
+        Rows rows{p.x.data(), ElementType::f32, p.n, p.d, p.d * sizeof(float)};
+        backend->top_components(rows, m, good.data(), nullptr, nullptr);
+        rows.data = x.data();
+        backend->top_components(
+                rows,
+                m,
+                found.data(),
+                joint.data(),
+                distance.data(),
+                all.data());
+        for (size_t i = 0; i < p.n; i++) {
+            const bool bad = i == 7 || i == 290;
+            EXPECT_EQ(std::isinf(all[i]), bad) << i;
+            for (size_t j = i * m; j < (i + 1) * m; j++) {
+                EXPECT_EQ(found[j], bad ? -1 : good[j]) << i;
+                EXPECT_EQ(std::isinf(joint[j]), bad) << i;
+                EXPECT_EQ(std::isinf(distance[j]), bad) << i;
+            }
+        }
+    }
+}
+
+/// A model that needs second halves in between leaves no trace.
+TEST_F(CudaBackendTest, HistoryHasNoSay) {
+    const Problem p = make_problem(3000, 40, 60, Covariance::isotropic);
+    GaussianMixture narrow = p.model;
+    for (float& v : narrow.variances) {
+        v *= 1e-4f;
+    }
+    CudaOptions o;
+    o.tolerance = 0.02; // p's own model needs none
+    const auto backend = make_cuda_backend(o);
+    const auto source = memory_source(p.x.data(), p.n, p.d);
+    backend->set_data(*source, nullptr, p.frame);
+    for (EStep step : {EStep::soft, EStep::hard}) {
+        SufficientStats first, between, again;
+        backend->set_model(p.model);
+        backend->accumulate(step, first);
+        EXPECT_FALSE(cuda_report(*backend).exact);
+        backend->set_model(narrow);
+        backend->accumulate(EStep::soft, between);
+        EXPECT_TRUE(cuda_report(*backend).exact);
+        const SufficientStats taken = std::move(between);
+        EXPECT_EQ(taken.n_k.size(), p.k);
+        backend->set_model(p.model);
+        backend->accumulate(step, again);
+        EXPECT_EQ(first.n_k, again.n_k);
+        EXPECT_EQ(first.sum_x, again.sum_x);
+        EXPECT_EQ(first.sum_x2, again.sum_x2);
+        EXPECT_EQ(first.objective, again.objective);
+        // What was moved from is filled anew.
+        backend->accumulate(step, between);
+        EXPECT_EQ(first.sum_x, between.sum_x);
+        backend->accumulate(step, between);
+        EXPECT_EQ(first.sum_x, between.sum_x);
+    }
+}
+
 TEST_F(CudaBackendTest, SaysWhatIsWrong) {
     Problem p = make_problem(100, 5, 4, Covariance::isotropic);
     const auto backend = make_cuda_backend();

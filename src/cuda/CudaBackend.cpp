@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 #include <exception>
+#include <mutex>
 #include <thread>
 
 #include "CudaOptions.h"
@@ -135,10 +136,14 @@ struct CudaBackend : Backend {
     }
 
     void accumulate(EStep step, SufficientStats& stats) override {
+        const std::lock_guard lock(mutex);
         require(k > 0, "model.k (set_model comes first)", k, 1);
         parts.resize(engines.size());
         for (SufficientStats& part : parts) {
-            if (part.covariance != covariance || part.k != k || part.d != d) {
+            // The caller may have moved from what it gave.
+            if (part.covariance != covariance || part.k != k || part.d != d ||
+                part.n_k.size() != k || part.sum_x.size() != k * d ||
+                part.sum_x2.size() != num_variances(covariance, k, d)) {
                 part = SufficientStats(covariance, k, d);
             }
         }
@@ -157,6 +162,7 @@ struct CudaBackend : Backend {
             float* distances,
             float* log_prob,
             EStep order) override {
+        const std::lock_guard lock(mutex);
         require(k > 0, "model.k (set_model comes first)", k, 1);
         require(x.d == d, "x.d", x.d, d);
         require(m >= 1 && m <= k, "m", m, k);
@@ -208,6 +214,8 @@ struct CudaBackend : Backend {
     static constexpr size_t kMaxDimension = 2048;
     static constexpr size_t kMaxComponents = size_t(1) << 23;
 
+    /// An engine has one model prepared and one scratch.
+    std::mutex mutex;
     std::vector<std::unique_ptr<Engine>> engines;
     /// Kept between passes: to allocate as many pages again takes longer than
     /// to fill them. The first is what the caller gave the time before.

@@ -56,6 +56,7 @@ __global__ void __launch_bounds__(256) prepare_kernel(
                 if (!isfinite(y[e])) {
                     bad = min(bad, (unsigned long long)(args.row_number + i));
                     y[e] = 0;
+                    missed = NAN;
                 }
                 largest = fmaxf(largest, fabsf(y[e]));
                 y[e] *= args.power;
@@ -197,8 +198,9 @@ void PreparedRows::lay_out(void* memory, int64_t rows, int d, int planes) {
     operand = {data, rows, pitch, planes};
     row_slots = data + rows * pitch * planes;
     row_constant = reinterpret_cast<float*>(row_slots + rows * kFoldSlots);
-    row_constant_hi = row_constant + rows;
-    row_error = row_constant_hi + rows;
+    const int64_t padded = (rows + 3) / 4 * 4; // bulk copies take 16 bytes
+    row_constant_hi = row_constant + padded;
+    row_error = row_constant_hi + padded;
     capacity = rows;
 }
 

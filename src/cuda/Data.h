@@ -18,11 +18,13 @@ struct PreparedRows {
     float* row_constant = nullptr; ///< -|Y|^2 / 2, Y = hi (+ lo)
     /// the same of hi alone: a score must see one Y in product and constant
     float* row_constant_hi = nullptr;
-    float* row_error = nullptr;  ///< |Y - hi|^2: what fp16 misses
+    float* row_error = nullptr;  ///< |Y - hi|^2: what fp16 misses; NaN: the
+                                 ///< row holds what is not finite
     __half* row_slots = nullptr; ///< of the constant of hi (Fold.h)
     int64_t capacity = 0;
 
-    /// All from `memory`, which has prepared_row_bytes for each row.
+    /// All from `memory`, which has prepared_row_bytes for each row and
+    /// kPreparedSlack.
     void lay_out(void* memory, int64_t rows, int d, int planes);
 };
 
@@ -56,6 +58,7 @@ void prepare_rows(
 
 /// Bytes that one row takes when prepared.
 size_t prepared_row_bytes(int d, int planes);
+constexpr size_t kPreparedSlack = 64;
 
 /// Copies rows (all planes, constants, slots, weights) with the given numbers;
 /// zeros where rows of the last tile of 128 remain.

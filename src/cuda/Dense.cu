@@ -10,6 +10,10 @@ namespace {
 /// Rows of a block of the Hopper kernel.
 constexpr int kScoreRows = 192;
 
+/// Tiles of rows that the fused kernel sums in registers at most: the matrix
+/// units round towards zero, and that adds up.
+constexpr int kChainTiles = 64;
+
 struct MergeArgs {
     float* lse; ///< [splits][rows]
     int splits, rows;
@@ -97,7 +101,8 @@ void DenseStep::reserve(
         int padded_k, int d, int planes, bool squares, bool lo, bool fused) {
     fused_ = fused;
     capacity_ = fused ? 4 * kDenseRows : kDenseRows;
-    const size_t prepared = capacity_ * prepared_row_bytes(d, planes);
+    const size_t prepared =
+            capacity_ * prepared_row_bytes(d, planes) + kPreparedSlack;
     const size_t slots = capacity_ * (fused ? kWideSlots * sizeof(__half) : 0);
     rows_memory_.reserve(prepared + slots + capacity_ * 2 * sizeof(float));
     rows_.lay_out(rows_memory_.as<char>(), capacity_, d, planes);
@@ -163,8 +168,11 @@ void DenseStep::accumulate(
         float* row_lse,
         cudaStream_t stream) {
     used_ = true;
+    const int most = fused_
+            ? std::min(capacity_, splits_ * kChainTiles * kDenseTileRows)
+            : capacity_;
     for (int begin = 0, rows; begin < count; begin += rows) {
-        rows = std::min(capacity_, count - begin);
+        rows = std::min(most, count - begin);
         if (fused_ && all && rows >= kDenseTileRows) {
             // Where they are; what follows whole tiles is gathered.
             rows = rows / kDenseTileRows * kDenseTileRows;
@@ -253,7 +261,7 @@ void DenseStep::sum_fused(
     if (lo) {
         sums.component_slots.data += size_t(padded_k_) * kWideSlots;
     }
-    sums.row_constant = from.row_constant + block.begin;
+    sums.row_constant = args.row_constant;
     sums.row_tiles = (block.count + kDenseTileRows - 1) / kDenseTileRows;
     sums.d = d_;
     sums.padded_k = padded_k_;

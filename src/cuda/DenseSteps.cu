@@ -260,7 +260,7 @@ void DenseStep::sum_in_steps(
                 rows,
                 args.components,
                 k,
-                rows_.row_constant,
+                lo ? rows_.row_constant : rows_.row_constant_hi,
                 totals_,
                 padded_k_);
         check_launch("dense totals");

@@ -255,6 +255,7 @@ void Engine::use_block(
 
 void Engine::accumulate(EStep step, SufficientStats& stats) {
     check(cudaSetDevice(device_), "choosing the device");
+    check(cudaStreamSynchronize(side_), "what an error left");
     if (power_ == 0 || power_squares_ != has_squares()) {
         power_squares_ = has_squares();
         power_ = default_power(power_squares_);
@@ -263,9 +264,9 @@ void Engine::accumulate(EStep step, SufficientStats& stats) {
     for (;;) {
         Precisions p = prepare_model(step);
         const float power = power_;
-        const bool unfoldable = unfoldable_;
+        const bool fused = can_fuse();
         reserve(p.lo);
-        if (power_ != power || unfoldable_ != unfoldable) {
+        if (power_ != power || can_fuse() != fused) {
             continue; // rows have been seen to leave a range
         }
         const size_t doubles = sums_.count() + 2;
@@ -334,7 +335,12 @@ void Engine::accumulate(EStep step, SufficientStats& stats) {
                       stream_),
               "reading the statistics");
         check(cudaStreamSynchronize(stream_), "the pass over the data");
-        if (resident_ || !check_rows()) {
+        bool left_range = false;
+        if (!resident_) {
+            left_range = lower_power() || can_fuse() != fused;
+            require_finite();
+        }
+        if (!left_range) {
             report.exact = p.refine || options_.precision == Precision::exact;
             break;
         }

@@ -68,8 +68,13 @@ private:
             const float* weight,
             EStep step,
             const Precisions& p);
-    /// Whether a range was left, and so power was lowered or folding given up.
-    bool check_rows();
+    /// Reads what conversion found; whether fp16's range was left, and so power
+    /// was lowered.
+    bool lower_power();
+    /// Throws if a row, of those that lower_power saw, is not finite.
+    void require_finite() const;
+    /// Whether rows and model allow the dense path's one kernel.
+    bool can_fuse() const;
     void clear_checks();
     bool has_squares() const;
     int planes(bool lo) const;
@@ -100,7 +105,7 @@ private:
     GaussianMixture shape_; ///< covariance, k, d only
     Model model_;
     float power_ = 8;
-    bool unfoldable_ = false;    ///< rows left the folded range (Fold.h)
+    float largest_norm_ = 0;     ///< of a row seen, as RowChecks has it
     bool power_squares_ = false; ///< what power_ was chosen for
 
     // Rows: all of them (resident), or one block.

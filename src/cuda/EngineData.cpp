@@ -28,6 +28,7 @@ void Engine::bind(
         double weight_scale,
         const Frame& frame) {
     check(cudaSetDevice(device_), "choosing the device");
+    check(cudaStreamSynchronize(side_), "what an error left");
     source_ = &source;
     begin_ = begin;
     end_ = end;
@@ -40,7 +41,7 @@ void Engine::bind(
     resident_ = false;
     block_rows_ = 0;
     power_ = 0;
-    unfoldable_ = false;
+    largest_norm_ = 0;
     size_t free = 0, total = 0;
     check(cudaMemGetInfo(&free, &total), "asking for free memory");
     budget_ = options_.memory_limit ? options_.memory_limit
@@ -68,7 +69,21 @@ void Engine::clear_checks() {
           "clearing");
 }
 
-bool Engine::check_rows() {
+bool Engine::can_fuse() const {
+    return score_.hopper && model_.folded && largest_norm_ <= kFoldRowLimit &&
+            model_.largest_score(largest_norm_) <= kFoldScoreLimit;
+}
+
+void Engine::require_finite() const {
+    const RowChecks& found = *checks_host_.as<RowChecks>();
+    if (found.first_bad != ~0ull) {
+        throw InvalidArgument(
+                "vector " + std::to_string(found.first_bad) +
+                " holds a value that is not finite; every value must be");
+    }
+}
+
+bool Engine::lower_power() {
     check(cudaMemcpyAsync(
                   checks_host_.as<char>(),
                   small_.as<char>(),
@@ -78,17 +93,12 @@ bool Engine::check_rows() {
           "reading the checks");
     check(cudaStreamSynchronize(stream_), "conversion of rows");
     const RowChecks& found = *checks_host_.as<RowChecks>();
-    if (found.first_bad != ~0ull) {
-        throw InvalidArgument(
-                "vector " + std::to_string(found.first_bad) +
-                " holds a value that is not finite; every value must be");
-    }
     const float largest = std::bit_cast<float>(found.largest);
     const float limit = largest_value(has_squares());
-    const bool was = unfoldable_;
-    unfoldable_ |= std::bit_cast<float>(found.largest_norm) > kFoldRowLimit;
+    largest_norm_ =
+            std::max(largest_norm_, std::bit_cast<float>(found.largest_norm));
     if (largest * power_ <= limit) {
-        return unfoldable_ != was;
+        return false;
     }
     power_ = std::exp2(std::floor(std::log2(limit / largest)));
     return true;
@@ -138,8 +148,7 @@ void Engine::reserve(bool lo) {
     sums_.y = sums_.constant + k;
     sums_.y2 = squares ? sums_.y + k * d : nullptr;
     objective_ = sums_.n_k + doubles;
-    const bool fused = score_.hopper && model_.folded && !unfoldable_;
-    dense_.reserve(model_.padded_k, int(d), layout, squares, lo, fused);
+    dense_.reserve(model_.padded_k, int(d), layout, squares, lo, can_fuse());
     long_.reserve();
 
     const size_t row_bytes =
@@ -162,7 +171,8 @@ void Engine::reserve(bool lo) {
             std::min<size_t>(n, kWave * 8) * raw_bytes;
     const bool fits = all <= budget_;
     // A smaller block is tried before memory is said to be short.
-    for (;; block = std::max<int64_t>(block / 2, 1024)) {
+    for (;; block = std::max<int64_t>(
+                    block / 2 / kGatherTile * kGatherTile, 1024)) {
         const size_t need = fixed + scratch_bytes(block) +
                 (fits ? 0 : size_t(block) * (row_bytes + raw_bytes));
         const bool smallest = block <= 1024;
@@ -181,10 +191,11 @@ void Engine::reserve(bool lo) {
         try {
             sparse_.reserve(int(block), int(k), int(d), squares);
             if (!fits) {
-                rows_memory_.reserve(size_t(block) * row_bytes);
+                rows_memory_.reserve(
+                        size_t(block) * row_bytes + kPreparedSlack);
                 feeder_->reserve(int(block), d, source_->type);
             } else {
-                rows_memory_.reserve(n * row_bytes);
+                rows_memory_.reserve(n * row_bytes + kPreparedSlack);
             }
             break;
         } catch (const OutOfMemory&) {
@@ -209,6 +220,7 @@ void Engine::reserve(bool lo) {
 }
 
 void Engine::make_resident(bool lo) {
+    bool more;
     do {
         clear_checks();
         feeder_->run(
@@ -223,7 +235,9 @@ void Engine::make_resident(bool lo) {
                     args.lo = lo;
                     prepare_rows(args, rows_, small_.as<RowChecks>(), stream_);
                 });
-    } while (check_rows());
+        more = lower_power();
+        require_finite();
+    } while (more);
     if (weights_) {
         std::vector<float> scaled(end_ - begin_);
         for (size_t i = 0; i < scaled.size(); i++) {

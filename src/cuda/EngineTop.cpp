@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "Engine.h"
@@ -91,7 +92,8 @@ void Engine::top_components(
 
     const size_t units = (block + kUnitRows - 1) / kUnitRows;
     const size_t sizes[] = {
-            aligned(block * prepared_row_bytes(int(d), layout)),
+            aligned(block * prepared_row_bytes(int(d), layout) +
+                    kPreparedSlack),
             aligned(block * sizeof(float)), // log-sum-exp
             aligned(block * m * sizeof(uint32_t)),
             aligned(block * m * sizeof(float)),
@@ -120,22 +122,21 @@ void Engine::top_components(
     char* const scratch = take();
 
     std::vector<uint32_t> found(block * m);
-    std::vector<float> joints(block * m), squares(block * m), all(block);
+    std::vector<float> joints(block * m), squares(block * m), all(block),
+            error(block);
     const double to_user = double(d) * std::log(double(frame_.scale));
     const double to_distance = 1. / (double(frame_.scale) * frame_.scale);
 
     // Training's ranges need not suit these vectors, nor theirs training.
     struct Restore {
         Engine& engine;
-        float power;
-        bool unfoldable;
+        float power, largest_norm;
         ~Restore() {
             engine.power_ = power;
-            engine.unfoldable_ = unfoldable;
+            engine.largest_norm_ = largest_norm;
         }
-    } const restore{*this, power_, unfoldable_};
+    } const restore{*this, power_, largest_norm_};
     power_ = has_squares() ? 1.f : 8.f;
-    unfoldable_ = true; // nothing is folded here
     const RowsSource source(x);
     auto use = [&](const Feeder::Block& b) {
         PrepareArgs prepare = prepare_args(b, x.type);
@@ -204,6 +205,7 @@ void Engine::top_components(
         if (log_prob) {
             read(all, lse, b.rows);
         }
+        read(error, rows.row_error, b.rows);
         check(cudaStreamSynchronize(stream_), "choosing components");
         if (m > kMaxSorted) {
             for (int i = 0; i < b.rows; i++) {
@@ -229,11 +231,28 @@ void Engine::top_components(
                 log_prob[b.begin + i] = float(kLn2 * all[i] + to_user);
             }
         }
+        constexpr float kInfinity = std::numeric_limits<float>::infinity();
+        for (int i = 0; i < b.rows; i++) {
+            if (!std::isnan(error[i])) {
+                continue;
+            }
+            const size_t at = (b.begin + i) * m;
+            std::fill_n(components + at, m, -1);
+            if (log_joint) {
+                std::fill_n(log_joint + at, m, -kInfinity);
+            }
+            if (distances) {
+                std::fill_n(distances + at, m, kInfinity);
+            }
+            if (log_prob) {
+                log_prob[b.begin + i] = -kInfinity;
+            }
+        }
     };
     do {
         clear_checks();
         feeder_->run(source, 0, x.n, int(block), stream_, use);
-    } while (check_rows());
+    } while (lower_power());
 }
 
 } // namespace gmm::cuda

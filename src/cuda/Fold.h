@@ -34,6 +34,9 @@ constexpr float kFoldUnit = 1024;
 constexpr float kFoldLimit = 16000;
 /// |q| at most, as scaled.
 constexpr float kFoldRowLimit = 60000;
+/// Bits of a |q| at most where responsibilities come from the product itself:
+/// what cancels leaves half a bit of error, and fp16 has room for one.
+constexpr float kFoldScoreLimit = 1 << 19;
 
 /// Power of two by which q is divided and a multiplied.
 inline float fold_scale(int d, float power) {

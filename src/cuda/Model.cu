@@ -352,6 +352,10 @@ void Model::upload(const GaussianMixture& model, cudaStream_t stream) {
     }
 }
 
+double Model::largest_score(double q) const {
+    return kLog2e * largest_inverse_ * q * fold_scale(d, 1);
+}
+
 bool Model::can_fold(float power) const {
     return d <= kFoldDimension && geometry == Geometry::product &&
             kLog2e * largest_inverse_ / (double(power) * power) *

@@ -43,6 +43,10 @@ struct Model {
         return folded_;
     }
 
+    /// The largest term of a score, bits, of rows whose q is this at most (as
+    /// in a slot); what cancels is as large.
+    double largest_score(double q) const;
+
     Covariance covariance = Covariance::isotropic;
     Geometry geometry = Geometry::product;
     int k = 0;
