@@ -106,8 +106,11 @@ void m_step(
                 "variance_floor = %g, expected a positive value",
                 variance_floor);
     }
-    double tied_scatter = 0, tied_count = 0;
-    for (size_t c = 0; c < stats.k; c++) {
+    const bool tied = stats.covariance == Covariance::tied;
+    std::vector<double> scatters(tied ? stats.k : 0);
+#pragma omp parallel for schedule(static) if (stats.k * stats.d > 100000)
+    for (int64_t i = 0; i < int64_t(stats.k); i++) {
+        const size_t c = i;
         const double n = stats.n_k[c];
         if (n < min_count || n <= 0) {
             continue;
@@ -128,14 +131,23 @@ void m_step(
                 fit_diagonal(stats, c, variance_floor, model);
                 break;
             case Covariance::tied:
-                tied_scatter += scatter(stats, c, mean);
-                tied_count += n;
+                scatters[c] = scatter(stats, c, mean);
                 break;
         }
     }
-    if (stats.covariance == Covariance::tied && tied_count > 0) {
-        model.variances[0] =
-                std::max(tied_scatter / (tied_count * stats.d), variance_floor);
+    if (tied) {
+        double sum = 0, count = 0;
+        for (size_t c = 0; c < stats.k; c++) {
+            const double n = stats.n_k[c];
+            if (n >= min_count && n > 0) {
+                sum += scatters[c];
+                count += n;
+            }
+        }
+        if (count > 0) {
+            model.variances[0] =
+                    std::max(sum / (count * stats.d), variance_floor);
+        }
     }
     fit_weights(stats, min_count, model);
 }
