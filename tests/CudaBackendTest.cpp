@@ -58,13 +58,7 @@ TEST_F(CudaBackendTest, DiffuseResponsibilitiesOfManyRows) {
         check(p, EStep::soft, Precision::exact, Kernel::automatic, w.data());
         CudaOptions o;
         o.precision = Precision::fast;
-        const auto backend = make_cuda_backend(o);
-        const auto source = memory_source(p.x.data(), p.n, p.d);
-        backend->set_data(*source, nullptr, p.frame);
-        backend->set_model(p.model);
-        SufficientStats stats;
-        backend->accumulate(EStep::soft, stats);
-        EXPECT_EQ(cuda_report(*backend).dense_rows, p.n);
+        EXPECT_EQ(cuda_report(*run_pass(p, o).backend).dense_rows, p.n);
         for (size_t j = 0; j < p.d; j++) {
             p.x[j] += 160;
             p.y[j] = (p.x[j] - p.frame.center[j]) * p.frame.scale;
@@ -115,15 +109,10 @@ TEST_F(CudaBackendTest, NarrowComponentsAreFound) {
         check(p, EStep::soft, Precision::automatic, kernel);
         CudaOptions o;
         o.kernel = kernel;
-        const auto backend = make_cuda_backend(o);
-        const auto source = memory_source(p.x.data(), p.n, p.d);
-        backend->set_data(*source, nullptr, p.frame);
-        backend->set_model(p.model);
-        SufficientStats stats;
-        backend->accumulate(EStep::soft, stats);
-        EXPECT_TRUE(cuda_report(*backend).exact);
+        const Pass pass = run_pass(p, o);
+        EXPECT_TRUE(cuda_report(*pass.backend).exact);
         EXPECT_NEAR(
-                stats.objective,
+                pass.stats.objective,
                 reference(p, EStep::soft).objective,
                 0.02 * double(p.n));
     }
@@ -137,17 +126,12 @@ TEST_F(CudaBackendTest, ListsOfEveryLength) {
                 make_problem(5000, 24, 400, Covariance::isotropic, spread);
         std::vector<double> expected(p.n);
         p.model.log_prob(p.n, p.y.data(), expected.data());
-        const auto source = memory_source(p.x.data(), p.n, p.d);
         for (Kernel kernel : kernels()) {
             CudaOptions o;
             o.kernel = kernel;
             o.precision = Precision::exact;
-            const auto backend = make_cuda_backend(o);
-            backend->set_data(*source, nullptr, p.frame);
-            backend->set_model(p.model);
-            SufficientStats stats;
-            backend->accumulate(EStep::soft, stats);
-            const std::vector<float> found = cuda_row_log_prob(*backend);
+            const std::vector<float> found =
+                    cuda_row_log_prob(*run_pass(p, o).backend);
             ASSERT_EQ(found.size(), p.n);
             double worst = 0;
             for (size_t i = 0; i < p.n; i++) {
@@ -178,14 +162,9 @@ TEST_F(CudaBackendTest, NarrowComponentsAmongWideOnes) {
             CudaOptions o;
             o.kernel = kernel;
             o.precision = precision;
-            const auto backend = make_cuda_backend(o);
-            const auto source = memory_source(p.x.data(), p.n, p.d);
-            backend->set_data(*source, nullptr, p.frame);
-            backend->set_model(p.model);
-            SufficientStats stats;
-            backend->accumulate(EStep::soft, stats);
-            EXPECT_GT(cuda_report(*backend).dense_rows, p.n / 2);
-            const std::vector<float> found = cuda_row_log_prob(*backend);
+            const Pass pass = run_pass(p, o);
+            EXPECT_GT(cuda_report(*pass.backend).dense_rows, p.n / 2);
+            const std::vector<float> found = cuda_row_log_prob(*pass.backend);
             ASSERT_EQ(found.size(), p.n);
             for (size_t i = 0; i < p.n; i++) {
                 EXPECT_NEAR(found[i], expected[i], 0.01)

@@ -173,6 +173,28 @@ inline void expect_near(
     EXPECT_LE(sum2, 4 * t.sum);
 }
 
+/// One pass over a problem, and what made it.
+struct Pass {
+    std::unique_ptr<VectorSource> source;
+    std::unique_ptr<Backend> backend;
+    SufficientStats stats;
+};
+
+inline Pass run_pass(
+        const Problem& p,
+        const CudaOptions& options,
+        EStep step = EStep::soft,
+        const float* weights = nullptr) {
+    Pass pass{
+            memory_source(p.x.data(), p.n, p.d),
+            make_cuda_backend(options),
+            {}};
+    pass.backend->set_data(*pass.source, weights, p.frame);
+    pass.backend->set_model(p.model);
+    pass.backend->accumulate(step, pass.stats);
+    return pass;
+}
+
 constexpr Tolerance kFast{0.01, 0.02, 0.01};
 constexpr Tolerance kExact{2e-4, 4e-4, 5e-4};
 
@@ -212,12 +234,8 @@ struct CudaTest : testing::Test {
         CudaOptions o;
         o.precision = precision;
         o.kernel = kernel;
-        const auto backend = make_cuda_backend(o);
-        const auto source = memory_source(p.x.data(), p.n, p.d);
-        backend->set_data(*source, weights, p.frame);
-        backend->set_model(p.model);
-        SufficientStats stats;
-        backend->accumulate(step, stats);
+        const Pass pass = run_pass(p, o, step, weights);
+        const SufficientStats& stats = pass.stats;
         Tolerance t = precision == Precision::exact ? kExact : kFast;
         t.mass *= slack;
         t.sum *= slack;
@@ -230,7 +248,7 @@ struct CudaTest : testing::Test {
         const SufficientStats expected = reference(p, step, weights);
         expect_near(stats, expected, t);
         SufficientStats again;
-        backend->accumulate(step, again);
+        pass.backend->accumulate(step, again);
         EXPECT_EQ(stats.n_k, again.n_k);
         EXPECT_EQ(stats.sum_x, again.sum_x);
         EXPECT_EQ(stats.sum_x2, again.sum_x2);
