@@ -20,7 +20,8 @@ struct Unit {
     int capacity = 14;
     float bound = 20;
     float keep_bound = 12;
-    std::vector<float> score; ///< [kUnitRows][tiles * kColumns]
+    std::vector<float> score;  ///< [kUnitRows][tiles * kColumns]
+    std::vector<float> weight; ///< [kUnitRows], or empty
 
     std::vector<uint32_t> keys = std::vector<uint32_t>(kUnitCapacity, ~0u);
     std::vector<uint2> values = std::vector<uint2>(kUnitCapacity);
@@ -45,6 +46,7 @@ struct Unit {
         out.bound = bound;
         out.keep_bound = keep_bound;
         out.normalise = normalise;
+        out.row_weight = weight.empty() ? nullptr : weight.data();
         out.keys = keys.data();
         out.values = values.data();
         out.row_ranges = ranges.data();
@@ -53,6 +55,8 @@ struct Unit {
         out.row_lse = lse.data();
         host_warp::warp.shared.assign(
                 size_t(capacity) * SelectEpilogue::kSharedPerRecord, 0xff);
+        const std::vector<float4> constants(
+                components() / 2, make_float4(1, 1, 0, 0));
         host_warp::run([&] {
             SelectEpilogue epilogue(args, out, 0, capacity);
             const int lane = threadIdx.x;
@@ -67,9 +71,18 @@ struct Unit {
                                 tile * kColumns + g * 8 + lane % 4 * 2 + i % 2);
                     }
                 }
-                epilogue.scores(c, tile * kColumns);
+                // Scores as products, or to be made of them.
+                if (bound > 0) {
+                    epilogue.scores(c, tile * kColumns);
+                } else {
+                    epilogue.tile(c, tile * kColumns, constants.data());
+                }
             }
-            epilogue.finish_scores();
+            if (bound > 0) {
+                epilogue.finish_scores();
+            } else {
+                epilogue.finish();
+            }
         });
     }
 
@@ -209,6 +222,53 @@ TEST(SelectListTest, NotANumber) {
     unit.run(true);
     EXPECT_TRUE(std::isnan(unit.lse[4]));
     EXPECT_EQ(unit.ranges[4], 0);
+}
+
+/// k-means: the best alone, the first of equals, with the row's weight.
+TEST(SelectListTest, Hard) {
+    std::mt19937 random(5);
+    Unit unit = random_unit(random);
+    unit.bound = unit.keep_bound = 0;
+    unit.rows = 13;
+    for (int row = 0; row < kUnitRows; row++) {
+        unit.weight.push_back(0.25f * row);
+        for (int k = 0; k < unit.components(); k++) {
+            unit.at(row, k) = std::round(unit.at(row, k)); // ties
+        }
+    }
+    unit.run(true);
+    EXPECT_EQ(unit.counts, uint64_t(unit.rows));
+    for (int row = 0; row < unit.rows; row++) {
+        const float* const s = &unit.at(row, 0);
+        const auto best = std::max_element(s, s + unit.components());
+        EXPECT_EQ(unit.lse[row], *best);
+        EXPECT_EQ(unit.ranges[row] & 255, 1);
+        const int at = unit.ranges[row] >> 8;
+        EXPECT_EQ(unit.keys[at], uint32_t(best - s));
+        EXPECT_EQ(unit.values[at].x, uint32_t(row));
+        EXPECT_EQ(std::bit_cast<float>(unit.values[at].y), unit.weight[row]);
+    }
+}
+
+TEST(SelectListTest, Weights) {
+    std::mt19937 random(6);
+    Unit plain = random_unit(random);
+    plain.rows = kUnitRows;
+    Unit weighted = plain;
+    for (int row = 0; row < kUnitRows; row++) {
+        weighted.weight.push_back(0.5f * row);
+    }
+    plain.run(true);
+    weighted.run(true);
+    EXPECT_EQ(plain.keys, weighted.keys);
+    EXPECT_EQ(plain.counts, weighted.counts);
+    ASSERT_GT(uint32_t(plain.counts), 0u);
+    for (int i = 0; i < int(uint32_t(plain.counts)); i++) {
+        EXPECT_EQ(
+                std::bit_cast<float>(weighted.values[i].y),
+                weighted.weight[plain.values[i].x] *
+                        std::bit_cast<float>(plain.values[i].y));
+    }
 }
 
 /// Scores stay scores where they are to be evaluated anew.
