@@ -139,10 +139,11 @@ void m_step(
         double sum = 0, count = 0;
         for (size_t c = 0; c < stats.k; c++) {
             const double n = stats.n_k[c];
-            if (n >= min_count && n > 0) {
-                sum += scatters[c];
-                count += n;
+            if (n < min_count || n <= 0) {
+                continue;
             }
+            sum += scatters[c];
+            count += n;
         }
         if (count > 0) {
             model.variances[0] =

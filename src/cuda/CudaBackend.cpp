@@ -107,6 +107,9 @@ struct CudaBackend : Backend {
         const double scale = largest > 0
                 ? std::exp2(std::ceil(std::log2(double(largest))))
                 : 1.;
+        if (d != source.d) {
+            k = 0; // the model was of other data
+        }
         d = source.d;
         const size_t parts = engines.size();
         for (size_t i = 0; i < parts; i++) {
@@ -138,20 +141,22 @@ struct CudaBackend : Backend {
     void accumulate(EStep step, SufficientStats& stats) override {
         const std::lock_guard lock(mutex);
         require(k > 0, "model.k (set_model comes first)", k, 1);
-        parts.resize(engines.size());
-        for (SufficientStats& part : parts) {
+        part_stats.resize(engines.size());
+        for (SufficientStats& part : part_stats) {
             // The caller may have moved from what it gave.
             if (part.covariance != covariance || part.k != k || part.d != d ||
                 part.n_k.size() != k || part.sum_x.size() != k * d ||
-                part.sum_x2.size() != num_variances(covariance, k, d)) {
+                part.sum_x2.size() !=
+                        (covariance == Covariance::diagonal ? k * d : k)) {
                 part = SufficientStats(covariance, k, d);
             }
         }
-        each_engine([&](size_t i) { engines[i]->accumulate(step, parts[i]); });
-        for (size_t i = 1; i < parts.size(); i++) {
-            parts[0].merge(parts[i]);
+        each_engine(
+                [&](size_t i) { engines[i]->accumulate(step, part_stats[i]); });
+        for (size_t i = 1; i < part_stats.size(); i++) {
+            part_stats[0].merge(part_stats[i]);
         }
-        std::swap(stats, parts[0]);
+        std::swap(stats, part_stats[0]);
     }
 
     void top_components(
@@ -219,7 +224,7 @@ struct CudaBackend : Backend {
     std::vector<std::unique_ptr<Engine>> engines;
     /// Kept between passes: to allocate as many pages again takes longer than
     /// to fill them. The first is what the caller gave the time before.
-    std::vector<SufficientStats> parts;
+    std::vector<SufficientStats> part_stats;
     Covariance covariance = Covariance::isotropic;
     size_t d = 0;
     size_t k = 0;

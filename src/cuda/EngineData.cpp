@@ -101,6 +101,9 @@ bool Engine::lower_power() {
         return false;
     }
     power_ = std::exp2(std::floor(std::log2(limit / largest)));
+    while (largest * power_ > limit) { // the logarithm is rounded
+        power_ /= 2;
+    }
     return true;
 }
 
@@ -138,6 +141,9 @@ void Engine::reserve(bool lo) {
     const bool stays =
             resident_ && resident_squares_ == squares && resident_lo_ >= lo;
     const int layout = planes(lo || (stays && resident_lo_));
+    if (!stays) {
+        resident_ = false; // also if what follows throws
+    }
     sums_.k = int(k);
     sums_.d = int(d);
     const size_t doubles = k * (2 + d * (squares ? 2 : 1));
