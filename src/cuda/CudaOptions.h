@@ -54,8 +54,8 @@ struct CudaReport {
     bool resident = false;       ///< data were kept on the device
     bool exact = false;          ///< some or all components in `exact`
     /// of the pass's first block, ms: choice of components (one GEMM and its
-    /// epilogue), exact evaluation, compaction and long lists, sparse sums, and
-    /// what the dense path, which runs beside them, takes longer
+    /// epilogue), exact evaluation, compaction and long lists, sparse sums,
+    /// dense path
     std::vector<double> steps_ms;
 };
 

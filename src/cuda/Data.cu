@@ -118,7 +118,7 @@ __global__ void __launch_bounds__(256) prepare_kernel(
     }
 }
 
-/// One warp a row, 16 bytes a lane.
+/// One warp a row, of whole tiles, 16 bytes a lane.
 __global__ void __launch_bounds__(256) gather_kernel(
         const __grid_constant__ PreparedRows from,
         int64_t from_begin,
@@ -130,9 +130,6 @@ __global__ void __launch_bounds__(256) gather_kernel(
     const int i = blockIdx.x * 8 + threadIdx.x / 32;
     const int lane = threadIdx.x % 32;
     const bool inside = i < count;
-    if (i >= (count + kGatherTile - 1) / kGatherTile * kGatherTile) {
-        return;
-    }
     const int64_t row = from_begin + (inside ? numbers[i] : 0);
     const int pieces = from.operand.pitch / 8;
     for (int p = 0; p < from.operand.planes; p++) {

@@ -27,6 +27,7 @@ struct MergeArgs {
 };
 
 /// Parts of a row's log-sum-exp to the whole, to the row's place and its slots.
+/// A thread a row, of whole tiles.
 __global__ void merge_kernel(const __grid_constant__ MergeArgs args) {
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
     float all = 0;
@@ -42,9 +43,7 @@ __global__ void merge_kernel(const __grid_constant__ MergeArgs args) {
         args.lse[i] = all;
         args.row_lse[args.numbers[i]] = all;
     }
-    if (args.slots &&
-        i < (args.rows + kDenseTileRows - 1) / kDenseTileRows *
-                        kDenseTileRows) {
+    if (args.slots) {
         const float weight = i >= args.rows ? 0.f
                 : args.weight               ? args.weight[i]
                                             : 1.f;

@@ -47,12 +47,6 @@ Engine::Engine(int device, const CudaOptions& options)
     score_.hopper = options.kernel == Kernel::portable ? false : can;
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking),
           "creating a stream");
-    check(cudaStreamCreateWithFlags(&side_, cudaStreamNonBlocking),
-          "creating a stream");
-    for (cudaEvent_t* e : {&forked_, &joined_}) {
-        check(cudaEventCreateWithFlags(e, cudaEventDisableTiming),
-              "creating an event");
-    }
     check(cudaEventCreate(&started_), "creating an event");
     check(cudaEventCreate(&finished_), "creating an event");
     for (cudaEvent_t& e : steps_) {
@@ -64,16 +58,12 @@ Engine::Engine(int device, const CudaOptions& options)
 Engine::~Engine() {
     cudaSetDevice(device_);
     cudaStreamSynchronize(stream_);
-    cudaStreamSynchronize(side_);
     feeder_.reset();
-    cudaEventDestroy(forked_);
-    cudaEventDestroy(joined_);
     cudaEventDestroy(started_);
     cudaEventDestroy(finished_);
     for (cudaEvent_t e : steps_) {
         cudaEventDestroy(e);
     }
-    cudaStreamDestroy(side_);
     cudaStreamDestroy(stream_);
 }
 
@@ -206,8 +196,15 @@ void Engine::use_block(
         dense_begin = long_.left_begin;
     }
     mark();
-    check(cudaEventRecord(forked_, stream_), "recording an event");
-    check(cudaStreamWaitEvent(side_, forked_), "ordering streams");
+    sparse.accumulate(
+            sparse_,
+            rows,
+            row_begin,
+            p.lo,
+            p.all ? nullptr : model_.narrow,
+            sums_,
+            stream_);
+    mark();
     if (dense_rows) {
         dense_.accumulate(
                 score_,
@@ -220,12 +217,13 @@ void Engine::use_block(
                 dense_rows,
                 dense_rows == count,
                 sparse_.row_lse,
-                side_);
+                stream_);
     }
+    mark();
     last_rows_ = count;
     double* const dropped = objective_ + 1;
     double* const partial = dropped + 1;
-    sum_values(sparse_.row_lse, weight, count, objective_, partial, side_);
+    sum_values(sparse_.row_lse, weight, count, objective_, partial, stream_);
     if (!hard) {
         sum_values(
                 sparse_.unit_dropped,
@@ -233,20 +231,8 @@ void Engine::use_block(
                 sparse_.units(count),
                 dropped,
                 partial,
-                side_);
+                stream_);
     }
-    check(cudaEventRecord(joined_, side_), "recording an event");
-    sparse.accumulate(
-            sparse_,
-            rows,
-            row_begin,
-            p.lo,
-            p.all ? nullptr : model_.narrow,
-            sums_,
-            stream_);
-    mark();
-    check(cudaStreamWaitEvent(stream_, joined_), "ordering streams");
-    mark();
     report.rows += count;
     report.long_rows += sparse.overflowed - dense_rows;
     report.dense_rows += dense_rows;
@@ -255,7 +241,6 @@ void Engine::use_block(
 
 void Engine::accumulate(EStep step, SufficientStats& stats) {
     check(cudaSetDevice(device_), "choosing the device");
-    check(cudaStreamSynchronize(side_), "what an error left");
     if (power_ == 0 || power_squares_ != has_squares()) {
         power_squares_ = has_squares();
         power_ = default_power(power_squares_);

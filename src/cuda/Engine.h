@@ -87,9 +87,6 @@ private:
     CudaOptions options_;
     ScoreKernels score_;
     cudaStream_t stream_ = nullptr;
-    /// For what does not depend on the sparse sums, while they are computed.
-    cudaStream_t side_ = nullptr;
-    cudaEvent_t forked_ = nullptr, joined_ = nullptr;
     cudaEvent_t started_ = nullptr, finished_ = nullptr;
     static constexpr int kSteps = 5;
     cudaEvent_t steps_[kSteps + 1] = {};

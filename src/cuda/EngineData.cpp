@@ -28,7 +28,6 @@ void Engine::bind(
         double weight_scale,
         const Frame& frame) {
     check(cudaSetDevice(device_), "choosing the device");
-    check(cudaStreamSynchronize(side_), "what an error left");
     source_ = &source;
     begin_ = begin;
     end_ = end;

@@ -257,12 +257,12 @@ void launch(
         int processors,
         cudaStream_t stream) {
     using L = Layout<Epilogue, kSteps>;
-    const int capacity = L::kRecordBytes
-            ? std::min(
-                      (shared_limit - L::kListsAt - kBarrierBytes) /
-                              std::max(L::kRecordBytes, 1),
-                      16)
-            : 0;
+    int capacity = 0;
+    if constexpr (L::kRecordBytes > 0) {
+        capacity = std::min(
+                (shared_limit - L::kListsAt - kBarrierBytes) / L::kRecordBytes,
+                SelectEpilogue::kMaxCapacity);
+    }
     const int shared = L::kListsAt + capacity * L::kRecordBytes + kBarrierBytes;
     check(cudaFuncSetAttribute(
                   folded_kernel<Epilogue, kSteps>,
