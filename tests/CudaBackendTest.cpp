@@ -106,7 +106,7 @@ TEST_F(CudaBackendTest, NarrowComponentsAreFound) {
     std::copy(p.y.begin(), p.y.begin() + p.d, p.model.means.begin());
     p.model.variances[0] = 1e-4f;
     for (Kernel kernel : kernels()) {
-        check(p, EStep::soft, Precision::automatic, kernel);
+        check(p, EStep::soft, Precision::fast, kernel);
         CudaOptions o;
         o.kernel = kernel;
         const Pass pass = run_pass(p, o);
@@ -158,7 +158,7 @@ TEST_F(CudaBackendTest, NarrowComponentsAmongWideOnes) {
     std::vector<double> expected(p.n);
     p.model.log_prob(p.n, p.y.data(), expected.data());
     for (Kernel kernel : kernels()) {
-        for (Precision precision : {Precision::automatic, Precision::exact}) {
+        for (Precision precision : {Precision::fast, Precision::exact}) {
             CudaOptions o;
             o.kernel = kernel;
             o.precision = precision;
@@ -167,7 +167,10 @@ TEST_F(CudaBackendTest, NarrowComponentsAmongWideOnes) {
             const std::vector<float> found = cuda_row_log_prob(*pass.backend);
             ASSERT_EQ(found.size(), p.n);
             for (size_t i = 0; i < p.n; i++) {
-                EXPECT_NEAR(found[i], expected[i], 0.01)
+                EXPECT_NEAR(
+                        found[i],
+                        expected[i],
+                        precision == Precision::fast ? 0.05 : 0.01)
                         << "row " << i << " kernel " << int(kernel)
                         << " precision " << int(precision);
             }

@@ -22,6 +22,7 @@ struct Unit {
     float keep_bound = 12;
     std::vector<float> score;  ///< [kUnitRows][tiles * kColumns]
     std::vector<float> weight; ///< [kUnitRows], or empty
+    DoubtArgs doubt;
 
     std::vector<uint32_t> keys = std::vector<uint32_t>(kUnitCapacity, ~0u);
     std::vector<uint2> values = std::vector<uint2>(kUnitCapacity);
@@ -38,14 +39,14 @@ struct Unit {
         return score[size_t(row) * components() + k];
     }
 
-    void run(bool normalise) {
+    void run() {
         ScoreArgs args;
         args.rows = rows;
         args.components = components();
         SelectArgs out{};
         out.bound = bound;
         out.keep_bound = keep_bound;
-        out.normalise = normalise;
+        out.doubt = doubt;
         out.row_weight = weight.empty() ? nullptr : weight.data();
         out.keys = keys.data();
         out.values = values.data();
@@ -174,7 +175,7 @@ TEST(SelectListTest, KeepsAllOrSaysThatItDoesNot) {
     for (int trial = 0; trial < 400; trial++) {
         SCOPED_TRACE(trial);
         Unit unit = random_unit(random);
-        unit.run(true);
+        unit.run();
         overflowed += unit.check();
         rows += unit.rows;
     }
@@ -196,7 +197,7 @@ TEST(SelectListTest, FindsTheNarrowAmongTheWide) {
             }
             const int narrow = random() % kUnitRows;
             unit.at(narrow, random() % unit.components()) = 200;
-            unit.run(true);
+            unit.run();
             unit.check();
             EXPECT_EQ(unit.lse[narrow], 200) << "spread " << spread;
         }
@@ -207,10 +208,10 @@ TEST(SelectListTest, FindsTheNarrowAmongTheWide) {
 TEST(SelectListTest, EqualScores) {
     Unit unit;
     unit.score.assign(size_t(kUnitRows) * unit.components(), -7.5f);
-    unit.run(true);
+    unit.run();
     EXPECT_EQ(unit.check(), kUnitRows);
     unit.at(5, 700) = 100;
-    unit.run(true);
+    unit.run();
     EXPECT_EQ(unit.check(), kUnitRows - 1);
 }
 
@@ -222,7 +223,7 @@ TEST(SelectListTest, NotANumber) {
     for (int k = 0; k < unit.components(); k++) {
         unit.at(4, k) = NAN;
     }
-    unit.run(true);
+    unit.run();
     EXPECT_TRUE(std::isnan(unit.lse[4]));
     EXPECT_EQ(unit.ranges[4], 0);
 }
@@ -239,7 +240,7 @@ TEST(SelectListTest, Hard) {
             unit.at(row, k) = std::round(unit.at(row, k)); // ties
         }
     }
-    unit.run(true);
+    unit.run();
     EXPECT_EQ(unit.counts, uint64_t(unit.rows));
     for (int row = 0; row < unit.rows; row++) {
         const float* const s = &unit.at(row, 0);
@@ -261,8 +262,8 @@ TEST(SelectListTest, Weights) {
     for (int row = 0; row < kUnitRows; row++) {
         weighted.weight.push_back(0.5f * row);
     }
-    plain.run(true);
-    weighted.run(true);
+    plain.run();
+    weighted.run();
     EXPECT_EQ(plain.keys, weighted.keys);
     EXPECT_EQ(plain.counts, weighted.counts);
     ASSERT_GT(uint32_t(plain.counts), 0u);
@@ -274,18 +275,64 @@ TEST(SelectListTest, Weights) {
     }
 }
 
-/// Scores stay scores where they are to be evaluated anew.
-TEST(SelectListTest, Scores) {
+/// Entries are marked where rounding would show in double as well.
+TEST(SelectListTest, Doubts) {
     std::mt19937 random(4);
-    Unit unit = random_unit(random);
-    unit.keep_bound = unit.bound;
-    unit.run(false);
-    for (int i = 0; i < int(uint32_t(unit.counts)); i++) {
-        EXPECT_EQ(
-                std::bit_cast<float>(unit.values[i].y),
-                unit.at(unit.values[i].x, unit.keys[i]));
+    std::uniform_real_distribution<float> uniform;
+    int marked = 0, all = 0;
+    for (float tolerance : {-1.f, 0.002f, 0.02f}) {
+        for (int trial = 0; trial < 50; trial++) {
+            SCOPED_TRACE(trial);
+            Unit unit = random_unit(random);
+            std::vector<float4> components(unit.components());
+            std::vector<float> row_error(kUnitRows), row_constant(kUnitRows);
+            for (float4& c : components) {
+                c = make_float4(
+                        0.02f * uniform(random),
+                        1e-4f * uniform(random),
+                        -300 + 60 * uniform(random),
+                        1e-7f * uniform(random));
+            }
+            for (int row = 0; row < kUnitRows; row++) {
+                row_error[row] = 1e-2f * uniform(random);
+                row_constant[row] = -1e4f * uniform(random);
+                unit.weight.push_back(row % 3 ? 0.5f * row : 0.f);
+            }
+            unit.doubt = {
+                    components.data(),
+                    row_error.data(),
+                    row_constant.data(),
+                    1 / 64.f,
+                    tolerance};
+            unit.run();
+            for (int i = 0; i < int(uint32_t(unit.counts)); i++) {
+                const int row = unit.values[i].x;
+                const uint32_t k = unit.keys[i] & ~kDoubtful;
+                const bool found = unit.keys[i] & kDoubtful;
+                const float4 c = components[k];
+                const double score = unit.at(row, k);
+                const double cut = double(c.w) * row_constant[row];
+                const double error = std::sqrt(
+                        c.x * (row_error[row] / 64. + c.y) *
+                                std::max(c.z - score, 0.) +
+                        cut * cut);
+                const double shows = error *
+                        std::min(1.,
+                                 std::exp2(
+                                         score - unit.lse[row] + 1 +
+                                         12 * error));
+                all++;
+                marked += found;
+                if (unit.weight[row] == 0) {
+                    EXPECT_FALSE(found);
+                } else if (std::fabs(shows - tolerance) > 1e-3 * tolerance) {
+                    EXPECT_EQ(found, shows > tolerance);
+                }
+            }
+        }
     }
-    EXPECT_GT(uint32_t(unit.counts), 0u);
+    EXPECT_GT(marked, all / 10);
+    EXPECT_LT(marked, all * 9 / 10);
 }
 
 } // namespace

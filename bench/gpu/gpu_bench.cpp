@@ -203,12 +203,14 @@ int main(int argc, char** argv) {
     int iterations = 8;
     bool hard = false;
     std::vector<int> devices;
+    CudaOptions options;
     app.add_option("--data", path, "a vector file, or \"noise\"");
     app.add_option("-n", n, "vectors");
     app.add_option("-d", d, "dimension");
     app.add_option("-k", k, "components");
     app.add_option("--covariance", covariance);
-    app.add_option("--precision", precision, "fast, exact, automatic");
+    app.add_option("--precision", precision, "fast, exact");
+    app.add_option("--tolerance", options.tolerance, "see CudaOptions.h");
     app.add_option("--kernel", kernel, "automatic, portable, hopper");
     app.add_option("--runs", runs);
     app.add_option("--iterations", iterations, "of EM before timing");
@@ -226,10 +228,8 @@ int main(int argc, char** argv) {
     app.add_option("--json", json_path, "append a line to this file");
     CLI11_PARSE(app, argc, argv);
 
-    CudaOptions options;
-    options.precision = precision == "exact" ? Precision::exact
-            : precision == "fast"            ? Precision::fast
-                                             : Precision::automatic;
+    options.precision =
+            precision == "exact" ? Precision::exact : Precision::fast;
     options.kernel = kernel == "portable" ? Kernel::portable
             : kernel == "hopper"          ? Kernel::hopper
                                           : Kernel::automatic;

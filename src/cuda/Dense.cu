@@ -63,6 +63,8 @@ __global__ void __launch_bounds__(128) collect_kernel(
         int total_splits,
         int parts,
         int padded_k,
+        const unsigned char* narrow,
+        double* narrow_n_k,
         const __grid_constant__ DeviceSums sums) {
     const int k = blockIdx.x;
     const int d = sums.d;
@@ -73,6 +75,12 @@ __global__ void __launch_bounds__(128) collect_kernel(
                 sum += totals[(size_t(s) * padded_k + k) * 2 + j];
             }
             (j ? sums.constant : sums.n_k)[k] += sum;
+            if (j == 0 && narrow[k]) {
+                // Positive doubles compare as integers; a maximum has no order.
+                atomicMax(
+                        reinterpret_cast<unsigned long long*>(narrow_n_k),
+                        (unsigned long long)(__double_as_longlong(sum)));
+            }
             continue;
         }
         const int part = (j - 2) / d, column = (j - 2) % d;
@@ -165,6 +173,7 @@ void DenseStep::accumulate(
         int count,
         bool all,
         float* row_lse,
+        bool lo,
         cudaStream_t stream) {
     used_ = true;
     const int most = fused_
@@ -181,7 +190,8 @@ void DenseStep::accumulate(
                     rows,
                     row_weight ? row_weight + begin : nullptr,
                     numbers + begin,
-                    row_lse};
+                    row_lse,
+                    lo};
             sum_fused(score, model, block, power, stream);
             continue;
         }
@@ -200,7 +210,8 @@ void DenseStep::accumulate(
                 rows,
                 row_weight ? weight_ : nullptr,
                 numbers + begin,
-                row_lse};
+                row_lse,
+                lo};
         if (fused_) {
             sum_fused(score, model, block, power, stream);
         } else {
@@ -238,7 +249,7 @@ void DenseStep::sum_fused(
         float power,
         cudaStream_t stream) {
     const PreparedRows& from = block.rows;
-    const bool lo = lo_ != nullptr;
+    const bool lo = block.lo;
     ScoreArgs args = model.score_args(lo);
     args.rows_operand = from.operand;
     args.row_begin = block.begin;
@@ -270,12 +281,24 @@ void DenseStep::sum_fused(
     dense_sums_hopper(sums, lo, stream);
 }
 
-void DenseStep::collect(const DeviceSums& sums, cudaStream_t stream) {
+void DenseStep::collect(
+        const DeviceSums& sums,
+        const unsigned char* narrow,
+        double* narrow_n_k,
+        cudaStream_t stream) {
     if (!used_) {
         return;
     }
     collect_kernel<<<sums.k, 128, 0, stream>>>(
-            partial_, totals_, splits_, total_splits_, parts_, padded_k_, sums);
+            partial_,
+            totals_,
+            splits_,
+            total_splits_,
+            parts_,
+            padded_k_,
+            narrow,
+            narrow_n_k,
+            sums);
     check_launch("collection of dense sums");
 }
 

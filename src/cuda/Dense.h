@@ -66,6 +66,7 @@ struct DenseRows {
     const float* weight;     ///< of the first row, or nullptr
     const uint32_t* numbers; ///< within the block
     float* row_lse;          ///< of the block
+    bool lo;                 ///< second halves count
 };
 
 struct DenseStep {
@@ -94,6 +95,7 @@ struct DenseStep {
      * @param numbers  device, size count, rows within the block
      * @param all      they are all of the block's
      * @param row_lse  of the block; the listed rows' are filled in
+     * @param lo       second halves count
      */
     void accumulate(
             const ScoreKernels&,
@@ -106,10 +108,16 @@ struct DenseStep {
             int count,
             bool all,
             float* row_lse,
+            bool lo,
             cudaStream_t);
 
-    /// End of a pass: adds what was gathered to the sums.
-    void collect(const DeviceSums&, cudaStream_t);
+    /// End of a pass: adds what was gathered to the sums. narrow_n_k: the
+    /// largest n_k gathered of a component that narrow says more than 0 of.
+    void collect(
+            const DeviceSums&,
+            const unsigned char* narrow,
+            double* narrow_n_k,
+            cudaStream_t);
 
 private:
     /// Log-sum-exps of a block to row_lse, and to slots_ where it is fused.

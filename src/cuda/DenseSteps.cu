@@ -231,7 +231,7 @@ void DenseStep::sum_in_steps(
                   kShared),
           "shared memory of the dense kernel");
     const int rows = block.count;
-    const bool lo = lo_ != nullptr;
+    const bool lo = block.lo;
     ScoreArgs args = model.score_args(lo);
     args.folded = {}; // rows may be outside its range
     args.rows_operand = rows_.operand;
@@ -249,14 +249,14 @@ void DenseStep::sum_in_steps(
         args.component_begin = k;
         args.components = std::min(components, padded_k_ - k);
         args.splits = splits_of(rows, args.components);
-        score(args, ResponsibilityArgs{lse_, block.weight, hi_, lo_}, stream);
+        score(args, ResponsibilityArgs{lse_, block.weight, hi_, lo ? lo_ : nullptr}, stream);
         totals_kernel<<<
                 dim3(args.components / 64, kDenseTotalSplits),
                 256,
                 0,
                 stream>>>(
                 hi_,
-                lo_,
+                lo ? lo_ : nullptr,
                 rows,
                 args.components,
                 k,

@@ -12,14 +12,15 @@ namespace {
 constexpr double kLn2 = 0.6931471805599453;
 
 /// Components are listed while all that are not weigh less than 2^-bits of a
-/// row together; of the listed, those are summed that weigh 2^-kept_bits of it
+/// row together; of the listed, `fast` sums those that weigh 2^-kKeptBits of it
 /// and more: less is below what rounding costs.
 double list_bits(Precision precision) {
     return precision == Precision::exact ? 14 : 10;
 }
-float kept_bits(bool refined) {
-    return refined ? 16 : 12;
-}
+constexpr float kKeptBits = 12;
+/// n_k that a narrow component may have of rows of the dense path before these
+/// are summed with second halves: no row of such a component is among them.
+constexpr double kNarrowMass = 1. / 128;
 
 float default_power(bool squares) {
     return squares ? 1.f : 8.f;
@@ -87,19 +88,28 @@ Engine::Precisions Engine::prepare_model(EStep step) {
     const bool hard = step == EStep::hard;
     const bool exact = options_.precision == Precision::exact;
     model_.prepare(hard, power_, exact, options_.tolerance, stream_);
-    Precisions p{exact, exact && !hard, exact, 0};
-    if (hard || options_.precision == Precision::fast) {
+    Precisions p;
+    p.lo = p.all = p.sums_lo = p.dense_lo = exact;
+    p.refine = exact && !hard;
+    if (hard) {
         return p;
     }
-    const double error = model_.worst_error(stream_);
+    const ModelErrors errors = model_.errors(stream_);
+    p.error = errors.worst / kLn2;
     // Range bought with resolution: small values may have lost theirs.
     const bool squeezed = power_ < default_power(has_squares()) / 128;
     // The estimate is a component's; some of its rows lie further out.
-    if (!exact && (error > options_.tolerance / 2 || squeezed)) {
+    if (!exact && (errors.worst > options_.tolerance / 2 || squeezed)) {
         model_.prepare(hard, power_, true, options_.tolerance, stream_);
-        p = {true, true, squeezed, 0};
+        p.lo = p.refine = true;
+        p.all = squeezed;
+        p.sums_lo = squeezed || errors.worst > 4 * options_.tolerance ||
+                has_squares();
+        // Rows of the dense path are seldom of a narrow component, unless that
+        // is what most are. Whether they were shows afterwards.
+        p.dense_lo =
+                squeezed || errors.narrow > model_.k / 8 || has_squares();
     }
-    p.error = error / kLn2;
     return p;
 }
 
@@ -134,9 +144,16 @@ void Engine::use_block(
     const float slack = p.refine ? float(std::min(8 * p.error, 64.)) : 0.f;
     SelectArgs select;
     select.bound = hard ? 0.f : bound + slack;
-    select.normalise = !p.refine;
     select.keep_bound =
-            p.refine ? select.bound : std::min(bound, kept_bits(false));
+            p.all ? select.bound : std::min(bound, kKeptBits) + slack;
+    if (p.refine) {
+        select.doubt = {
+                model_.doubt,
+                rows.row_error + row_begin,
+                rows.row_constant + row_begin,
+                1 / (power_ * power_),
+                p.all ? -1.f : float(options_.tolerance)};
+    }
     select.unit_dropped = sparse_.unit_dropped;
     select.row_weight = weight;
     select.keys = sparse_.keys;
@@ -160,7 +177,6 @@ void Engine::use_block(
     score_(args, select, stream_);
     mark();
     if (p.refine) {
-        const float kept = p.all ? bound : std::min(bound, kept_bits(true));
         refine(sparse_,
                count,
                rows,
@@ -168,7 +184,6 @@ void Engine::use_block(
                power_,
                weight,
                model_,
-               {p.all, float(options_.tolerance), bound, kept},
                stream_);
     }
     mark();
@@ -200,7 +215,7 @@ void Engine::use_block(
             sparse_,
             rows,
             row_begin,
-            p.lo,
+            p.sums_lo,
             p.all ? nullptr : model_.narrow,
             sums_,
             stream_);
@@ -217,12 +232,13 @@ void Engine::use_block(
                 dense_rows,
                 dense_rows == count,
                 sparse_.row_lse,
+                p.dense_lo,
                 stream_);
     }
     mark();
     last_rows_ = count;
     double* const dropped = objective_ + 1;
-    double* const partial = dropped + 1;
+    double* const partial = dropped + 2;
     sum_values(sparse_.row_lse, weight, count, objective_, partial, stream_);
     if (!hard) {
         sum_values(
@@ -246,15 +262,16 @@ void Engine::accumulate(EStep step, SufficientStats& stats) {
         power_ = default_power(power_squares_);
         resident_ = false;
     }
-    for (;;) {
+    for (bool dense_lo = false;;) {
         Precisions p = prepare_model(step);
+        p.dense_lo |= dense_lo;
         const float power = power_;
         const bool fused = can_fuse();
         reserve(p.lo);
         if (power_ != power || can_fuse() != fused) {
             continue; // rows have been seen to leave a range
         }
-        const size_t doubles = sums_.count() + 2;
+        const size_t doubles = sums_.count() + 3;
         check(cudaMemsetAsync(sums_.n_k, 0, doubles * sizeof(double), stream_),
               "clearing");
         dense_.clear(stream_);
@@ -310,7 +327,7 @@ void Engine::accumulate(EStep step, SufficientStats& stats) {
                                 p);
                     });
         }
-        dense_.collect(sums_, stream_);
+        dense_.collect(sums_, model_.narrow, objective_ + 2, stream_);
         check(cudaEventRecord(finished_, stream_), "recording an event");
         check(cudaMemcpyAsync(
                       sums_host_.as<double>(),
@@ -324,6 +341,11 @@ void Engine::accumulate(EStep step, SufficientStats& stats) {
         if (!resident_) {
             left_range = lower_power() || can_fuse() != fused;
             require_finite();
+        }
+        if (p.lo && !p.dense_lo &&
+            sums_host_.as<double>()[sums_.count() + 2] > kNarrowMass) {
+            dense_lo = true;
+            continue;
         }
         if (!left_range) {
             report.exact = p.refine || options_.precision == Precision::exact;

@@ -52,10 +52,12 @@ struct Engine {
 
 private:
     struct Precisions {
-        bool lo;      ///< second halves are needed
-        bool refine;  ///< candidates are evaluated in fp32
-        bool all;     ///< all of them, not only narrow components'
-        double error; ///< of a score, bits
+        bool lo = false;       ///< second halves are needed
+        bool refine = false;   ///< entries are evaluated in fp32
+        bool all = false;      ///< all of them, not only what is doubtful
+        bool sums_lo = false;  ///< second halves count in the sparse sums
+        bool dense_lo = false; ///< and in the dense path
+        double error = 0;      ///< of a score, bits
     };
 
     Precisions prepare_model(EStep step);

@@ -29,8 +29,8 @@ struct ModelArgs {
     float* half_inverse;
     float* log_constant;
     unsigned char* narrow;
-    float* mean_error;
-    float* worst;
+    float4* doubt;
+    ModelErrors* errors;
 };
 
 __device__ double block_sum(double x) {
@@ -249,14 +249,29 @@ __global__ void __launch_bounds__(kThreads)
     if (args.variance_kind != 1) {
         args.half_inverse[k] = float(0.5 * kLog2e / variance(0));
     }
-    // Scores of products are judged pair by pair (Refine.cu); only sums ask.
-    args.narrow[k] = rms > (args.squares ? 1 : 4) * args.tolerance;
-    const double to_mean =
-            args.folded ? variance(0) * args.power / kLog2e : 1. / args.power;
-    args.mean_error[k] =
-            float((args.folded ? missed_folded : missed) * to_mean * to_mean);
-    // Positive floats compare as integers; a maximum has no order.
-    atomicMax(reinterpret_cast<int*>(args.worst), __float_as_int(float(rms)));
+    const bool above = rms > args.tolerance;
+    if (args.squares) {
+        args.narrow[k] = above ? 2 : 0;
+        args.doubt[k] = above ? make_float4(1, INFINITY, 3e38f, 0)
+                              : make_float4(0, 0, 0, 0);
+    } else {
+        // Scores are judged pair by pair.
+        args.narrow[k] = rms > 4 * args.tolerance ? 2 : above ? 1 : 0;
+        const double v = variance(0);
+        const double to_mean =
+                args.folded ? v * args.power / kLog2e : 1. / args.power;
+        args.doubt[k] = make_float4(
+                float(2 / (kLog2e * v * args.d)),
+                float((args.folded ? missed_folded : missed) * to_mean *
+                      to_mean),
+                float(peak),
+                float(3e-7 / (v * args.power * args.power)));
+    }
+    // Positive floats compare as integers; neither has an order.
+    atomicMax(
+            reinterpret_cast<int*>(&args.errors->worst),
+            __float_as_int(float(rms)));
+    atomicAdd(&args.errors->narrow, int(above));
 }
 
 size_t aligned(size_t bytes) {
@@ -280,9 +295,9 @@ void Model::upload(const GaussianMixture& model, cudaStream_t stream) {
             (covariance == Covariance::diagonal ? kd : k) * sizeof(float),
             k * sizeof(float),
             size_t(k),
-            k * sizeof(float),
+            k * sizeof(float4),
             size_t(padded_k) * sizeof(float4),
-            sizeof(float)};
+            sizeof(ModelErrors)};
     size_t total = 0;
     for (size_t s : sizes) {
         total += aligned(s);
@@ -299,9 +314,9 @@ void Model::upload(const GaussianMixture& model, cudaStream_t stream) {
     take(half_inverse);
     take(log_constant);
     take(narrow);
-    take(mean_error);
+    take(doubt);
     take(constants_);
-    take(worst_);
+    take(errors_);
 
     // The previous upload may still be reading the staging memory.
     check(cudaStreamSynchronize(stream), "upload of the model");
@@ -421,24 +436,24 @@ void Model::prepare(
     args.half_inverse = half_inverse;
     args.log_constant = log_constant;
     args.narrow = narrow;
-    args.mean_error = mean_error;
-    args.worst = worst_;
-    check(cudaMemsetAsync(worst_, 0, sizeof(float), stream), "clearing");
+    args.doubt = doubt;
+    args.errors = errors_;
+    check(cudaMemsetAsync(errors_, 0, sizeof(ModelErrors), stream), "clearing");
     model_kernel<<<padded_k, kThreads, 0, stream>>>(args);
     check_launch("preparation of the model");
 }
 
-float Model::worst_error(cudaStream_t stream) {
-    staging_.reserve(sizeof(float));
+ModelErrors Model::errors(cudaStream_t stream) {
+    staging_.reserve(sizeof(ModelErrors));
     check(cudaMemcpyAsync(
-                  staging_.as<float>(),
-                  worst_,
-                  sizeof(float),
+                  staging_.as<char>(),
+                  errors_,
+                  sizeof(ModelErrors),
                   cudaMemcpyDeviceToHost,
                   stream),
           "reading the error estimate");
     check(cudaStreamSynchronize(stream), "preparation of the model");
-    return *staging_.as<float>();
+    return *staging_.as<ModelErrors>();
 }
 
 ScoreArgs Model::score_args(bool want_split) const {

@@ -12,6 +12,12 @@ enum class Geometry {
     squares, ///< diagonal: [Y, Y^2] [M1, M2]^T
 };
 
+/// Estimates of what fp16 alone costs scores.
+struct ModelErrors {
+    float worst; ///< rms of a component, nats
+    int narrow;  ///< components above the tolerance
+};
+
 /** A mixture on the device, prepared for the score kernels and, in fp32, for
  * exact evaluation of single pairs. */
 struct Model {
@@ -23,7 +29,7 @@ struct Model {
      * @param hard    scores are -|Y - M|^2 / 2 instead of log2 densities
      * @param power   of two, as in PrepareArgs
      * @param lo      second halves as well
-     * @param tolerance  rms error in nats from which a component is narrow
+     * @param tolerance  rms error in nats that a component may have
      */
     void prepare(
             bool hard,
@@ -32,8 +38,8 @@ struct Model {
             double tolerance,
             cudaStream_t stream);
 
-    /// Largest error estimate over the components, after prepare (waits).
-    float worst_error(cudaStream_t stream);
+    /// After prepare (waits).
+    ModelErrors errors(cudaStream_t stream);
 
     /// @param split  products of hi + lo; else of hi alone
     ScoreArgs score_args(bool split) const;
@@ -61,9 +67,13 @@ struct Model {
     float* means = nullptr;        ///< [k][d]
     float* half_inverse = nullptr; ///< log2(e) / (2 v): [k], or [k][d]
     float* log_constant = nullptr; ///< [k] score at the mean
-    unsigned char* narrow =
-            nullptr; ///< [k] rows need lo in sums (diagonal: scores too)
-    float* mean_error = nullptr; ///< [k] |what fp16 misses of the mean|^2
+    /// [k] 0: fp16 does. 1: rows of the dense path need lo, by the component's
+    /// own estimate. 2: sums need it as well (diagonal: scores too)
+    unsigned char* narrow = nullptr;
+    /** [k] for is_doubtful: 2 ln 2 / (v d), |what fp16 misses of the mean|^2,
+     * the score at the mean, and what the matrix units cut off a row constant
+     * of 1, in nats. Diagonal: all of it or none. */
+    float4* doubt = nullptr;
 
 private:
     /// Whether folded operands stay in fp16's range.
@@ -77,7 +87,7 @@ private:
     float4* constants_ = nullptr; ///< for hi alone, then for hi + lo
     float* variances_ = nullptr;
     float* log_weights_ = nullptr;
-    float* worst_ = nullptr;
+    ModelErrors* errors_ = nullptr;
     DeviceMemory memory_;
     DeviceMemory planes_;
     PinnedMemory staging_;

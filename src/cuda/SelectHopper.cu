@@ -17,7 +17,7 @@ namespace {
  * compiler; a warpgroup's rows live in registers over all components, and the
  * next ones wait in shared memory. Tiles come in a cycle, in which each
  * warpgroup begins at a place of its own: so one finishes its lists while the
- * others multiply.
+ * others multiply, and one buffer for the next rows serves all three.
  */
 constexpr int kGroupRows = 64;
 constexpr int kConsumers = 3;
@@ -46,7 +46,9 @@ struct Layout {
     static constexpr int kRowChunkBytes = kGroupRows * kDepth * 2;
     static constexpr int kRowBytes = kChunks * kRowChunkBytes + kGroupRows * 32;
     static constexpr int kRowsAt = kStages * kStageBytes;
-    static constexpr int kListsAt = kRowsAt + kConsumers * kRowBytes;
+    static __host__ __device__ constexpr int lists_at(int buffers) {
+        return kRowsAt + buffers * kRowBytes;
+    }
     static constexpr int kRecordBytes = kStrips * Epilogue::kSharedPerRecord;
 };
 
@@ -64,11 +66,13 @@ __global__ void __launch_bounds__(kThreads, 1) folded_kernel(
         const __grid_constant__ Maps maps,
         const __grid_constant__ ScoreArgs args,
         const __grid_constant__ typename Epilogue::Args out,
+        int buffers,
         int capacity) {
     using L = Layout<Epilogue, kSteps>;
     extern __shared__ __align__(1024) unsigned char shared[];
     const uint32_t base = ptx::smem_address(shared);
-    const uint32_t barriers = base + L::kListsAt + capacity * L::kRecordBytes;
+    const uint32_t lists = base + L::lists_at(buffers);
+    const uint32_t barriers = lists + capacity * L::kRecordBytes;
     const auto barrier = [&](int kind, int i) {
         return barriers + (kind + i) * 8;
     };
@@ -139,15 +143,23 @@ __global__ void __launch_bounds__(kThreads, 1) folded_kernel(
                 phase ^= stage == 0;
             }
         } else if (warp == 1) { // rows
-            uint32_t phase = 1;
+            // Barriers are a warpgroup's, so that none is waited for across
+            // two phases; buffers are used in turn.
+            int load = 0;
             for (int block = first_block; block < row_blocks;
                  block += gridDim.x) {
-                for (int w = 0; w < kConsumers; w++) {
+                for (int w = 0; w < kConsumers; w++, load++) {
                     const int row = int(args.row_begin) + block * kRows +
                             w * kGroupRows;
                     const uint32_t full = barrier(kRowsFull, w);
-                    uint32_t to = base + L::kRowsAt + w * L::kRowBytes;
-                    ptx::barrier_wait(barrier(kRowsEmpty, w), phase);
+                    uint32_t to =
+                            base + L::kRowsAt + load % buffers * L::kRowBytes;
+                    const int before = load - buffers;
+                    if (before >= 0) {
+                        ptx::barrier_wait(
+                                barrier(kRowsEmpty, before % kConsumers),
+                                before / kConsumers & 1);
+                    }
                     if (elected) {
                         ptx::barrier_expect(full, L::kRowBytes);
 #pragma unroll
@@ -159,7 +171,6 @@ __global__ void __launch_bounds__(kThreads, 1) folded_kernel(
                         ptx::tma_load(to, &maps.row_slots, full, 0, row, 0);
                     }
                 }
-                phase ^= 1;
             }
         }
     } else {
@@ -169,16 +180,15 @@ __global__ void __launch_bounds__(kThreads, 1) folded_kernel(
         Epilogue epilogue(
                 args,
                 out,
-                base + L::kListsAt +
-                        (warp - 4) * capacity * Epilogue::kSharedPerRecord,
+                lists + (warp - 4) * capacity * Epilogue::kSharedPerRecord,
                 capacity);
         // Where this lane's part of the rows lies, see load_matrix.
         const int row_in_group = warp % 4 * 16 + lane % 16;
-        const uint32_t my_rows =
-                base + L::kRowsAt + w * L::kRowBytes + row_in_group * 128;
-        const uint32_t my_slots = base + L::kRowsAt + w * L::kRowBytes +
-                L::kChunks * L::kRowChunkBytes + row_in_group * 32 +
-                lane / 16 * 16;
+        const uint32_t rows_at =
+                base + L::kRowsAt + w % buffers * L::kRowBytes;
+        const uint32_t my_rows = rows_at + row_in_group * 128;
+        const uint32_t my_slots = rows_at + L::kChunks * L::kRowChunkBytes +
+                row_in_group * 32 + lane / 16 * 16;
         float c[kGroups][4];
         uint32_t a[kSteps + 1][4];
         uint32_t phase = 0, row_phase = 0;
@@ -257,13 +267,19 @@ void launch(
         int processors,
         cudaStream_t stream) {
     using L = Layout<Epilogue, kSteps>;
+    // Where warpgroups begin a tile or more apart, they take turns.
+    const int buffers =
+            args.components / kColumns / args.splits >= kConsumers ? 1
+                                                                   : kConsumers;
     int capacity = 0;
     if constexpr (L::kRecordBytes > 0) {
         capacity = std::min(
-                (shared_limit - L::kListsAt - kBarrierBytes) / L::kRecordBytes,
+                (shared_limit - L::lists_at(buffers) - kBarrierBytes) /
+                        L::kRecordBytes,
                 SelectEpilogue::kMaxCapacity);
     }
-    const int shared = L::kListsAt + capacity * L::kRecordBytes + kBarrierBytes;
+    const int shared =
+            L::lists_at(buffers) + capacity * L::kRecordBytes + kBarrierBytes;
     check(cudaFuncSetAttribute(
                   folded_kernel<Epilogue, kSteps>,
                   cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -288,7 +304,7 @@ void launch(
             processors, (args.rows - args.first_row + kRows - 1) / kRows);
     folded_kernel<Epilogue, kSteps>
             <<<dim3(blocks, args.splits), kThreads, shared, stream>>>(
-                    maps, args, out, capacity);
+                    maps, args, out, buffers, capacity);
     check_launch("folded kernel");
 }
 

@@ -104,15 +104,8 @@ struct SparseStep {
             cudaStream_t);
 };
 
-struct RefineOptions {
-    bool all;         ///< every candidate is evaluated; else see tolerance
-    float tolerance;  ///< rms error in nats that a candidate may keep
-    float bound;      ///< log2 below a row's best that is summed at all
-    float keep_bound; ///< and that stays an entry, <= bound
-};
-
-/** Replaces candidate scores by exact ones (Evaluate.cuh) where that is asked
- * for or rounding would show, and scores by responsibilities. */
+/** Evaluates the entries marked as doubtful (Evaluate.cuh), and what follows
+ * from them: their rows' responsibilities and log-sum-exps. */
 void refine(
         const SparseScratch&,
         int rows,
@@ -121,7 +114,6 @@ void refine(
         float power,
         const float* row_weight,
         const Model&,
-        const RefineOptions&,
         cudaStream_t);
 
 /// sum of weight * value, in a fixed order; adds to *sum (device).

@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(256)
         const uint32_t with_lo = kLo
                 ? __ballot_sync(
                           0xffffffffu,
-                          valid && (!args.narrow || args.narrow[key % args.k]))
+                          valid && (!args.narrow || args.narrow[key % args.k] > 1))
                 : 0;
 #pragma unroll 1
         for (int e = 0; e < count; e += 2 * kPairs) {
