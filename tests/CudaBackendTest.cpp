@@ -178,6 +178,46 @@ TEST_F(CudaBackendTest, NarrowComponentsAmongWideOnes) {
     }
 }
 
+/// Narrow components whose rows need hundreds of wide ones as well: the dense
+/// path must notice that first halves do not do.
+TEST_F(CudaBackendTest, NarrowComponentsInTheDensePath) {
+    Problem p = make_problem(3000, 2, 1000, Covariance::isotropic, 0.05);
+    std::mt19937 random(5);
+    std::normal_distribution<float> normal;
+    const float at[2] = {1.2f, -0.9f}, deviation = 0.005f;
+    for (size_t c = 0; c < 50; c++) {
+        for (size_t j = 0; j < p.d; j++) {
+            p.model.means[c * p.d + j] = at[j] + deviation * normal(random);
+        }
+        p.model.variances[c] = deviation * deviation;
+    }
+    std::fill(p.model.variances.begin() + 50, p.model.variances.end(), 1.f);
+    for (size_t i = 0; i < 300; i++) {
+        for (size_t j = 0; j < p.d; j++) {
+            float& x = p.x[i * p.d + j];
+            x = (at[j] + 2 * deviation * normal(random)) / p.frame.scale +
+                    p.frame.center[j];
+            p.y[i * p.d + j] = (x - p.frame.center[j]) * p.frame.scale;
+        }
+    }
+    std::vector<double> expected(p.n);
+    p.model.log_prob(p.n, p.y.data(), expected.data());
+    for (Kernel kernel : kernels()) {
+        CudaOptions o;
+        o.kernel = kernel;
+        const Pass pass = run_pass(p, o);
+        EXPECT_GT(cuda_report(*pass.backend).dense_rows, p.n / 2);
+        const std::vector<float> found = cuda_row_log_prob(*pass.backend);
+        ASSERT_EQ(found.size(), p.n);
+        double worst = 0;
+        for (size_t i = 0; i < p.n; i++) {
+            worst = std::max(worst, std::fabs(found[i] - expected[i]));
+        }
+        EXPECT_LE(worst, 0.02) << "kernel " << int(kernel);
+        check(p, EStep::soft, Precision::fast, kernel);
+    }
+}
+
 TEST_F(CudaBackendTest, StreamsWhatDoesNotFit) {
     const Problem p = make_problem(90000, 40, 60, Covariance::isotropic);
     const auto source = memory_source(p.x.data(), p.n, p.d);

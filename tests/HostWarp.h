@@ -167,9 +167,6 @@ inline uint32_t load_shared_uint(uint32_t from) {
 inline float exp2_approx(float x) {
     return std::exp2(x);
 }
-inline float sqrt_approx(float x) {
-    return std::sqrt(x);
-}
 inline void append(
         const float (&c)[4],
         uint32_t column,

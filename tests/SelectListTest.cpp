@@ -22,7 +22,6 @@ struct Unit {
     float keep_bound = 12;
     std::vector<float> score;  ///< [kUnitRows][tiles * kColumns]
     std::vector<float> weight; ///< [kUnitRows], or empty
-    DoubtArgs doubt;
 
     std::vector<uint32_t> keys = std::vector<uint32_t>(kUnitCapacity, ~0u);
     std::vector<uint2> values = std::vector<uint2>(kUnitCapacity);
@@ -46,7 +45,6 @@ struct Unit {
         SelectArgs out{};
         out.bound = bound;
         out.keep_bound = keep_bound;
-        out.doubt = doubt;
         out.row_weight = weight.empty() ? nullptr : weight.data();
         out.keys = keys.data();
         out.values = values.data();
@@ -273,66 +271,6 @@ TEST(SelectListTest, Weights) {
                 weighted.weight[plain.values[i].x] *
                         std::bit_cast<float>(plain.values[i].y));
     }
-}
-
-/// Entries are marked where rounding would show in double as well.
-TEST(SelectListTest, Doubts) {
-    std::mt19937 random(4);
-    std::uniform_real_distribution<float> uniform;
-    int marked = 0, all = 0;
-    for (float tolerance : {-1.f, 0.002f, 0.02f}) {
-        for (int trial = 0; trial < 50; trial++) {
-            SCOPED_TRACE(trial);
-            Unit unit = random_unit(random);
-            std::vector<float4> components(unit.components());
-            std::vector<float> row_error(kUnitRows), row_constant(kUnitRows);
-            for (float4& c : components) {
-                c = make_float4(
-                        0.02f * uniform(random),
-                        1e-4f * uniform(random),
-                        -300 + 60 * uniform(random),
-                        1e-7f * uniform(random));
-            }
-            for (int row = 0; row < kUnitRows; row++) {
-                row_error[row] = 1e-2f * uniform(random);
-                row_constant[row] = -1e4f * uniform(random);
-                unit.weight.push_back(row % 3 ? 0.5f * row : 0.f);
-            }
-            unit.doubt = {
-                    components.data(),
-                    row_error.data(),
-                    row_constant.data(),
-                    1 / 64.f,
-                    tolerance};
-            unit.run();
-            for (int i = 0; i < int(uint32_t(unit.counts)); i++) {
-                const int row = unit.values[i].x;
-                const uint32_t k = unit.keys[i] & ~kDoubtful;
-                const bool found = unit.keys[i] & kDoubtful;
-                const float4 c = components[k];
-                const double score = unit.at(row, k);
-                const double cut = double(c.w) * row_constant[row];
-                const double error = std::sqrt(
-                        c.x * (row_error[row] / 64. + c.y) *
-                                std::max(c.z - score, 0.) +
-                        cut * cut);
-                const double shows = error *
-                        std::min(1.,
-                                 std::exp2(
-                                         score - unit.lse[row] + 1 +
-                                         12 * error));
-                all++;
-                marked += found;
-                if (unit.weight[row] == 0) {
-                    EXPECT_FALSE(found);
-                } else if (std::fabs(shows - tolerance) > 1e-3 * tolerance) {
-                    EXPECT_EQ(found, shows > tolerance);
-                }
-            }
-        }
-    }
-    EXPECT_GT(marked, all / 10);
-    EXPECT_LT(marked, all * 9 / 10);
 }
 
 } // namespace

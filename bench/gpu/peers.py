@@ -120,7 +120,7 @@ def main():
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         model = os.path.join(folder, "model")
-        for precision in ("fast", "automatic", "exact"):
+        for precision in ("fast", "exact"):
             command = [*args.bench, "--data", args.data, "-n", args.n, "-d", args.d, "-k", args.k, "--train",
                        args.train, "--runs", args.runs, "--precision", precision, "--errors", min(args.errors, args.n),
                        "--model-out", model]

@@ -17,7 +17,8 @@ constexpr int kChainTiles = 64;
 struct MergeArgs {
     float* lse; ///< [splits][rows]
     int splits, rows;
-    const uint32_t* numbers;
+    const uint32_t* numbers; ///< or nullptr: rows are where they were, and
+                             ///< those that have a log-sum-exp are left out
     float* row_lse;
     // For the fused kernel, whole tiles of rows:
     const float* row_constant;
@@ -31,7 +32,9 @@ struct MergeArgs {
 __global__ void merge_kernel(const __grid_constant__ MergeArgs args) {
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
     float all = 0;
-    if (i < args.rows) {
+    const bool inside =
+            i < args.rows && (args.numbers || isnan(args.row_lse[i]));
+    if (inside) {
         float best = -3e38f, sum = 0;
         for (int s = 0; s < args.splits; s++) {
             best = fmaxf(best, args.lse[size_t(s) * args.rows + i]);
@@ -41,12 +44,10 @@ __global__ void merge_kernel(const __grid_constant__ MergeArgs args) {
         }
         all = args.splits == 1 ? best : best + log2f(sum);
         args.lse[i] = all;
-        args.row_lse[args.numbers[i]] = all;
+        args.row_lse[args.numbers ? args.numbers[i] : i] = all;
     }
     if (args.slots) {
-        const float weight = i >= args.rows ? 0.f
-                : args.weight               ? args.weight[i]
-                                            : 1.f;
+        const float weight = !inside ? 0.f : args.weight ? args.weight[i] : 1.f;
         __half* const to = args.slots + size_t(i) * kWideSlots;
         put_row_slots(to, args.row_constant[i] * args.unfold);
         put_lowering_slots(
@@ -171,7 +172,7 @@ void DenseStep::accumulate(
         const float* row_weight,
         const uint32_t* numbers,
         int count,
-        bool all,
+        int block_rows,
         float* row_lse,
         bool lo,
         cudaStream_t stream) {
@@ -179,22 +180,37 @@ void DenseStep::accumulate(
     const int most = fused_
             ? std::min(capacity_, splits_ * kChainTiles * kDenseTileRows)
             : capacity_;
-    for (int begin = 0, rows; begin < count; begin += rows) {
-        rows = std::min(most, count - begin);
-        if (fused_ && all && rows >= kDenseTileRows) {
-            // Where they are; what follows whole tiles is gathered.
-            rows = rows / kDenseTileRows * kDenseTileRows;
+    int done = 0;
+    const int whole = block_rows / kDenseTileRows * kDenseTileRows;
+    if (fused_ && whole && count >= block_rows / 4 * 3) {
+        // Where they are; what follows whole tiles is gathered.
+        for (int begin = 0; begin < whole; begin += most) {
             const DenseRows block{
                     from,
                     row_begin + begin,
-                    rows,
+                    std::min(most, whole - begin),
                     row_weight ? row_weight + begin : nullptr,
-                    numbers + begin,
-                    row_lse,
+                    nullptr,
+                    row_lse + begin,
                     lo};
             sum_fused(score, model, block, power, stream);
-            continue;
         }
+        uint32_t last[kDenseTileRows];
+        const int tail = std::min(count, kDenseTileRows);
+        check(cudaMemcpyAsync(
+                      last,
+                      numbers + count - tail,
+                      tail * sizeof(uint32_t),
+                      cudaMemcpyDeviceToHost,
+                      stream),
+              "reading the last rows");
+        check(cudaStreamSynchronize(stream), "the dense path");
+        done = count -
+                int(last + tail -
+                    std::lower_bound(last, last + tail, uint32_t(whole)));
+    }
+    for (int begin = done, rows; begin < count; begin += rows) {
+        rows = std::min(most, count - begin);
         gather_rows(
                 from,
                 row_begin,

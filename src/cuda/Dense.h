@@ -63,10 +63,12 @@ struct DenseRows {
     const PreparedRows& rows;
     int64_t begin;
     int count;
-    const float* weight;     ///< of the first row, or nullptr
-    const uint32_t* numbers; ///< within the block
-    float* row_lse;          ///< of the block
-    bool lo;                 ///< second halves count
+    const float* weight; ///< of the first row, or nullptr
+    /// Within the block; nullptr: rows are in place, and those that have a
+    /// log-sum-exp are left out.
+    const uint32_t* numbers;
+    float* row_lse; ///< of the block; in place, of the first row
+    bool lo;        ///< second halves count
 };
 
 struct DenseStep {
@@ -93,7 +95,8 @@ struct DenseStep {
     /** Adds the sums of the listed rows of a block.
      *
      * @param numbers  device, size count, rows within the block
-     * @param all      they are all of the block's
+     * @param block_rows  of which they are some: from three quarters on, all
+     *                    are read in place
      * @param row_lse  of the block; the listed rows' are filled in
      * @param lo       second halves count
      */
@@ -106,7 +109,7 @@ struct DenseStep {
             const float* row_weight,
             const uint32_t* numbers,
             int count,
-            bool all,
+            int block_rows,
             float* row_lse,
             bool lo,
             cudaStream_t);

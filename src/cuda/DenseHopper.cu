@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kThreads, 1) dense_kernel(
         ptx::barrier_init(components_full, 1);
         for (int s = 0; s < L::kStages; s++) {
             ptx::barrier_init(full(s), 1);
-            ptx::barrier_init(empty(s), kConsumers * 4);
+            ptx::barrier_init(empty(s), kConsumers * 128);
         }
         ptx::barrier_init_fence();
     }
@@ -266,10 +266,7 @@ __global__ void __launch_bounds__(kThreads, 1) dense_kernel(
         ptx::wgmma_wait<1>();
         exponentiate(at);
         ptx::wgmma_wait<0>();
-        __syncwarp();
-        if (lane == 0) {
-            ptx::barrier_arrive(empty(before));
-        }
+        ptx::barrier_arrive(empty(before)); // each lane for its own reads
         round();
     }
     begin_sums(at);

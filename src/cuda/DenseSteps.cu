@@ -249,7 +249,9 @@ void DenseStep::sum_in_steps(
         args.component_begin = k;
         args.components = std::min(components, padded_k_ - k);
         args.splits = splits_of(rows, args.components);
-        score(args, ResponsibilityArgs{lse_, block.weight, hi_, lo ? lo_ : nullptr}, stream);
+        score(args,
+              ResponsibilityArgs{lse_, block.weight, hi_, lo ? lo_ : nullptr},
+              stream);
         totals_kernel<<<
                 dim3(args.components / 64, kDenseTotalSplits),
                 256,

@@ -96,6 +96,7 @@ Engine::Precisions Engine::prepare_model(EStep step) {
     }
     const ModelErrors errors = model_.errors(stream_);
     p.error = errors.worst / kLn2;
+    p.narrow = errors.narrow > 0;
     // Range bought with resolution: small values may have lost theirs.
     const bool squeezed = power_ < default_power(has_squares()) / 128;
     // The estimate is a component's; some of its rows lie further out.
@@ -107,8 +108,7 @@ Engine::Precisions Engine::prepare_model(EStep step) {
                 has_squares();
         // Rows of the dense path are seldom of a narrow component, unless that
         // is what most are. Whether they were shows afterwards.
-        p.dense_lo =
-                squeezed || errors.narrow > model_.k / 8 || has_squares();
+        p.dense_lo = squeezed || errors.narrow > model_.k / 8 || has_squares();
     }
     return p;
 }
@@ -146,14 +146,6 @@ void Engine::use_block(
     select.bound = hard ? 0.f : bound + slack;
     select.keep_bound =
             p.all ? select.bound : std::min(bound, kKeptBits) + slack;
-    if (p.refine) {
-        select.doubt = {
-                model_.doubt,
-                rows.row_error + row_begin,
-                rows.row_constant + row_begin,
-                1 / (power_ * power_),
-                p.all ? -1.f : float(options_.tolerance)};
-    }
     select.unit_dropped = sparse_.unit_dropped;
     select.row_weight = weight;
     select.keys = sparse_.keys;
@@ -161,8 +153,8 @@ void Engine::use_block(
     select.row_ranges = sparse_.row_ranges;
     select.unit_counts = sparse_.unit_counts;
     select.row_lse = sparse_.row_lse;
-    // Not where a narrow component's rows must be found to be refined.
-    if (score_.hopper && args.folded.components.data && !p.refine &&
+    // Not where a narrow component's rows must be found.
+    if (score_.hopper && args.folded.components.data && !p.narrow && !p.all &&
         count >= 8 * kProbeRows) {
         select.lost = sparse_.lost;
         check(cudaMemsetAsync(select.lost, 0, sizeof(uint32_t), stream_),
@@ -184,6 +176,8 @@ void Engine::use_block(
                power_,
                weight,
                model_,
+               p.all,
+               float(options_.tolerance),
                stream_);
     }
     mark();
@@ -230,25 +224,22 @@ void Engine::use_block(
                 weight,
                 sparse_.overflowed + dense_begin,
                 dense_rows,
-                dense_rows == count,
+                count,
                 sparse_.row_lse,
                 p.dense_lo,
                 stream_);
     }
     mark();
     last_rows_ = count;
-    double* const dropped = objective_ + 1;
-    double* const partial = dropped + 2;
-    sum_values(sparse_.row_lse, weight, count, objective_, partial, stream_);
-    if (!hard) {
-        sum_values(
-                sparse_.unit_dropped,
-                nullptr,
-                sparse_.units(count),
-                dropped,
-                partial,
-                stream_);
-    }
+    double* const scratch = objective_ + kTotals;
+    sum_values(
+            {sparse_.row_lse, weight, count, objective_, scratch},
+            {sparse_.unit_dropped,
+             nullptr,
+             hard ? 0 : sparse_.units(count),
+             objective_ + 1,
+             scratch + kSumBlocks},
+            stream_);
     report.rows += count;
     report.long_rows += sparse.overflowed - dense_rows;
     report.dense_rows += dense_rows;
@@ -271,7 +262,7 @@ void Engine::accumulate(EStep step, SufficientStats& stats) {
         if (power_ != power || can_fuse() != fused) {
             continue; // rows have been seen to leave a range
         }
-        const size_t doubles = sums_.count() + 3;
+        const size_t doubles = sums_.count() + kTotals;
         check(cudaMemsetAsync(sums_.n_k, 0, doubles * sizeof(double), stream_),
               "clearing");
         dense_.clear(stream_);

@@ -57,6 +57,7 @@ private:
         bool all = false;      ///< all of them, not only what is doubtful
         bool sums_lo = false;  ///< second halves count in the sparse sums
         bool dense_lo = false; ///< and in the dense path
+        bool narrow = false;   ///< components are above the tolerance
         double error = 0;      ///< of a score, bits
     };
 
@@ -120,9 +121,11 @@ private:
     SparseScratch sparse_;
     DenseStep dense_;
     LongLists long_;
-    DeviceMemory sums_memory_; ///< DeviceSums, objective, partial sums
+    DeviceMemory sums_memory_; ///< DeviceSums, totals, partial sums
     PinnedMemory sums_host_;
     DeviceSums sums_;
+    /// Objective, mass dropped, n_k of narrow components in the dense path.
+    static constexpr int kTotals = 3;
     double* objective_ = nullptr;
     DeviceMemory small_; ///< frame's centre, RowChecks
     PinnedMemory checks_host_;

@@ -146,8 +146,8 @@ void Engine::reserve(bool lo) {
     sums_.k = int(k);
     sums_.d = int(d);
     const size_t doubles = k * (2 + d * (squares ? 2 : 1));
-    sums_memory_.reserve((doubles + 3 + kSumBlocks) * sizeof(double));
-    sums_host_.reserve((doubles + 3) * sizeof(double));
+    sums_memory_.reserve((doubles + kTotals + 2 * kSumBlocks) * sizeof(double));
+    sums_host_.reserve((doubles + kTotals) * sizeof(double));
     sums_.n_k = sums_memory_.as<double>();
     sums_.constant = sums_.n_k + k;
     sums_.y = sums_.constant + k;

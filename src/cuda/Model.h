@@ -70,9 +70,10 @@ struct Model {
     /// [k] 0: fp16 does. 1: rows of the dense path need lo, by the component's
     /// own estimate. 2: sums need it as well (diagonal: scores too)
     unsigned char* narrow = nullptr;
-    /** [k] for is_doubtful: 2 ln 2 / (v d), |what fp16 misses of the mean|^2,
-     * the score at the mean, and what the matrix units cut off a row constant
-     * of 1, in nats. Diagonal: all of it or none. */
+    /** [k] for is_doubtful (Refine.cu): 2 ln 2 / (v d), |what fp16 misses of
+     * the mean|^2, the score at the mean, and what the matrix units cut off a
+     * row constant of 1, in nats. Diagonal: of the first two, what gives its
+     * estimate. */
     float4* doubt = nullptr;
 
 private:

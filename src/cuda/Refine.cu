@@ -7,83 +7,61 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
+constexpr int kUnits = 4; ///< of a warp, so that their loads are under way
+                          ///< together
 
 struct RefineArgs {
     ExactArgs exact;
-    uint32_t* keys;
+    const uint32_t* keys;
     uint2* values;
     const uint64_t* unit_counts;
     const uint16_t* row_ranges;
     float* row_lse;
     int rows;
     const float* row_weight;
+    const float4* doubt;       ///< Model's
+    const float* row_error;    ///< from the block's first row, as is
+    const float* row_constant; ///< this
+    bool all;
+    float tolerance;
 };
 
-/// What a warp needs for a unit.
-struct Unit {
-    float scores[kUnitCapacity]; ///< of entries that were evaluated, else NaN
-    unsigned char doubtful[kUnitCapacity]; ///< entries
+/** Whether fp16 leaves an error that shows in an entry: its standard deviation
+ * times what the entry may weigh in its row.
+ *
+ * Rounding row and mean by dy and dm moves a score by (dy - dm) (m - y) / v,
+ * which follows from the lengths of the three, the last of which the score
+ * tells. The matrix units cut sums as large as |y|^2 / (2 v) off, once a step.
+ */
+__device__ __forceinline__ bool is_doubtful(
+        const RefineArgs& args, uint32_t k, uint32_t row, float r) {
+    const float4 c = args.doubt[k];
+    const float cut = c.w * args.row_constant[row];
+    const float log_r = log2f(args.row_weight ? r / args.row_weight[row] : r);
+    const float below = c.z - (args.row_lse[row] + log_r);
+    const float row_error =
+            args.row_error[row] * args.exact.unpower * args.exact.unpower;
+    const float error =
+            sqrtf(c.x * (row_error + c.y) * fmaxf(below, 0.f) + cut * cut);
+    // The score may be higher by some errors, and these larger than estimated.
+    const float weight = fminf(1.f, exp2f(log_r + 1 + 12 * error));
+    return r > 0 && error * weight > args.tolerance;
+}
+
+/// What a warp knows of its units' entries.
+struct Shared {
+    float scores[kUnits * kUnitCapacity];      ///< of those evaluated, else NaN
+    uint16_t doubtful[kUnits * kUnitCapacity]; ///< which
 };
 
-/** One warp a unit of rows. All that is to be evaluated, whatever its row, is
- * evaluated a few at a time: a warp that took its rows in turn would wait for
- * one row's chain of loads after the other's. */
-template <bool kAligned, bool kEachDimension>
-__global__ void __launch_bounds__(kThreads, 3)
-        refine_kernel(const __grid_constant__ RefineArgs args) {
-    __shared__ Unit units[kWarps];
-    const int number = blockIdx.x * kWarps + threadIdx.x / 32;
-    const int lane = threadIdx.x % 32;
-    if (number * kUnitRows >= args.rows) {
-        return;
-    }
-    Unit& unit = units[threadIdx.x / 32];
-    const size_t first = size_t(number) * kUnitCapacity;
-    const int count = int(uint32_t(args.unit_counts[number]));
-    int doubtful = 0;
-    for (int i0 = 0; i0 < count; i0 += 32) {
-        const int i = i0 + lane;
-        const bool mine = i < count && args.keys[first + i] & kDoubtful;
-        const uint32_t all = __ballot_sync(0xffffffffu, mine);
-        if (mine) {
-            unit.doubtful[doubtful + __popc(all & ((1u << lane) - 1))] = i;
-        }
-        if (i < count) {
-            unit.scores[i] = NAN;
-        }
-        doubtful += __popc(all);
-    }
-    __syncwarp();
-    uint32_t changed = 0; // rows
-    for (int i0 = 0; i0 < doubtful; i0 += 32) {
-        const bool inside = i0 + lane < doubtful;
-        const int i = inside ? unit.doubtful[i0 + lane] : 0;
-        const uint32_t k = args.keys[first + i] & ~kDoubtful;
-        const uint32_t row = args.values[first + i].x;
-        float score = 0;
-        evaluate_pairs<kAligned, kEachDimension>(
-                args.exact,
-                __ballot_sync(0xffffffffu, inside),
-                k,
-                row,
-                score);
-        if (inside) {
-            unit.scores[i] = score;
-            args.keys[first + i] = k;
-        }
-        changed |= __reduce_or_sync(
-                0xffffffffu, inside ? 1u << row % kUnitRows : 0);
-    }
-    __syncwarp();
-    if (!(changed >> lane & 1)) {
-        return;
-    }
-    // A lane a row.
-    const int row = number * kUnitRows + lane;
+/// A row's responsibilities and log-sum-exp, where some scores are new.
+__device__ __forceinline__ void renew_row(
+        const RefineArgs& args, int row, float* unit_scores) {
     const int range = args.row_ranges[row];
-    uint2* const values = args.values + first + (range >> 8);
-    float* const scores = unit.scores + (range >> 8);
     const int entries = range & 255;
+    float* const scores = unit_scores + (range >> 8);
+    uint2* const values = args.values +
+            size_t(row / kUnitRows) * kUnitCapacity + (range >> 8);
     const float weight = args.row_weight ? args.row_weight[row] : 1.f;
     const float old = args.row_lse[row];
     float best = -3e38f, rest = 1;
@@ -108,6 +86,87 @@ __global__ void __launch_bounds__(kThreads, 3)
     args.row_lse[row] = lse;
 }
 
+/** One warp some units of rows. All that is to be evaluated, whatever its row,
+ * is evaluated a few at a time: a warp that took its rows in turn would wait
+ * for one row's chain of loads after the other's. */
+template <bool kAligned, bool kEachDimension>
+__global__ void __launch_bounds__(kThreads, 3)
+        refine_kernel(const __grid_constant__ RefineArgs args) {
+    extern __shared__ Shared all_shared[];
+    const int warp = blockIdx.x * kWarps + threadIdx.x / 32;
+    const int lane = threadIdx.x % 32;
+    const int first_row = warp * kUnits * kUnitRows;
+    Shared& shared = all_shared[threadIdx.x / 32];
+    const size_t first = size_t(warp) * kUnits * kUnitCapacity;
+    const bool is_unit =
+            lane < kUnits && first_row + lane * kUnitRows < args.rows;
+    const int my_count =
+            is_unit ? int(uint32_t(args.unit_counts[warp * kUnits + lane])) : 0;
+    int count[kUnits];
+#pragma unroll
+    for (int u = 0; u < kUnits; u++) {
+        count[u] = __shfl_sync(0xffffffffu, my_count, u);
+    }
+    const int most = __reduce_max_sync(0xffffffffu, my_count);
+    int doubtful = 0;
+    for (int i = lane; i - lane < most; i += 32) {
+        uint32_t key[kUnits];
+        uint2 value[kUnits];
+#pragma unroll
+        for (int u = 0; u < kUnits; u++) {
+            const size_t at = first + u * kUnitCapacity + i;
+            const bool inside = i < count[u];
+            key[u] = inside ? args.keys[at] : 0;
+            value[u] = inside ? args.values[at]
+                              : make_uint2(first_row, __float_as_uint(0));
+        }
+#pragma unroll
+        for (int u = 0; u < kUnits; u++) {
+            const float r = __uint_as_float(value[u].y);
+            const bool mine =
+                    args.all ? r > 0 : is_doubtful(args, key[u], value[u].x, r);
+            const uint32_t all = __ballot_sync(0xffffffffu, mine);
+            const int at = u * kUnitCapacity + i;
+            if (mine) {
+                shared.doubtful[doubtful + __popc(all & ((1u << lane) - 1))] =
+                        at;
+            }
+            shared.scores[at] = NAN;
+            doubtful += __popc(all);
+        }
+    }
+    __syncwarp();
+    uint64_t changed = 0; // rows
+    for (int i0 = 0; i0 < doubtful; i0 += 32) {
+        const bool inside = i0 + lane < doubtful;
+        const int i = inside ? shared.doubtful[i0 + lane] : 0;
+        const uint32_t k = args.keys[first + i];
+        const uint32_t row = args.values[first + i].x;
+        float score = 0;
+        evaluate_pairs<kAligned, kEachDimension>(
+                args.exact, __ballot_sync(0xffffffffu, inside), k, row, score);
+        if (inside) {
+            shared.scores[i] = score;
+        }
+        const int bit = int(row) - first_row;
+        const uint32_t low = inside && bit < 32 ? 1u << bit : 0;
+        const uint32_t high = inside && bit >= 32 ? 1u << (bit - 32) : 0;
+        changed |= __reduce_or_sync(0xffffffffu, low) |
+                uint64_t(__reduce_or_sync(0xffffffffu, high)) << 32;
+    }
+    __syncwarp();
+#pragma unroll
+    for (int i = lane; i < kUnits * kUnitRows; i += 32) {
+        if (changed >> i & 1) {
+            renew_row(
+                    args,
+                    first_row + i,
+                    shared.scores + i / kUnitRows * kUnitCapacity);
+        }
+    }
+}
+static_assert(kUnits * kUnitRows == 64);
+
 } // namespace
 
 void refine(
@@ -118,6 +177,8 @@ void refine(
         float power,
         const float* row_weight,
         const Model& model,
+        bool all,
+        float tolerance,
         cudaStream_t stream) {
     RefineArgs args;
     args.exact = exact_args(prepared, row_begin, power, model);
@@ -128,13 +189,20 @@ void refine(
     args.row_lse = scratch.row_lse;
     args.rows = rows;
     args.row_weight = row_weight;
+    args.doubt = model.doubt;
+    args.row_error = prepared.row_error + row_begin;
+    args.row_constant = prepared.row_constant + row_begin;
+    args.all = all;
+    args.tolerance = tolerance;
     const bool squares = model.covariance == Covariance::diagonal;
     const auto kernel = model.d % 4 == 0
             ? (squares ? refine_kernel<true, true> : refine_kernel<true, false>)
             : (squares ? refine_kernel<false, true>
                        : refine_kernel<false, false>);
-    const int units = scratch.units(rows);
-    kernel<<<(units + kWarps - 1) / kWarps, kThreads, 0, stream>>>(args);
+    constexpr int kRows = kWarps * kUnits * kUnitRows;
+    constexpr int kShared = kWarps * sizeof(Shared);
+    static_assert(kShared <= 48 << 10);
+    kernel<<<(rows + kRows - 1) / kRows, kThreads, kShared, stream>>>(args);
     check_launch("refinement");
 }
 

@@ -82,18 +82,6 @@ constexpr uint32_t kProbeLimit = kProbeRows / 4 * 3;
 constexpr int kUnitRows = 16;
 constexpr int kUnitCapacity = 128;
 
-/// What finds entries that refine() must evaluate (Select.cuh).
-struct DoubtArgs {
-    /// Model::doubt, or nullptr: none is marked
-    const float4* components = nullptr;
-    const float* row_error;    ///< [rows] of the launch, as is row_constant
-    const float* row_constant;
-    float unit;      ///< 1 / power^2
-    float tolerance; ///< nats; negative: all are marked
-};
-/// Marks an entry's key.
-constexpr uint32_t kDoubtful = 1u << 31;
-
 /** Keeps, for each row, the components within `bound` of the row's maximum.
  *
  * Nearly all responsibilities of a row vanish, so this list is all that the
@@ -105,13 +93,12 @@ struct SelectArgs {
     /// those at most this far below the best become entries, <= bound
     float keep_bound;
     const float* row_weight; ///< or nullptr, from the launch's first row
-    DoubtArgs doubt;
 
     /// Is added to by the probe: its rows that overflowed. nullptr: no probe
     uint32_t* lost = nullptr;
     bool probe = false; ///< this is it; else it was made before
 
-    uint32_t* keys;        ///< [units][kUnitCapacity] component | kDoubtful
+    uint32_t* keys;        ///< [units][kUnitCapacity] component
     uint2* values;         ///< [units][kUnitCapacity] {row, bits of r}
     uint16_t* row_ranges;  ///< [rows] first entry * 256 + entries, in its unit
     uint64_t* unit_counts; ///< [units] entries | overflowed rows << 32

@@ -97,11 +97,11 @@ __global__ void __launch_bounds__(kThreads, 1) score_kernel(
         ptx::prefetch_map(&component_map);
         for (int s = 0; s < plan.stages; s++) {
             ptx::barrier_init(barrier(kFull, s), 1);
-            ptx::barrier_init(barrier(kEmpty, s), kConsumers * 4);
+            ptx::barrier_init(barrier(kEmpty, s), kConsumers * 128);
         }
         for (int w = 0; w < kConsumers; w++) {
             ptx::barrier_init(barrier(kRowsFull, w), 1);
-            ptx::barrier_init(barrier(kRowsEmpty, w), 4);
+            ptx::barrier_init(barrier(kRowsEmpty, w), 128);
         }
         ptx::barrier_init_fence();
     }
@@ -200,7 +200,6 @@ __global__ void __launch_bounds__(kThreads, 1) score_kernel(
         ptx::more_registers<152>();
         const int w = warp / 4 - 1;
         // Each warp releases for itself what it has read.
-        const bool leader = threadIdx.x % 32 == 0;
         const int my_turn = 2 + w;
         const int next_turn = w + 1 == kConsumers ? 2 : 3 + w;
 
@@ -251,9 +250,7 @@ __global__ void __launch_bounds__(kThreads, 1) score_kernel(
                         if (!plan.turns && before >= 0) {
                             // A tile may be larger than the ring.
                             ptx::wgmma_wait<1>();
-                            if (leader) {
-                                ptx::barrier_arrive(barrier(kEmpty, before));
-                            }
+                            ptx::barrier_arrive(barrier(kEmpty, before));
                         }
                         before = stage;
                         if (++stage == plan.stages) {
@@ -268,19 +265,17 @@ __global__ void __launch_bounds__(kThreads, 1) score_kernel(
                     ptx::named_arrive(next_turn, 256);
                 }
                 ptx::wgmma_wait<0>();
-                __syncwarp();
-                if (leader) {
-                    if (plan.turns) {
-                        for (int s = first_stage, i = 0; i < plan.chunks; i++) {
-                            ptx::barrier_arrive(barrier(kEmpty, s));
-                            s = s + 1 == plan.stages ? 0 : s + 1;
-                        }
-                    } else {
-                        ptx::barrier_arrive(barrier(kEmpty, before));
+                // Each lane for what it has read of the constants itself.
+                if (plan.turns) {
+                    for (int s = first_stage, i = 0; i < plan.chunks; i++) {
+                        ptx::barrier_arrive(barrier(kEmpty, s));
+                        s = s + 1 == plan.stages ? 0 : s + 1;
                     }
-                    if (last && plan.rows_stay) {
-                        ptx::barrier_arrive(barrier(kRowsEmpty, w));
-                    }
+                } else {
+                    ptx::barrier_arrive(barrier(kEmpty, before));
+                }
+                if (last && plan.rows_stay) {
+                    ptx::barrier_arrive(barrier(kRowsEmpty, w));
                 }
                 const int column = first_component + tile * kColumns;
                 // The epilogue counts constants from component 0.

@@ -9,31 +9,6 @@ __device__ __forceinline__ uint32_t quad_min(uint32_t x) {
     return min(x, __shfl_xor_sync(kAllLanes, x, 2));
 }
 
-/** Whether fp16 leaves an error that shows in an entry: its standard deviation
- * times what the entry may weigh in its row.
- *
- * Rounding row and mean by dy and dm moves a score by (dy - dm) (m - y) / v,
- * which follows from the lengths of the three, the last of which the score
- * tells. The matrix units cut sums as large as |y|^2 / (2 v) off, once a step.
- */
-__device__ __forceinline__ bool is_doubtful(
-        const DoubtArgs& args,
-        uint32_t k,
-        float row_error,
-        float row_constant,
-        float score,
-        float log_r) {
-    const float4 c = args.components[k];
-    const float cut = c.w * row_constant;
-    const float error = ptx::sqrt_approx(
-            c.x * (row_error * args.unit + c.y) * fmaxf(c.z - score, 0.f) +
-            cut * cut);
-    // The score may be higher by some errors, and these larger than estimated.
-    const float weight =
-            fminf(1.f, ptx::exp2_approx(log_r + 1.f + 12.f * error));
-    return error * weight > args.tolerance;
-}
-
 /** Candidate lists (SelectArgs).
  *
  * Each lane keeps its own list in shared memory, so that appending needs no
@@ -352,15 +327,6 @@ struct SelectEpilogue : Strip {
 
     __device__ __forceinline__ void finish_scores() {
         const int lane = threadIdx.x % 32;
-        float row_error[2], row_constant[2]; // long before they are needed
-        if (out.doubt.components) {
-#pragma unroll
-            for (int s = 0; s < 2; s++) {
-                const bool inside = row[s] < args.rows;
-                row_error[s] = inside ? out.doubt.row_error[row[s]] : 0.f;
-                row_constant[s] = inside ? out.doubt.row_constant[row[s]] : 0.f;
-            }
-        }
         // Judged against the best: the sum is not known yet.
         const float least[2] = {
                 best[0] - out.keep_bound, best[1] - out.keep_bound};
@@ -464,20 +430,9 @@ struct SelectEpilogue : Strip {
             const float score = ptx::load_shared_float(from + bit % 4 * 4);
             const uint32_t k =
                     ptx::load_shared_uint(from + to_column) + bit % 2;
-            const float log_r = score - (s ? lse[1] : lse[0]);
-            const float r =
-                    (s ? weight[1] : weight[0]) * ptx::exp2_approx(log_r);
-            const bool doubtful = out.doubt.components && r > 0 &&
-                    is_doubtful(out.doubt,
-                                k,
-                                s ? row_error[1] : row_error[0],
-                                s ? row_constant[1] : row_constant[0],
-                                score,
-                                log_r);
-            write(s ? row[1] : row[0],
-                  s ? to >> 16 : to & 0xffff,
-                  k | (doubtful ? kDoubtful : 0),
-                  r);
+            const float r = (s ? weight[1] : weight[0]) *
+                    ptx::exp2_approx(score - (s ? lse[1] : lse[0]));
+            write(s ? row[1] : row[0], s ? to >> 16 : to & 0xffff, k, r);
             to += s ? 0x10000 : 1;
         }
 #pragma unroll

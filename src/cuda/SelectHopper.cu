@@ -184,8 +184,7 @@ __global__ void __launch_bounds__(kThreads, 1) folded_kernel(
                 capacity);
         // Where this lane's part of the rows lies, see load_matrix.
         const int row_in_group = warp % 4 * 16 + lane % 16;
-        const uint32_t rows_at =
-                base + L::kRowsAt + w % buffers * L::kRowBytes;
+        const uint32_t rows_at = base + L::kRowsAt + w % buffers * L::kRowBytes;
         const uint32_t my_rows = rows_at + row_in_group * 128;
         const uint32_t my_slots = rows_at + L::kChunks * L::kRowChunkBytes +
                 row_in_group * 32 + lane / 16 * 16;
@@ -268,9 +267,9 @@ void launch(
         cudaStream_t stream) {
     using L = Layout<Epilogue, kSteps>;
     // Where warpgroups begin a tile or more apart, they take turns.
-    const int buffers =
-            args.components / kColumns / args.splits >= kConsumers ? 1
-                                                                   : kConsumers;
+    const int buffers = args.components / kColumns / args.splits >= kConsumers
+            ? 1
+            : kConsumers;
     int capacity = 0;
     if constexpr (L::kRecordBytes > 0) {
         capacity = std::min(

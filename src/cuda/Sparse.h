@@ -104,8 +104,9 @@ struct SparseStep {
             cudaStream_t);
 };
 
-/** Evaluates the entries marked as doubtful (Evaluate.cuh), and what follows
- * from them: their rows' responsibilities and log-sum-exps. */
+/** Evaluates (Evaluate.cuh) all entries, or those whose responsibility's error
+ * may be above the tolerance (nats), and what follows from them: their rows'
+ * responsibilities and log-sum-exps. */
 void refine(
         const SparseScratch&,
         int rows,
@@ -114,16 +115,20 @@ void refine(
         float power,
         const float* row_weight,
         const Model&,
+        bool all,
+        float tolerance,
         cudaStream_t);
 
-/// sum of weight * value, in a fixed order; adds to *sum (device).
-void sum_values(
-        const float* values,
-        const float* weight, ///< or nullptr
-        int count,
-        double* sum,
-        double* scratch, ///< kSumBlocks doubles
-        cudaStream_t);
+/// sum of weight * value, in a fixed order; is added to *sum (device).
+struct ValueSum {
+    const float* values;
+    const float* weight; ///< or nullptr
+    int count;
+    double* sum;
+    double* scratch; ///< kSumBlocks doubles
+};
+/// A second of no values is left out.
+void sum_values(const ValueSum& first, const ValueSum& second, cudaStream_t);
 constexpr int kSumBlocks = 256;
 
 } // namespace gmm::cuda

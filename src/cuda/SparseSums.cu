@@ -116,7 +116,9 @@ __global__ void __launch_bounds__(256)
         const uint32_t with_lo = kLo
                 ? __ballot_sync(
                           0xffffffffu,
-                          valid && (!args.narrow || args.narrow[key % args.k] > 1))
+                          valid &&
+                                  (!args.narrow ||
+                                   args.narrow[key % args.k] > 1))
                 : 0;
 #pragma unroll 1
         for (int e = 0; e < count; e += 2 * kPairs) {
@@ -186,22 +188,28 @@ __global__ void __launch_bounds__(256)
     flush((first ? args.head : args.tail) + size_t(range) * size);
 }
 
-/// One block a component: its pieces, in order, into the sums.
-__global__ void __launch_bounds__(128) collect_kernel(
-        const uint32_t* starts,
-        int groups,
-        const float* head,
-        const float* tail,
-        const float* whole,
-        const __grid_constant__ DeviceSums sums) {
+constexpr int kCollectColumns = 256;
+constexpr int kCollectSlices = 4; ///< that share a component's groups
+
+/// One block a component: its pieces, in a fixed order, into the sums.
+__global__ void __launch_bounds__(kCollectColumns* kCollectSlices)
+        collect_kernel(
+                const uint32_t* starts,
+                int groups,
+                const float* head,
+                const float* tail,
+                const float* whole,
+                const __grid_constant__ DeviceSums sums) {
+    __shared__ double parts[kCollectSlices][kCollectColumns];
     const int k = blockIdx.x;
     const uint32_t count = starts[groups * sums.k];
     const bool squares = sums.y2;
     const int size = piece_size(sums.d, squares);
-    for (int j = threadIdx.x; j < 2 + sums.d * (squares ? 2 : 1);
-         j += blockDim.x) {
+    const int used = 2 + sums.d * (squares ? 2 : 1);
+    for (int j0 = 0; j0 < used; j0 += blockDim.x) {
+        const int j = j0 + threadIdx.x;
         double sum = 0;
-        for (int g = 0; g < groups; g++) {
+        for (int g = threadIdx.y; g < groups && j < used; g += blockDim.y) {
             const int key = g * sums.k + k;
             const uint32_t begin = starts[key], end = starts[key + 1];
             if (begin == end) {
@@ -218,24 +226,31 @@ __global__ void __launch_bounds__(128) collect_kernel(
                 sum += head[size_t(r) * size + j];
             }
         }
-        if (j == 0) {
-            sums.n_k[k] += sum;
-        } else if (j == 1) {
-            sums.constant[k] += sum;
-        } else if (j < 2 + sums.d) {
-            sums.y[size_t(k) * sums.d + j - 2] += sum;
-        } else {
-            sums.y2[size_t(k) * sums.d + j - 2 - sums.d] += sum;
+        parts[threadIdx.y][threadIdx.x] = sum;
+        __syncthreads();
+        if (threadIdx.y == 0 && j < used) {
+            for (int slice = 1; slice < kCollectSlices; slice++) {
+                sum += parts[slice][threadIdx.x];
+            }
+            double& to = j == 0 ? sums.n_k[k]
+                    : j == 1    ? sums.constant[k]
+                    : j < 2 + sums.d
+                    ? sums.y[size_t(k) * sums.d + j - 2]
+                    : sums.y2[size_t(k) * sums.d + j - 2 - sums.d];
+            to += sum;
         }
+        __syncthreads();
     }
 }
 
-__global__ void __launch_bounds__(256) values_kernel(
-        const float* values, const float* weight, int count, double* partial) {
+__global__ void __launch_bounds__(256)
+        values_kernel(const ValueSum first, const ValueSum second) {
+    const ValueSum of = blockIdx.y ? second : first;
     double sum = 0;
-    for (int i = blockIdx.x * 256 + threadIdx.x; i < count;
+    for (int i = blockIdx.x * 256 + threadIdx.x; i < of.count;
          i += 256 * kSumBlocks) {
-        sum += weight ? double(weight[i]) * values[i] : double(values[i]);
+        sum += of.weight ? double(of.weight[i]) * of.values[i]
+                         : double(of.values[i]);
     }
     __shared__ double parts[8];
     for (int step = 16; step; step /= 2) {
@@ -250,20 +265,21 @@ __global__ void __launch_bounds__(256) values_kernel(
         for (double p : parts) {
             sum += p;
         }
-        partial[blockIdx.x] = sum;
+        of.scratch[blockIdx.x] = sum;
     }
 }
 
-__global__ void add_kernel(const double* partial, double* sum) {
+__global__ void add_kernel(const ValueSum first, const ValueSum second) {
+    const ValueSum of = blockIdx.x ? second : first;
     double all = 0;
     for (int i = threadIdx.x; i < kSumBlocks; i += 32) {
-        all += partial[i];
+        all += of.scratch[i];
     }
     for (int step = 16; step; step /= 2) {
         all += __shfl_xor_sync(0xffffffffu, all, step);
     }
     if (threadIdx.x == 0) {
-        *sum += all;
+        *of.sum += all;
     }
 }
 
@@ -316,6 +332,7 @@ void SparseStep::accumulate(
     args.head = s.head_;
     args.tail = s.tail_;
     args.whole = s.whole_;
+    const int piece = piece_size(sums.d, squares);
     const int ranges = int((entries + kRange - 1) / kRange);
     const dim3 grid((ranges + 7) / 8, (sums.d + kSlab - 1) / kSlab);
     const auto kernel = lo
@@ -323,22 +340,18 @@ void SparseStep::accumulate(
             : (squares ? sum_kernel<false, true> : sum_kernel<false, false>);
     kernel<<<grid, 256, 0, stream>>>(args);
     check_launch("segment sums");
-    collect_kernel<<<sums.k, 128, 0, stream>>>(
+    const int columns = std::min(kCollectColumns, (piece + 31) / 32 * 32);
+    collect_kernel<<<sums.k, dim3(columns, kCollectSlices), 0, stream>>>(
             s.starts_, s.groups_, s.head_, s.tail_, s.whole_, sums);
     check_launch("collection of sums");
 }
 
 void sum_values(
-        const float* values,
-        const float* weight,
-        int count,
-        double* sum,
-        double* scratch,
-        cudaStream_t stream) {
-    values_kernel<<<kSumBlocks, 256, 0, stream>>>(
-            values, weight, count, scratch);
+        const ValueSum& first, const ValueSum& second, cudaStream_t stream) {
+    const int both = second.count ? 2 : 1;
+    values_kernel<<<dim3(kSumBlocks, both), 256, 0, stream>>>(first, second);
     check_launch("sum of values");
-    add_kernel<<<1, 32, 0, stream>>>(scratch, sum);
+    add_kernel<<<both, 32, 0, stream>>>(first, second);
     check_launch("sum of values");
 }
 
