@@ -208,10 +208,13 @@ int main(int argc, char** argv) {
     app.add_option("-n", n, "vectors");
     app.add_option("-d", d, "dimension");
     app.add_option("-k", k, "components");
-    app.add_option("--covariance", covariance);
-    app.add_option("--precision", precision, "fast, exact");
+    app.add_option("--covariance", covariance)
+            ->check(CLI::IsMember({"isotropic", "tied", "diagonal"}));
+    app.add_option("--precision", precision)
+            ->check(CLI::IsMember({"fast", "exact"}));
     app.add_option("--tolerance", options.tolerance, "see CudaOptions.h");
-    app.add_option("--kernel", kernel, "automatic, portable, hopper");
+    app.add_option("--kernel", kernel)
+            ->check(CLI::IsMember({"automatic", "portable", "hopper"}));
     app.add_option("--runs", runs);
     app.add_option("--iterations", iterations, "of EM before timing");
     app.add_option("--train", train_n, "vectors to train on; 0: all");

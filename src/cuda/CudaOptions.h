@@ -27,9 +27,10 @@ enum class Kernel {
 struct CudaOptions {
     Precision precision = Precision::fast;
     Kernel kernel = Kernel::automatic;
-    /// nats of log-likelihood (estimated standard deviation) that rounding may
-    /// cost a pair of row and component in `fast` before it is evaluated in
-    /// fp32. The worst of 100,000 rows is off by up to 10 times as much.
+    /// nats of log-likelihood (estimated standard deviation; the true one is up
+    /// to twice that) that rounding may cost a pair of row and component in
+    /// `fast` before it is evaluated in fp32. The worst of 100,000 rows is off
+    /// by up to 10 times as much.
     double tolerance = 0.005;
     /// bytes of device memory to use at most; 0: nine tenths of what is free
     size_t memory_limit = 0;
@@ -49,7 +50,7 @@ struct CudaReport {
     size_t responsibilities = 0; ///< that were summed on the sparse path
     size_t device_bytes = 0;     ///< allocated now, data included
     bool resident = false;       ///< data were kept on the device
-    bool exact = false;          ///< some or all components in `exact`
+    bool exact = false;          ///< pairs were evaluated in fp32, if any asked
     /// of the pass's first block, ms: choice of components (one GEMM and its
     /// epilogue), exact evaluation, compaction and long lists, sparse sums,
     /// dense path

@@ -108,7 +108,7 @@ int splits_of(int rows, int components) {
 void DenseStep::reserve(
         int padded_k, int d, int planes, bool squares, bool lo, bool fused) {
     fused_ = fused;
-    capacity_ = fused ? 4 * kDenseRows : kDenseRows;
+    capacity_ = fused ? 5 * kDenseRows : kDenseRows;
     const size_t prepared =
             capacity_ * prepared_row_bytes(d, planes) + kPreparedSlack;
     const size_t slots = capacity_ * (fused ? kWideSlots * sizeof(__half) : 0);
@@ -195,19 +195,22 @@ void DenseStep::accumulate(
                     lo};
             sum_fused(score, model, block, power, stream);
         }
-        uint32_t last[kDenseTileRows];
-        const int tail = std::min(count, kDenseTileRows);
-        check(cudaMemcpyAsync(
-                      last,
-                      numbers + count - tail,
-                      tail * sizeof(uint32_t),
-                      cudaMemcpyDeviceToHost,
-                      stream),
-              "reading the last rows");
-        check(cudaStreamSynchronize(stream), "the dense path");
-        done = count -
-                int(last + tail -
-                    std::lower_bound(last, last + tail, uint32_t(whole)));
+        done = count;
+        if (whole < block_rows) {
+            uint32_t last[kDenseTileRows];
+            const int tail = std::min(count, kDenseTileRows);
+            check(cudaMemcpyAsync(
+                          last,
+                          numbers + count - tail,
+                          tail * sizeof(uint32_t),
+                          cudaMemcpyDeviceToHost,
+                          stream),
+                  "reading the last rows");
+            check(cudaStreamSynchronize(stream), "the dense path");
+            const uint32_t* const behind =
+                    std::lower_bound(last, last + tail, uint32_t(whole));
+            done -= int(last + tail - behind);
+        }
     }
     for (int begin = done, rows; begin < count; begin += rows) {
         rows = std::min(most, count - begin);

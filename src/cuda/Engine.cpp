@@ -253,6 +253,7 @@ void Engine::accumulate(EStep step, SufficientStats& stats) {
         power_ = default_power(power_squares_);
         resident_ = false;
     }
+    bool started = false;
     for (bool dense_lo = false;;) {
         Precisions p = prepare_model(step);
         p.dense_lo |= dense_lo;
@@ -268,7 +269,10 @@ void Engine::accumulate(EStep step, SufficientStats& stats) {
         dense_.clear(stream_);
         report.rows = report.long_rows = report.dense_rows = 0;
         report.responsibilities = 0;
-        check(cudaEventRecord(started_, stream_), "recording an event");
+        if (!started) { // passes that are repeated count
+            check(cudaEventRecord(started_, stream_), "recording an event");
+            started = true;
+        }
         if (resident_) {
             const size_t n = end_ - begin_;
             for (size_t at = 0; at < n; at += block_rows_) {
@@ -334,7 +338,8 @@ void Engine::accumulate(EStep step, SufficientStats& stats) {
             require_finite();
         }
         if (p.lo && !p.dense_lo &&
-            sums_host_.as<double>()[sums_.count() + 2] > kNarrowMass) {
+            sums_host_.as<double>()[sums_.count() + 2] >
+                    kNarrowMass * least_weight()) {
             dense_lo = true;
             continue;
         }
@@ -354,6 +359,15 @@ void Engine::accumulate(EStep step, SufficientStats& stats) {
     report.resident = resident_;
     report.device_bytes = used_bytes();
     read_sums(step, stats);
+}
+
+double Engine::least_weight() const {
+    double least = 1;
+    for (size_t i = begin_; weights_ && i < end_; i++) {
+        const double w = weights_[i] / weight_scale_;
+        least = w > 0 ? std::min(least, w) : least;
+    }
+    return least;
 }
 
 std::vector<float> Engine::row_log_prob() const {

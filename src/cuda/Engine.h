@@ -76,6 +76,8 @@ private:
     bool lower_power();
     /// Throws if a row, of those that lower_power saw, is not finite.
     void require_finite() const;
+    /// Above 0, as the kernels see them.
+    double least_weight() const;
     /// Whether rows and model allow the dense path's one kernel.
     bool can_fuse() const;
     void clear_checks();

@@ -116,21 +116,34 @@ struct LseEpilogue : Strip {
 
     template <int kGroups>
     __device__ __forceinline__ void scores(const float (&c)[kGroups][4], int) {
-        float m[2];
-        maxima(c, m);
+        // An older tile's best does as well until sums become too large, and
+        // looking for a new one takes as long as all the rest.
+        const auto total = [&](float(&to)[2]) {
+            to[0] = to[1] = 0;
 #pragma unroll
-        for (int s = 0; s < 2; s++) {
-            const float now = fmaxf(best[s], m[s]);
-            sum[s] *= ptx::exp2_approx(best[s] - now);
-            best[s] = now;
-        }
+            for (int g = 0; g < kGroups; g++) {
 #pragma unroll
-        for (int g = 0; g < kGroups; g++) {
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                sum[i / 2] += ptx::exp2_approx(c[g][i] - best[i / 2]);
+                for (int i = 0; i < 4; i++) {
+                    to[i / 2] += ptx::exp2_approx(c[g][i] - best[i / 2]);
+                }
             }
+        };
+        constexpr float kLarge = 1e18f;
+        float add[2];
+        total(add);
+        if (!(add[0] < kLarge && add[1] < kLarge)) {
+            float m[2];
+            maxima(c, m);
+#pragma unroll
+            for (int s = 0; s < 2; s++) {
+                const float now = fmaxf(best[s], m[s]);
+                sum[s] *= ptx::exp2_approx(best[s] - now);
+                best[s] = now;
+            }
+            total(add);
         }
+        sum[0] += add[0];
+        sum[1] += add[1];
     }
 
     __device__ __forceinline__ void finish() {

@@ -251,10 +251,13 @@ __global__ void __launch_bounds__(kThreads)
     }
     const bool above = rms > args.tolerance;
     if (args.squares) {
-        // Of a row that lies as far out as most, the estimate.
+        // The estimate, and as much again for a row as far out as most.
         args.narrow[k] = above ? 2 : 0;
         args.doubt[k] = make_float4(
-                float(rms * rms / (0.5 * kLog2e * args.d)), 1, float(peak), 0);
+                float(rms * rms / (0.5 * kLog2e * args.d)),
+                1,
+                float(peak),
+                float(rms));
     } else {
         // Scores are judged pair by pair.
         args.narrow[k] = rms > 4 * args.tolerance ? 2 : above ? 1 : 0;

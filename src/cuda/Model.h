@@ -68,11 +68,12 @@ struct Model {
     float* half_inverse = nullptr; ///< log2(e) / (2 v): [k], or [k][d]
     float* log_constant = nullptr; ///< [k] score at the mean
     /// [k] 0: fp16 does. 1: rows of the dense path need lo, by the component's
-    /// own estimate. 2: sums need it as well (diagonal: scores too)
+    /// own estimate. 2: sums need it as well
     unsigned char* narrow = nullptr;
     /** [k] for is_doubtful (Refine.cu): 2 ln 2 / (v d), |what fp16 misses of
      * the mean|^2, the score at the mean, and what the matrix units cut off a
-     * row constant of 1, in nats. Diagonal: of the first two, what gives its
+     * row constant of 1, in nats. Diagonal: what makes the first two the
+     * component's estimate for a row as far out as most, likewise, and the
      * estimate. */
     float4* doubt = nullptr;
 

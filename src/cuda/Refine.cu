@@ -32,17 +32,21 @@ struct RefineArgs {
  * Rounding row and mean by dy and dm moves a score by (dy - dm) (m - y) / v,
  * which follows from the lengths of the three, the last of which the score
  * tells. The matrix units cut sums as large as |y|^2 / (2 v) off, once a step.
+ * Diagonal: Y and Y^2 are rounded each for itself, and what that costs does not
+ * vanish at the mean.
  */
+template <bool kEachDimension>
 __device__ __forceinline__ bool is_doubtful(
         const RefineArgs& args, uint32_t k, uint32_t row, float r) {
     const float4 c = args.doubt[k];
-    const float cut = c.w * args.row_constant[row];
     const float log_r = log2f(args.row_weight ? r / args.row_weight[row] : r);
     const float below = c.z - (args.row_lse[row] + log_r);
-    const float row_error =
-            args.row_error[row] * args.exact.unpower * args.exact.unpower;
+    const float row_error = kEachDimension
+            ? 0.f
+            : args.row_error[row] * args.exact.unpower * args.exact.unpower;
+    const float least = kEachDimension ? c.w : c.w * args.row_constant[row];
     const float error =
-            sqrtf(c.x * (row_error + c.y) * fmaxf(below, 0.f) + cut * cut);
+            sqrtf(c.x * (row_error + c.y) * fmaxf(below, 0.f) + least * least);
     // The score may be higher by some errors, and these larger than estimated.
     const float weight = fminf(1.f, exp2f(log_r + 1 + 12 * error));
     return r > 0 && error * weight > args.tolerance;
@@ -54,8 +58,10 @@ struct Shared {
     uint16_t doubtful[kUnits * kUnitCapacity]; ///< which
 };
 
-/// A row's responsibilities and log-sum-exp, where some scores are new.
-__device__ __forceinline__ void renew_row(
+/** A row's responsibilities and log-sum-exp, where some scores are new. Whether
+ * the latter fell so far that entries may weigh more than they were judged by.
+ */
+__device__ __forceinline__ bool renew_row(
         const RefineArgs& args, int row, float* unit_scores) {
     const int range = args.row_ranges[row];
     const int entries = range & 255;
@@ -75,7 +81,9 @@ __device__ __forceinline__ void renew_row(
     }
     // What is no entry counts as it did, unless that is but what rounding
     // left of a sum far above.
-    float sum = old < best + 8 ? fmaxf(rest, 0.f) * exp2f(old - best) : 0;
+    float sum = !args.all && old < best + 2
+            ? fmaxf(rest, 0.f) * exp2f(old - best)
+            : 0;
     for (int i = 0; i < entries; i++) {
         sum += exp2f(scores[i] - best);
     }
@@ -84,11 +92,13 @@ __device__ __forceinline__ void renew_row(
         values[i].y = __float_as_uint(weight * exp2f(scores[i] - lse));
     }
     args.row_lse[row] = lse;
+    return old > lse + 1;
 }
 
 /** One warp some units of rows. All that is to be evaluated, whatever its row,
  * is evaluated a few at a time: a warp that took its rows in turn would wait
- * for one row's chain of loads after the other's. */
+ * for one row's chain of loads after the other's. Rows of weight 0 have no
+ * entries above 0, and stay as they are. */
 template <bool kAligned, bool kEachDimension>
 __global__ void __launch_bounds__(kThreads, 3)
         refine_kernel(const __grid_constant__ RefineArgs args) {
@@ -108,62 +118,76 @@ __global__ void __launch_bounds__(kThreads, 3)
         count[u] = __shfl_sync(0xffffffffu, my_count, u);
     }
     const int most = __reduce_max_sync(0xffffffffu, my_count);
-    int doubtful = 0;
-    for (int i = lane; i - lane < most; i += 32) {
-        uint32_t key[kUnits];
-        uint2 value[kUnits];
+    uint64_t again = 0; // rows all of whose entries are evaluated
+    do {
+        int doubtful = 0;
+        for (int i = lane; i - lane < most; i += 32) {
+            uint32_t key[kUnits];
+            uint2 value[kUnits];
 #pragma unroll
-        for (int u = 0; u < kUnits; u++) {
-            const size_t at = first + u * kUnitCapacity + i;
-            const bool inside = i < count[u];
-            key[u] = inside ? args.keys[at] : 0;
-            value[u] = inside ? args.values[at]
-                              : make_uint2(first_row, __float_as_uint(0));
-        }
-#pragma unroll
-        for (int u = 0; u < kUnits; u++) {
-            const float r = __uint_as_float(value[u].y);
-            const bool mine =
-                    args.all ? r > 0 : is_doubtful(args, key[u], value[u].x, r);
-            const uint32_t all = __ballot_sync(0xffffffffu, mine);
-            const int at = u * kUnitCapacity + i;
-            if (mine) {
-                shared.doubtful[doubtful + __popc(all & ((1u << lane) - 1))] =
-                        at;
+            for (int u = 0; u < kUnits; u++) {
+                const size_t at = first + u * kUnitCapacity + i;
+                const bool inside = i < count[u];
+                key[u] = inside ? args.keys[at] : 0;
+                value[u] = inside ? args.values[at]
+                                  : make_uint2(first_row, __float_as_uint(0));
             }
-            shared.scores[at] = NAN;
-            doubtful += __popc(all);
-        }
-    }
-    __syncwarp();
-    uint64_t changed = 0; // rows
-    for (int i0 = 0; i0 < doubtful; i0 += 32) {
-        const bool inside = i0 + lane < doubtful;
-        const int i = inside ? shared.doubtful[i0 + lane] : 0;
-        const uint32_t k = args.keys[first + i];
-        const uint32_t row = args.values[first + i].x;
-        float score = 0;
-        evaluate_pairs<kAligned, kEachDimension>(
-                args.exact, __ballot_sync(0xffffffffu, inside), k, row, score);
-        if (inside) {
-            shared.scores[i] = score;
-        }
-        const int bit = int(row) - first_row;
-        const uint32_t low = inside && bit < 32 ? 1u << bit : 0;
-        const uint32_t high = inside && bit >= 32 ? 1u << (bit - 32) : 0;
-        changed |= __reduce_or_sync(0xffffffffu, low) |
-                uint64_t(__reduce_or_sync(0xffffffffu, high)) << 32;
-    }
-    __syncwarp();
 #pragma unroll
-    for (int i = lane; i < kUnits * kUnitRows; i += 32) {
-        if (changed >> i & 1) {
-            renew_row(
-                    args,
-                    first_row + i,
-                    shared.scores + i / kUnitRows * kUnitCapacity);
+            for (int u = 0; u < kUnits; u++) {
+                const float r = __uint_as_float(value[u].y);
+                const bool mine = again
+                        ? i < count[u] && again >> (value[u].x - first_row) & 1
+                        : args.all ? r > 0
+                                   : is_doubtful<kEachDimension>(
+                                             args, key[u], value[u].x, r);
+                const uint32_t all = __ballot_sync(0xffffffffu, mine);
+                const int at = u * kUnitCapacity + i;
+                const uint32_t before = all & ((1u << lane) - 1);
+                if (mine) {
+                    shared.doubtful[doubtful + __popc(before)] = at;
+                }
+                shared.scores[at] = NAN;
+                doubtful += __popc(all);
+            }
         }
-    }
+        __syncwarp();
+        uint64_t changed = 0; // rows
+        for (int i0 = 0; i0 < doubtful; i0 += 32) {
+            const bool inside = i0 + lane < doubtful;
+            const int i = inside ? shared.doubtful[i0 + lane] : 0;
+            const uint32_t k = args.keys[first + i];
+            const uint32_t row = args.values[first + i].x;
+            float score = 0;
+            evaluate_pairs<kAligned, kEachDimension>(
+                    args.exact,
+                    __ballot_sync(0xffffffffu, inside),
+                    k,
+                    row,
+                    score);
+            if (inside) {
+                shared.scores[i] = score;
+            }
+            const int bit = int(row) - first_row;
+            const uint32_t low = inside && bit < 32 ? 1u << bit : 0;
+            const uint32_t high = inside && bit >= 32 ? 1u << (bit - 32) : 0;
+            changed |= __reduce_or_sync(0xffffffffu, low) |
+                    uint64_t(__reduce_or_sync(0xffffffffu, high)) << 32;
+        }
+        __syncwarp();
+        const bool last = again || args.all;
+        again = 0;
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int i = half * 32 + lane;
+            const bool fell = changed >> i & 1 &&
+                    renew_row(args,
+                              first_row + i,
+                              shared.scores + i / kUnitRows * kUnitCapacity);
+            again |= uint64_t(__ballot_sync(0xffffffffu, fell && !last))
+                    << half * 32;
+        }
+        __syncwarp();
+    } while (again);
 }
 static_assert(kUnits * kUnitRows == 64);
 

@@ -102,7 +102,8 @@ struct SelectArgs {
     uint2* values;         ///< [units][kUnitCapacity] {row, bits of r}
     uint16_t* row_ranges;  ///< [rows] first entry * 256 + entries, in its unit
     uint64_t* unit_counts; ///< [units] entries | overflowed rows << 32
-    /// [units] responsibility (weighted) of what was listed, but is no entry
+    /// [units] responsibility (weighted) of what was listed, but is no entry;
+    /// refine() leaves it as it is
     float* unit_dropped;
     /// [rows] log2 of the sum of the scores' exponentials (hard: the best
     /// score); NaN marks a row that overflowed

@@ -199,7 +199,6 @@ __global__ void __launch_bounds__(kThreads, 1) score_kernel(
     } else {
         ptx::more_registers<152>();
         const int w = warp / 4 - 1;
-        // Each warp releases for itself what it has read.
         const int my_turn = 2 + w;
         const int next_turn = w + 1 == kConsumers ? 2 : 3 + w;
 
@@ -265,7 +264,7 @@ __global__ void __launch_bounds__(kThreads, 1) score_kernel(
                     ptx::named_arrive(next_turn, 256);
                 }
                 ptx::wgmma_wait<0>();
-                // Each lane for what it has read of the constants itself.
+                // Each lane for what it has read of earlier tiles' constants.
                 if (plan.turns) {
                     for (int s = first_stage, i = 0; i < plan.chunks; i++) {
                         ptx::barrier_arrive(barrier(kEmpty, s));

@@ -17,7 +17,8 @@ namespace {
  * compiler; a warpgroup's rows live in registers over all components, and the
  * next ones wait in shared memory. Tiles come in a cycle, in which each
  * warpgroup begins at a place of its own: so one finishes its lists while the
- * others multiply, and one buffer for the next rows serves all three.
+ * others multiply, and from three tiles on one buffer for the next rows serves
+ * all three.
  */
 constexpr int kGroupRows = 64;
 constexpr int kConsumers = 3;

@@ -92,7 +92,7 @@ struct SparseStep {
     /** Adds the entries' sums. Rows are those of the block, from row_begin.
      *
      * @param lo      second halves count
-     * @param narrow  of these components only; nullptr: of all
+     * @param narrow  of components that it says more than 1 of; nullptr: all
      */
     void accumulate(
             SparseScratch&,
