@@ -97,6 +97,12 @@ void check_parameters(const GpuGMMClustering& clus, size_t n_given) {
     FAISS_THROW_IF_NOT_FMT(
             int64_t(clus.k) > 0, "k = %" PRId64 ", expected > 0", clus.k);
     FAISS_THROW_IF_NOT_FMT(
+            clus.covariance == gmm::Covariance::isotropic ||
+                    clus.covariance == gmm::Covariance::diagonal ||
+                    clus.covariance == gmm::Covariance::tied,
+            "covariance = %d, expected isotropic, diagonal or tied",
+            int(clus.covariance));
+    FAISS_THROW_IF_NOT_FMT(
             clus.niter >= 0, "niter = %d, expected >= 0", clus.niter);
     FAISS_THROW_IF_NOT_FMT(
             clus.hard_niter >= 0,
@@ -109,12 +115,12 @@ void check_parameters(const GpuGMMClustering& clus, size_t n_given) {
             "max_points_per_centroid = %d, expected > 0",
             clus.max_points_per_centroid);
     FAISS_THROW_IF_NOT_FMT(
-            clus.variance_floor > 0,
-            "variance_floor = %g, expected > 0",
+            clus.variance_floor > 0 && std::isfinite(clus.variance_floor),
+            "variance_floor = %g, expected > 0 and finite",
             clus.variance_floor);
     FAISS_THROW_IF_NOT_FMT(
-            clus.tolerance >= 0,
-            "tolerance = %g, expected >= 0",
+            clus.tolerance >= 0 && std::isfinite(clus.tolerance),
+            "tolerance = %g, expected >= 0 and finite",
             clus.tolerance);
     FAISS_THROW_IF_NOT_FMT(
             clus.centroids.size() % clus.d == 0 && n_given <= clus.k,

@@ -7,6 +7,8 @@
 #include <limits>
 #include <memory>
 
+#include <omp.h>
+
 #include <faiss/utils/distances.h>
 
 #include "faiss_ext/GpuGMMClustering.h"
@@ -376,12 +378,30 @@ void IndexGMM::search(
         float* distances,
         idx_t* labels,
         const faiss::SearchParameters* params) const {
-    FAISS_THROW_IF_NOT_MSG(is_trained, "IndexGMM is not trained");
-    FAISS_THROW_IF_NOT_FMT(k > 0, "k = %" PRId64 ", expected > 0", k);
-    FAISS_THROW_IF_NOT_MSG(
-            !params || !params->sel,
-            "params->sel: components cannot be selected by id");
-    policy.validate();
+    const auto check = [&] {
+        FAISS_THROW_IF_NOT_MSG(is_trained, "IndexGMM is not trained");
+        FAISS_THROW_IF_NOT_FMT(k > 0, "k = %" PRId64 ", expected > 0", k);
+        FAISS_THROW_IF_NOT_MSG(
+                !params || !params->sel,
+                "params->sel: components cannot be selected by id");
+        policy.validate();
+    };
+    try {
+        check();
+    } catch (const faiss::FaissException&) {
+        // FAISS's fast-scan indexes ask in a parallel region, which no
+        // exception may leave.
+        if (!omp_in_parallel()) {
+            throw;
+        }
+        const idx_t wanted = n * std::max<idx_t>(k, 0);
+        std::fill(labels, labels + wanted, -1);
+        std::fill(
+                distances,
+                distances + wanted,
+                std::numeric_limits<float>::max());
+        return;
+    }
 
     const bool by_likelihood = policy.order == ProbeOrder::log_likelihood;
     if (!by_likelihood && policy.order != ProbeOrder::scale_free) {

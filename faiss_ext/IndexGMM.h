@@ -68,7 +68,8 @@ struct IndexGMM : faiss::IndexFlat {
     /// Back to the untrained state.
     void reset() override;
 
-    /** Components to probe.
+    /** Components to probe. In a parallel region, which no exception may leave,
+     * what is wrong makes all labels -1 instead.
      *
      * Thread-safe. The orders other than `distance` take O(min(n, block)
      * nlist) memory, and a block is at most 16 MB.

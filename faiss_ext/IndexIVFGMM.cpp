@@ -1,6 +1,7 @@
 #include "faiss_ext/IndexIVFGMM.h"
 
 #include <algorithm>
+#include <cinttypes>
 #include <cstdio>
 #include <memory>
 #include <unordered_map>
@@ -130,6 +131,14 @@ void IndexIVFGMM<IVF>::train(idx_t n, const float* x) {
     backend = clustering.backend;
     cells = PairCells();
     calibration = Calibration();
+}
+
+template <class IVF>
+void IndexIVFGMM<IVF>::add_with_ids(
+        idx_t n, const float* x, const idx_t* xids) {
+    FAISS_THROW_IF_NOT_FMT(
+            n >= 0, "n = %" PRId64 ", expected at least 0", int64_t(n));
+    IVF::add_with_ids(n, x, xids);
 }
 
 template <class IVF>
@@ -460,6 +469,7 @@ void IndexIVFGMM<IVF>::calibrate(size_t nq, const float* xq, size_t k) {
 
 template <class IVF>
 void IndexIVFGMM<IVF>::optimize() {
+    FAISS_THROW_IF_NOT_MSG(this->is_trained, "the index is not trained");
     if (max_assign == 1) {
         rebuild_cells({*this, *this});
     }

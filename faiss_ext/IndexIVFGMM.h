@@ -42,14 +42,16 @@ struct IVFGMM {
      * vectors of the best cells, whichever lists they are in: the cost of
      * nprobe lists, and more recall. `sketch` computes fewer distances for
      * it, since its scores are paid from the same budget, but 2 k at least
-     * where nprobe lists hold so many. With nprobe = nlist all is searched. */
+     * where nprobe lists hold so many. With nprobe = nlist all is searched,
+     * but for what a graph over the means (_HNSW) does not find. */
     ProbeOrder probe_order = ProbeOrder::calibrated;
     /** In (0, 1]. Below 1 a query stops once this share of its neighbours is
      * expected to be found (needs the calibration that adding does); nprobe
      * and max_codes remain as caps. */
     float probe_mass = 1;
     /** In [0, 1). Above 0 the calibration chooses order and stop: the setting
-     * with the least cost that reached this recall on held-out queries.
+     * with the least cost that reached this recall on held-out queries, of what
+     * searching all of this index's codes finds (compressed codes miss more).
      * max_codes remains as a cap, and the nprobe of a
      * faiss::SearchParametersIVF given for one call; the index's own nprobe is
      * not used then. An index of fewer than 1000 vectors that is not calibrated
@@ -156,6 +158,7 @@ struct IndexIVFGMM : IVF, IVFGMM {
     IndexIVFGMM() = default;
 
     void train(idx_t n, const float* x) override;
+    void add_with_ids(idx_t n, const float* x, const idx_t* xids) override;
     void add_core(
             idx_t n,
             const float* x,

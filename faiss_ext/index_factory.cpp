@@ -77,7 +77,8 @@ size_t parse_count(const std::string& digits, const std::string& token) {
 
 GMMToken parse_token(const std::string& token) {
     static const std::regex pattern(
-            "GMM([0-9]+[kM]?)(?:x([0-9]+))?(?:_(Diag|Tied))?(_HNSW[0-9]*)?");
+            "GMM([0-9]+[kM]?)(?:x([0-9]+))?(?:_(Diag|Tied))?"
+            "(_HNSW([0-9]*))?");
     std::smatch match;
     FAISS_THROW_IF_NOT_FMT(
             std::regex_match(token, match, pattern),
@@ -94,6 +95,15 @@ GMMToken parse_token(const std::string& token) {
                                             : gmm::Covariance::tied;
     }
     out.graph = match[4];
+    if (match[5].length() > 0) {
+        // FAISS never returns from making a graph of one neighbour.
+        const size_t neighbours = parse_count(match[5], token);
+        FAISS_THROW_IF_NOT_FMT(
+                neighbours >= 2 && neighbours <= 1024,
+                "index_factory: M = %zd in \"%s\", expected 2 to 1024",
+                neighbours,
+                token.c_str());
+    }
     return out;
 }
 

@@ -1,5 +1,5 @@
-#include "Backend.h"
 #include "Error.h"
+#include "cuda/CudaOptions.h"
 
 namespace gmm {
 
@@ -13,6 +13,18 @@ bool cuda_available(std::string* why_not) {
 }
 
 std::unique_ptr<Backend> make_cuda_backend() {
+    throw DeviceError(kWhyNot);
+}
+
+std::unique_ptr<Backend> make_cuda_backend(const CudaOptions&) {
+    throw DeviceError(kWhyNot);
+}
+
+std::vector<float> cuda_row_log_prob(const Backend&) {
+    throw DeviceError(kWhyNot);
+}
+
+CudaReport cuda_report(const Backend&) {
     throw DeviceError(kWhyNot);
 }
 

@@ -146,4 +146,19 @@ TEST_F(CudaLimitsTest, SaysWhatMemoryWasMissing) {
     check(p, EStep::soft, Precision::exact, Kernel::automatic);
 }
 
+/// Before a device is looked for.
+TEST(CudaOptionsTest, SaysWhatCannotBe) {
+    for (double tolerance : {-1., std::nan("")}) {
+        CudaOptions o;
+        o.tolerance = tolerance;
+        EXPECT_THROW(make_cuda_backend(o), InvalidArgument);
+    }
+    for (const std::vector<int>& devices :
+         {std::vector{-3}, std::vector{0, 0}}) {
+        CudaOptions o;
+        o.devices = devices;
+        EXPECT_THROW(make_cuda_backend(o), InvalidArgument);
+    }
+}
+
 } // namespace

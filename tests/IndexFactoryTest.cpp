@@ -90,6 +90,14 @@ TEST(IndexFactory, OtherCodesKeepTheirClass) {
     EXPECT_FAISS_ERROR(make("GMM32x8,PQ32x4fs"), "\"GMM32x8\"");
 }
 
+TEST(IndexFactory, GraphsHaveTwoNeighboursAtLeast) {
+    EXPECT_FAISS_ERROR(make("GMM32_HNSW1,Flat"), "M = 1");
+    EXPECT_FAISS_ERROR(make("GMM32_HNSW0,Flat"), "\"0\"");
+    EXPECT_FAISS_ERROR(make("GMM32_HNSW4096,Flat"), "2 to 1024");
+    EXPECT_NE(extract_gmm(make("GMM32_HNSW,Flat").get()), nullptr);
+    EXPECT_NE(extract_gmm(make("GMM32_HNSW2,Flat").get()), nullptr);
+}
+
 TEST(IndexFactory, WhatHasNoGMMIsFaiss) {
     as<faiss::IndexFlat>(make("Flat").get());
     auto ivf = make("PCA32,IVF16,Flat");

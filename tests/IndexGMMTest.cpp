@@ -255,6 +255,30 @@ TEST(IndexGMM, UnderIVFPQFastScan) {
             0.4);
 }
 
+/// FAISS asks the quantizer in a parallel region, which no exception may leave.
+TEST(IndexGMM, WrongUnderIVFPQFastScanFindsNothing) {
+    const Vectors base = sift_base(2000), queries = sift_queries(64);
+    IndexGMM quantizer(kD, kLists);
+    faiss::IndexIVFPQFastScan index(&quantizer, kD, kLists, 32, 4);
+    index.quantizer_trains_alone = 1;
+    index.train(base.n, base.x.data());
+    index.add(base.n, base.x.data());
+    std::vector<float> dis(queries.n);
+    std::vector<idx_t> labels(queries.n);
+    quantizer.policy.probe_mass = 3;
+    try {
+        index.search(queries.n, queries.x.data(), 1, dis.data(), labels.data());
+        for (idx_t label : labels) {
+            EXPECT_EQ(label, -1);
+        }
+    } catch (const faiss::FaissException& e) {
+        EXPECT_NE(std::string(e.what()).find("probe_mass"), std::string::npos);
+    }
+    quantizer.policy.probe_mass = 1;
+    index.search(queries.n, queries.x.data(), 1, dis.data(), labels.data());
+    EXPECT_NE(std::count(labels.begin(), labels.end(), -1), idx_t(queries.n));
+}
+
 TEST(IndexGMM, TakesAFittedMixture) {
     const auto index = trained();
     IndexGMM other(kD, kLists);

@@ -103,6 +103,16 @@ TEST(IndexIVFGMMErrors, AnUntrainedIndexTakesAndGivesNothing) {
         index.range_search(x.n, x.x.data(), 1e5f, &result);
     });
     expect_refused(index, {"not trained"}, [&] { index.mixture(); });
+    expect_refused(index, {"not trained"}, [&] { index.optimize(); });
+    expect_refused(index, {"n = -1"}, [&] { index.add(-1, x.x.data()); });
+}
+
+TEST(IndexIVFGMMErrors, TheCovarianceIsOneOfThree) {
+    IndexIVFFlatGMM index(base().d, kLists);
+    index.covariance = gmm::Covariance(9);
+    expect_refused(index, {"covariance = 9"}, [&] {
+        index.train(base().n, base().x.data());
+    });
 }
 
 TEST(IndexIVFGMMErrors, TrainingNeedsAVectorForEachList) {

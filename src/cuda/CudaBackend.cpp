@@ -247,6 +247,19 @@ bool cuda_available(std::string* why_not) {
 }
 
 std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options) {
+    if (!(options.tolerance >= 0)) {
+        throw_invalid("tolerance = %g, expected at least 0", options.tolerance);
+    }
+    const std::vector<int>& devices = options.devices;
+    for (size_t i = 0; i < devices.size(); i++) {
+        if (devices[i] < 0 ||
+            std::count(devices.begin(), devices.end(), devices[i]) > 1) {
+            throw_invalid(
+                    "devices[%zu] = %d, expected different numbers from 0 on",
+                    i,
+                    devices[i]);
+        }
+    }
     std::string why_not;
     if (!cuda_available(&why_not)) {
         throw DeviceError("CUDA: " + why_not);

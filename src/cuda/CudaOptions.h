@@ -38,7 +38,8 @@ struct CudaOptions {
     std::vector<int> devices;
 };
 
-/// Throws DeviceError if there is no such device.
+/// Throws DeviceError if there is no such device, or no CUDA in this build, and
+/// InvalidArgument for an option that cannot be.
 std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options);
 
 /// What the last accumulate() did, for benchmarks and tests.

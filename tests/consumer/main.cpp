@@ -4,6 +4,8 @@
 #include <random>
 #include <vector>
 
+#include <faiss_ext/CudaOptions.h>
+#include <faiss_ext/Error.h>
 #include <faiss_ext/index_factory.h>
 
 int main() {
@@ -20,6 +22,11 @@ int main() {
     float distance;
     int64_t label;
     index->search(1, x.data(), 1, &distance, &label);
+    try {
+        gmm::make_cuda_backend(gmm::CudaOptions());
+    } catch (const gmm::DeviceError& e) {
+        std::printf("no GPU: %s\n", e.what());
+    }
     std::printf("nearest to vector 0: %d, at %g\n", int(label), distance);
     return label == 0 ? 0 : 1;
 }
