@@ -138,7 +138,11 @@ void IndexIVFGMM<IVF>::add_with_ids(
         idx_t n, const float* x, const idx_t* xids) {
     FAISS_THROW_IF_NOT_FMT(
             n >= 0, "n = %" PRId64 ", expected at least 0", int64_t(n));
-    IVF::add_with_ids(n, x, xids);
+    std::vector<idx_t> homes(n);
+    if (this->is_trained) {
+        nearest_lists(*this, n, x, homes.data());
+    }
+    static_cast<faiss::IndexIVF&>(*this).add_core(n, x, xids, homes.data());
 }
 
 template <class IVF>

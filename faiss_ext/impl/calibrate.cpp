@@ -4,6 +4,7 @@
 
 #include <faiss/impl/FaissAssert.h>
 
+#include "cpu/Blas.h"
 #include "faiss_ext/IndexGMM.h"
 #include "faiss_ext/impl/SearchPlan.h"
 #include "faiss_ext/impl/coarse.h"
@@ -239,6 +240,7 @@ Calibration calibrate_index(
             "nq = %zu, expected at most ntotal = %zd",
             nq,
             size_t(ivf.ntotal));
+    const gmm::SerialBlas serial_blas;
     std::vector<float> drawn;
     std::vector<idx_t> self(nq, -1);
     const bool own_queries = !xq;

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <vector>
 
+#include <omp.h>
+
 #include <faiss/IndexHNSW.h>
 #include <faiss/utils/distances.h>
 
@@ -51,6 +53,12 @@ void squared_distances(
     }
 }
 
+/// Vectors that a thread compares with the means at a time; FAISS takes as many
+/// at most.
+size_t block_of(size_t n) {
+    return std::min<size_t>(n / size_t(omp_get_max_threads()) + 1, 4096);
+}
+
 } // namespace
 
 const faiss::IndexFlat* hnsw_of(const faiss::IndexIVF& ivf) {
@@ -77,6 +85,23 @@ std::unique_ptr<faiss::Index> empty_quantizer(const faiss::IndexIVF& ivf) {
     return out;
 }
 
+void nearest_lists(
+        const faiss::IndexIVF& ivf,
+        size_t n,
+        const float* x,
+        idx_t* lists) {
+    const size_t block = std::max<size_t>(256, block_of(n));
+    if (n <= block || !dynamic_cast<const faiss::IndexFlat*>(ivf.quantizer)) {
+        ivf.quantizer->assign(n, x, lists);
+        return;
+    }
+    const gmm::SerialBlas serial_blas;
+#pragma omp parallel for schedule(dynamic)
+    for (size_t i = 0; i < n; i += block) {
+        ivf.quantizer->assign(std::min(block, n - i), x + i * ivf.d, lists + i);
+    }
+}
+
 void coarse_distances(
         const faiss::IndexIVF& ivf, size_t n, const float* x, float* out) {
     const size_t d = ivf.d, nlist = ivf.nlist;
@@ -92,27 +117,46 @@ void coarse_distances(
         }
         return;
     }
-    if (n >= kGemmQueries) {
-        gmm::sgemm("T", nlist, n, d, means, d, x, d, 0, out, nlist);
-    } else {
-        for (size_t i = 0; i < n; i++) {
-            inner_products(x + i * d, means, d, nlist, out + i * nlist);
-        }
-    }
     std::vector<float> norms;
     if (!is_ip(ivf)) {
         norms.resize(nlist);
         faiss::fvec_norms_L2sqr(norms.data(), means, d, nlist);
     }
+    const size_t block = std::max(kGemmQueries, block_of(n));
+    const gmm::SerialBlas serial_blas;
 #pragma omp parallel for if (n * nlist > 65536)
-    for (size_t i = 0; i < n; i++) {
-        const float qq = faiss::fvec_norm_L2sqr(x + i * d, d);
-        const float scale = qq > 0 ? 2 / std::sqrt(qq) : 0;
-        float* o = out + i * nlist;
-        for (size_t j = 0; j < nlist; j++) {
-            o[j] = std::max(
-                    norms.empty() ? 2 - scale * o[j] : qq + norms[j] - 2 * o[j],
-                    0.0f);
+    for (size_t b = 0; b < n; b += block) {
+        const size_t end = std::min(n, b + block);
+        if (end - b >= kGemmQueries) {
+            float* const products = out + b * nlist;
+            const float* const xb = x + b * d;
+            gmm::sgemm(
+                    "T",
+                    nlist,
+                    end - b,
+                    d,
+                    means,
+                    d,
+                    xb,
+                    d,
+                    0,
+                    products,
+                    nlist);
+        } else {
+            for (size_t i = b; i < end; i++) {
+                inner_products(x + i * d, means, d, nlist, out + i * nlist);
+            }
+        }
+        for (size_t i = b; i < end; i++) {
+            const float qq = faiss::fvec_norm_L2sqr(x + i * d, d);
+            const float scale = qq > 0 ? 2 / std::sqrt(qq) : 0;
+            float* o = out + i * nlist;
+            for (size_t j = 0; j < nlist; j++) {
+                o[j] = std::max(
+                        norms.empty() ? 2 - scale * o[j]
+                                      : qq + norms[j] - 2 * o[j],
+                        0.0f);
+            }
         }
     }
 }

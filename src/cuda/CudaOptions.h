@@ -51,7 +51,7 @@ struct CudaReport {
     size_t responsibilities = 0; ///< that were summed on the sparse path
     size_t device_bytes = 0;     ///< allocated now, data included
     bool resident = false;       ///< data were kept on the device
-    bool exact = false;          ///< pairs were evaluated in fp32, if any asked
+    bool exact = false;          ///< pairs may have been evaluated in fp32
     /// of the pass's first block, ms: choice of components (one GEMM and its
     /// epilogue), exact evaluation, compaction and long lists, sparse sums,
     /// dense path
