@@ -86,10 +86,7 @@ std::unique_ptr<faiss::Index> empty_quantizer(const faiss::IndexIVF& ivf) {
 }
 
 void nearest_lists(
-        const faiss::IndexIVF& ivf,
-        size_t n,
-        const float* x,
-        idx_t* lists) {
+        const faiss::IndexIVF& ivf, size_t n, const float* x, idx_t* lists) {
     const size_t block = std::max<size_t>(256, block_of(n));
     if (n <= block || !dynamic_cast<const faiss::IndexFlat*>(ivf.quantizer)) {
         ivf.quantizer->assign(n, x, lists);
