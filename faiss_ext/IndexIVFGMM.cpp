@@ -1,7 +1,6 @@
 #include "faiss_ext/IndexIVFGMM.h"
 
 #include <algorithm>
-#include <cinttypes>
 #include <cstdio>
 #include <memory>
 #include <unordered_map>
@@ -136,8 +135,7 @@ void IndexIVFGMM<IVF>::train(idx_t n, const float* x) {
 template <class IVF>
 void IndexIVFGMM<IVF>::add_with_ids(
         idx_t n, const float* x, const idx_t* xids) {
-    FAISS_THROW_IF_NOT_FMT(
-            n >= 0, "n = %" PRId64 ", expected at least 0", int64_t(n));
+    FAISS_THROW_IF_NOT_FMT(n >= 0, "n = %zd, expected at least 0", size_t(n));
     std::vector<idx_t> homes(n);
     if (this->is_trained) {
         nearest_lists(*this, n, x, homes.data());
@@ -161,7 +159,7 @@ void IndexIVFGMM<IVF>::add_core(
     this->direct_map.check_can_add(xids);
     const GMMIndexRef self{*this, *this};
     check_max_assign(*this, *this);
-    adopt_strays({*this, *this});
+    adopt_strays(self);
     if (this->ntotal == 0) {
         earlier_lists.clear();
     }

@@ -1,7 +1,6 @@
 #include "faiss_ext/PairCells.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <numeric>
 
@@ -106,21 +105,6 @@ void explained(
     }
 }
 
-/// The first of the largest; none is below 0, so that they compare as integers,
-/// which the compiler vectorises.
-FAISS_EXT_SIMD_CLONES
-size_t largest(size_t n, const float* __restrict x) {
-    int32_t top = 0;
-    for (size_t l = 0; l < n; l++) {
-        top = std::max(top, std::bit_cast<int32_t>(x[l]));
-    }
-    size_t at = 0;
-    while (at + 1 < n && std::bit_cast<int32_t>(x[at]) != top) {
-        at++;
-    }
-    return at;
-}
-
 /** The weights of the chosen terms that leave the least error: gram w = uv on
  * them, by a Cholesky factor that grows with each term. */
 struct Weights {
@@ -178,7 +162,7 @@ size_t matching_pursuit(
     size_t terms = 0;
     while (terms < std::min(Sketch::kTerms, P)) {
         explained(P, terms, uv, gram, inverse_gap, chosen, weights, left);
-        const size_t best = largest(P, left);
+        const size_t best = std::max_element(left, left + P) - left;
         if (!(left[best] > 0)) {
             break;
         }

@@ -25,6 +25,13 @@ struct Problem {
     GaussianMixture model; ///< in the frame's units
 };
 
+/// Makes a coordinate what is nearest to y in the user's units.
+inline void place(Problem& p, size_t i, size_t j, float y) {
+    float& x = p.x[i * p.d + j];
+    x = y / p.frame.scale + p.frame.center[j];
+    p.y[i * p.d + j] = (x - p.frame.center[j]) * p.frame.scale;
+}
+
 /** Clusters around the model's means. spread: of the vectors about their mean,
  * in standard deviations of the model; 1 is data that the model fits, less is
  * a model so wide that responsibilities are spread over many components. */
@@ -76,9 +83,7 @@ inline Problem make_problem(
         for (size_t j = 0; j < d; j++) {
             const float y = m.means[c * d + j] +
                     std::sqrt(m.variance(c, j)) * normal(random);
-            const float x = y / p.frame.scale + p.frame.center[j];
-            p.x[i * d + j] = x;
-            p.y[i * d + j] = (x - p.frame.center[j]) * p.frame.scale;
+            place(p, i, j, y);
         }
     }
     return p;
@@ -193,6 +198,20 @@ inline Pass run_pass(
     pass.backend->set_model(p.model);
     pass.backend->accumulate(step, pass.stats);
     return pass;
+}
+
+/// Of the pass's only block, against double: the worst row's, nats.
+inline double worst_log_prob(const Problem& p, const Pass& pass) {
+    std::vector<double> expected(p.n);
+    p.model.log_prob(p.n, p.y.data(), expected.data());
+    const std::vector<float> found = cuda_row_log_prob(*pass.backend);
+    EXPECT_EQ(found.size(), p.n);
+    double worst = 0;
+    for (size_t i = 0; i < std::min(p.n, found.size()); i++) {
+        EXPECT_FALSE(std::isnan(found[i])) << "row " << i;
+        worst = std::max(worst, std::fabs(found[i] - expected[i]));
+    }
+    return worst;
 }
 
 constexpr Tolerance kFast{0.01, 0.02, 0.01};

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <vector>
 
 #include <omp.h>
@@ -87,6 +88,7 @@ std::unique_ptr<faiss::Index> empty_quantizer(const faiss::IndexIVF& ivf) {
 
 void nearest_lists(
         const faiss::IndexIVF& ivf, size_t n, const float* x, idx_t* lists) {
+    // A small block is all packing of the means.
     const size_t block = std::max<size_t>(256, block_of(n));
     if (n <= block || !dynamic_cast<const faiss::IndexFlat*>(ivf.quantizer)) {
         ivf.quantizer->assign(n, x, lists);
@@ -120,25 +122,17 @@ void coarse_distances(
         faiss::fvec_norms_L2sqr(norms.data(), means, d, nlist);
     }
     const size_t block = std::max(kGemmQueries, block_of(n));
-    const gmm::SerialBlas serial_blas;
+    std::optional<gmm::SerialBlas> serial_blas;
+    if (n >= kGemmQueries) { // it locks: not for single queries
+        serial_blas.emplace();
+    }
 #pragma omp parallel for if (n * nlist > 65536)
     for (size_t b = 0; b < n; b += block) {
-        const size_t end = std::min(n, b + block);
-        if (end - b >= kGemmQueries) {
-            float* const products = out + b * nlist;
+        const size_t end = std::min(n, b + block), nb = end - b;
+        if (nb >= kGemmQueries) {
             const float* const xb = x + b * d;
-            gmm::sgemm(
-                    "T",
-                    nlist,
-                    end - b,
-                    d,
-                    means,
-                    d,
-                    xb,
-                    d,
-                    0,
-                    products,
-                    nlist);
+            float* const ob = out + b * nlist;
+            gmm::sgemm("T", nlist, nb, d, means, d, xb, d, 0, ob, nlist);
         } else {
             for (size_t i = b; i < end; i++) {
                 inner_products(x + i * d, means, d, nlist, out + i * nlist);
