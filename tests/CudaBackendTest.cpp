@@ -68,6 +68,33 @@ TEST_F(CudaBackendTest, DiffuseResponsibilitiesOfManyRows) {
     }
 }
 
+/// One to eight tiles of components, each a block of a cluster; rows enough for
+/// several rounds of its buffers.
+TEST_F(CudaBackendTest, DiffuseResponsibilitiesByTilesOfComponents) {
+    for (int tiles = 1; tiles <= 8; tiles++) {
+        const size_t k = tiles * 128 - 28 * (tiles % 2);
+        Problem p = make_problem(
+                40000 + 37 * tiles,
+                tiles % 3 ? 20 : 100,
+                k,
+                Covariance::isotropic,
+                0.05);
+        CudaOptions o;
+        const Pass pass = run_pass(p, o);
+        // But for the last ones, which may be few enough for long lists.
+        EXPECT_GE(cuda_report(*pass.backend).dense_rows, p.n / 64 * 64);
+        EXPECT_LE(worst_log_prob(p, pass), 0.02) << tiles << " tiles";
+        check(p, EStep::soft, Precision::fast, Kernel::automatic);
+    }
+}
+
+/// More tiles of rows than are summed in registers.
+TEST_F(CudaBackendTest, DiffuseResponsibilitiesOfVeryManyRows) {
+    const Problem p =
+            make_problem(300000, 3, 1000, Covariance::isotropic, 0.05);
+    check(p, EStep::soft, Precision::fast, Kernel::automatic);
+}
+
 TEST_F(CudaBackendTest, HardAssignment) {
     for (Kernel kernel : kernels()) {
         for (Covariance c : kCovariances) {

@@ -133,30 +133,26 @@ struct CudaBackend : Backend {
         model.validate();
         covariance = model.covariance;
         k = model.k;
-        for (auto& engine : engines) {
-            engine->set_model(model);
-        }
+        each_engine([&](size_t i) { engines[i]->set_model(model); });
     }
 
     void accumulate(EStep step, SufficientStats& stats) override {
         const std::lock_guard lock(mutex);
         require(k > 0, "model.k (set_model comes first)", k, 1);
-        part_stats.resize(engines.size());
-        for (SufficientStats& part : part_stats) {
-            // The caller may have moved from what it gave.
-            if (part.covariance != covariance || part.k != k || part.d != d ||
-                part.n_k.size() != k || part.sum_x.size() != k * d ||
-                part.sum_x2.size() !=
-                        (covariance == Covariance::diagonal ? k * d : k)) {
-                part = SufficientStats(covariance, k, d);
-            }
+        // The caller may have moved from what it gave.
+        if (spare.covariance != covariance || spare.k != k || spare.d != d ||
+            spare.n_k.size() != k || spare.sum_x.size() != k * d ||
+            spare.sum_x2.size() !=
+                    (covariance == Covariance::diagonal ? k * d : k)) {
+            spare = SufficientStats(covariance, k, d);
         }
-        each_engine(
-                [&](size_t i) { engines[i]->accumulate(step, part_stats[i]); });
-        for (size_t i = 1; i < part_stats.size(); i++) {
-            part_stats[0].merge(part_stats[i]);
+        each_engine([&](size_t i) { engines[i]->accumulate(step); });
+        // In this thread, which has OpenMP's others at hand: a new one would
+        // start as many for itself.
+        for (size_t i = 0; i < engines.size(); i++) {
+            engines[i]->read_sums(step, i > 0, spare);
         }
-        std::swap(stats, part_stats[0]);
+        std::swap(stats, spare);
     }
 
     void top_components(
@@ -222,9 +218,9 @@ struct CudaBackend : Backend {
     /// An engine has one model prepared and one scratch.
     std::mutex mutex;
     std::vector<std::unique_ptr<Engine>> engines;
-    /// Kept between passes: to allocate as many pages again takes longer than
-    /// to fill them. The first is what the caller gave the time before.
-    std::vector<SufficientStats> part_stats;
+    /// What the caller gave the time before: to allocate as many pages again
+    /// takes longer than to fill them.
+    SufficientStats spare;
     Covariance covariance = Covariance::isotropic;
     size_t d = 0;
     size_t k = 0;

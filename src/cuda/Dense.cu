@@ -130,6 +130,9 @@ void DenseStep::reserve(
     if (fused) {
         // One block for each of an H100's processors.
         splits_ = total_splits_ = std::max(1, 132 * kComponentTile / padded_k);
+        clusters_ = padded_k <= kMaxCluster * kComponentTile
+                ? std::min(splits_, dense_clusters(d, padded_k))
+                : 0;
     } else {
         const int blocks = std::min(padded_k, kDenseComponents) /
                 kDenseProductTile *
@@ -139,6 +142,7 @@ void DenseStep::reserve(
                 1,
                 32));
         total_splits_ = kDenseTotalSplits;
+        clusters_ = 0;
     }
     const size_t total_bytes =
             size_t(total_splits_) * padded_k * 2 * sizeof(double);
@@ -298,6 +302,44 @@ void DenseStep::sum_fused(
     sums.partial = partial_;
     sums.totals = totals_;
     dense_sums_hopper(sums, lo, stream);
+}
+
+void DenseStep::add_by_cluster(
+        const Model& model,
+        const PreparedRows& from,
+        int64_t row_begin,
+        float power,
+        const float* row_weight,
+        int block_rows,
+        float* row_lse,
+        const unsigned char* narrow,
+        float slack,
+        float bound,
+        cudaStream_t stream) {
+    used_ = true;
+    const FoldedOperands& folded = model.folded_operands();
+    DenseClusterArgs args;
+    args.rows = from.operand;
+    args.row_begin = row_begin;
+    args.row_slots = {from.row_slots, from.operand.rows, kFoldSlots, 1};
+    args.components = folded.components;
+    args.component_slots = folded.component_slots;
+    args.row_tiles = block_rows / kClusterRows;
+    args.d = d_;
+    args.k = model.k;
+    args.padded_k = padded_k_;
+    args.narrow = narrow;
+    args.slack = slack;
+    args.bound = bound;
+    args.row_weight = row_weight;
+    args.row_lse = row_lse;
+    args.fold = fold_scale(d_, power);
+    args.splits = clusters_;
+    args.partial = partial_;
+    args.totals = totals_;
+    if (args.row_tiles) {
+        dense_cluster(args, stream);
+    }
 }
 
 void DenseStep::collect(

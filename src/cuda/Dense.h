@@ -40,6 +40,38 @@ struct DenseSumsArgs {
 };
 void dense_sums_hopper(const DenseSumsArgs&, bool lo, cudaStream_t);
 
+/// Blocks of a cluster, one for each tile of components.
+constexpr int kMaxCluster = 8;
+constexpr int kClusterRows = 64;
+
+/// One launch of the cluster kernel, of first halves and whole tiles of rows.
+struct DenseClusterArgs {
+    Operand rows;
+    int64_t row_begin; ///< within the operand
+    Operand row_slots;
+    Operand components; ///< folded
+    Operand component_slots;
+    int row_tiles; ///< of kClusterRows
+    int d;
+    int k;
+    int padded_k; ///< kMaxCluster tiles at most
+    /// Of components whose scores may be wrong by `slack` bits: they get no
+    /// sums here, and rows of which they might have 2^-bound are left out.
+    /// nullptr: there are none
+    const unsigned char* narrow;
+    float slack;
+    float bound;
+    const float* row_weight; ///< of the first row, or nullptr
+    float* row_lse; ///< rows that have one are left out, others' are filled in
+    float fold;     ///< fold_scale
+    int splits;     ///< of the rows: clusters
+    float* partial; ///< as in DenseSumsArgs
+    double* totals;
+};
+void dense_cluster(const DenseClusterArgs&, cudaStream_t);
+/// Clusters that the current device runs at a time; 0: it cannot.
+int dense_clusters(int d, int padded_k);
+
 /// The kernels' common face, bound to a device's best.
 struct ScoreKernels {
     bool hopper = false;
@@ -114,6 +146,27 @@ struct DenseStep {
             bool lo,
             cudaStream_t);
 
+    /// Whether add_by_cluster can be used: components are few.
+    bool has_clusters() const {
+        return clusters_ > 0;
+    }
+    /** Adds the sums of a block's rows that have no log-sum-exp, and gives them
+     * one; not those of which narrow components, whose scores may be wrong by
+     * `slack` bits, might have 2^-bound, nor those behind the last whole tile.
+     * By first halves. */
+    void add_by_cluster(
+            const Model&,
+            const PreparedRows&,
+            int64_t row_begin,
+            float power,
+            const float* row_weight,
+            int block_rows,
+            float* row_lse,
+            const unsigned char* narrow,
+            float slack,
+            float bound,
+            cudaStream_t);
+
     /// End of a pass: adds what was gathered to the sums. narrow_n_k: the
     /// largest n_k gathered of a component that narrow says more than 0 of.
     void collect(
@@ -151,6 +204,7 @@ private:
     float* partial_ = nullptr; ///< [split][part][padded_k][d]
     double* totals_ = nullptr; ///< [total_splits_][padded_k][2]
     int splits_ = 0, total_splits_ = 0, parts_ = 0, padded_k_ = 0, d_ = 0;
+    int clusters_ = 0;
     bool fused_ = false, used_ = false;
 };
 

@@ -200,7 +200,8 @@ __global__ void __launch_bounds__(kThreads, 1) dense_kernel(
                         p[half][k],
                         ptx::wgmma_descriptor_across(
                                 at + row_plane * L::kPlaneBytes + k * 2048,
-                                kChunkBytes));
+                                kChunkBytes),
+                        true);
             }
         };
         if constexpr (kLo) {

@@ -153,9 +153,10 @@ void Engine::use_block(
     select.row_ranges = sparse_.row_ranges;
     select.unit_counts = sparse_.unit_counts;
     select.row_lse = sparse_.row_lse;
-    // Not where a narrow component's rows must be found.
-    if (score_.hopper && args.folded.components.data && !p.narrow && !p.all &&
-        count >= 8 * kProbeRows) {
+    const bool clusters = !hard && !p.dense_lo && dense_.has_clusters();
+    // A narrow component's rows must be found: by lists, if not by a cluster.
+    if (score_.hopper && args.folded.components.data &&
+        (!p.narrow || clusters) && !p.all && count >= 8 * kProbeRows) {
         select.lost = sparse_.lost;
         check(cudaMemsetAsync(select.lost, 0, sizeof(uint32_t), stream_),
               "clearing");
@@ -183,7 +184,26 @@ void Engine::use_block(
     mark();
     SparseStep sparse;
     sparse.compact(sparse_, count, stream_);
-    int dense_rows = sparse.overflowed, dense_begin = 0;
+    mark();
+    int dense_rows = sparse.overflowed, dense_begin = 0, together = 0;
+    if (clusters && dense_rows >= count / 4 * 3) {
+        dense_.add_by_cluster(
+                model_,
+                rows,
+                row_begin,
+                power_,
+                weight,
+                count,
+                sparse_.row_lse,
+                p.narrow ? model_.narrow : nullptr,
+                slack,
+                bound,
+                stream_);
+        sparse.compact_again(sparse_, count, stream_);
+        together = dense_rows - sparse.overflowed;
+        dense_rows = sparse.overflowed;
+    }
+    mark();
     if (p.refine && dense_rows && (p.all || dense_rows <= count / 4)) {
         long_.run(
                 score_,
@@ -204,7 +224,6 @@ void Engine::use_block(
         dense_rows = long_.left;
         dense_begin = long_.left_begin;
     }
-    mark();
     sparse.accumulate(
             sparse_,
             rows,
@@ -242,11 +261,11 @@ void Engine::use_block(
             stream_);
     report.rows += count;
     report.long_rows += sparse.overflowed - dense_rows;
-    report.dense_rows += dense_rows;
+    report.dense_rows += together + dense_rows;
     report.responsibilities += sparse.entries;
 }
 
-void Engine::accumulate(EStep step, SufficientStats& stats) {
+void Engine::accumulate(EStep step) {
     check(cudaSetDevice(device_), "choosing the device");
     if (power_ == 0 || power_squares_ != has_squares()) {
         power_squares_ = has_squares();
@@ -358,7 +377,6 @@ void Engine::accumulate(EStep step, SufficientStats& stats) {
     }
     report.resident = resident_;
     report.device_bytes = used_bytes();
-    read_sums(step, stats);
 }
 
 double Engine::least_weight() const {
@@ -385,7 +403,7 @@ std::vector<float> Engine::row_log_prob() const {
     return out;
 }
 
-void Engine::read_sums(EStep step, SufficientStats& stats) {
+void Engine::read_sums(EStep step, bool add, SufficientStats& stats) const {
     const size_t k = shape_.k, d = shape_.d;
     const double* const n_k = sums_host_.as<double>();
     const double* const constant = n_k + k;
@@ -393,13 +411,14 @@ void Engine::read_sums(EStep step, SufficientStats& stats) {
     const double* const y2 = y + k * d;
     const double w = weight_scale_;
     const double to_x = w / power_, to_x2 = to_x / power_;
-    const auto scale = [](std::vector<double>& to, double by, const double* x) {
-        const int64_t n = int64_t(to.size());
+    const auto scale =
+            [=](std::vector<double>& to, double by, const double* x) {
+                const int64_t n = int64_t(to.size());
 #pragma omp parallel for schedule(static) if (n > 100000)
-        for (int64_t i = 0; i < n; i++) {
-            to[i] = by * x[i];
-        }
-    };
+                for (int64_t i = 0; i < n; i++) {
+                    to[i] = (add ? to[i] : 0.) + by * x[i];
+                }
+            };
     scale(stats.n_k, w, n_k);
     scale(stats.sum_x, to_x, y);
     if (has_squares()) {
@@ -416,15 +435,17 @@ void Engine::read_sums(EStep step, SufficientStats& stats) {
     } else {
         weight = double(end_ - begin_);
     }
-    stats.weight = weight;
+    if (!add) {
+        stats.weight = stats.objective = stats.dropped_mass = 0;
+    }
+    stats.weight += weight;
     if (step == EStep::hard) {
-        stats.objective = 2 * to_x2 * sum; // scores are -|Y - M|^2 / 2
-        stats.dropped_mass = 0;
+        stats.objective += 2 * to_x2 * sum; // scores are -|Y - M|^2 / 2
     } else {
-        stats.objective = w * kLn2 * sum;
+        stats.objective += w * kLn2 * sum;
         // What was listed and left out is known; what was never listed has
         // only its bound.
-        stats.dropped_mass = w * n_k[sums_.count() + 1] +
+        stats.dropped_mass += w * n_k[sums_.count() + 1] +
                 weight * std::exp2(-list_bits(options_.precision));
     }
 }

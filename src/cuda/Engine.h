@@ -33,8 +33,11 @@ struct Engine {
 
     void set_model(const GaussianMixture& model);
 
-    /// Replaces all sums of stats, which has the model's shape.
-    void accumulate(EStep step, SufficientStats& stats);
+    void accumulate(EStep step);
+
+    /// The last accumulate()'s sums, to stats of the model's shape: replaces
+    /// what is there, or adds to it.
+    void read_sums(EStep step, bool add, SufficientStats& stats) const;
 
     void top_components(
             const Rows& x,
@@ -84,7 +87,6 @@ private:
     bool has_squares() const;
     int planes(bool lo) const;
     size_t used_bytes() const;
-    void read_sums(EStep step, SufficientStats& stats);
     PrepareArgs prepare_args(
             const Feeder::Block& block, ElementType type) const;
 
@@ -93,7 +95,7 @@ private:
     ScoreKernels score_;
     cudaStream_t stream_ = nullptr;
     cudaEvent_t started_ = nullptr, finished_ = nullptr;
-    static constexpr int kSteps = 5;
+    static constexpr int kSteps = 6;
     cudaEvent_t steps_[kSteps + 1] = {};
     int last_rows_ = 0;
 

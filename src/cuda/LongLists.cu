@@ -9,6 +9,8 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
+/// Blocks that share the candidates at most: an H100 has as many at a time.
+constexpr int kScoreBlocks = 132 * 3;
 constexpr uint32_t kNoPlace = 0xffffffffu;
 
 struct ListArgs {
@@ -21,7 +23,8 @@ struct ListArgs {
     uint32_t* own_numbers;   ///< the same, where nothing moves them
     const float* row_weight;
     float* best;
-    uint32_t* counts;
+    uint32_t* counts; ///< of candidates; then where they begin
+    uint32_t* ends;
     EntryRoom room;
     float* row_lse;
 };
@@ -66,7 +69,8 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 /** One block: counts to places behind the entries so far, and the numbers of
- * the rows that get none to `left`. state: entries, rows left. */
+ * the rows that get none to `left`. state: entries, rows left, entries before
+ * these rows'. */
 __global__ void __launch_bounds__(1024) place_kernel(
         uint32_t* counts,
         int rows,
@@ -130,26 +134,24 @@ __global__ void __launch_bounds__(1024) place_kernel(
         __syncthreads();
     }
     if (threadIdx.x == 0) {
+        state[2] = state[0];
         state[0] = end;
         state[1] = rows_left;
     }
 }
 
-/// One warp a row: its candidates, exactly, as entries.
-template <bool kAligned, bool kEachDimension>
-__global__ void __launch_bounds__(kThreads, 3)
-        list_kernel(const __grid_constant__ ListArgs args) {
+/// One warp a row: its candidates to their places.
+__global__ void __launch_bounds__(kThreads)
+        candidates_kernel(const __grid_constant__ ListArgs args) {
     const int i = blockIdx.x * kWarps + threadIdx.x / 32;
     const int lane = threadIdx.x % 32;
     if (i >= args.rows || args.counts[i] == kNoPlace) {
         return;
     }
-    const uint32_t place = args.counts[i];
     const uint32_t row = args.own_numbers[i];
-    const uint32_t group = row / args.room.group_rows * args.room.k;
     const float least = args.best[i] - args.window;
     const float* const scores = args.scores + size_t(i) * args.padded_k;
-    uint32_t end = place;
+    uint32_t end = args.counts[i];
 #pragma unroll 4
     for (int first = 0; first < args.padded_k; first += 128) {
         const int k = first + lane * 4;
@@ -160,34 +162,66 @@ __global__ void __launch_bounds__(kThreads, 3)
             const bool mine = score[e] >= least;
             const uint32_t all = __ballot_sync(0xffffffffu, mine);
             if (mine) {
-                args.room.keys[end + __popc(all & ((1u << lane) - 1))] = k + e;
+                const uint32_t at = end + __popc(all & ((1u << lane) - 1));
+                args.room.keys[at] = k + e;
+                args.room.values[at].x = row;
             }
             end += __popc(all);
         }
     }
-    __syncwarp();
-    float best = -3e38f;
-    for (uint32_t first = place; first < end; first += 32) {
-        const uint32_t at = first + lane;
+    if (lane == 0) {
+        args.ends[i] = end;
+    }
+}
+
+/// All candidates of all rows, exactly: 32 a warp.
+template <bool kAligned, bool kEachDimension>
+__global__ void __launch_bounds__(kThreads, 3) candidate_scores_kernel(
+        const __grid_constant__ ListArgs args, const uint32_t* state) {
+    const uint32_t begin = state[2], end = state[0];
+    for (uint32_t first = begin + (blockIdx.x * kWarps + threadIdx.x / 32) * 32;
+         first < end;
+         first += gridDim.x * kThreads) {
+        const uint32_t at = first + threadIdx.x % 32;
         const bool inside = at < end;
         const uint32_t k = inside ? args.room.keys[at] : 0;
-        float score = -3e38f;
+        const uint32_t row = inside ? args.room.values[at].x : 0;
+        float score = 0;
         evaluate_pairs<kAligned, kEachDimension>(
                 args.exact, __ballot_sync(0xffffffffu, inside), k, row, score);
         if (inside) {
-            args.room.keys[at] = group + k;
-            args.room.values[at] = make_uint2(row, __float_as_uint(score));
+            args.room.values[at].y = __float_as_uint(score);
         }
-        best = fmaxf(best, score);
+    }
+}
+
+/// One warp a row: scores to responsibilities, candidates to entries.
+__global__ void __launch_bounds__(kThreads)
+        list_kernel(const __grid_constant__ ListArgs args) {
+    const int i = blockIdx.x * kWarps + threadIdx.x / 32;
+    const int lane = threadIdx.x % 32;
+    if (i >= args.rows || args.counts[i] == kNoPlace) {
+        return;
+    }
+    const uint32_t place = args.counts[i], end = args.ends[i];
+    const uint32_t row = args.own_numbers[i];
+    const uint32_t group = row / args.room.group_rows * args.room.k;
+    const auto score_at = [&](uint32_t at) {
+        return __uint_as_float(args.room.values[at].y);
+    };
+    float best = -3e38f;
+    for (uint32_t at = place + lane; at < end; at += 32) {
+        best = fmaxf(best, score_at(at));
     }
 #pragma unroll
     for (int step = 16; step; step /= 2) {
         best = fmaxf(best, __shfl_xor_sync(0xffffffffu, best, step));
     }
+    const float least = best - args.bound;
     float sum = 0;
     for (uint32_t at = place + lane; at < end; at += 32) {
-        const float score = __uint_as_float(args.room.values[at].y);
-        sum += score < best - args.bound ? 0.f : exp2f(score - best);
+        const float score = score_at(at);
+        sum += score < least ? 0.f : exp2f(score - best);
     }
 #pragma unroll
     for (int step = 16; step; step /= 2) {
@@ -196,9 +230,10 @@ __global__ void __launch_bounds__(kThreads, 3)
     const float lse = best + log2f(sum);
     const float weight = args.row_weight ? args.row_weight[row] : 1.f;
     for (uint32_t at = place + lane; at < end; at += 32) {
-        const float score = __uint_as_float(args.room.values[at].y);
+        const float score = score_at(at);
+        args.room.keys[at] += group;
         args.room.values[at].y = __float_as_uint(
-                score < best - args.bound ? 0.f : weight * exp2f(score - lse));
+                score < least ? 0.f : weight * exp2f(score - lse));
     }
     if (lane == 0) {
         args.row_lse[row] = lse;
@@ -208,7 +243,7 @@ __global__ void __launch_bounds__(kThreads, 3)
 } // namespace
 
 void LongLists::reserve() {
-    memory_.reserve(3 * kDenseRows * sizeof(float) + 2 * sizeof(uint32_t));
+    memory_.reserve(4 * kDenseRows * sizeof(float) + 3 * sizeof(uint32_t));
     totals_.reserve(2 * sizeof(uint32_t));
 }
 
@@ -230,7 +265,8 @@ void LongLists::run(
     const PreparedRows& gathered = borrowed.gathered();
     float* const best = memory_.as<float>();
     uint32_t* const counts = reinterpret_cast<uint32_t*>(best + kDenseRows);
-    uint32_t* const own_numbers = counts + kDenseRows;
+    uint32_t* const ends = counts + kDenseRows;
+    uint32_t* const own_numbers = ends + kDenseRows;
     uint32_t* const state = own_numbers + kDenseRows;
     const int capacity = int(std::min<size_t>(
             kDenseRows,
@@ -246,9 +282,11 @@ void LongLists::run(
                   state, totals, sizeof(start), cudaMemcpyHostToDevice, stream),
           "clearing");
     const bool squares = model.covariance == Covariance::diagonal;
-    const auto list = model.d % 4 == 0
-            ? (squares ? list_kernel<true, true> : list_kernel<true, false>)
-            : (squares ? list_kernel<false, true> : list_kernel<false, false>);
+    const auto evaluate = model.d % 4 == 0
+            ? (squares ? candidate_scores_kernel<true, true>
+                       : candidate_scores_kernel<true, false>)
+            : (squares ? candidate_scores_kernel<false, true>
+                       : candidate_scores_kernel<false, false>);
     for (int begin = 0; begin < count; begin += capacity) {
         const int rows = std::min(capacity, count - begin);
         gather_rows(
@@ -281,6 +319,7 @@ void LongLists::run(
         lists.row_weight = row_weight;
         lists.best = best;
         lists.counts = counts;
+        lists.ends = ends;
         lists.room = room;
         lists.row_lse = row_lse;
         const int blocks = (rows + kWarps - 1) / kWarps;
@@ -289,7 +328,12 @@ void LongLists::run(
         place_kernel<<<1, 1024, 0, stream>>>(
                 counts, rows, own_numbers, numbers, room.size, longest, state);
         check_launch("placing of long lists");
-        list<<<blocks, kThreads, 0, stream>>>(lists);
+        candidates_kernel<<<blocks, kThreads, 0, stream>>>(lists);
+        check_launch("candidates of long lists");
+        evaluate<<<std::min(16 * blocks, kScoreBlocks), kThreads, 0, stream>>>(
+                lists, state);
+        check_launch("scores of long lists");
+        list_kernel<<<blocks, kThreads, 0, stream>>>(lists);
         check_launch("long lists");
         const int done = begin + rows;
         if (begin && done < count) {

@@ -22,6 +22,16 @@ __device__ __forceinline__ uint32_t bits(__half2 x) {
     return *reinterpret_cast<const uint32_t*>(&x);
 }
 
+__device__ __forceinline__ __half2 half2_of(uint32_t bits) {
+    return *reinterpret_cast<const __half2*>(&bits);
+}
+
+__device__ __forceinline__ void store_shared(uint32_t address, __half value) {
+    asm volatile(
+            "st.shared.u16 [%0], %1;" ::"r"(address),
+            "h"(__half_as_ushort(value)));
+}
+
 __device__ __forceinline__ void store_shared(uint32_t address, uint32_t value) {
     asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(value));
 }
@@ -33,6 +43,10 @@ __device__ __forceinline__ void store_shared(uint32_t address, float4 v) {
             "f"(v.y),
             "f"(v.z),
             "f"(v.w));
+}
+
+__device__ __forceinline__ void store_shared(uint32_t address, float value) {
+    asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(value));
 }
 
 __device__ __forceinline__ float4 load_shared_float4(uint32_t address) {
@@ -61,6 +75,14 @@ __device__ __forceinline__ uint32_t load_shared_uint(uint32_t address) {
     uint32_t value;
     asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(address));
     return value;
+}
+
+__device__ __forceinline__ uint4 load_shared_uint4(uint32_t address) {
+    uint4 v;
+    asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "r"(address));
+    return v;
 }
 
 /** If m0 (the larger of c[0] and c[1]) reaches t0 or m1 (of c[2] and c[3]) t1:
@@ -271,8 +293,8 @@ __device__ __forceinline__ uint64_t wgmma_descriptor_narrow(uint32_t tile) {
             (uint64_t{3} << 62);
 }
 
-/// As the second operand, rows of 64 halves as above, but summed over: its 128
-/// columns are two such tiles, `apart` bytes from each other.
+/// An operand of rows of 64 halves as above, but summed over: columns beyond
+/// 64 are in a further such tile, `apart` bytes from the first.
 __device__ __forceinline__ uint64_t
 wgmma_descriptor_across(uint32_t tile, uint32_t apart) {
     const uint64_t address = (tile & 0x3FFFF) >> 4;
@@ -351,14 +373,15 @@ __device__ __forceinline__ void wgmma_m64n128k16(
     // clang-format on
 }
 
-/// c (64 x 128) += a (64 x 16, in registers) b (16 x 128).
+/// c (64 x 128) += a (64 x 16, in registers) b (16 x 128), or without
+/// c if !add.
 __device__ __forceinline__ void wgmma_sums(
-        float (&c)[16][4], const uint32_t (&a)[4], uint64_t b) {
+        float (&c)[16][4], const uint32_t (&a)[4], uint64_t b, bool add) {
     // clang-format off
     asm volatile(
             "{\n"
             ".reg .pred p;\n"
-            "setp.ne.b32 p, 1, 0;\n"
+            "setp.ne.b32 p, %69, 0;\n"
             "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {"
             "%0, %1, %2, %3, %4, %5, %6, %7, "
             "%8, %9, %10, %11, %12, %13, %14, %15, "
@@ -371,18 +394,18 @@ __device__ __forceinline__ void wgmma_sums(
             "{%64, %65, %66, %67}, %68, p, 1, 1, 1;\n"
             "}\n"
             : GMM_REGISTERS_32(0), GMM_REGISTERS_32(8)
-            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(add)));
     // clang-format on
 }
 
-/// c (64 x 64) += a (64 x 16, in registers) b (16 x 64).
+/// c (64 x 64) += a (64 x 16, in registers) b (16 x 64), likewise.
 __device__ __forceinline__ void wgmma_sums(
-        float (&c)[8][4], const uint32_t (&a)[4], uint64_t b) {
+        float (&c)[8][4], const uint32_t (&a)[4], uint64_t b, bool add) {
     // clang-format off
     asm volatile(
             "{\n"
             ".reg .pred p;\n"
-            "setp.ne.b32 p, 1, 0;\n"
+            "setp.ne.b32 p, %37, 0;\n"
             "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {"
             "%0, %1, %2, %3, %4, %5, %6, %7, "
             "%8, %9, %10, %11, %12, %13, %14, %15, "
@@ -391,11 +414,79 @@ __device__ __forceinline__ void wgmma_sums(
             "{%32, %33, %34, %35}, %36, p, 1, 1, 1;\n"
             "}\n"
             : GMM_REGISTERS_32(0)
-            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(add)));
+    // clang-format on
+}
+
+/// c (64 x 16) += a (64 x 16, in registers) b (16 x 16), likewise.
+__device__ __forceinline__ void wgmma_sums(
+        float (&c)[2][4], const uint32_t (&a)[4], uint64_t b, bool add) {
+    // clang-format off
+    asm volatile(
+            "{\n"
+            ".reg .pred p;\n"
+            "setp.ne.b32 p, %13, 0;\n"
+            "wgmma.mma_async.sync.aligned.m64n16k16.f32.f16.f16 {"
+            "%0, %1, %2, %3, %4, %5, %6, %7}, "
+            "{%8, %9, %10, %11}, %12, p, 1, 1, 1;\n"
+            "}\n"
+            : GMM_REGISTERS_4(0), GMM_REGISTERS_4(1)
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(add)));
     // clang-format on
 }
 
 #undef GMM_REGISTERS_32
 #undef GMM_REGISTERS_4
+
+// ---- sm_90: blocks of a cluster ----
+
+/// All threads of the cluster's blocks that have not ended.
+__device__ __forceinline__ void cluster_sync() {
+    asm volatile(
+            "barrier.cluster.arrive.release.aligned;\n"
+            "barrier.cluster.wait.acquire.aligned;" ::
+                    : "memory");
+}
+
+/// An address in this block's shared memory, in that of another of the cluster.
+__device__ __forceinline__ uint32_t
+cluster_address(uint32_t address, uint32_t rank) {
+    uint32_t there;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
+                 : "=r"(there)
+                 : "r"(address), "r"(rank));
+    return there;
+}
+
+/// A piece (16-byte multiples) to a block of the cluster, whose barrier expects
+/// it.
+__device__ __forceinline__ void cluster_copy(
+        uint32_t to, uint32_t from, uint32_t bytes, uint32_t barrier) {
+    asm volatile(
+            "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::"
+            "bytes [%0], [%1], %2, [%3];" ::"r"(to),
+            "r"(from),
+            "r"(bytes),
+            "r"(barrier)
+            : "memory");
+}
+
+/// Four 8 x 8 matrices, one row's address from each lane: see load_matrix.
+__device__ __forceinline__ void store_matrix(
+        uint32_t to, uint32_t r0, uint32_t r1, uint32_t r2, uint32_t r3) {
+    asm volatile(
+            "stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::
+                    "r"(to),
+            "r"(r0),
+            "r"(r1),
+            "r"(r2),
+            "r"(r3)
+            : "memory");
+}
+
+/// Between ordinary stores to shared memory and products that read them.
+__device__ __forceinline__ void async_fence() {
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
 
 } // namespace gmm::cuda::ptx

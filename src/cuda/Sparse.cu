@@ -47,6 +47,19 @@ __global__ void __launch_bounds__(256) compact_kernel(
     }
 }
 
+/// A warp two units: how many of their rows have no log-sum-exp.
+__global__ void __launch_bounds__(256)
+        recount_kernel(int rows, const float* row_lse, uint64_t* unit_counts) {
+    const int row = blockIdx.x * 256 + threadIdx.x;
+    const int lane = threadIdx.x % 32;
+    const uint32_t lost =
+            __ballot_sync(0xffffffffu, row < rows && isnan(row_lse[row]));
+    if (lane % kUnitRows == 0 && row < rows) {
+        uint64_t& count = unit_counts[row / kUnitRows];
+        count = uint32_t(count) | uint64_t(__popc(lost >> lane & 0xffff)) << 32;
+    }
+}
+
 int units_of(int rows) {
     return (rows + kUnitRows - 1) / kUnitRows;
 }
@@ -217,6 +230,14 @@ void SparseStep::compact(SparseScratch& s, int rows, cudaStream_t stream) {
     const uint64_t total = *s.total_.as<uint64_t>();
     entries = uint32_t(total);
     overflowed = int(total >> 32);
+}
+
+void SparseStep::compact_again(
+        SparseScratch& s, int rows, cudaStream_t stream) {
+    recount_kernel<<<(rows + 255) / 256, 256, 0, stream>>>(
+            rows, s.row_lse, s.unit_counts);
+    check_launch("counting of rows");
+    compact(s, rows, stream);
 }
 
 } // namespace gmm::cuda

@@ -89,6 +89,8 @@ struct SparseStep {
 
     /// Puts entries and overflowed rows in order; waits for their numbers.
     void compact(SparseScratch&, int rows, cudaStream_t);
+    /// The same once more, where rows that had overflowed have been dealt with.
+    void compact_again(SparseScratch&, int rows, cudaStream_t);
     /** Adds the entries' sums. Rows are those of the block, from row_begin.
      *
      * @param lo      second halves count

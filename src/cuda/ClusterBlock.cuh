@@ -1,0 +1,226 @@
+#pragma once
+
+#include "Dense.h"
+#include "Epilogue.cuh"
+#include "Fold.h"
+
+/** What the two halves of the cluster kernel (DenseCluster.cu) share: a block's
+ * place in its cluster, its shared memory and its barriers. */
+namespace gmm::cuda {
+
+namespace cluster {
+
+constexpr int kRows = kClusterRows;
+constexpr int kGroups = kComponentTile / 8;
+constexpr int kThreads = 128 * 4;
+constexpr int kDepth = 64;
+constexpr int kComponentChunkBytes = kComponentTile * kDepth * 2;
+constexpr int kRowChunkBytes = kRows * kDepth * 2;
+constexpr int kStages = 7; ///< of rows
+constexpr int kSlots = 3;  ///< for exponentials
+/// For parts of log-sum-exps. Who fills a slot for exponentials anew has had
+/// all parts of the tile that was in it; so all blocks had filled that slot,
+/// and had all parts of the tile before. Those may be overwritten.
+constexpr int kPartSlots = 2 * kSlots;
+/// Tiles that are summed in registers at most: the matrix units round towards
+/// zero, and that adds up.
+constexpr int kChainTiles = 256;
+
+static_assert(kComponentTile == 128);
+
+/// steps: of 16 dimensions, without the slots'.
+template <int kSteps>
+struct Layout {
+    static constexpr int kChunks = (kSteps + 3) / 4;
+    static constexpr int kComponentSlotsAt = kChunks * kComponentChunkBytes;
+    static constexpr int kComponentBytes =
+            kComponentSlotsAt + kComponentTile * kWideSlots * 2;
+    static constexpr int kRowSlotsAt = kChunks * kRowChunkBytes;
+    static constexpr int kStageBytes = kRowSlotsAt + kRows * kWideSlots * 2;
+    static constexpr int kStagesAt = kComponentBytes;
+    /// [2 chunks of components][rows]
+    static constexpr int kSlotBytes = 2 * kRowChunkBytes;
+    static constexpr int kSlotsAt = kStagesAt + kStages * kStageBytes;
+    /// Maxima of own rows, by slot.
+    static constexpr int kRowBytes = kRows * 4;
+    static constexpr int kBestAt = kSlotsAt + kSlots * kSlotBytes;
+    /// Parts of log-sum-exps, of own rows and of [blocks][rows].
+    static constexpr int kOwnAt = kBestAt + kSlots * kRowBytes;
+    static constexpr int kPartBytes = kMaxCluster * kRowBytes;
+    static constexpr int kPartsAt = kOwnAt + kPartSlots * kRowBytes;
+    static constexpr int kFactorBytes = kRows * 2; ///< by slot
+    static constexpr int kFactorsAt = kPartsAt + kPartSlots * kPartBytes;
+    static constexpr int kNarrowAt = kFactorsAt + kSlots * kFactorBytes;
+    static constexpr int kBarriersAt = kNarrowAt + kComponentTile * 2;
+    static constexpr int kShared =
+            kBarriersAt + (1 + 2 * kStages + 2 * kSlots + kPartSlots) * 8;
+};
+
+/// A part's last bit says that a narrow component is near its block's best.
+__device__ __forceinline__ float marked(float part, bool mark) {
+    return __uint_as_float((__float_as_uint(part) & ~1u) | uint32_t(mark));
+}
+__device__ __forceinline__ bool is_marked(float part) {
+    return __float_as_uint(part) & 1;
+}
+
+struct Maps {
+    CUtensorMap rows, row_slots, components, component_slots;
+};
+
+__device__ __forceinline__ unsigned char* shared_bytes() {
+    extern __shared__ __align__(1024) unsigned char shared[];
+    return shared;
+}
+
+template <int kSteps>
+struct Block {
+    using L = Layout<kSteps>;
+
+    const Maps& maps;
+    const DenseClusterArgs& args;
+    const uint32_t base = ptx::smem_address(shared_bytes());
+    const int warp = __shfl_sync(kAllLanes, threadIdx.x / 32, 0);
+    const int lane = threadIdx.x % 32;
+    const int quad = lane % 4;
+    const int rank = blockIdx.x, blocks = gridDim.x; ///< of the cluster
+    const int component = rank * kComponentTile;
+    /// Of rows: the cluster's.
+    const int begin = int(int64_t(args.row_tiles) * blockIdx.y / gridDim.y);
+    const int tiles =
+            int(int64_t(args.row_tiles) * (blockIdx.y + 1) / gridDim.y) - begin;
+
+    __device__ Block(const Maps& m, const DenseClusterArgs& a)
+            : maps(m), args(a) {}
+
+    __device__ uint32_t components_full() const {
+        return base + L::kBarriersAt;
+    }
+    __device__ uint32_t full(int stage) const {
+        return components_full() + 8 + stage * 16;
+    }
+    __device__ uint32_t empty(int stage) const {
+        return full(stage) + 8;
+    }
+    __device__ uint32_t slot_full(int slot) const {
+        return full(kStages + slot);
+    }
+    __device__ uint32_t slot_empty(int slot) const {
+        return empty(kStages + slot);
+    }
+    __device__ uint32_t parts_full(int slot) const {
+        return full(kStages + kSlots) + slot * 8;
+    }
+
+    __device__ __forceinline__ bool is_narrow(int i) const {
+        return args.narrow && component + i < args.k &&
+                args.narrow[component + i];
+    }
+
+    /// A tile to its stage. There are two more than there are tiles: each of
+    /// two warpgroups computes the scores of a next one.
+    __device__ __forceinline__ void load_rows(int i) const {
+        const int stage = i % kStages;
+        const uint32_t to = base + L::kStagesAt + stage * L::kStageBytes;
+        const int row =
+                int(args.row_begin) + (begin + min(i, tiles - 1)) * kRows;
+        ptx::barrier_expect(full(stage), L::kStageBytes);
+#pragma unroll
+        for (int p = 0; p < L::kChunks; p++) {
+            ptx::tma_load(
+                    to + p * kRowChunkBytes,
+                    &maps.rows,
+                    full(stage),
+                    p * kDepth,
+                    row,
+                    0);
+        }
+        ptx::tma_load(
+                to + L::kRowSlotsAt, &maps.row_slots, full(stage), 0, row, 0);
+    }
+
+    /// Before all else, by all threads; whether there are narrow components.
+    __device__ __forceinline__ bool set_up() const {
+        if (threadIdx.x == 0) {
+            ptx::barrier_init(components_full(), 1);
+            for (int s = 0; s < kStages; s++) {
+                ptx::barrier_init(full(s), 1);
+                ptx::barrier_init(empty(s), 256);
+            }
+            for (int s = 0; s < kSlots; s++) {
+                ptx::barrier_init(slot_full(s), 128);
+                ptx::barrier_init(slot_empty(s), 256);
+            }
+            for (int i = 0; i < kPartSlots; i++) {
+                ptx::barrier_init(parts_full(i), 1);
+            }
+            ptx::barrier_init_fence();
+            for (int i = 0; i < kPartSlots; i++) {
+                ptx::barrier_expect(parts_full(i), blocks * L::kRowBytes);
+            }
+            ptx::barrier_expect(components_full(), L::kComponentBytes);
+            for (int p = 0; p < L::kChunks; p++) {
+                ptx::tma_load(
+                        base + p * kComponentChunkBytes,
+                        &maps.components,
+                        components_full(),
+                        p * kDepth,
+                        component,
+                        0);
+            }
+            ptx::tma_load(
+                    base + L::kComponentSlotsAt,
+                    &maps.component_slots,
+                    components_full(),
+                    0,
+                    component,
+                    0);
+            for (int i = 0; i < min(kStages, tiles + 2); i++) {
+                load_rows(i);
+            }
+        }
+        __syncthreads();
+        // 1 for narrow components, 0 for others: [4][groups], by who has them.
+        bool any_narrow = false;
+        if (threadIdx.x < kComponentTile / 2) {
+            const int i = threadIdx.x % kGroups * 8 + threadIdx.x / kGroups * 2;
+            any_narrow = is_narrow(i) || is_narrow(i + 1);
+            ptx::store_shared(
+                    base + L::kNarrowAt + threadIdx.x * 4,
+                    ptx::bits(
+                            __floats2half2_rn(is_narrow(i), is_narrow(i + 1))));
+        }
+        // Blocks that there are not say nothing.
+        for (int i = threadIdx.x; i < kPartSlots * kMaxCluster * kRows;
+             i += kThreads) {
+            if (i / kRows % kMaxCluster >= blocks) {
+                ptx::store_shared(base + L::kPartsAt + i * 4, -INFINITY);
+            }
+        }
+        ptx::barrier_wait(components_full(), 0);
+        if (threadIdx.x < kComponentTile && is_narrow(threadIdx.x)) {
+            // Narrow components' scores are raised by what they may be wrong,
+            // so that a sum of them that is too small is; they get no sums
+            // here. Slot 7; halves of a row are exchanged in every other four
+            // rows.
+            __half* const slot = reinterpret_cast<__half*>(
+                    shared_bytes() + L::kComponentSlotsAt + threadIdx.x * 32 +
+                    threadIdx.x / 4 % 2 * 16 + 14);
+            *slot = __float2half_rn(
+                    __half2float(*slot) + args.slack / kFoldUnit);
+        }
+        ptx::async_fence();
+        any_narrow = __syncthreads_or(any_narrow);
+        ptx::cluster_sync();
+        return any_narrow;
+    }
+
+    /// Two warpgroups: scores, exponentials, log-sum-exps, factors.
+    __device__ __forceinline__ void score_rows(bool any_narrow) const;
+    /// Two more: responsibilities and their sums.
+    __device__ __forceinline__ void sum_rows() const;
+};
+
+} // namespace cluster
+
+} // namespace gmm::cuda
