@@ -74,7 +74,7 @@ TEST_F(CudaBackendTest, DiffuseResponsibilitiesByTilesOfComponents) {
     for (int tiles = 1; tiles <= 8; tiles++) {
         const size_t k = tiles * 128 - 28 * (tiles % 2);
         Problem p = make_problem(
-                40000 + 37 * tiles,
+                96000 / tiles + 37,
                 tiles % 3 ? 20 : 100,
                 k,
                 Covariance::isotropic,

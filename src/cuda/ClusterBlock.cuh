@@ -44,10 +44,9 @@ struct Layout {
     /// Maxima of own rows, by slot.
     static constexpr int kRowBytes = kRows * 4;
     static constexpr int kBestAt = kSlotsAt + kSlots * kSlotBytes;
-    /// Parts of log-sum-exps, of own rows and of [blocks][rows].
-    static constexpr int kOwnAt = kBestAt + kSlots * kRowBytes;
+    /// Parts of log-sum-exps: [blocks][rows].
     static constexpr int kPartBytes = kMaxCluster * kRowBytes;
-    static constexpr int kPartsAt = kOwnAt + kPartSlots * kRowBytes;
+    static constexpr int kPartsAt = kBestAt + kSlots * kRowBytes;
     static constexpr int kFactorBytes = kRows * 2; ///< by slot
     static constexpr int kFactorsAt = kPartsAt + kPartSlots * kPartBytes;
     static constexpr int kNarrowAt = kFactorsAt + kSlots * kFactorBytes;
@@ -156,7 +155,7 @@ struct Block {
             }
             ptx::barrier_init_fence();
             for (int i = 0; i < kPartSlots; i++) {
-                ptx::barrier_expect(parts_full(i), blocks * L::kRowBytes);
+                ptx::barrier_expect(parts_full(i), (blocks - 1) * L::kRowBytes);
             }
             ptx::barrier_expect(components_full(), L::kComponentBytes);
             for (int p = 0; p < L::kChunks; p++) {

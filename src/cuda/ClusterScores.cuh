@@ -101,7 +101,8 @@ __device__ __forceinline__ void Block<kSteps>::score_rows(
         }
         ptx::barrier_arrive(slot_full(slot));
         if (threadIdx.x % 128 == 0) {
-            ptx::barrier_expect(parts_full(part_slot), blocks * L::kRowBytes);
+            ptx::barrier_expect(
+                    parts_full(part_slot), (blocks - 1) * L::kRowBytes);
         }
     };
 
@@ -161,9 +162,11 @@ __device__ __forceinline__ void Block<kSteps>::score_rows(
                 near[s] = quad_sum(f.x + f.y) > least;
             }
         }
-        // To all blocks: a part that is no number leaves a row out.
+        // The part among the others', and to all of them. One that is no number
+        // leaves a row out.
         const int slot = i % kSlots, part_slot = i % kPartSlots;
-        const uint32_t own = base + L::kOwnAt + part_slot * L::kRowBytes;
+        const uint32_t own = base + L::kPartsAt + part_slot * L::kPartBytes +
+                rank * L::kRowBytes;
         ptx::barrier_wait(slot_empty(slot), (i / kSlots & 1) ^ 1);
         if (quad < 2) {
             const bool second = quad == 1;
@@ -182,12 +185,9 @@ __device__ __forceinline__ void Block<kSteps>::score_rows(
         ptx::named_sync(1 + u, 128);
 #pragma unroll
         for (int b = warp % 4; b < kMaxCluster; b += 4) {
-            if (b < blocks && ptx::elect_one()) {
+            if (b < blocks && b != rank && ptx::elect_one()) {
                 ptx::cluster_copy(
-                        ptx::cluster_address(
-                                base + L::kPartsAt + part_slot * L::kPartBytes +
-                                        rank * L::kRowBytes,
-                                b),
+                        ptx::cluster_address(own, b),
                         own,
                         L::kRowBytes,
                         ptx::cluster_address(parts_full(part_slot), b));
