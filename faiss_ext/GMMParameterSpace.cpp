@@ -1,10 +1,13 @@
 #include "faiss_ext/GMMParameterSpace.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <limits>
 #include <sstream>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include <faiss/IndexIVF.h>
 #include <faiss/impl/FaissAssert.h>
@@ -51,6 +54,40 @@ ProbeOrder order_of(double value) {
     return order;
 }
 
+bool is_own(const std::string& name) {
+    return name == "probe_mass" || name == "target_recall" ||
+            name == "probe_order";
+}
+
+void check(faiss::Index* index, const std::string& name, double val) {
+    if (name == "nprobe") {
+        require(val >= 1 && val <= std::numeric_limits<int>::max(),
+                name,
+                val,
+                "at least 1");
+    }
+    if (name == "max_codes") {
+        require(val >= 0, name, val, "at least 0");
+    }
+    if (!is_own(name)) {
+        return;
+    }
+    const Target target(index);
+    FAISS_THROW_IF_NOT_FMT(
+            target.gmm || target.policy,
+            "%s = %g: the index has no mixture",
+            name.c_str(),
+            val);
+    if (name == "probe_mass") {
+        require(val > 0 && val <= 1, name, val, "a value in (0, 1]");
+    } else if (name == "target_recall") {
+        require(val >= 0 && val < 1, name, val, "a value in [0, 1)");
+        require(target.gmm, name, val, "an IndexIVFGMM, which calibrates");
+    } else {
+        order_of(val);
+    }
+}
+
 } // namespace
 
 void GMMParameterSpace::initialize(const faiss::Index* index) {
@@ -68,6 +105,7 @@ void GMMParameterSpace::set_index_parameters(
         faiss::Index* index, const char* description) const {
     FAISS_THROW_IF_NOT_MSG(
             index && description, "set_index_parameters: no index or string");
+    std::vector<std::pair<std::string, double>> settings;
     std::istringstream all(description);
     std::string setting;
     while (std::getline(all, setting, ',')) {
@@ -88,6 +126,14 @@ void GMMParameterSpace::set_index_parameters(
                     setting.c_str());
             value = int(probe_order_from_string(text));
         }
+        check(index, name, value);
+        settings.emplace_back(name, value);
+    }
+    // What faiss knows first: only that can still throw.
+    std::stable_partition(settings.begin(), settings.end(), [](const auto& s) {
+        return !is_own(s.first) && s.first != "nprobe";
+    });
+    for (const auto& [name, value] : settings) {
         set_index_parameter(index, name, value);
     }
 }
@@ -95,33 +141,15 @@ void GMMParameterSpace::set_index_parameters(
 void GMMParameterSpace::set_index_parameter(
         faiss::Index* index, const std::string& name, double val) const {
     FAISS_THROW_IF_NOT_MSG(index, "set_index_parameter: no index");
-    if (name == "nprobe") {
-        require(val >= 1 && val <= std::numeric_limits<int>::max(),
-                name,
-                val,
-                "at least 1");
-    }
-    if (name == "max_codes") {
-        require(val >= 0, name, val, "at least 0");
-    }
-    if (name != "probe_mass" && name != "target_recall" &&
-        name != "probe_order") {
+    check(index, name, val);
+    if (!is_own(name)) {
         faiss::ParameterSpace::set_index_parameter(index, name, val);
         return;
     }
-
     const Target target(index);
-    FAISS_THROW_IF_NOT_FMT(
-            target.gmm || target.policy,
-            "%s = %g: the index has no mixture",
-            name.c_str(),
-            val);
     if (name == "probe_mass") {
-        require(val > 0 && val <= 1, name, val, "a value in (0, 1]");
         (target.gmm ? target.gmm->probe_mass : target.policy->probe_mass) = val;
     } else if (name == "target_recall") {
-        require(val >= 0 && val < 1, name, val, "a value in [0, 1)");
-        require(target.gmm, name, val, "an IndexIVFGMM, which calibrates");
         target.gmm->target_recall = val;
     } else {
         (target.gmm ? target.gmm->probe_order : target.policy->order) =

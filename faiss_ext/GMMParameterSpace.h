@@ -14,7 +14,8 @@ struct GMMParameterSpace : faiss::ParameterSpace {
 
     void initialize(const faiss::Index* index) override;
 
-    /// "nprobe=16,probe_mass=0.9,probe_order=cell_distance"
+    /// "nprobe=16,probe_mass=0.9,probe_order=cell_distance"; none is set if one
+    /// of these is out of range, or unknown.
     void set_index_parameters(
             faiss::Index* index, const char* description) const;
 

@@ -106,6 +106,18 @@ TEST(GMMParameterSpace, BadSettingsAreNamedAndChangeNothing) {
                 GMMParameterSpace().set_index_parameters(index.get(), setting),
                 part);
     }
+    // Nothing is set of a string of which something is wrong.
+    auto* ivf = dynamic_cast<faiss::IndexIVF*>(gmm);
+    const size_t nprobe = ivf->nprobe;
+    for (const char* setting :
+         {"nprobe=9,probe_mass=0.5,target_recall=2",
+          "probe_mass=0.5,nprobe=9,no_such_parameter=4",
+          "nprobe=9,probe_mass"}) {
+        EXPECT_THROW(
+                GMMParameterSpace().set_index_parameters(index.get(), setting),
+                faiss::FaissException);
+        EXPECT_EQ(ivf->nprobe, nprobe) << setting;
+    }
     EXPECT_EQ(gmm->probe_mass, 1);
     EXPECT_EQ(gmm->target_recall, 0);
     EXPECT_EQ(gmm->probe_order, ProbeOrder::calibrated);
