@@ -13,17 +13,18 @@ namespace cluster {
 constexpr int kRows = kClusterRows;
 constexpr int kGroups = kComponentTile / 8;
 constexpr int kThreads = 128 * 4;
+constexpr int kScoring = 256; ///< threads that score; the others sum
 constexpr int kDepth = 64;
 constexpr int kComponentChunkBytes = kComponentTile * kDepth * 2;
 constexpr int kRowChunkBytes = kRows * kDepth * 2;
 constexpr int kStages = 7; ///< of rows
 constexpr int kSlots = 3;  ///< for exponentials
-/// For parts of log-sum-exps. Who fills a slot for exponentials anew has had
-/// all parts of the tile that was in it; so all blocks had filled that slot,
-/// and had all parts of the tile before. Those may be overwritten.
-constexpr int kPartSlots = 2 * kSlots;
-/// Tiles that are summed in registers at most: the matrix units round towards
-/// zero, and that adds up.
+/// For parts of log-sum-exps. A block sends tile i's after it has had all of
+/// i - 2, which others had sent after they had had all of i - 4: these may be
+/// overwritten. Even, so that who waits for a slot is who arms it again.
+constexpr int kPartSlots = 4;
+/// Tiles that are summed in registers at most, see Dense.cu. Twice its rows,
+/// for n, q and y lose the same share.
 constexpr int kChainTiles = 256;
 
 static_assert(kComponentTile == 128);
@@ -144,11 +145,11 @@ struct Block {
             ptx::barrier_init(components_full(), 1);
             for (int s = 0; s < kStages; s++) {
                 ptx::barrier_init(full(s), 1);
-                ptx::barrier_init(empty(s), 256);
+                ptx::barrier_init(empty(s), kThreads - kScoring);
             }
             for (int s = 0; s < kSlots; s++) {
-                ptx::barrier_init(slot_full(s), 128);
-                ptx::barrier_init(slot_empty(s), 256);
+                ptx::barrier_init(slot_full(s), kScoring / 2);
+                ptx::barrier_init(slot_empty(s), kThreads - kScoring);
             }
             for (int i = 0; i < kPartSlots; i++) {
                 ptx::barrier_init(parts_full(i), 1);
@@ -189,7 +190,7 @@ struct Block {
                     ptx::bits(
                             __floats2half2_rn(is_narrow(i), is_narrow(i + 1))));
         }
-        // Blocks that there are not say nothing.
+        // The parts of blocks that the cluster lacks stay as they are.
         for (int i = threadIdx.x; i < kPartSlots * kMaxCluster * kRows;
              i += kThreads) {
             if (i / kRows % kMaxCluster >= blocks) {

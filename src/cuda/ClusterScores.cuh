@@ -39,11 +39,11 @@ __device__ __forceinline__ void Block<kSteps>::score_rows(
     begin_scores(base + L::kStagesAt + stage * L::kStageBytes);
     // Rows that have a log-sum-exp: one block knows. Of the next tile, for
     // that takes its time.
-    float lse[2];
+    float known[2];
     const auto look_up = [&](int i) {
 #pragma unroll
         for (int s = 0; s < 2; s++) {
-            lse[s] = rank == 0 && i < tiles
+            known[s] = rank == 0 && i < tiles
                     ? args.row_lse
                               [(begin + i) * kRows + first_row + lane / 4 +
                                8 * s]
@@ -60,7 +60,11 @@ __device__ __forceinline__ void Block<kSteps>::score_rows(
         const uint32_t parts = base + L::kPartsAt + part_slot * L::kPartBytes +
                 threadIdx.x % 2 * 4 * L::kRowBytes + own * 4;
         const float weight = args.row_weight ? args.row_weight[row] : 1.f;
-        ptx::barrier_wait(parts_full(part_slot), i / kPartSlots & 1);
+        // Alone, a block waits for nobody: a barrier that expects nothing would
+        // be two phases on before all threads had looked.
+        if (blocks > 1) {
+            ptx::barrier_wait(parts_full(part_slot), i / kPartSlots & 1);
+        }
         const float best = ptx::load_shared_float(
                 base + L::kBestAt + slot * L::kRowBytes + own * 4);
         float theirs[kMaxCluster / 2];
@@ -100,7 +104,7 @@ __device__ __forceinline__ void Block<kSteps>::score_rows(
             }
         }
         ptx::barrier_arrive(slot_full(slot));
-        if (threadIdx.x % 128 == 0) {
+        if (blocks > 1 && threadIdx.x % 128 == 0) {
             ptx::barrier_expect(
                     parts_full(part_slot), (blocks - 1) * L::kRowBytes);
         }
@@ -109,7 +113,7 @@ __device__ __forceinline__ void Block<kSteps>::score_rows(
     look_up(u);
     int i = u;
     for (; i < tiles; i += 2) {
-        const bool done[2] = {!isnan(lse[0]), !isnan(lse[1])};
+        const bool done[2] = {!isnan(known[0]), !isnan(known[1])};
         look_up(i + 2);
         ptx::wgmma_wait<0>();
 
@@ -149,11 +153,11 @@ __device__ __forceinline__ void Block<kSteps>::score_rows(
                 const uint4 is = ptx::load_shared_uint4(from + g * 4);
                 const uint32_t each[4] = {is.x, is.y, is.z, is.w};
 #pragma unroll
-                for (int i = 0; i < 8; i++) {
-                    of_narrow[i % 2] =
-                            __hfma2(p[g + i / 2][i % 2],
-                                    ptx::half2_of(each[i / 2]),
-                                    of_narrow[i % 2]);
+                for (int e = 0; e < 8; e++) {
+                    of_narrow[e % 2] =
+                            __hfma2(p[g + e / 2][e % 2],
+                                    ptx::half2_of(each[e / 2]),
+                                    of_narrow[e % 2]);
                 }
             }
 #pragma unroll
@@ -163,7 +167,8 @@ __device__ __forceinline__ void Block<kSteps>::score_rows(
             }
         }
         // The part among the others', and to all of them. One that is no number
-        // leaves a row out.
+        // gives its row a factor of 0. (Rows that are none themselves spoil the
+        // sums all the same; their pass ends with an error.)
         const int slot = i % kSlots, part_slot = i % kPartSlots;
         const uint32_t own = base + L::kPartsAt + part_slot * L::kPartBytes +
                 rank * L::kRowBytes;

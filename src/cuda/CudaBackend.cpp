@@ -192,18 +192,17 @@ struct CudaBackend : Backend {
             return;
         }
         std::vector<std::exception_ptr> errors(engines.size());
-        std::vector<std::thread> threads;
-        for (size_t i = 0; i < engines.size(); i++) {
-            threads.emplace_back([&, i] {
-                try {
-                    work(i);
-                } catch (...) {
-                    errors[i] = std::current_exception();
-                }
-            });
-        }
-        for (std::thread& t : threads) {
-            t.join();
+        {
+            std::vector<std::jthread> threads;
+            for (size_t i = 0; i < engines.size(); i++) {
+                threads.emplace_back([&, i] {
+                    try {
+                        work(i);
+                    } catch (...) {
+                        errors[i] = std::current_exception();
+                    }
+                });
+            }
         }
         for (const std::exception_ptr& e : errors) {
             if (e) {

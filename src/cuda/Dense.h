@@ -8,11 +8,12 @@
 /** The dense M-step, for rows whose responsibilities are spread over more
  * components than a list holds: early iterations, wide components, noise.
  *
- * Rows are gathered into blocks. For each: the exact log-sum-exp; then, where
- * operands are folded (Fold.h) and the device is a Hopper, all sums in one
- * kernel (DenseHopper.cu). Elsewhere, a tile of components at a time,
- * responsibilities as fp16 in a bounded scratch that stays in L2, and R^T Y on
- * the matrix units.
+ * On a Hopper, where operands are folded (Fold.h), most rows need it and
+ * components are few, clusters of blocks do all at once (DenseCluster.cu).
+ * Otherwise rows are gathered into blocks. For each: the exact log-sum-exp;
+ * then, on a Hopper and from folded operands, all sums in one kernel
+ * (DenseHopper.cu). Elsewhere, a tile of components at a time, responsibilities
+ * as fp16 in a bounded scratch that stays in L2, and R^T Y on the matrix units.
  */
 namespace gmm::cuda {
 
@@ -56,8 +57,8 @@ struct DenseClusterArgs {
     int k;
     int padded_k; ///< kMaxCluster tiles at most
     /// Of components whose scores may be wrong by `slack` bits: they get no
-    /// sums here, and rows of which they might have 2^-bound are left out.
-    /// nullptr: there are none
+    /// sums here, and rows of which they might have 2^-bound (20 at most, for
+    /// exponentials are fp16) are left out. nullptr: there are none
     const unsigned char* narrow;
     float slack;
     float bound;

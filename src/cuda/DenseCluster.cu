@@ -76,7 +76,7 @@ __device__ __forceinline__ void Block<kSteps>::sum_rows() const {
         if (i > 0) {
             ptx::barrier_arrive(empty(before));
             const int next = i - 1 + kStages;
-            if (warp == 8 && next < tiles + 2) {
+            if (warp == kScoring / 32 && next < tiles + 2) {
                 ptx::barrier_wait(empty(before), (i - 1) / kStages & 1);
                 if (ptx::elect_one()) {
                     load_rows(next);
@@ -154,7 +154,7 @@ __global__ void __launch_bounds__(kThreads, 1) cluster_kernel(
         return;
     }
     const bool any_narrow = block.set_up();
-    if (block.warp < 8) {
+    if (block.warp < kScoring / 32) {
         ptx::more_registers<136>();
         block.score_rows(any_narrow);
     } else {
@@ -222,11 +222,13 @@ int dense_clusters(int d, int padded_k) {
     return for_dimensions(d, [&](auto steps) {
         Cluster<decltype(steps)::value> cluster(padded_k, 1, nullptr);
         int active = 0;
-        check(cudaOccupancyMaxActiveClusters(
-                      &active,
-                      cluster_kernel<decltype(steps)::value>,
-                      &cluster.config),
-              "clusters of the device");
+        if (cudaOccupancyMaxActiveClusters(
+                    &active,
+                    cluster_kernel<decltype(steps)::value>,
+                    &cluster.config) != cudaSuccess) {
+            (void)cudaGetLastError();
+            return 0;
+        }
         return active;
     });
 }

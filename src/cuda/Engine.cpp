@@ -21,6 +21,9 @@ constexpr float kKeptBits = 12;
 /// n_k that a narrow component may have of rows of the dense path before these
 /// are summed with second halves: no row of such a component is among them.
 constexpr double kNarrowMass = 1. / 128;
+/// Clusters have responsibilities times weights in fp16, of 2^15: below this
+/// weight they are too coarse.
+constexpr double kClusterWeight = 1. / (1 << 20);
 
 float default_power(bool squares) {
     return squares ? 1.f : 8.f;
@@ -153,7 +156,8 @@ void Engine::use_block(
     select.row_ranges = sparse_.row_ranges;
     select.unit_counts = sparse_.unit_counts;
     select.row_lse = sparse_.row_lse;
-    const bool clusters = !hard && !p.dense_lo && dense_.has_clusters();
+    const bool clusters = !hard && !p.dense_lo && dense_.has_clusters() &&
+            least_weight_ >= kClusterWeight;
     // A narrow component's rows must be found: by lists, if not by a cluster.
     if (score_.hopper && args.folded.components.data &&
         (!p.narrow || clusters) && !p.all && count >= 8 * kProbeRows) {
@@ -186,7 +190,7 @@ void Engine::use_block(
     sparse.compact(sparse_, count, stream_);
     mark();
     int dense_rows = sparse.overflowed, dense_begin = 0, together = 0;
-    if (clusters && dense_rows >= count / 4 * 3) {
+    if (clusters && count >= kClusterRows && dense_rows >= count / 4 * 3) {
         dense_.add_by_cluster(
                 model_,
                 rows,
@@ -204,7 +208,8 @@ void Engine::use_block(
         dense_rows = sparse.overflowed;
     }
     mark();
-    if (p.refine && dense_rows && (p.all || dense_rows <= count / 4)) {
+    if (p.refine && dense_rows &&
+        (p.all || together || dense_rows <= count / 4)) {
         long_.run(
                 score_,
                 model_,
@@ -358,7 +363,7 @@ void Engine::accumulate(EStep step) {
         }
         if (p.lo && !p.dense_lo &&
             sums_host_.as<double>()[sums_.count() + 2] >
-                    kNarrowMass * least_weight()) {
+                    kNarrowMass * least_weight_) {
             dense_lo = true;
             continue;
         }
@@ -377,15 +382,6 @@ void Engine::accumulate(EStep step) {
     }
     report.resident = resident_;
     report.device_bytes = used_bytes();
-}
-
-double Engine::least_weight() const {
-    double least = 1;
-    for (size_t i = begin_; weights_ && i < end_; i++) {
-        const double w = weights_[i] / weight_scale_;
-        least = w > 0 ? std::min(least, w) : least;
-    }
-    return least;
 }
 
 std::vector<float> Engine::row_log_prob() const {

@@ -79,8 +79,6 @@ private:
     bool lower_power();
     /// Throws if a row, of those that lower_power saw, is not finite.
     void require_finite() const;
-    /// Above 0, as the kernels see them.
-    double least_weight() const;
     /// Whether rows and model allow the dense path's one kernel.
     bool can_fuse() const;
     void clear_checks();
@@ -103,6 +101,7 @@ private:
     size_t begin_ = 0, end_ = 0;
     const float* weights_ = nullptr;
     double weight_scale_ = 1;
+    double least_weight_ = 1; ///< above 0, as the kernels see it
     Frame frame_;
     size_t budget_ = 0;
 

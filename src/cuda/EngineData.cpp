@@ -33,6 +33,11 @@ void Engine::bind(
     end_ = end;
     weights_ = weights;
     weight_scale_ = weight_scale;
+    least_weight_ = 1;
+    for (size_t i = begin; weights && i < end; i++) {
+        const double w = weights[i] / weight_scale;
+        least_weight_ = w > 0 ? std::min(least_weight_, w) : least_weight_;
+    }
     frame_ = frame;
     rows_memory_.release();
     sparse_.release();
