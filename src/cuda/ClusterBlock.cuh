@@ -3,6 +3,7 @@
 #include "Dense.h"
 #include "Epilogue.cuh"
 #include "Fold.h"
+#include "TensorMap.h"
 
 /** What the two halves of the cluster kernel (DenseCluster.cu) share: a block's
  * place in its cluster, its shared memory and its barriers. */
@@ -64,10 +65,6 @@ __device__ __forceinline__ bool is_marked(float part) {
     return __float_as_uint(part) & 1;
 }
 
-struct Maps {
-    CUtensorMap rows, row_slots, components, component_slots;
-};
-
 __device__ __forceinline__ unsigned char* shared_bytes() {
     extern __shared__ __align__(1024) unsigned char shared[];
     return shared;
@@ -77,7 +74,7 @@ template <int kSteps>
 struct Block {
     using L = Layout<kSteps>;
 
-    const Maps& maps;
+    const FoldedMaps& maps;
     const DenseClusterArgs& args;
     const uint32_t base = ptx::smem_address(shared_bytes());
     const int warp = __shfl_sync(kAllLanes, threadIdx.x / 32, 0);
@@ -90,7 +87,7 @@ struct Block {
     const int tiles =
             int(int64_t(args.row_tiles) * (blockIdx.y + 1) / gridDim.y) - begin;
 
-    __device__ Block(const Maps& m, const DenseClusterArgs& a)
+    __device__ Block(const FoldedMaps& m, const DenseClusterArgs& a)
             : maps(m), args(a) {}
 
     __device__ uint32_t components_full() const {

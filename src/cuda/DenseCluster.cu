@@ -2,7 +2,6 @@
 
 #include "Check.h"
 #include "ClusterScores.cuh"
-#include "TensorMap.h"
 
 namespace gmm::cuda {
 
@@ -147,7 +146,7 @@ using namespace cluster;
  */
 template <int kSteps>
 __global__ void __launch_bounds__(kThreads, 1) cluster_kernel(
-        const __grid_constant__ Maps maps,
+        const __grid_constant__ FoldedMaps maps,
         const __grid_constant__ DenseClusterArgs args) {
     const Block<kSteps> block(maps, args);
     if (block.tiles == 0) {
@@ -203,14 +202,13 @@ auto for_dimensions(int d, const F& f) {
 template <int kSteps>
 void launch(const DenseClusterArgs& args, cudaStream_t stream) {
     const Cluster<kSteps> cluster(args.padded_k, args.splits, stream);
-    constexpr auto kWide = CU_TENSOR_MAP_SWIZZLE_128B;
-    constexpr auto kNarrow = CU_TENSOR_MAP_SWIZZLE_32B;
-    const Maps maps{
-            tensor_map(args.rows, kDepth, kRows, kWide),
-            tensor_map(args.row_slots, kWideSlots, kRows, kNarrow),
-            tensor_map(args.components, kDepth, kComponentTile, kWide),
-            tensor_map(
-                    args.component_slots, kWideSlots, kComponentTile, kNarrow)};
+    const FoldedMaps maps(
+            args.rows,
+            kRows,
+            CU_TENSOR_MAP_SWIZZLE_32B,
+            args.row_slots,
+            args.components,
+            args.component_slots);
     check(cudaLaunchKernelEx(
                   &cluster.config, cluster_kernel<kSteps>, maps, args),
           "cluster kernel");

@@ -51,13 +51,9 @@ struct DenseLayout {
     static constexpr int kShared = kBarriersAt + (1 + 2 * kStages) * 8;
 };
 
-struct Maps {
-    CUtensorMap rows, row_slots, components, component_slots;
-};
-
 template <int kSteps, bool kLo>
 __global__ void __launch_bounds__(kThreads, 1) dense_kernel(
-        const __grid_constant__ Maps maps,
+        const __grid_constant__ FoldedMaps maps,
         const __grid_constant__ DenseSumsArgs args) {
     using L = DenseLayout<kSteps, kLo>;
     extern __shared__ __align__(1024) unsigned char shared[];
@@ -305,14 +301,13 @@ void launch(const DenseSumsArgs& args, cudaStream_t stream) {
                   cudaFuncAttributeMaxDynamicSharedMemorySize,
                   L::kShared),
           "shared memory of the dense kernel");
-    constexpr auto kWide = CU_TENSOR_MAP_SWIZZLE_128B;
-    constexpr auto kNarrow = CU_TENSOR_MAP_SWIZZLE_32B;
-    const Maps maps{
-            tensor_map(args.rows, kDepth, kRows, kWide),
-            tensor_map(args.row_slots, kWideSlots, kRows, kNarrow),
-            tensor_map(args.components, kDepth, kComponentTile, kWide),
-            tensor_map(
-                    args.component_slots, kWideSlots, kComponentTile, kNarrow)};
+    const FoldedMaps maps(
+            args.rows,
+            kRows,
+            CU_TENSOR_MAP_SWIZZLE_32B,
+            args.row_slots,
+            args.components,
+            args.component_slots);
     const dim3 grid(args.padded_k / kComponentTile, args.splits);
     dense_kernel<kSteps, kLo>
             <<<grid, kThreads, L::kShared, stream>>>(maps, args);

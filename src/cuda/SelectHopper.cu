@@ -53,10 +53,6 @@ struct Layout {
     static constexpr int kRecordBytes = kStrips * Epilogue::kSharedPerRecord;
 };
 
-struct Maps {
-    CUtensorMap rows, row_slots, components, component_slots;
-};
-
 /// Where in the cycle of tiles a warpgroup's row blocks begin.
 __device__ __forceinline__ int first_tile(int group, int tiles) {
     return group * tiles / kConsumers;
@@ -64,7 +60,7 @@ __device__ __forceinline__ int first_tile(int group, int tiles) {
 
 template <class Epilogue, int kSteps>
 __global__ void __launch_bounds__(kThreads, 1) folded_kernel(
-        const __grid_constant__ Maps maps,
+        const __grid_constant__ FoldedMaps maps,
         const __grid_constant__ ScoreArgs args,
         const __grid_constant__ typename Epilogue::Args out,
         int buffers,
@@ -285,21 +281,14 @@ void launch(
                   cudaFuncAttributeMaxDynamicSharedMemorySize,
                   shared),
           "shared memory of the folded kernel");
-    constexpr auto kWide = CU_TENSOR_MAP_SWIZZLE_128B;
     const FoldedOperands& folded = args.folded;
-    const Maps maps{
-            tensor_map(args.rows_operand, kDepth, kGroupRows, kWide),
-            tensor_map(
-                    folded.row_slots,
-                    16,
-                    kGroupRows,
-                    CU_TENSOR_MAP_SWIZZLE_NONE),
-            tensor_map(folded.components, kDepth, kColumns, kWide),
-            tensor_map(
-                    folded.component_slots,
-                    16,
-                    kColumns,
-                    CU_TENSOR_MAP_SWIZZLE_32B)};
+    const FoldedMaps maps(
+            args.rows_operand,
+            kGroupRows,
+            CU_TENSOR_MAP_SWIZZLE_NONE,
+            folded.row_slots,
+            folded.components,
+            folded.component_slots);
     const int blocks = std::min(
             processors, (args.rows - args.first_row + kRows - 1) / kRows);
     folded_kernel<Epilogue, kSteps>

@@ -3,6 +3,7 @@
 #include <cudaTypedefs.h>
 
 #include "Check.h"
+#include "Fold.h"
 
 namespace gmm::cuda {
 
@@ -52,6 +53,26 @@ CUtensorMap tensor_map(
                 std::to_string(int(result)));
     }
     return map;
+}
+
+FoldedMaps::FoldedMaps(
+        const Operand& rows_operand,
+        int row_tile,
+        CUtensorMapSwizzle row_slot_swizzle,
+        const Operand& row_slots_operand,
+        const Operand& components_operand,
+        const Operand& component_slots_operand) {
+    constexpr int kDepth = 64;
+    constexpr auto kWide = CU_TENSOR_MAP_SWIZZLE_128B;
+    rows = tensor_map(rows_operand, kDepth, row_tile, kWide);
+    row_slots = tensor_map(
+            row_slots_operand, kWideSlots, row_tile, row_slot_swizzle);
+    components = tensor_map(components_operand, kDepth, kComponentTile, kWide);
+    component_slots = tensor_map(
+            component_slots_operand,
+            kWideSlots,
+            kComponentTile,
+            CU_TENSOR_MAP_SWIZZLE_32B);
 }
 
 } // namespace gmm::cuda

@@ -14,4 +14,19 @@ CUtensorMap tensor_map(
         int rows,
         CUtensorMapSwizzle swizzle);
 
+/// Where the kernels of folded operands (Fold.h) load from: chunks of 64
+/// dimensions of a tile of rows, or of kComponentTile components, and slots.
+struct FoldedMaps {
+    CUtensorMap rows, row_slots, components, component_slots;
+
+    /// @param row_tile  rows of a load; their slots have the given swizzle
+    FoldedMaps(
+            const Operand& rows_operand,
+            int row_tile,
+            CUtensorMapSwizzle row_slot_swizzle,
+            const Operand& row_slots_operand,
+            const Operand& components_operand,
+            const Operand& component_slots_operand);
+};
+
 } // namespace gmm::cuda
