@@ -90,6 +90,8 @@ struct Block {
     __device__ Block(const FoldedMaps& m, const DenseClusterArgs& a)
             : maps(m), args(a) {}
 
+    // Barriers. A stage's rows have come, have been summed; a slot's
+    // exponentials and factors are there, have been read; all parts have come.
     __device__ uint32_t components_full() const {
         return base + L::kBarriersAt;
     }
