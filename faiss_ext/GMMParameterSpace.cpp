@@ -64,10 +64,13 @@ void check(faiss::Index* index, const std::string& name, double val) {
         require(val >= 1 && val <= std::numeric_limits<int>::max(),
                 name,
                 val,
-                "at least 1");
+                "1 to 2147483647");
     }
     if (name == "max_codes") {
-        require(val >= 0, name, val, "at least 0");
+        require(val >= 0 && val <= 9e15 && val == std::floor(val),
+                name,
+                val,
+                "a whole number, 0 (no limit) to 9e15");
     }
     if (!is_own(name)) {
         return;
@@ -131,7 +134,8 @@ void GMMParameterSpace::set_index_parameters(
     }
     // What faiss knows first: only that can still throw.
     std::stable_partition(settings.begin(), settings.end(), [](const auto& s) {
-        return !is_own(s.first) && s.first != "nprobe";
+        return !is_own(s.first) && s.first != "nprobe" &&
+                s.first != "max_codes";
     });
     for (const auto& [name, value] : settings) {
         set_index_parameter(index, name, value);

@@ -14,8 +14,9 @@ struct GMMParameterSpace : faiss::ParameterSpace {
 
     void initialize(const faiss::Index* index) override;
 
-    /// "nprobe=16,probe_mass=0.9,probe_order=cell_distance"; none is set if one
-    /// of these is out of range, or unknown.
+    /// "nprobe=16,probe_mass=0.9,probe_order=cell_distance". nprobe, max_codes
+    /// and the mixture's own are set only if nothing in the string is wrong;
+    /// faiss's others one by one, as faiss does.
     void set_index_parameters(
             faiss::Index* index, const char* description) const;
 

@@ -302,7 +302,8 @@ Fit fit_mixture(const GpuGMMClustering& clus, const TrainingSet& set) {
 
 /** FAISS's rule for the number of vectors: all of them (an empty list), a
  * random subset, or a warning that there are few. */
-std::vector<size_t> choose_vectors(const GpuGMMClustering& clus, size_t n) {
+std::vector<size_t> choose_vectors(
+        const GpuGMMClustering& clus, size_t n, const float* weights) {
     FAISS_THROW_IF_NOT_FMT(
             n >= clus.k,
             "n = %zu training vectors, expected at least k = %zu",
@@ -313,7 +314,23 @@ std::vector<size_t> choose_vectors(const GpuGMMClustering& clus, size_t n) {
         if (clus.verbose) {
             printf("Sampling a subset of %zu / %zu for training\n", most, n);
         }
-        return subsample(clus, n, most);
+        std::vector<size_t> counted; // the others have no say
+        for (size_t i = 0; weights && i < n; i++) {
+            if (weights[i] > 0) {
+                counted.push_back(i);
+            }
+        }
+        if (counted.empty()) {
+            return subsample(clus, n, most);
+        }
+        if (counted.size() <= most) {
+            return counted;
+        }
+        std::vector<size_t> ids = subsample(clus, counted.size(), most);
+        for (size_t& i : ids) {
+            i = counted[i];
+        }
+        return ids;
     }
     const int64_t least = int64_t(clus.k) * clus.min_points_per_centroid;
     if (int64_t(n) < least) {
@@ -391,7 +408,7 @@ void GpuGMMClustering::train(
 
     as_faiss_exception([&] {
         auto source = gmm::memory_source(x, n, d);
-        const std::vector<size_t> ids = choose_vectors(*this, n);
+        const std::vector<size_t> ids = choose_vectors(*this, n, x_weights);
         std::vector<float> sample(ids.size() * d);
         const std::vector<float> weights = gather_weights(ids, x_weights);
         if (!ids.empty()) {
@@ -430,7 +447,7 @@ void GpuGMMClustering::train_encoded(
 
     as_faiss_exception([&] {
         const size_t code_size = codec->sa_code_size();
-        const std::vector<size_t> ids = choose_vectors(*this, n);
+        const std::vector<size_t> ids = choose_vectors(*this, n, weights);
         std::vector<uint8_t> codes(ids.size() * code_size);
         for (size_t i = 0; i < ids.size(); i++) {
             memcpy(codes.data() + i * code_size,

@@ -380,6 +380,7 @@ void IndexGMM::search(
         const faiss::SearchParameters* params) const {
     const auto check = [&] {
         FAISS_THROW_IF_NOT_MSG(is_trained, "IndexGMM is not trained");
+        check_count("n", n);
         FAISS_THROW_IF_NOT_FMT(k > 0, "k = %" PRId64 ", expected > 0", k);
         FAISS_THROW_IF_NOT_MSG(
                 !params || !params->sel,

@@ -135,7 +135,7 @@ void IndexIVFGMM<IVF>::train(idx_t n, const float* x) {
 template <class IVF>
 void IndexIVFGMM<IVF>::add_with_ids(
         idx_t n, const float* x, const idx_t* xids) {
-    FAISS_THROW_IF_NOT_FMT(n >= 0, "n = %zd, expected at least 0", size_t(n));
+    check_count("n", n);
     std::vector<idx_t> homes(n);
     if (this->is_trained) {
         nearest_lists(*this, n, x, homes.data());
@@ -254,6 +254,7 @@ void IndexIVFGMM<IVF>::search(
         float* distances,
         idx_t* labels,
         const faiss::SearchParameters* params) const {
+    check_count("n", n);
     FAISS_THROW_IF_NOT_FMT(k > 0, "k = %zd, expected > 0", size_t(k));
     gmm_search(
             *this,
@@ -303,6 +304,7 @@ void IndexIVFGMM<IVF>::range_search(
         float radius,
         faiss::RangeSearchResult* result,
         const faiss::SearchParameters* params) const {
+    check_count("n", n);
     gmm_range_search(
             *this,
             *this,
@@ -322,6 +324,7 @@ void IndexIVFGMM<IVF>::search_and_reconstruct(
         idx_t* labels,
         float* recons,
         const faiss::SearchParameters* params) const {
+    check_count("n", n);
     FAISS_THROW_IF_NOT_FMT(k > 0, "k = %zd, expected > 0", size_t(k));
     gmm_search(
             *this,
@@ -367,6 +370,7 @@ void IndexIVFGMM<IVF>::update_vectors(
         int nv, const idx_t* idx, const float* v) {
     FAISS_THROW_IF_NOT_MSG(
             !this->direct_map.no(), "update_vectors needs a direct map");
+    check_count("nv", nv);
     check_storable("v", nv, this->d, v);
     std::unordered_map<idx_t, int> last; // row of each id
     for (int i = 0; i < nv; i++) {

@@ -56,7 +56,9 @@ struct IVFGMM {
      * faiss::SearchParametersIVF given for one call; the index's own nprobe is
      * not used then. An index of fewer than 1000 vectors that is not calibrated
      * is searched through; a larger one throws. With an IDSelector the stop
-     * looks at what was found, and can come early where few vectors pass. */
+     * looks at what was found, and can come early where few vectors pass.
+     * So it can for a k far above the calibration's: labels may end in -1.
+     * range_search stops by the same choice. */
     float target_recall = 0;
 
     size_t cells_per_list = 0; ///< 0: from the list sizes; 1: plain IVF
@@ -88,8 +90,8 @@ struct IVFGMM {
     /** Fits order and stop to queries like the user's, after adding.
      *
      * Time O(nq ntotal d). The queries are kept (nq * d floats) for when the
-     * index grows. Behind an IndexPreTransform queries must be transformed:
-     * faiss_ext::calibrate (ivflib.h) does it.
+     * index grows, until it is reset or trained. Behind an IndexPreTransform
+     * queries must be transformed: faiss_ext::calibrate (ivflib.h) does it.
      *
      * @param nq  at least 20; each half is judged by what the other taught
      * @param xq  size nq * d; nullptr: nq vectors of the index, as if neither

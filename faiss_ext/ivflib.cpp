@@ -101,7 +101,7 @@ std::unique_ptr<faiss::IndexIVF> swap_to_gmm(
     FAISS_THROW_IF_NOT_MSG(
             out,
             "swap_to_gmm: expected an IndexIVFFlat, IndexIVFPQ or "
-            "IndexIVFScalarQuantizer");
+            "IndexIVFScalarQuantizer of FAISS's own");
     auto& part = dynamic_cast<IVFGMM&>(*out);
 
     GpuGMMClustering clustering(index.d, index.nlist, index.cp);

@@ -122,6 +122,27 @@ TEST(Calibration, TargetsHoldWhileTheIndexGrows) {
     }
 }
 
+/// Of two lists recall by mass is a step: nothing between its sides is a
+/// choice.
+TEST(Calibration, TargetsAreReachedWithFewLists) {
+    const Vectors x = uniform(5000, 16, 3);
+    const Vectors q = uniform(500, 16, 4);
+    for (size_t nlist : {2, 3, 8}) {
+        auto index = trained(x, nlist);
+        index->calibrate_on_add = false;
+        index->cells_per_list = 1;
+        index->add(x.n, x.x.data());
+        index->calibrate(q.n, q.x.data());
+        const Found truth = truth_of(*index, q);
+        for (float target : {0.8f, 0.9f, 0.95f}) {
+            SearchParametersIVFGMM params;
+            params.target_recall = target;
+            EXPECT_GT(outcome(*index, q, truth, params).recall, target - 0.01)
+                    << nlist << " lists, " << target;
+        }
+    }
+}
+
 TEST(Calibration, NprobeOfACallCapsTheTarget) {
     const auto index = sift_index();
     const Vectors q = sift_queries(100);

@@ -111,12 +111,14 @@ TEST(GMMParameterSpace, BadSettingsAreNamedAndChangeNothing) {
     const size_t nprobe = ivf->nprobe;
     for (const char* setting :
          {"nprobe=9,probe_mass=0.5,target_recall=2",
-          "probe_mass=0.5,nprobe=9,no_such_parameter=4",
+          "probe_mass=0.5,nprobe=9,max_codes=7,no_such_parameter=4",
+          "nprobe=9,max_codes=0.5",
           "nprobe=9,probe_mass"}) {
         EXPECT_THROW(
                 GMMParameterSpace().set_index_parameters(index.get(), setting),
                 faiss::FaissException);
         EXPECT_EQ(ivf->nprobe, nprobe) << setting;
+        EXPECT_EQ(ivf->max_codes, 0u) << setting;
     }
     EXPECT_EQ(gmm->probe_mass, 1);
     EXPECT_EQ(gmm->target_recall, 0);

@@ -171,6 +171,27 @@ TEST(GpuGMMClustering, WeightsCountAsCopies) {
     }
 }
 
+/// What weighs nothing is not among those sampled.
+TEST(GpuGMMClustering, SubsamplesWhatCounts) {
+    const size_t n = sift().n;
+    for (size_t counted : {40, 800}) {
+        std::vector<float> weights(n, 0);
+        std::vector<float> own;
+        for (size_t i = 0; i < counted; i++) {
+            const size_t row = i * (n / counted);
+            weights[row] = 1;
+            own.insert(own.end(), sift().row(row), sift().row(row) + kD);
+        }
+        GpuGMMClustering a = quick(4), b = quick(4);
+        a.max_points_per_centroid = b.max_points_per_centroid = 64;
+        faiss::IndexFlatL2 index(kD);
+        const std::vector<float> ones(counted, 1);
+        a.train(n, sift().x.data(), index, weights.data());
+        b.train(counted, own.data(), index, ones.data());
+        EXPECT_EQ(a.centroids, b.centroids) << counted;
+    }
+}
+
 TEST(GpuGMMClustering, SphericalAndIntCentroids) {
     faiss::IndexFlatL2 index(kD);
     GpuGMMClustering spherical = quick(10);

@@ -6,6 +6,7 @@
 #include <faiss/impl/AuxIndexStructures.h>
 
 #include "IvfTestTools.h"
+#include "faiss_ext/IndexGMM.h"
 
 namespace faiss_ext {
 namespace {
@@ -264,6 +265,32 @@ TEST(IndexIVFGMMErrors, ATargetNeedsACalibration) {
     expect_refused(*index, {"target_recall", "calibrat"}, [&] {
         find(*index, queries(), 5, &p);
     });
+}
+
+TEST(IndexIVFGMMErrors, NoCallTakesFewerThanNoVectors) {
+    auto index = calibrated();
+    const float* const x = base().x.data();
+    float distance;
+    idx_t label = 0;
+    std::vector<float> v(base().d);
+    expect_refused(*index, {"n = -1"}, [&] {
+        index->search(-1, x, 1, &distance, &label);
+    });
+    expect_refused(*index, {"n = -1"}, [&] {
+        faiss::RangeSearchResult result(1);
+        index->range_search(-1, x, 1e5f, &result);
+    });
+    expect_refused(*index, {"n = -1"}, [&] {
+        index->search_and_reconstruct(-1, x, 1, &distance, &label, v.data());
+    });
+    IndexGMM quantizer(base().d, kLists);
+    quantizer.set_mixture(index->mixture());
+    expect_refused(*index, {"n = -1"}, [&] {
+        quantizer.search(-1, x, 1, &distance, &label);
+    });
+    index->set_direct_map_type(faiss::DirectMap::Array);
+    expect_refused(
+            *index, {"nv = -1"}, [&] { index->update_vectors(-1, &label, x); });
 }
 
 TEST(IndexIVFGMMErrors, WhatIsNotThereCannotBeNamed) {

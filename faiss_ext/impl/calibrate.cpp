@@ -20,6 +20,8 @@ constexpr size_t kMinQueries = 20;
 /// Whole-list orders are followed for so many lists, then jump to all.
 constexpr size_t kMaxProbes = 2048;
 constexpr float kLeastMissing = 1e-3f;
+/// Of fewer lists, recall by mass is not interpolated.
+constexpr size_t kFewLists = 32;
 /// Queries whose coarse distances are held at once.
 constexpr size_t kTauBlock = 64;
 
@@ -210,13 +212,19 @@ Curve list_curve(
     }
     Curve curve;
     for (size_t p = 0; p < parameters.size(); p++) {
-        curve.push_back(
-                {parameters[p],
-                 float(recall[p] / nq),
-                 float(ndis[p] / nq),
-                 float(ndis[p] / nq)});
+        const float cost = float(ndis[p] / nq);
+        if (by_mass && nlist < kFewLists && p > 0) {
+            // It goes in steps: nothing is in between.
+            curve.push_back({parameters[p], curve.back().recall, cost, cost});
+        }
+        curve.push_back({parameters[p], float(recall[p] / nq), cost, cost});
     }
-    return finish_curve(curve, by_mass ? 1 : float(nlist), ivf.ntotal);
+    const float all = by_mass ? 1 : float(nlist);
+    if (by_mass && nlist < kFewLists) {
+        const float cost = float(ivf.ntotal);
+        curve.push_back({all, curve.back().recall, cost, cost});
+    }
+    return finish_curve(curve, all, ivf.ntotal);
 }
 
 } // namespace

@@ -9,6 +9,11 @@
 
 namespace faiss_ext {
 
+void check_count(const char* argument, int64_t n) {
+    FAISS_THROW_IF_NOT_FMT(
+            n >= 0, "%s = %" PRId64 ", expected at least 0", argument, n);
+}
+
 void check_finite(const char* argument, size_t n, size_t d, const float* x) {
     // v * 0 is 0 for finite values and NaN for all others, so that a row is
     // checked by a sum without branches.

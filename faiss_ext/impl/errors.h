@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <utility>
 
 #include <faiss/impl/FaissAssert.h>
@@ -20,6 +21,9 @@ decltype(auto) as_faiss_exception(F&& f) {
         FAISS_THROW_MSG(e.what());
     }
 }
+
+/// Throws a FaissException naming the argument if there are fewer than 0.
+void check_count(const char* argument, int64_t n);
 
 /// Throws a FaissException naming the argument, its row and the value if any
 /// of the n * d values is NaN or infinite.
