@@ -31,30 +31,6 @@ constexpr size_t kMinTail = 64;
 constexpr size_t kGrowth = 2;
 constexpr double kCalibrationGrowth = 1.3;
 constexpr float kNorm2Growth = 1.2f;
-/// Adding calibrates on so many vectors, from so many stored on.
-constexpr size_t kMinCalibrationQueries = 100;
-constexpr size_t kMaxCalibrationQueries = 1000;
-
-/// For the k of the last calibration, and on its queries if it was given any;
-/// else on as many as cost a quarter of what assigning to lists does.
-void calibrate_again(GMMIndexRef index) {
-    const size_t k = index.gmm.calibration.k;
-    const std::vector<float> queries = index.gmm.calibration.queries;
-    if (!queries.empty()) {
-        index.gmm.calibrate(
-                queries.size() / index.ivf.d,
-                queries.data(),
-                std::min(k, size_t(index.ivf.ntotal) - 1));
-        return;
-    }
-    index.gmm.calibrate(
-            std::clamp(
-                    index.ivf.nlist / 4,
-                    kMinCalibrationQueries,
-                    kMaxCalibrationQueries),
-            nullptr,
-            std::min(k > 0 ? k : 10, size_t(index.ivf.ntotal) - 1));
-}
 
 bool needs_new_cells(GMMIndexRef index, size_t ntotal) {
     return index.gmm.max_assign == 1 && index.gmm.cells_per_list != 1 &&

@@ -20,7 +20,10 @@ constexpr size_t kMinQueries = 20;
 /// Whole-list orders are followed for so many lists, then jump to all.
 constexpr size_t kMaxProbes = 2048;
 constexpr float kLeastMissing = 1e-3f;
-/// Of fewer lists, recall by mass is not interpolated.
+/// Calibrating again without the user's queries takes so many vectors.
+constexpr size_t kMinCalibrationQueries = 100;
+constexpr size_t kMaxCalibrationQueries = 1000;
+/// Of fewer lists, recall by mass goes in steps and is not interpolated.
 constexpr size_t kFewLists = 32;
 /// Queries whose coarse distances are held at once.
 constexpr size_t kTauBlock = 64;
@@ -210,20 +213,20 @@ Curve list_curve(
             }
         }
     }
+    const float all = by_mass ? 1 : float(nlist);
+    const bool steps = by_mass && nlist < kFewLists;
     Curve curve;
+    const auto step_to = [&](float parameter, float cost) {
+        if (steps && !curve.empty()) { // nothing is in between
+            curve.push_back({parameter, curve.back().recall, cost, cost});
+        }
+    };
     for (size_t p = 0; p < parameters.size(); p++) {
         const float cost = float(ndis[p] / nq);
-        if (by_mass && nlist < kFewLists && p > 0) {
-            // It goes in steps: nothing is in between.
-            curve.push_back({parameters[p], curve.back().recall, cost, cost});
-        }
+        step_to(parameters[p], cost);
         curve.push_back({parameters[p], float(recall[p] / nq), cost, cost});
     }
-    const float all = by_mass ? 1 : float(nlist);
-    if (by_mass && nlist < kFewLists) {
-        const float cost = float(ivf.ntotal);
-        curve.push_back({all, curve.back().recall, cost, cost});
-    }
+    step_to(all, float(ivf.ntotal));
     return finish_curve(curve, all, ivf.ntotal);
 }
 
@@ -354,6 +357,25 @@ Calibration calibrate_index(
     }
     c.fitted = true;
     return c;
+}
+
+void calibrate_again(GMMIndexRef index) {
+    const size_t k = index.gmm.calibration.k;
+    const std::vector<float> queries = index.gmm.calibration.queries;
+    if (!queries.empty()) {
+        index.gmm.calibrate(
+                queries.size() / index.ivf.d,
+                queries.data(),
+                std::min(k, size_t(index.ivf.ntotal) - 1));
+        return;
+    }
+    index.gmm.calibrate(
+            std::clamp(
+                    index.ivf.nlist / 4,
+                    kMinCalibrationQueries,
+                    kMaxCalibrationQueries),
+            nullptr,
+            std::min(k > 0 ? k : 10, size_t(index.ivf.ntotal) - 1));
 }
 
 } // namespace faiss_ext

@@ -27,4 +27,8 @@ constexpr size_t kMinCalibrationVectors = 1000;
 Calibration calibrate_index(
         GMMIndexRef index, size_t nq, const float* xq, size_t k);
 
+/// For the k of the last calibration, and on its queries if it was given any;
+/// else on as many as cost a quarter of what assigning to lists does.
+void calibrate_again(GMMIndexRef index);
+
 } // namespace faiss_ext

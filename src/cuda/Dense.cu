@@ -306,40 +306,35 @@ void DenseStep::sum_fused(
 
 void DenseStep::add_by_cluster(
         const Model& model,
-        const PreparedRows& from,
-        int64_t row_begin,
+        const DenseRows& block,
         float power,
-        const float* row_weight,
-        int block_rows,
-        float* row_lse,
         const unsigned char* narrow,
         float slack,
         float bound,
         cudaStream_t stream) {
     used_ = true;
+    const PreparedRows& from = block.rows;
     const FoldedOperands& folded = model.folded_operands();
     DenseClusterArgs args;
     args.rows = from.operand;
-    args.row_begin = row_begin;
+    args.row_begin = block.begin;
     args.row_slots = {from.row_slots, from.operand.rows, kFoldSlots, 1};
     args.components = folded.components;
     args.component_slots = folded.component_slots;
-    args.row_tiles = block_rows / kClusterRows;
+    args.row_tiles = block.count / kClusterRows;
     args.d = d_;
     args.k = model.k;
     args.padded_k = padded_k_;
     args.narrow = narrow;
     args.slack = slack;
     args.bound = bound;
-    args.row_weight = row_weight;
-    args.row_lse = row_lse;
+    args.row_weight = block.weight;
+    args.row_lse = block.row_lse;
     args.fold = fold_scale(d_, power);
     args.splits = clusters_;
     args.partial = partial_;
     args.totals = totals_;
-    if (args.row_tiles) {
-        dense_cluster(args, stream);
-    }
+    dense_cluster(args, stream);
 }
 
 void DenseStep::collect(

@@ -151,18 +151,13 @@ struct DenseStep {
     bool has_clusters() const {
         return clusters_ > 0;
     }
-    /** Adds the sums of a block's rows that have no log-sum-exp, and gives them
-     * one; not those of which narrow components, whose scores may be wrong by
-     * `slack` bits, might have 2^-bound, nor those behind the last whole tile.
-     * By first halves. */
+    /** Adds the sums of rows in place by first halves; not those of which
+     * narrow components, whose scores may be wrong by `slack` bits, might have
+     * 2^-bound, nor those behind the last tile of kClusterRows. */
     void add_by_cluster(
             const Model&,
-            const PreparedRows&,
-            int64_t row_begin,
+            const DenseRows&,
             float power,
-            const float* row_weight,
-            int block_rows,
-            float* row_lse,
             const unsigned char* narrow,
             float slack,
             float bound,

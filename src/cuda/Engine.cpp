@@ -191,14 +191,18 @@ void Engine::use_block(
     mark();
     int dense_rows = sparse.overflowed, dense_begin = 0, together = 0;
     if (clusters && count >= kClusterRows && dense_rows >= count / 4 * 3) {
-        dense_.add_by_cluster(
-                model_,
+        const DenseRows block{
                 rows,
                 row_begin,
-                power_,
-                weight,
                 count,
+                weight,
+                nullptr,
                 sparse_.row_lse,
+                false};
+        dense_.add_by_cluster(
+                model_,
+                block,
+                power_,
                 p.narrow ? model_.narrow : nullptr,
                 slack,
                 bound,
