@@ -35,7 +35,9 @@ TEST_F(CudaDenseTest, DiffuseResponsibilitiesOfManyRows) {
         check(p, EStep::soft, Precision::exact, Kernel::automatic, w.data());
         CudaOptions o;
         o.precision = Precision::fast;
-        EXPECT_EQ(cuda_report(*run_pass(p, o).backend).dense_rows, p.n);
+        // But for the last ones, which are few enough for long lists.
+        EXPECT_GE(
+                cuda_report(*run_pass(p, o).backend).dense_rows, p.n / 64 * 64);
         for (size_t j = 0; j < p.d; j++) {
             p.x[j] += 160;
             p.y[j] = (p.x[j] - p.frame.center[j]) * p.frame.scale;
@@ -58,8 +60,7 @@ TEST_F(CudaDenseTest, DiffuseResponsibilitiesByTilesOfComponents) {
                 0.05);
         CudaOptions o;
         const Pass pass = run_pass(p, o);
-        // But for the last ones, which may be few enough for long lists.
-        EXPECT_GE(cuda_report(*pass.backend).dense_rows, p.n / 64 * 64);
+        EXPECT_GE(cuda_report(*pass.backend).dense_rows, p.n / 100 * 99);
         EXPECT_LE(worst_log_prob(p, pass), 0.02) << tiles << " tiles";
         check(p, EStep::soft, Precision::fast, Kernel::automatic);
     }

@@ -128,7 +128,10 @@ inline int __ffsll(uint64_t x) {
 inline uint32_t __float_as_uint(float x) {
     return std::bit_cast<uint32_t>(x);
 }
-inline void atomicAdd(uint32_t* to, uint32_t x) {
+inline float __uint_as_float(uint32_t x) {
+    return std::bit_cast<float>(x);
+}
+inline void atomicAdd(unsigned long long* to, unsigned long long x) {
     *to += x;
 }
 

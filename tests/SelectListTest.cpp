@@ -4,6 +4,8 @@
 
 #include <random>
 
+#include "cuda/Entry.cuh"
+
 /** The candidate lists of the Hopper and portable kernels, as they are compiled
  * for the device, on an emulated warp: no device is needed. */
 namespace {
@@ -27,7 +29,7 @@ struct Unit {
     std::vector<uint2> values = std::vector<uint2>(kUnitCapacity);
     std::vector<uint16_t> ranges = std::vector<uint16_t>(kUnitRows);
     std::vector<float> lse = std::vector<float>(kUnitRows);
-    uint64_t counts = 0;
+    uint64_t counts = 0, probe = 0;
     float dropped = 0;
 
     int components() const {
@@ -52,6 +54,9 @@ struct Unit {
         out.unit_counts = &counts;
         out.unit_dropped = &dropped;
         out.row_lse = lse.data();
+        out.probe = &probe;
+        out.probe_rows = kUnitRows;
+        probe = 0;
         host_warp::warp.shared.assign(
                 size_t(capacity) * SelectEpilogue::kSharedPerRecord, 0xff);
         const std::vector<float4> constants(
@@ -137,6 +142,7 @@ struct Unit {
             EXPECT_EQ(found, expected) << "row " << row;
         }
         EXPECT_EQ(int(counts >> 32), overflowed);
+        EXPECT_EQ(probe, uint64_t(overflowed) | uint64_t(1) << 32);
         for (int i = 0; i < used; i++) {
             EXPECT_GE(owner[i], 0) << "entry " << i << " is of no row";
         }
@@ -249,6 +255,81 @@ TEST(SelectListTest, Hard) {
         EXPECT_EQ(unit.keys[at], uint32_t(best - s));
         EXPECT_EQ(unit.values[at].x, uint32_t(row));
         EXPECT_EQ(std::bit_cast<float>(unit.values[at].y), unit.weight[row]);
+    }
+}
+
+TEST(SelectListTest, GivesUp) {
+    std::mt19937 random(7);
+    Unit unit = random_unit(random);
+    unit.rows = 11;
+    unit.run();
+    unit.lse[12] = 5; // behind the last row
+    ScoreArgs args;
+    args.rows = unit.rows;
+    SelectArgs out{};
+    out.row_ranges = unit.ranges.data();
+    out.unit_counts = &unit.counts;
+    out.unit_dropped = &unit.dropped;
+    out.row_lse = unit.lse.data();
+    host_warp::run([&] { SelectEpilogue::give_up(args, out, 0); });
+    EXPECT_EQ(unit.counts, uint64_t(unit.rows) << 32);
+    EXPECT_EQ(unit.dropped, 0);
+    for (int row = 0; row < unit.rows; row++) {
+        EXPECT_TRUE(std::isnan(unit.lse[row])) << row;
+        EXPECT_EQ(unit.ranges[row], 0) << row;
+    }
+    EXPECT_EQ(unit.lse[12], 5);
+}
+
+TEST(SelectListTest, ProbeFailsFromThreeQuartersOn) {
+    uint64_t probe = 0;
+    SelectArgs out{};
+    EXPECT_FALSE(SelectEpilogue::probe_failed(out));
+    out.probe = &probe;
+    out.probe_rows = 12 * kUnitRows;
+    for (uint64_t overflowed : {0, 144, 145, 192}) {
+        probe = overflowed | uint64_t(12) << 32;
+        EXPECT_EQ(SelectEpilogue::probe_failed(out), overflowed > 144);
+    }
+}
+
+/// Entries as words give back what was put in, responsibilities as far as there
+/// is room.
+TEST(SelectListTest, EntriesAsWords) {
+    std::mt19937 random(8);
+    struct Case {
+        int rows, k, groups;
+        float precision;
+    };
+    for (const Case& c :
+         {Case{1, 1, 1, 0},
+          Case{1216512, 1024, 16, 0},
+          Case{1216512, 65536, 1, 1e-5f},
+          Case{1216512, 1000000, 1, 2e-5f},
+          Case{77, 1000000, 1, 0}}) {
+        const EntryLayout layout = entry_layout(c.rows, c.k, c.groups);
+        EXPECT_GE(layout.value_bits, 23);
+        for (int i = 0; i < 2000; i++) {
+            const uint32_t row = i ? random() % c.rows : c.rows - 1;
+            const uint32_t k = i ? random() % c.k : c.k - 1;
+            const float r = i == 1 ? NAN
+                    : i == 2       ? 0
+                    : i == 3       ? 1
+                                   : std::exp2(-float(random() % 1000) / 50);
+            const uint32_t group = row / layout.group_rows;
+            const uint64_t entry = pack_entry(layout, group, row, k, r);
+            EXPECT_EQ(entry_row(layout, entry), row);
+            const uint32_t key = entry_key(layout, entry);
+            EXPECT_EQ(key_component(layout, key), k);
+            EXPECT_EQ(key >> layout.component_bits, group);
+            EXPECT_LT(group, uint32_t(c.groups));
+            const float value = entry_value(layout, entry);
+            if (i == 1) {
+                EXPECT_TRUE(std::isnan(value));
+            } else {
+                EXPECT_LE(std::fabs(value - r), c.precision * r) << r;
+            }
+        }
     }
 }
 

@@ -53,8 +53,8 @@ struct CudaReport {
     bool resident = false;       ///< data were kept on the device
     bool exact = false;          ///< pairs may have been evaluated in fp32
     /// of the pass's first block, ms: choice of components (one GEMM and its
-    /// epilogue), exact evaluation, compaction, dense path where most rows need
-    /// it, long lists and sparse sums, dense path of what is left
+    /// epilogue), exact evaluation and compaction, dense path where most rows
+    /// need it, long lists and sparse sums, dense path of what is left
     std::vector<double> steps_ms;
 };
 

@@ -184,13 +184,18 @@ void prepare_rows(
     check_launch("conversion of rows");
 }
 
+/// Whole sectors of 32 bytes: rows are fetched one by one.
+static int row_pitch(int d) {
+    return (d + 15) / 16 * 16;
+}
+
 size_t prepared_row_bytes(int d, int planes) {
-    return size_t((d + 7) / 8 * 8) * 2 * planes + kFoldSlots * sizeof(__half) +
+    return size_t(row_pitch(d)) * 2 * planes + kFoldSlots * sizeof(__half) +
             3 * sizeof(float);
 }
 
 void PreparedRows::lay_out(void* memory, int64_t rows, int d, int planes) {
-    const int pitch = (d + 7) / 8 * 8;
+    const int pitch = row_pitch(d);
     auto* const data = static_cast<__half*>(memory);
     operand = {data, rows, pitch, planes};
     row_slots = data + rows * pitch * planes;

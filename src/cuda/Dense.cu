@@ -161,10 +161,16 @@ size_t DenseStep::bytes() const {
     return rows_memory_.bytes() + scratch_.bytes() + sums_.bytes();
 }
 
-void DenseStep::clear(cudaStream_t stream) {
-    check(cudaMemsetAsync(sums_.as<char>(), 0, sums_.bytes(), stream),
-          "clearing");
+void DenseStep::begin() {
     used_ = false;
+}
+
+void DenseStep::use(cudaStream_t stream) {
+    if (!used_) {
+        check(cudaMemsetAsync(sums_.as<char>(), 0, sums_.bytes(), stream),
+              "clearing");
+    }
+    used_ = true;
 }
 
 void DenseStep::accumulate(
@@ -180,7 +186,7 @@ void DenseStep::accumulate(
         float* row_lse,
         bool lo,
         cudaStream_t stream) {
-    used_ = true;
+    use(stream);
     const int most = fused_
             ? std::min(capacity_, splits_ * kChainTiles * kDenseTileRows)
             : capacity_;
@@ -312,7 +318,7 @@ void DenseStep::add_by_cluster(
         float slack,
         float bound,
         cudaStream_t stream) {
-    used_ = true;
+    use(stream);
     const PreparedRows& from = block.rows;
     const FoldedOperands& folded = model.folded_operands();
     DenseClusterArgs args;

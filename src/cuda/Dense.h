@@ -123,7 +123,7 @@ struct DenseStep {
     }
 
     /// Start of a pass.
-    void clear(cudaStream_t);
+    void begin();
 
     /** Adds the sums of the listed rows of a block.
      *
@@ -172,6 +172,8 @@ struct DenseStep {
             cudaStream_t);
 
 private:
+    /// Clears the sums before the pass's first.
+    void use(cudaStream_t);
     /// Log-sum-exps of a block to row_lse, and to slots_ where it is fused.
     void find_lse(
             const ScoreKernels&,

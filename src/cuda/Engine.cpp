@@ -160,19 +160,15 @@ void Engine::use_block(
             least_weight_ >= kClusterWeight;
     // A narrow component's rows must be found: by lists, if not by a cluster.
     if (score_.hopper && args.folded.components.data &&
-        (!p.narrow || clusters) && !p.all && count >= 8 * kProbeRows) {
-        select.lost = sparse_.lost;
-        check(cudaMemsetAsync(select.lost, 0, sizeof(uint32_t), stream_),
+        (!p.narrow || clusters) && !p.all) {
+        select.probe = sparse_.probe;
+        check(cudaMemsetAsync(select.probe, 0, sizeof(uint64_t), stream_),
               "clearing");
-        args.rows = kProbeRows;
-        select.probe = true;
-        score_(args, select, stream_);
-        args.rows = count;
-        args.first_row = kProbeRows;
-        select.probe = false;
     }
     score_(args, select, stream_);
     mark();
+    SparseStep sparse;
+    sparse.place(sparse_, count, stream_);
     if (p.refine) {
         refine(sparse_,
                count,
@@ -184,11 +180,11 @@ void Engine::use_block(
                p.all,
                float(options_.tolerance),
                stream_);
+    } else {
+        sparse.compact(sparse_, count, stream_);
     }
     mark();
-    SparseStep sparse;
-    sparse.compact(sparse_, count, stream_);
-    mark();
+    sparse.wait(sparse_);
     int dense_rows = sparse.overflowed, dense_begin = 0, together = 0;
     if (clusters && count >= kClusterRows && dense_rows >= count / 4 * 3) {
         const DenseRows block{
@@ -212,8 +208,24 @@ void Engine::use_block(
         dense_rows = sparse.overflowed;
     }
     mark();
-    if (p.refine && dense_rows &&
-        (p.all || together || dense_rows <= count / 4)) {
+    const EntryRoom room = sparse_.room(count, uint32_t(sparse.entries));
+    if (!hard && dense_rows && can_list_all(dense_rows, room)) {
+        list_all(
+                model_,
+                rows,
+                row_begin,
+                power_,
+                weight,
+                sparse_.overflowed,
+                dense_rows,
+                room,
+                sparse_.row_lse,
+                stream_);
+        sparse.entries += int64_t(dense_rows) * model_.k;
+        dense_rows = 0;
+    } else if (
+            p.refine && dense_rows &&
+            (p.all || together || dense_rows <= count / 4)) {
         long_.run(
                 score_,
                 model_,
@@ -225,7 +237,7 @@ void Engine::use_block(
                 dense_rows,
                 bound,
                 slack,
-                sparse_.room(count, uint32_t(sparse.entries)),
+                room,
                 sparse_.row_lse,
                 dense_,
                 stream_);
@@ -237,6 +249,7 @@ void Engine::use_block(
             sparse_,
             rows,
             row_begin,
+            count,
             p.sums_lo,
             p.all ? nullptr : model_.narrow,
             sums_,
@@ -260,13 +273,15 @@ void Engine::use_block(
     mark();
     last_rows_ = count;
     double* const scratch = objective_ + kTotals;
+    uint32_t* const done = reinterpret_cast<uint32_t*>(objective_ + 3);
     sum_values(
-            {sparse_.row_lse, weight, count, objective_, scratch},
+            {sparse_.row_lse, weight, count, objective_, scratch, done},
             {sparse_.unit_dropped,
              nullptr,
              hard ? 0 : sparse_.units(count),
              objective_ + 1,
-             scratch + kSumBlocks},
+             scratch + kSumBlocks,
+             done + 1},
             stream_);
     report.rows += count;
     report.long_rows += sparse.overflowed - dense_rows;
@@ -294,7 +309,7 @@ void Engine::accumulate(EStep step) {
         const size_t doubles = sums_.count() + kTotals;
         check(cudaMemsetAsync(sums_.n_k, 0, doubles * sizeof(double), stream_),
               "clearing");
-        dense_.clear(stream_);
+        dense_.begin();
         report.rows = report.long_rows = report.dense_rows = 0;
         report.responsibilities = 0;
         if (!started) { // passes that are repeated count
@@ -414,7 +429,7 @@ void Engine::read_sums(EStep step, bool add, SufficientStats& stats) const {
     const auto scale =
             [=](std::vector<double>& to, double by, const double* x) {
                 const int64_t n = int64_t(to.size());
-#pragma omp parallel for schedule(static) if (n > 100000)
+#pragma omp parallel for schedule(static) if (n > 1000000)
                 for (int64_t i = 0; i < n; i++) {
                     to[i] = (add ? to[i] : 0.) + by * x[i];
                 }

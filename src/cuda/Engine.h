@@ -93,7 +93,7 @@ private:
     ScoreKernels score_;
     cudaStream_t stream_ = nullptr;
     cudaEvent_t started_ = nullptr, finished_ = nullptr;
-    static constexpr int kSteps = 6;
+    static constexpr int kSteps = 5;
     cudaEvent_t steps_[kSteps + 1] = {};
     int last_rows_ = 0;
 
@@ -127,8 +127,9 @@ private:
     DeviceMemory sums_memory_; ///< DeviceSums, totals, partial sums
     PinnedMemory sums_host_;
     DeviceSums sums_;
-    /// Objective, mass dropped, n_k of narrow components in the dense path.
-    static constexpr int kTotals = 3;
+    /// Objective, mass dropped, n_k of narrow components in the dense path, and
+    /// the counters of sum_values.
+    static constexpr int kTotals = 4;
     double* objective_ = nullptr;
     DeviceMemory small_; ///< frame's centre, RowChecks
     PinnedMemory checks_host_;

@@ -22,7 +22,8 @@
  *    finish()                after the last column
  *
  * and, where products are scores (Fold.h), scores(c, column) for tile,
- * finish_scores() for finish, and skip(), whether there is nothing to do.
+ * finish_scores() for finish, and probe_failed() and give_up(row), see
+ * SelectArgs::probe.
  */
 namespace gmm::cuda {
 
@@ -97,9 +98,11 @@ struct LseEpilogue : Strip {
     __device__ LseEpilogue(const ScoreArgs& a, const Args& o, uint32_t, int)
             : Strip(a), out(o) {}
 
-    static __device__ __forceinline__ bool skip(const ScoreArgs&, const Args&) {
+    static __device__ __forceinline__ bool probe_failed(const Args&) {
         return false;
     }
+    static __device__ __forceinline__ void give_up(
+            const ScoreArgs&, const Args&, int) {}
 
     __device__ __forceinline__ void begin(int first) {
         begin_rows(first);

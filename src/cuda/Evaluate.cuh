@@ -94,7 +94,7 @@ __device__ __forceinline__ void evaluate_pairs(
         float& score) {
     // Pairs that a half-warp evaluates at a time, to have their loads in
     // flight.
-    constexpr int kBatch = kEachDimension ? 2 : 3;
+    constexpr int kBatch = 2;
     const int lane = threadIdx.x % 32, half = lane / 16;
     while (left) {
         int from[kBatch][2]; // -1: no pair is left

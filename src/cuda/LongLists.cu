@@ -1,5 +1,9 @@
-#include <algorithm>
+#include <cub/block/block_reduce.cuh>
 
+#include <algorithm>
+#include <cuda/functional>
+
+#include "Entry.cuh"
 #include "Evaluate.cuh"
 #include "LongLists.h"
 
@@ -149,6 +153,7 @@ __global__ void __launch_bounds__(kThreads)
         return;
     }
     const uint32_t row = args.own_numbers[i];
+    const uint32_t group = row / args.room.layout.group_rows;
     const float least = args.best[i] - args.window;
     const float* const scores = args.scores + size_t(i) * args.padded_k;
     uint32_t end = args.counts[i];
@@ -163,8 +168,8 @@ __global__ void __launch_bounds__(kThreads)
             const uint32_t all = __ballot_sync(0xffffffffu, mine);
             if (mine) {
                 const uint32_t at = end + __popc(all & ((1u << lane) - 1));
-                args.room.keys[at] = k + e;
-                args.room.values[at].x = row;
+                args.room.entries[at] =
+                        pack_entry(args.room.layout, group, row, k + e, 0);
             }
             end += __popc(all);
         }
@@ -184,13 +189,15 @@ __global__ void __launch_bounds__(kThreads, 3) candidate_scores_kernel(
          first += gridDim.x * kThreads) {
         const uint32_t at = first + threadIdx.x % 32;
         const bool inside = at < end;
-        const uint32_t k = inside ? args.room.keys[at] : 0;
-        const uint32_t row = inside ? args.room.values[at].x : 0;
+        const uint64_t entry = args.room.entries[inside ? at : begin];
+        const uint32_t k = key_component(
+                args.room.layout, entry_key(args.room.layout, entry));
+        const uint32_t row = entry_row(args.room.layout, entry);
         float score = 0;
         evaluate_pairs<kAligned, kEachDimension>(
                 args.exact, __ballot_sync(0xffffffffu, inside), k, row, score);
         if (inside) {
-            args.room.values[at].y = __float_as_uint(score);
+            args.room.scores[at] = score;
         }
     }
 }
@@ -205,13 +212,12 @@ __global__ void __launch_bounds__(kThreads)
     }
     const uint32_t place = args.counts[i], end = args.ends[i];
     const uint32_t row = args.own_numbers[i];
-    const uint32_t group = row / args.room.group_rows * args.room.k;
-    const auto score_at = [&](uint32_t at) {
-        return __uint_as_float(args.room.values[at].y);
-    };
+    const EntryLayout& layout = args.room.layout;
+    const uint32_t group = row / layout.group_rows;
+    const float* const scores = args.room.scores;
     float best = -3e38f;
     for (uint32_t at = place + lane; at < end; at += 32) {
-        best = fmaxf(best, score_at(at));
+        best = fmaxf(best, scores[at]);
     }
 #pragma unroll
     for (int step = 16; step; step /= 2) {
@@ -220,7 +226,7 @@ __global__ void __launch_bounds__(kThreads)
     const float least = best - args.bound;
     float sum = 0;
     for (uint32_t at = place + lane; at < end; at += 32) {
-        const float score = score_at(at);
+        const float score = scores[at];
         sum += score < least ? 0.f : exp2f(score - best);
     }
 #pragma unroll
@@ -230,9 +236,13 @@ __global__ void __launch_bounds__(kThreads)
     const float lse = best + log2f(sum);
     const float weight = args.row_weight ? args.row_weight[row] : 1.f;
     for (uint32_t at = place + lane; at < end; at += 32) {
-        const float score = score_at(at);
-        args.room.keys[at] += group;
-        args.room.values[at].y = __float_as_uint(
+        const float score = scores[at];
+        uint64_t& entry = args.room.entries[at];
+        entry = pack_entry(
+                layout,
+                group,
+                row,
+                key_component(layout, entry_key(layout, entry)),
                 score < least ? 0.f : weight * exp2f(score - lse));
     }
     if (lane == 0) {
@@ -240,7 +250,121 @@ __global__ void __launch_bounds__(kThreads)
     }
 }
 
+/// Pairs of row and component that are evaluated without asking which are
+/// needed: it takes an H100 as long as finding the candidates of one row.
+constexpr int kAllPairs = 1 << 17;
+
+struct AllArgs {
+    ExactArgs exact;
+    const uint32_t* numbers;
+    int rows;
+    EntryRoom room;
+    const float* row_weight;
+    float* row_lse;
+};
+
+/// Pairs that a warp evaluates at once (evaluate_pairs): it goes on to no
+/// second batch, for latency is all that this takes.
+constexpr int kWarpPairs = 4;
+
+template <bool kAligned, bool kEachDimension>
+__global__ void __launch_bounds__(kThreads, 3)
+        all_scores_kernel(const __grid_constant__ AllArgs args) {
+    const int lane = threadIdx.x % 32;
+    const int warp = blockIdx.x * kWarps + threadIdx.x / 32;
+    const int pair = warp * kWarpPairs + lane;
+    const int components = args.room.k;
+    const bool inside = lane < kWarpPairs && pair < args.rows * components;
+    const uint32_t k = inside ? pair % components : 0;
+    const uint32_t row = args.numbers[inside ? pair / components : 0];
+    float score = 0;
+    evaluate_pairs<kAligned, kEachDimension>(
+            args.exact, __ballot_sync(0xffffffffu, inside), k, row, score);
+    if (inside) {
+        args.room.scores[args.room.used + pair] = score;
+    }
+}
+
+/// A block a row: scores to responsibilities.
+__global__ void __launch_bounds__(kThreads)
+        all_lists_kernel(const __grid_constant__ AllArgs args) {
+    using Reduce = cub::BlockReduce<float, kThreads>;
+    __shared__ Reduce::TempStorage storage[2];
+    __shared__ float shared[2];
+    const int components = args.room.k;
+    const size_t first = args.room.used + size_t(blockIdx.x) * components;
+    const float* const scores = args.room.scores + first;
+    float best = -3e38f;
+    for (int k = threadIdx.x; k < components; k += kThreads) {
+        best = fmaxf(best, scores[k]);
+    }
+    best = Reduce(storage[0]).Reduce(best, ::cuda::maximum<>{});
+    if (threadIdx.x == 0) {
+        shared[0] = best;
+    }
+    __syncthreads();
+    best = shared[0];
+    float sum = 0;
+    for (int k = threadIdx.x; k < components; k += kThreads) {
+        sum += exp2f(scores[k] - best);
+    }
+    sum = Reduce(storage[1]).Sum(sum);
+    if (threadIdx.x == 0) {
+        shared[1] = best + log2f(sum);
+    }
+    __syncthreads();
+    const float lse = shared[1];
+    const uint32_t row = args.numbers[blockIdx.x];
+    const uint32_t group = row / args.room.layout.group_rows;
+    const float weight = args.row_weight ? args.row_weight[row] : 1.f;
+    for (int k = threadIdx.x; k < components; k += kThreads) {
+        const float r = weight * exp2f(scores[k] - lse);
+        args.room.entries[first + k] =
+                pack_entry(args.room.layout, group, row, k, r);
+    }
+    if (threadIdx.x == 0) {
+        args.row_lse[row] = lse;
+    }
+}
+
 } // namespace
+
+bool can_list_all(int rows, const EntryRoom& room) {
+    const int64_t pairs = int64_t(rows) * room.k;
+    return pairs <= kAllPairs && pairs <= int64_t(room.size) - room.used;
+}
+
+void list_all(
+        const Model& model,
+        const PreparedRows& from,
+        int64_t row_begin,
+        float power,
+        const float* row_weight,
+        const uint32_t* numbers,
+        int count,
+        const EntryRoom& room,
+        float* row_lse,
+        cudaStream_t stream) {
+    const AllArgs args{
+            exact_args(from, row_begin, power, model),
+            numbers,
+            count,
+            room,
+            row_weight,
+            row_lse};
+    const bool squares = model.covariance == Covariance::diagonal;
+    const auto scores = model.d % 4 == 0
+            ? (squares ? all_scores_kernel<true, true>
+                       : all_scores_kernel<true, false>)
+            : (squares ? all_scores_kernel<false, true>
+                       : all_scores_kernel<false, false>);
+    constexpr int kBlockPairs = kWarps * kWarpPairs;
+    const int blocks = (count * room.k + kBlockPairs - 1) / kBlockPairs;
+    scores<<<blocks, kThreads, 0, stream>>>(args);
+    check_launch("scores of all components");
+    all_lists_kernel<<<count, kThreads, 0, stream>>>(args);
+    check_launch("lists of all components");
+}
 
 void LongLists::reserve() {
     memory_.reserve(4 * kDenseRows * sizeof(float) + 3 * sizeof(uint32_t));

@@ -13,6 +13,23 @@
  */
 namespace gmm::cuda {
 
+/** Whether rows are so few that each may list all components: nothing has to be
+ * found first, nor waited for. */
+bool can_list_all(int rows, const EntryRoom&);
+/// Does so: evaluates all exactly and appends count * k entries, most of them
+/// 0. Parameters are as below.
+void list_all(
+        const Model&,
+        const PreparedRows&,
+        int64_t row_begin,
+        float power,
+        const float* row_weight,
+        const uint32_t* numbers,
+        int count,
+        const EntryRoom&,
+        float* row_lse,
+        cudaStream_t);
+
 struct LongLists {
     /// Longest list; beyond it the dense path is no slower.
     static constexpr uint32_t kLongest = 512;

@@ -1,5 +1,6 @@
+#include "Compact.cuh"
 #include "Evaluate.cuh"
-#include "Sparse.h"
+#include "Ptx.cuh"
 
 namespace gmm::cuda {
 
@@ -7,17 +8,14 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
-constexpr int kUnits = 4; ///< of a warp, so that their loads are under way
-                          ///< together
 
 struct RefineArgs {
     ExactArgs exact;
+    CompactArgs compact;
     const uint32_t* keys;
     uint2* values;
-    const uint64_t* unit_counts;
     const uint16_t* row_ranges;
     float* row_lse;
-    int rows;
     const float* row_weight;
     const float4* doubt;       ///< Model's
     const float* row_error;    ///< from the block's first row, as is
@@ -39,23 +37,23 @@ template <bool kEachDimension>
 __device__ __forceinline__ bool is_doubtful(
         const RefineArgs& args, uint32_t k, uint32_t row, float r) {
     const float4 c = args.doubt[k];
-    const float log_r = log2f(args.row_weight ? r / args.row_weight[row] : r);
+    const float log_r = __log2f(args.row_weight ? r / args.row_weight[row] : r);
     const float below = c.z - (args.row_lse[row] + log_r);
     const float row_error = kEachDimension
             ? 0.f
             : args.row_error[row] * args.exact.unpower * args.exact.unpower;
     const float least = kEachDimension ? c.w : c.w * args.row_constant[row];
-    const float error =
-            sqrtf(c.x * (row_error + c.y) * fmaxf(below, 0.f) + least * least);
+    const float error = ptx::sqrt_approx(
+            c.x * (row_error + c.y) * fmaxf(below, 0.f) + least * least);
     // The score may be higher by some errors, and these larger than estimated.
-    const float weight = fminf(1.f, exp2f(log_r + 1 + 12 * error));
+    const float weight = fminf(1.f, ptx::exp2_approx(log_r + 1 + 12 * error));
     return r > 0 && error * weight > args.tolerance;
 }
 
 /// What a warp knows of its units' entries.
 struct Shared {
-    float scores[kUnits * kUnitCapacity];      ///< of those evaluated, else NaN
-    uint16_t doubtful[kUnits * kUnitCapacity]; ///< which
+    float scores[kWarpUnits * kUnitCapacity]; ///< of those evaluated, else NaN
+    uint16_t doubtful[kWarpUnits * kUnitCapacity]; ///< which
 };
 
 /** A row's responsibilities and log-sum-exp, where some scores are new. Whether
@@ -100,43 +98,34 @@ __device__ __forceinline__ bool renew_row(
  * for one row's chain of loads after the other's. Rows of weight 0 have no
  * entries above 0, and stay as they are. */
 template <bool kAligned, bool kEachDimension>
-__global__ void __launch_bounds__(kThreads, 3)
+__global__ void __launch_bounds__(kThreads, kAligned ? 4 : 3)
         refine_kernel(const __grid_constant__ RefineArgs args) {
     extern __shared__ Shared all_shared[];
     const int warp = blockIdx.x * kWarps + threadIdx.x / 32;
     const int lane = threadIdx.x % 32;
-    const int first_row = warp * kUnits * kUnitRows;
+    const int first_row = warp * kWarpRows;
     Shared& shared = all_shared[threadIdx.x / 32];
-    const size_t first = size_t(warp) * kUnits * kUnitCapacity;
-    const bool is_unit =
-            lane < kUnits && first_row + lane * kUnitRows < args.rows;
-    const int my_count =
-            is_unit ? int(uint32_t(args.unit_counts[warp * kUnits + lane])) : 0;
-    int count[kUnits];
-#pragma unroll
-    for (int u = 0; u < kUnits; u++) {
-        count[u] = __shfl_sync(0xffffffffu, my_count, u);
-    }
-    const int most = __reduce_max_sync(0xffffffffu, my_count);
+    const size_t first = size_t(warp) * kWarpUnits * kUnitCapacity;
+    const UnitPlaces places(args.compact, warp * kWarpUnits);
     uint64_t again = 0; // rows all of whose entries are evaluated
     do {
         int doubtful = 0;
-        for (int i = lane; i - lane < most; i += 32) {
-            uint32_t key[kUnits];
-            uint2 value[kUnits];
+        for (int i = lane; i - lane < places.most; i += 32) {
+            uint32_t key[kWarpUnits];
+            uint2 value[kWarpUnits];
 #pragma unroll
-            for (int u = 0; u < kUnits; u++) {
+            for (int u = 0; u < kWarpUnits; u++) {
                 const size_t at = first + u * kUnitCapacity + i;
-                const bool inside = i < count[u];
+                const bool inside = i < places.count[u];
                 key[u] = inside ? args.keys[at] : 0;
                 value[u] = inside ? args.values[at]
                                   : make_uint2(first_row, __float_as_uint(0));
             }
 #pragma unroll
-            for (int u = 0; u < kUnits; u++) {
+            for (int u = 0; u < kWarpUnits; u++) {
                 const float r = __uint_as_float(value[u].y);
-                const bool mine = again
-                        ? i < count[u] && again >> (value[u].x - first_row) & 1
+                const bool mine = again ? i < places.count[u] &&
+                                again >> (value[u].x - first_row) & 1
                         : args.all ? r > 0
                                    : is_doubtful<kEachDimension>(
                                              args, key[u], value[u].x, r);
@@ -188,8 +177,11 @@ __global__ void __launch_bounds__(kThreads, 3)
         }
         __syncwarp();
     } while (again);
+    if (warp * kWarpUnits < args.compact.units) {
+        compact_units(args.compact, warp * kWarpUnits, places);
+    }
 }
-static_assert(kUnits * kUnitRows == 64);
+static_assert(kWarpRows == 64);
 
 } // namespace
 
@@ -206,12 +198,11 @@ void refine(
         cudaStream_t stream) {
     RefineArgs args;
     args.exact = exact_args(prepared, row_begin, power, model);
+    args.compact = scratch.compaction(rows);
     args.keys = scratch.keys;
     args.values = scratch.values;
-    args.unit_counts = scratch.unit_counts;
     args.row_ranges = scratch.row_ranges;
     args.row_lse = scratch.row_lse;
-    args.rows = rows;
     args.row_weight = row_weight;
     args.doubt = model.doubt;
     args.row_error = prepared.row_error + row_begin;
@@ -223,7 +214,7 @@ void refine(
             ? (squares ? refine_kernel<true, true> : refine_kernel<true, false>)
             : (squares ? refine_kernel<false, true>
                        : refine_kernel<false, false>);
-    constexpr int kRows = kWarps * kUnits * kUnitRows;
+    constexpr int kRows = kWarps * kWarpRows;
     constexpr int kShared = kWarps * sizeof(Shared);
     static_assert(kShared <= 48 << 10);
     kernel<<<(rows + kRows - 1) / kRows, kThreads, kShared, stream>>>(args);

@@ -45,9 +45,6 @@ struct ScoreArgs {
     Operand rows_operand;
     int64_t row_begin = 0; ///< first row of this launch within the operand
     int rows = 0;          ///< rows of this launch
-    /// Rows before are another launch's. For folded operands only; a multiple
-    /// of kProbeRows.
-    int first_row = 0;
 
     Operand components_operand;
     int component_begin = 0; ///< multiple of kComponentTile
@@ -72,12 +69,6 @@ struct ScoreArgs {
     FoldedOperands folded; ///< data: nullptr where there is none
 };
 
-/** Rows whose lists are made first, to see whether lists are of use: where
- * nearly all overflow, those that follow are marked as overflowed at once.
- * Whole row blocks of the folded kernel, a wave of them on an H100. */
-constexpr int kProbeRows = 132 * 192;
-constexpr uint32_t kProbeLimit = kProbeRows / 4 * 3;
-
 /// Rows that one warp finishes together, and the room for what it emits.
 constexpr int kUnitRows = 16;
 constexpr int kUnitCapacity = 128;
@@ -94,9 +85,12 @@ struct SelectArgs {
     float keep_bound;
     const float* row_weight; ///< or nullptr, from the launch's first row
 
-    /// Is added to by the probe: its rows that overflowed. nullptr: no probe
-    uint32_t* lost = nullptr;
-    bool probe = false; ///< this is it; else it was made before
+    /// Not nullptr: where nearly all rows of a first round of blocks overflow,
+    /// lists are of no use, and all rows are marked. For folded operands, where
+    /// there are rows for many rounds. Holds rows of the first that overflowed
+    /// | its warps that are done << 32; 0 at launch.
+    uint64_t* probe = nullptr;
+    int probe_rows = 0; ///< those of the first round; the launch knows
 
     uint32_t* keys;        ///< [units][kUnitCapacity] component
     uint2* values;         ///< [units][kUnitCapacity] {row, bits of r}

@@ -48,26 +48,31 @@ struct SelectEpilogue : Strip {
         sink = records + (capacity - 1) * kSharedPerRecord;
     }
 
-    /// Whether lists would be of no use; all rows are marked, then, also
-    /// those of the probe.
-    static __device__ __forceinline__ bool skip(
-            const ScoreArgs& args, const Args& out) {
-        if (!out.lost || out.probe || *out.lost <= kProbeLimit) {
+    /// Waits for the first round of blocks: whether lists are of no use.
+    static __device__ __forceinline__ bool probe_failed(const Args& out) {
+        if (!out.probe_rows) {
             return false;
         }
-        const int units = (args.rows + kUnitRows - 1) / kUnitRows;
-        for (int u = blockIdx.x * blockDim.x + threadIdx.x; u < units;
-             u += gridDim.x * blockDim.x) {
-            const int end = min(args.rows, (u + 1) * kUnitRows);
-#pragma unroll 1
-            for (int i = u * kUnitRows; i < end; i++) {
-                out.row_lse[i] = NAN;
-                out.row_ranges[i] = 0;
-            }
-            out.unit_counts[u] = uint64_t(end - u * kUnitRows) << 32;
-            out.unit_dropped[u] = 0;
+        uint64_t seen;
+        do {
+            seen = *static_cast<volatile uint64_t*>(out.probe);
+        } while (int(seen >> 32) < out.probe_rows / kUnitRows);
+        return int(uint32_t(seen)) > out.probe_rows / 4 * 3;
+    }
+
+    /// Instead of all that follows: a strip's rows overflow.
+    static __device__ __forceinline__ void give_up(
+            const ScoreArgs& args, const Args& out, int first) {
+        const int lane = threadIdx.x % 32, count = args.rows - first;
+        if (lane < min(count, kUnitRows)) {
+            out.row_lse[first + lane] = NAN;
+            out.row_ranges[first + lane] = 0;
         }
-        return true;
+        if (lane == 0 && count > 0) {
+            out.unit_counts[first / kUnitRows] = uint64_t(min(count, kUnitRows))
+                    << 32;
+            out.unit_dropped[first / kUnitRows] = 0;
+        }
     }
 
     __device__ __forceinline__ void begin(int first) {
@@ -443,8 +448,10 @@ struct SelectEpilogue : Strip {
             out.unit_counts[row[0] / kUnitRows] =
                     used | uint64_t(overflowed) << 32;
             out.unit_dropped[row[0] / kUnitRows] = dropped;
-            if (out.probe) {
-                atomicAdd(out.lost, overflowed);
+            if (row[0] < out.probe_rows) {
+                atomicAdd(
+                        reinterpret_cast<unsigned long long*>(out.probe),
+                        overflowed | 1ull << 32);
             }
         }
     }

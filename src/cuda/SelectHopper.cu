@@ -28,7 +28,10 @@ constexpr int kGroups = kColumns / 8;
 constexpr int kThreads = 128 * (kConsumers + 1);
 constexpr int kDepth = 64;
 constexpr int kStages = 2;
-static_assert(kProbeRows % kRows == 0);
+/// Rounds of blocks until the probe, which is the first, is asked for: so
+/// nobody waits for it. Worth it where there are kProbeShare rounds.
+constexpr int kProbeRounds = 2;
+constexpr int kProbeShare = 8;
 constexpr int kStrips = kRows / 16;
 
 /// Barriers, eight bytes each, by their place.
@@ -75,15 +78,12 @@ __global__ void __launch_bounds__(kThreads, 1) folded_kernel(
     };
     const int warp = __shfl_sync(kAllLanes, threadIdx.x / 32, 0);
     const int row_blocks = (args.rows + kRows - 1) / kRows;
-    const int first_block = args.first_row / kRows + int(blockIdx.x);
+    const int first_block = int(blockIdx.x);
+    const int asking_block = first_block + kProbeRounds * int(gridDim.x);
     const int all_tiles = args.components / kColumns;
     const int begin = int(int64_t(all_tiles) * blockIdx.y / gridDim.y);
     const int tiles =
             int(int64_t(all_tiles) * (blockIdx.y + 1) / gridDim.y) - begin;
-
-    if (Epilogue::skip(args, out)) {
-        return;
-    }
     if (threadIdx.x == 0) {
         // Every consumer warp releases for itself: none may fall behind by the
         // two phases that a barrier's parity cannot tell apart.
@@ -107,10 +107,14 @@ __global__ void __launch_bounds__(kThreads, 1) folded_kernel(
             int stage = 0;
             const int blocks = (row_blocks - first_block + int(gridDim.x) - 1) /
                     int(gridDim.x);
-            const int total =
-                    blocks * tiles + first_tile(kConsumers - 1, tiles);
+            const int behind = first_tile(kConsumers - 1, tiles);
+            int total = blocks * tiles + behind;
             int tile = 0;
             for (int i = 0; i < total; i++) {
+                if (i == kProbeRounds * tiles && blocks > kProbeRounds &&
+                    Epilogue::probe_failed(out)) {
+                    total = i + behind;
+                }
                 const uint32_t full = barrier(kFull, stage);
                 uint32_t to = base + stage * L::kStageBytes;
                 ptx::barrier_wait(barrier(kEmpty, stage), phase);
@@ -145,6 +149,9 @@ __global__ void __launch_bounds__(kThreads, 1) folded_kernel(
             int load = 0;
             for (int block = first_block; block < row_blocks;
                  block += gridDim.x) {
+                if (block == asking_block && Epilogue::probe_failed(out)) {
+                    break;
+                }
                 for (int w = 0; w < kConsumers; w++, load++) {
                     const int row = int(args.row_begin) + block * kRows +
                             w * kGroupRows;
@@ -206,6 +213,14 @@ __global__ void __launch_bounds__(kThreads, 1) folded_kernel(
         const int offset = first_tile(w, tiles);
         skip(offset);
         for (int block = first_block; block < row_blocks; block += gridDim.x) {
+            if (block == asking_block && Epilogue::probe_failed(out)) {
+                for (block = first_block; block < row_blocks;
+                     block += gridDim.x) {
+                    Epilogue::give_up(
+                            args, out, block * kRows + (warp - 4) * 16);
+                }
+                break;
+            }
             epilogue.begin(block * kRows + (warp - 4) * 16);
             ptx::barrier_wait(barrier(kRowsFull, w), row_phase);
             row_phase ^= 1;
@@ -289,12 +304,33 @@ void launch(
             folded.row_slots,
             folded.components,
             folded.component_slots);
-    const int blocks = std::min(
-            processors, (args.rows - args.first_row + kRows - 1) / kRows);
-    folded_kernel<Epilogue, kSteps>
-            <<<dim3(blocks, args.splits), kThreads, shared, stream>>>(
-                    maps, args, out, buffers, capacity);
-    check_launch("folded kernel");
+    const int blocks = std::min(processors, (args.rows + kRows - 1) / kRows);
+    // Blocks that wait for one another must all be there.
+    cudaLaunchAttribute cooperative;
+    cooperative.id = cudaLaunchAttributeCooperative;
+    cooperative.val.cooperative = 1;
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(blocks, args.splits);
+    config.blockDim = kThreads;
+    config.dynamicSmemBytes = shared;
+    config.stream = stream;
+    config.attrs = &cooperative;
+    auto mine = out;
+    if constexpr (requires { mine.probe; }) {
+        if (mine.probe && args.rows >= kProbeShare * blocks * kRows) {
+            mine.probe_rows = blocks * kRows;
+            config.numAttrs = 1;
+        }
+    }
+    check(cudaLaunchKernelEx(
+                  &config,
+                  folded_kernel<Epilogue, kSteps>,
+                  maps,
+                  args,
+                  mine,
+                  buffers,
+                  capacity),
+          "folded kernel");
 }
 
 } // namespace

@@ -4,47 +4,23 @@
 #include <algorithm>
 #include <bit>
 
-#include "Sparse.h"
+#include "Compact.cuh"
 
 namespace gmm::cuda {
 
 namespace {
 
-/// One warp a unit: its entries and its overflowed rows to their places.
-__global__ void __launch_bounds__(256) compact_kernel(
-        int units,
-        int rows,
-        const uint32_t* keys,
-        const uint2* values,
-        const float* row_lse,
-        const uint64_t* offsets,
-        int group_rows,
-        int k,
-        uint32_t* out_keys,
-        uint2* out_values,
-        uint32_t* overflowed) {
-    const int unit = blockIdx.x * 8 + threadIdx.x / 32;
-    const int lane = threadIdx.x % 32;
-    if (unit >= units) {
-        return;
+__global__ void __launch_bounds__(256)
+        compact_kernel(const __grid_constant__ CompactArgs args) {
+    const int warp = blockIdx.x * 8 + threadIdx.x / 32;
+    const int unit = warp * kWarpUnits;
+    if (unit < args.units) {
+        compact_units(args, unit, UnitPlaces(args, unit));
     }
-    const uint64_t at = offsets[unit], next = offsets[unit + 1];
-    const uint32_t to = uint32_t(at);
-    const int count = int(uint32_t(next) - to);
-    const size_t from = size_t(unit) * kUnitCapacity;
-    const uint32_t group = unit * kUnitRows / group_rows * k;
-    for (int i = lane; i < count; i += 32) {
-        out_keys[to + i] = group + keys[from + i];
-        out_values[to + i] = values[from + i];
-    }
-    if (at >> 32 != next >> 32) {
-        const int row = unit * kUnitRows + lane;
-        const bool lost = lane < kUnitRows && row < rows && isnan(row_lse[row]);
-        const uint32_t all = __ballot_sync(0xffffffffu, lost);
-        if (lost) {
-            overflowed[(at >> 32) + __popc(all & ((1u << lane) - 1))] = row;
-        }
-    }
+}
+
+int units_of(int rows) {
+    return (rows + kUnitRows - 1) / kUnitRows;
 }
 
 /// A warp two units: how many of their rows have no log-sum-exp.
@@ -60,10 +36,6 @@ __global__ void __launch_bounds__(256)
     }
 }
 
-int units_of(int rows) {
-    return (rows + kUnitRows - 1) / kUnitRows;
-}
-
 /// Rows of a group, as halves: about a third of an H100's L2.
 constexpr size_t kGroupBytes = size_t(16) << 20;
 
@@ -72,16 +44,16 @@ constexpr size_t kGroupBytes = size_t(16) << 20;
 int groups_of(int rows, int k, int d, bool squares) {
     const size_t wanted =
             (size_t(rows) * d * 2 + kGroupBytes - 1) / kGroupBytes;
-    const size_t by_bits = std::max<size_t>(1, 65536 / size_t(k));
-    const size_t by_memory = std::max<size_t>(
-            1, (size_t(64) << 20) / (size_t(k) * piece_size(d, squares) * 4));
-    return int(std::max<size_t>(
-            1, std::min({wanted, by_bits, by_memory, size_t(16)})));
+    const size_t by_bits = size_t(65536) >> std::bit_width(unsigned(k - 1));
+    const size_t by_memory =
+            (size_t(64) << 20) / (size_t(k) * piece_size(d, squares) * 4);
+    return int(std::clamp<size_t>(
+            std::min({wanted, by_bits, by_memory}), 1, kMaxGroups));
 }
 
 /// The sizes of SparseScratch's arrays, in the order of its reserve().
 struct Sizes {
-    size_t bytes[16];
+    size_t bytes[14];
     size_t temporary;
     size_t total = 0;
 
@@ -91,6 +63,7 @@ struct Sizes {
         const size_t ranges = entries / kRange + 1;
         const size_t piece = piece_size(d, squares) * sizeof(float);
         const size_t groups = groups_of(rows, k, d, squares);
+        const size_t keys = groups << std::bit_width(unsigned(k - 1));
         size_t scan = 0, sort = 0;
         check(cub::DeviceScan::ExclusiveSum(
                       nullptr,
@@ -99,13 +72,11 @@ struct Sizes {
                       static_cast<uint64_t*>(nullptr),
                       int(units + 1)),
               "scan");
-        cub::DoubleBuffer<uint32_t> no_keys;
-        cub::DoubleBuffer<uint2> no_values;
-        check(cub::DeviceRadixSort::SortPairs(
-                      nullptr, sort, no_keys, no_values, int(entries), 0, 32),
+        cub::DoubleBuffer<uint64_t> none;
+        check(cub::DeviceRadixSort::SortKeys(nullptr, sort, none, int(entries)),
               "sort");
         temporary = std::max(scan, sort);
-        const size_t all[16] = {
+        const size_t all[14] = {
                 entries * 4,
                 entries * 8,
                 size_t(rows) * 2,
@@ -113,16 +84,14 @@ struct Sizes {
                 size_t(rows) * 4,
                 size_t(rows) * 4,
                 (units + 1) * 8,
-                entries * 4,
-                entries * 4,
                 entries * 8,
                 entries * 8,
-                (size_t(k) * groups + 1) * 4,
+                (keys + 1) * 4,
                 ranges * piece * 2,
                 size_t(k) * groups * piece,
                 units * 4,
-                4};
-        for (int i = 0; i < 16; i++) {
+                8};
+        for (int i = 0; i < 14; i++) {
             bytes[i] = (all[i] + 255) / 256 * 256;
             total += bytes[i];
         }
@@ -148,8 +117,18 @@ void SparseScratch::release() {
     memory_.release();
 }
 
+SparseScratch::~SparseScratch() {
+    if (counted_) {
+        cudaEventDestroy(counted_);
+    }
+}
+
 void SparseScratch::reserve(int rows, int k, int d, bool squares) {
     const Sizes sizes(rows, k, d, squares);
+    if (!counted_) {
+        check(cudaEventCreateWithFlags(&counted_, cudaEventDisableTiming),
+              "creating an event");
+    }
     memory_.reserve(sizes.total);
     total_.reserve(sizeof(uint64_t));
     char* at = memory_.as<char>();
@@ -165,38 +144,49 @@ void SparseScratch::reserve(int rows, int k, int d, bool squares) {
     take(row_lse);
     take(overflowed);
     take(offsets_);
-    take(sorted_keys_[0]);
-    take(sorted_keys_[1]);
-    take(sorted_values_[0]);
-    take(sorted_values_[1]);
+    take(entries_[0]);
+    take(entries_[1]);
     take(starts_);
     take(head_);
     take(whole_);
     take(unit_dropped);
-    take(lost);
+    take(probe);
     groups_ = groups_of(rows, k, d, squares);
     k_ = k;
-    tail_ = head_ + sizes.bytes[12] / 8;
+    tail_ = head_ + sizes.bytes[10] / 8;
     temporary_ = at;
     temporary_bytes_ = sizes.temporary;
 }
 
-static int group_rows_of(int rows, int groups) {
-    return (units_of(rows) + groups - 1) / groups * kUnitRows;
+EntryLayout SparseScratch::layout(int rows) const {
+    return entry_layout(rows, k_, groups_);
 }
 
 EntryRoom SparseScratch::room(int rows, uint32_t used) const {
-    return {sorted_keys_[0],
-            sorted_values_[0],
+    return {entries_[0],
+            reinterpret_cast<float*>(entries_[1]),
             used,
             uint32_t(units_of(rows)) * kUnitCapacity,
-            group_rows_of(rows, groups_),
-            k_};
+            k_,
+            layout(rows)};
 }
 
-void SparseStep::compact(SparseScratch& s, int rows, cudaStream_t stream) {
+CompactArgs SparseScratch::compaction(int rows) const {
+    return {units_of(rows),
+            rows,
+            keys,
+            values,
+            row_lse,
+            offsets_,
+            layout(rows),
+            entries_[0],
+            overflowed};
+}
+
+void SparseStep::place(SparseScratch& s, int rows, cudaStream_t stream) {
+    // The sums before each unit, and, one further, all: what unit_counts has
+    // there is in none.
     const int units = units_of(rows);
-    check(cudaMemsetAsync(s.unit_counts + units, 0, 8, stream), "clearing");
     size_t temporary = s.temporary_bytes_;
     check(cub::DeviceScan::ExclusiveSum(
                   s.temporary_,
@@ -213,20 +203,20 @@ void SparseStep::compact(SparseScratch& s, int rows, cudaStream_t stream) {
                   cudaMemcpyDeviceToHost,
                   stream),
           "reading the number of entries");
-    compact_kernel<<<(units + 7) / 8, 256, 0, stream>>>(
-            units,
-            rows,
-            s.keys,
-            s.values,
-            s.row_lse,
-            s.offsets_,
-            group_rows_of(rows, s.groups_),
-            s.k_,
-            s.sorted_keys_[0],
-            s.sorted_values_[0],
-            s.overflowed);
+    check(cudaEventRecord(s.counted_, stream), "recording an event");
+}
+
+void SparseStep::compact(
+        const SparseScratch& s, int rows, cudaStream_t stream) {
+    const CompactArgs args = s.compaction(rows);
+    const int per_block = 8 * kWarpUnits;
+    const int blocks = (args.units + per_block - 1) / per_block;
+    compact_kernel<<<blocks, 256, 0, stream>>>(args);
     check_launch("compaction");
-    check(cudaStreamSynchronize(stream), "selecting components");
+}
+
+void SparseStep::wait(const SparseScratch& s) {
+    check(cudaEventSynchronize(s.counted_), "selecting components");
     const uint64_t total = *s.total_.as<uint64_t>();
     entries = uint32_t(total);
     overflowed = int(total >> 32);
@@ -237,7 +227,9 @@ void SparseStep::compact_again(
     recount_kernel<<<(rows + 255) / 256, 256, 0, stream>>>(
             rows, s.row_lse, s.unit_counts);
     check_launch("counting of rows");
+    place(s, rows, stream);
     compact(s, rows, stream);
+    wait(s);
 }
 
 } // namespace gmm::cuda

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <algorithm>
+#include <bit>
+
 #include "Check.h"
 #include "Data.h"
 #include "Model.h"
@@ -29,6 +32,8 @@ struct DeviceSums {
     }
 };
 
+/// Groups of rows that entries are sorted by, at most.
+constexpr int kMaxGroups = 16;
 /// Sorted entries that one warp sums.
 constexpr int kRange = 128;
 
@@ -38,24 +43,69 @@ __host__ __device__ constexpr int piece_size(int d, bool squares) {
     return (2 + d * (squares ? 2 : 1) + 3) / 4 * 4;
 }
 
+/** Entries as they are sorted: one word. From the top group of rows,
+ * component (both together: the key), row within the group, responsibility.
+ *
+ * Rows and components take their number of bits. What these leave is the
+ * responsibility's, a float without its sign: all of it up to 2^33 pairs of row
+ * and component, 2^-15 of it for 2^21 rows and 2^20 components. Entry.cuh reads
+ * and writes them.
+ */
+struct EntryLayout {
+    int group_rows; ///< whole units
+    int component_bits, row_bits, value_bits;
+};
+
+/// For a block of `rows` rows in so many groups of equal size.
+inline EntryLayout entry_layout(int rows, int k, int groups) {
+    EntryLayout layout;
+    const int units = (rows + kUnitRows - 1) / kUnitRows;
+    layout.group_rows = (units + groups - 1) / groups * kUnitRows;
+    layout.component_bits = std::bit_width(unsigned(k - 1));
+    layout.row_bits = std::bit_width(unsigned(layout.group_rows - 1));
+    const int group_bits = std::bit_width(unsigned(groups - 1));
+    layout.value_bits = std::min(
+            31, 64 - group_bits - layout.component_bits - layout.row_bits);
+    return layout;
+}
+
 /** Where entries of overflowed rows go: behind those of the block. */
 struct EntryRoom {
-    uint32_t* keys;
-    uint2* values;
+    uint64_t* entries;
+    float* scores; ///< scratch, one for each entry
     uint32_t used, size;
-    int group_rows; ///< rows of a group, see compact
     int k;
+    EntryLayout layout;
+};
+
+/// From select's units to a block's entries and overflowed rows, in order.
+struct CompactArgs {
+    int units, rows;
+    const uint32_t* keys; ///< as select writes them
+    const uint2* values;
+    const float* row_lse;    ///< NaN: the row has overflowed
+    const uint64_t* offsets; ///< [units + 1] entries | overflowed rows << 32
+    EntryLayout layout;
+    uint64_t* entries;
+    uint32_t* overflowed;
 };
 
 /// Scratch for a block of at most `rows` rows.
 struct SparseScratch {
+    SparseScratch() = default;
+    SparseScratch(const SparseScratch&) = delete;
+    SparseScratch& operator=(const SparseScratch&) = delete;
+    ~SparseScratch();
+
     void reserve(int rows, int k, int d, bool squares);
     void release();
     size_t bytes() const;
     int units(int rows) const;
     static size_t bytes_for(int rows, int k, int d, bool squares);
-    /// After compact, of a block of `rows` rows with `used` entries.
+    EntryLayout layout(int rows) const;
+    /// Behind the `used` entries of a block of `rows` rows.
     EntryRoom room(int rows, uint32_t used) const;
+    CompactArgs compaction(int rows) const;
 
     uint32_t* keys = nullptr; ///< as select writes them
     uint2* values = nullptr;
@@ -63,16 +113,16 @@ struct SparseScratch {
     uint64_t* unit_counts = nullptr; ///< one more than units
     float* unit_dropped = nullptr;
     float* row_lse = nullptr;
-    uint32_t* lost = nullptr;       ///< of the probe
+    uint64_t* probe = nullptr;      ///< SelectArgs's
     uint32_t* overflowed = nullptr; ///< rows left to the dense path
 
 private:
     friend struct SparseStep;
     DeviceMemory memory_;
     PinnedMemory total_;
+    cudaEvent_t counted_ = nullptr; ///< total_ has been read
     uint64_t* offsets_ = nullptr;
-    uint32_t* sorted_keys_[2] = {};
-    uint2* sorted_values_[2] = {};
+    uint64_t* entries_[2] = {}; ///< the second is the sort's
     uint32_t* starts_ = nullptr;
     float* head_ = nullptr;
     float* tail_ = nullptr;
@@ -87,11 +137,16 @@ struct SparseStep {
     int64_t entries = 0;
     int overflowed = 0;
 
-    /// Puts entries and overflowed rows in order; waits for their numbers.
-    void compact(SparseScratch&, int rows, cudaStream_t);
-    /// The same once more, where rows that had overflowed have been dealt with.
+    /// Finds the places of entries and overflowed rows, and sends for their
+    /// numbers.
+    void place(SparseScratch&, int rows, cudaStream_t);
+    /// Puts them there. refine() does so itself.
+    void compact(const SparseScratch&, int rows, cudaStream_t);
+    /// Waits for the numbers, not for what was launched since place().
+    void wait(const SparseScratch&);
+    /// All that once more, where rows that had overflowed have been dealt with.
     void compact_again(SparseScratch&, int rows, cudaStream_t);
-    /** Adds the entries' sums. Rows are those of the block, from row_begin.
+    /** Adds the entries' sums. Rows are the block's, `count` from row_begin.
      *
      * @param lo      second halves count
      * @param narrow  of components that it says more than 1 of; nullptr: all
@@ -100,6 +155,7 @@ struct SparseStep {
             SparseScratch&,
             const PreparedRows&,
             int64_t row_begin,
+            int count,
             bool lo,
             const unsigned char* narrow,
             const DeviceSums&,
@@ -108,7 +164,8 @@ struct SparseStep {
 
 /** Evaluates (Evaluate.cuh) all entries, or those whose responsibility's error
  * may be above the tolerance (nats), and what follows from them: their rows'
- * responsibilities and log-sum-exps. */
+ * responsibilities and log-sum-exps. Then puts entries in order, as compact().
+ */
 void refine(
         const SparseScratch&,
         int rows,
@@ -128,6 +185,7 @@ struct ValueSum {
     int count;
     double* sum;
     double* scratch; ///< kSumBlocks doubles
+    uint32_t* done;  ///< 0, and afterwards again
 };
 /// A second of no values is left out.
 void sum_values(const ValueSum& first, const ValueSum& second, cudaStream_t);

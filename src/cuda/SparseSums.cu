@@ -1,10 +1,12 @@
+#include <cub/block/block_reduce.cuh>
 #include <cub/device/device_radix_sort.cuh>
 
 #include <algorithm>
 #include <bit>
 
+#include "Entry.cuh"
 #include "Evaluate.cuh"
-#include "Sparse.h"
+#include "Ptx.cuh"
 
 namespace gmm::cuda {
 
@@ -13,179 +15,254 @@ namespace {
 /// Dimensions that a warp sums: eight a lane, each half its own entries.
 constexpr int kSlab = 128;
 
-/// starts[key]: the first entry whose key is not below.
-__global__ void starts_kernel(
-        const uint32_t* keys, uint32_t count, int k, uint32_t* starts) {
-    const int key = blockIdx.x * blockDim.x + threadIdx.x;
-    if (key > k) {
-        return;
-    }
-    uint32_t low = 0, high = count;
-    while (low < high) {
-        const uint32_t middle = (low + high) / 2;
-        if (keys[middle] < uint32_t(key)) {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
-    }
-    starts[key] = low;
-}
-
 struct SumArgs {
-    const uint32_t* keys;
-    const uint2* values;
+    const uint64_t* entries; ///< sorted
+    EntryLayout layout;
     uint32_t count;
     const __half* hi; ///< plane, from the block's first row
     const __half* lo;
     const float* row_constant;
     const unsigned char* narrow; ///< components that lo counts in, or nullptr
-    int d, k, pitch;
+    int d, pitch;
     float* head;  ///< [ranges] the piece that a range begins with
     float* tail;  ///< [ranges] the piece that it ends with, if another
-    float* whole; ///< [k] a piece that lies inside a range
+    float* whole; ///< [groups][k] a piece that lies inside a range
+    int k;
+    uint32_t* starts; ///< [keys + 1] the first entry whose key is not below
+    uint32_t keys;
 };
 
-/** One warp a range and slab of dimensions. Keys and values are read once a
- * warp and handed around; a half-warp takes every second entry, and rows are
- * fetched several at a time, before they are needed. */
+__device__ __forceinline__ size_t whole_at(const SumArgs& args, uint32_t key) {
+    return size_t(key >> args.layout.component_bits) * args.k +
+            key_component(args.layout, key);
+}
+
+constexpr int kSumWarps = 8;
+constexpr int kGroups = kRange / 32; ///< entries of a lane
+
+/// What a warp holds of its range. Rows come a batch ahead.
+template <bool kLo>
+struct SumShared {
+    static constexpr int kBatch = kLo ? 8 : 16; ///< rows
+    __half x[2][kLo ? 2 : 1][kBatch][kSlab];
+    uint32_t row[kRange];
+    float value[kRange];
+    uint32_t turns[kGroups]; ///< entries that begin another component
+    uint32_t lo[kGroups];    ///< and those that second halves count in
+};
+
+/// What a lane keeps of its entries: every 32nd.
+struct LaneEntries {
+    float constant[kGroups]; ///< of their rows
+    uint32_t key[kGroups];
+};
+
+/// Reads a range's entries, and tells where keys begin.
+template <bool kLo>
+__device__ __forceinline__ LaneEntries read_range(
+        const SumArgs& args,
+        uint32_t begin,
+        int count,
+        SumShared<kLo>& shared) {
+    constexpr uint32_t kAll = 0xffffffffu;
+    const int lane = threadIdx.x % 32;
+    // Entry `at` is the first of key `to`; those from `from` on have none.
+    const auto begins = [&](uint32_t from, uint32_t to, uint32_t at) {
+        for (uint32_t k = from + lane; k <= to && blockIdx.y == 0; k += 32) {
+            args.starts[k] = at;
+        }
+    };
+    uint64_t entry[kGroups];
+#pragma unroll
+    for (int g = 0; g < kGroups; g++) {
+        // Behind the end: the last entry, of which nothing is added.
+        entry[g] = args.entries[begin + min(g * 32 + lane, count - 1)];
+    }
+    const uint32_t next_key =
+            begin ? entry_key(args.layout, args.entries[begin - 1]) + 1 : 0;
+    uint32_t last = __shfl_sync(kAll, entry_key(args.layout, entry[0]), 0);
+    begins(next_key, last, begin);
+    LaneEntries mine;
+#pragma unroll
+    for (int g = 0; g < kGroups; g++) {
+        const int i = g * 32 + lane;
+        const uint32_t key = mine.key[g] = entry_key(args.layout, entry[g]);
+        const uint32_t row = entry_row(args.layout, entry[g]);
+        shared.row[i] = row;
+        shared.value[i] = i < count ? entry_value(args.layout, entry[g]) : 0.f;
+        mine.constant[g] = args.row_constant[row];
+        uint32_t before = __shfl_up_sync(kAll, key, 1);
+        before = lane ? before : last;
+        last = __shfl_sync(kAll, key, 31);
+        const uint32_t turns = __ballot_sync(kAll, key != before);
+        for (uint32_t left = turns; left; left &= left - 1) {
+            const int source = __ffs(left) - 1;
+            begins(__shfl_sync(kAll, before, source) + 1,
+                   __shfl_sync(kAll, key, source),
+                   begin + g * 32 + source);
+        }
+        const bool needs_lo = kLo &&
+                (!args.narrow ||
+                 args.narrow[key_component(args.layout, key)] > 1);
+        const uint32_t lo = __ballot_sync(kAll, needs_lo);
+        if (lane == 0) {
+            shared.turns[g] = turns;
+            shared.lo[g] = lo;
+        }
+    }
+    if (begin + count == args.count) {
+        begins(last + 1, args.keys, args.count);
+    }
+    __syncwarp();
+    return mine;
+}
+
+/** One warp a range and slab of dimensions. A half-warp takes every second
+ * entry; each lane reads what it has copied itself. */
 template <bool kLo, bool kSquares>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(32 * kSumWarps, 3)
         sum_kernel(const __grid_constant__ SumArgs args) {
-    constexpr int kPairs = kLo ? 4 : 8; ///< of entries that are fetched at once
-    const uint32_t range = blockIdx.x * 8 + threadIdx.x / 32;
-    const int lane = threadIdx.x % 32, half = lane / 16;
+    using Shared = SumShared<kLo>;
+    constexpr uint32_t kAll = 0xffffffffu;
+    constexpr int kBatch = Shared::kBatch;
+    constexpr uint32_t kBatchBits = (1u << kBatch) - 1;
+    extern __shared__ __align__(16) unsigned char all_shared[];
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int half = lane / 16, x_at = lane % 16 * 8;
+    Shared& shared = reinterpret_cast<Shared*>(all_shared)[warp];
+    const uint32_t range = blockIdx.x * kSumWarps + warp;
     const uint32_t begin = range * kRange;
     if (begin >= args.count) {
         return;
     }
-    const int column = blockIdx.y * kSlab + lane % 16 * 8;
-    const bool inside = column < args.pitch;
+    const int count = int(min(uint32_t(kRange), args.count - begin));
+    const int column = blockIdx.y * kSlab + x_at;
     const int size = piece_size(args.d, kSquares);
-
-    float n = 0, q = 0, y[8] = {}, y2[8] = {};
-    uint32_t current = args.keys[begin];
-    bool first = true;
-    auto whole = [](float x) {
-        return x + __shfl_xor_sync(0xffffffffu, x, 16);
+    const LaneEntries entries = read_range<kLo>(args, begin, count, shared);
+    const auto bits = [&](const uint32_t(&of)[kGroups], int first) {
+        return of[first / 32] >> first % 32 & kBatchBits;
     };
-    auto flush = [&](float* piece) {
-        n = whole(n);
-        q = whole(q);
+    const auto fetch = [&](int first) {
+        if (first < count && column < args.pitch) {
+            auto& x = shared.x[first / kBatch % 2];
+            // Entries are sorted by component: it is rarely some of them.
+            const bool any_lo = kLo && bits(shared.lo, first);
+            uint32_t row[kBatch / 2];
+#pragma unroll
+            for (int i = 0; i < kBatch; i += 2) {
+                row[i / 2] = shared.row[first + i + half];
+            }
+#pragma unroll
+            for (int i = 0; i < kBatch; i += 2) {
+                const size_t at = size_t(row[i / 2]) * args.pitch + column;
+                ptx::copy_async(
+                        ptx::smem_address(&x[0][i + half][x_at]),
+                        args.hi + at,
+                        true);
+                if (any_lo) {
+                    ptx::copy_async(
+                            ptx::smem_address(&x[kLo][i + half][x_at]),
+                            args.lo + at,
+                            true);
+                }
+            }
+        }
+        ptx::copy_async_commit();
+    };
+
+    float y[8] = {}, y2[8] = {};
+    const auto add = [&](int i, float r, bool any_lo) {
+        const auto& x = shared.x[i / kBatch % 2];
+        float v[8];
+        widen(*reinterpret_cast<const uint4*>(&x[0][i % kBatch][x_at]), v);
+        if (any_lo) {
+            float rest[8];
+            widen(*reinterpret_cast<const uint4*>(&x[kLo][i % kBatch][x_at]),
+                  rest);
+#pragma unroll
+            for (int j = 0; j < 8; j++) {
+                v[j] += rest[j];
+            }
+        }
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            const float rx = r * v[j];
+            y[j] = kSquares ? y[j] + rx : fmaf(r, v[j], y[j]);
+            y2[j] = kSquares ? fmaf(rx, v[j], y2[j]) : 0.f;
+        }
+    };
+    int from = 0; // where the current component begins
+    const auto flush = [&](int to, float* piece) {
+        float n = 0, q = 0;
+#pragma unroll
+        for (int g = 0; g < kGroups; g++) {
+            const int i = g * 32 + lane;
+            const float r = i >= from && i < to ? shared.value[i] : 0.f;
+            n += r;
+            q = fmaf(r, entries.constant[g], q);
+        }
+#pragma unroll
+        for (int step = 16; step; step /= 2) {
+            n += __shfl_xor_sync(kAll, n, step);
+            q += __shfl_xor_sync(kAll, q, step);
+        }
         if (blockIdx.y == 0 && lane == 0) {
             piece[0] = n;
             piece[1] = q;
         }
 #pragma unroll
-        for (int i = 0; i < 8; i++) {
-            y[i] = whole(y[i]);
-            if (kSquares) {
-                y2[i] = whole(y2[i]);
-            }
-            if (half == i / 4 && column + i < args.d) {
-                piece[2 + column + i] = y[i];
+        for (int j = 0; j < 8; j++) {
+            y[j] += __shfl_xor_sync(kAll, y[j], 16);
+            y2[j] += kSquares ? __shfl_xor_sync(kAll, y2[j], 16) : 0.f;
+            if (half == j / 4 && column + j < args.d) {
+                piece[2 + column + j] = y[j];
                 if (kSquares) {
-                    piece[2 + args.d + column + i] = y2[i];
+                    piece[2 + args.d + column + j] = y2[j];
                 }
             }
-            y[i] = y2[i] = 0;
+            y[j] = y2[j] = 0;
         }
-        n = q = 0;
+        from = to;
     };
-    auto turn_to = [&](uint32_t key) {
-        if (key != current) {
-            flush(first ? args.head + size_t(range) * size
-                        : args.whole + size_t(current) * size);
-            first = false;
-            current = key;
+    const auto key_at = [&](int i) {
+        uint32_t key = 0;
+#pragma unroll
+        for (int g = 0; g < kGroups; g++) {
+            const uint32_t other = __shfl_sync(kAll, entries.key[g], i % 32);
+            key = i / 32 == g ? other : key;
         }
+        return key;
     };
 
+    fetch(0);
 #pragma unroll 1
-    for (int group = 0; group < kRange / 32; group++) {
-        const uint32_t mine = begin + group * 32 + lane;
-        if (begin + group * 32 >= args.count) {
-            break;
-        }
-        const int count = int(min(32u, args.count - (begin + group * 32)));
-        // Beyond the end: the last component, of which nothing is added.
-        const bool valid = mine < args.count;
-        const uint32_t key = args.keys[min(mine, args.count - 1)];
-        const uint2 value = valid ? args.values[mine] : make_uint2(0, 0);
-        const float constant = args.row_constant[value.x];
-        const uint32_t with_lo = kLo
-                ? __ballot_sync(
-                          0xffffffffu,
-                          valid &&
-                                  (!args.narrow ||
-                                   args.narrow[key % args.k] > 1))
-                : 0;
-#pragma unroll 1
-        for (int e = 0; e < count; e += 2 * kPairs) {
-            uint4 hi[kPairs], lo[kPairs];
-            // Entries are sorted by component: it is rarely some of them.
-            const bool any_lo =
-                    kLo && (with_lo >> e & ((1u << 2 * kPairs) - 1));
+    for (int batch = 0; batch < count; batch += kBatch) {
+        fetch(batch + kBatch);
+        ptx::copy_async_wait<1>();
+        const bool any_lo = kLo && bits(shared.lo, batch);
+        // Once, but for the batches in which components change.
+        uint32_t turns = bits(shared.turns, batch);
+        for (int done = 0;; turns &= turns - 1) {
+            const int to = turns ? __ffs(turns) - 1 : kBatch;
+            const uint32_t mine = ((1u << to) - (1u << done)) >> half;
+            asm volatile("" ::: "memory"); // registers are short for all rows
 #pragma unroll
-            for (int i = 0; i < kPairs; i++) {
-                const uint32_t row =
-                        __shfl_sync(0xffffffffu, value.x, e + 2 * i + half);
-                const size_t at = size_t(row) * args.pitch + column;
-                hi[i] = inside ? *reinterpret_cast<const uint4*>(args.hi + at)
-                               : make_uint4(0, 0, 0, 0);
-                if (kLo) {
-                    lo[i] = inside && any_lo
-                            ? *reinterpret_cast<const uint4*>(args.lo + at)
-                            : make_uint4(0, 0, 0, 0);
-                }
+            for (int i = 0; i < kBatch; i += 2) {
+                const float r = shared.value[batch + i + half];
+                add(batch + i + half, mine >> i & 1 ? r : 0.f, any_lo);
             }
-#pragma unroll
-            for (int i = 0; i < kPairs; i++) {
-                const int at = e + 2 * i;
-                const uint32_t k0 = __shfl_sync(0xffffffffu, key, at);
-                const uint32_t k1 = __shfl_sync(0xffffffffu, key, at + 1);
-                const float r = __uint_as_float(
-                        __shfl_sync(0xffffffffu, value.y, at + half));
-                const float c = __shfl_sync(0xffffffffu, constant, at + half);
-                if (at >= count) {
-                    break;
-                }
-                auto add = [&](float weight) {
-                    n += weight;
-                    q = fmaf(weight, c, q);
-                    float x[8];
-                    widen(hi[i], x);
-                    if (kLo) {
-                        float rest[8];
-                        widen(lo[i], rest);
-#pragma unroll
-                        for (int j = 0; j < 8; j++) {
-                            x[j] += rest[j];
-                        }
-                    }
-#pragma unroll
-                    for (int j = 0; j < 8; j++) {
-                        if (kSquares) {
-                            const float rx = weight * x[j];
-                            y[j] += rx;
-                            y2[j] = fmaf(rx, x[j], y2[j]);
-                        } else {
-                            y[j] = fmaf(weight, x[j], y[j]);
-                        }
-                    }
-                };
-                turn_to(k0);
-                if (k1 == k0) {
-                    add(r);
-                } else {
-                    add(half ? 0.f : r);
-                    turn_to(k1);
-                    add(half ? r : 0.f);
-                }
+            if (!turns) {
+                break;
             }
+            float* const piece = from
+                    ? args.whole + whole_at(args, key_at(from)) * size
+                    : args.head + size_t(range) * size;
+            flush(batch + to, piece);
+            done = to;
         }
+        __syncwarp(); // all has been read where the next fetch writes
     }
-    flush((first ? args.head : args.tail) + size_t(range) * size);
+    flush(count, (from ? args.tail : args.head) + size_t(range) * size);
 }
 
 constexpr int kCollectColumns = 256;
@@ -196,23 +273,33 @@ __global__ void __launch_bounds__(kCollectColumns* kCollectSlices)
         collect_kernel(
                 const uint32_t* starts,
                 int groups,
+                int component_bits,
                 const float* head,
                 const float* tail,
                 const float* whole,
                 const __grid_constant__ DeviceSums sums) {
     __shared__ double parts[kCollectSlices][kCollectColumns];
+    __shared__ uint32_t begins[kMaxGroups], ends[kMaxGroups];
     const int k = blockIdx.x;
-    const uint32_t count = starts[groups * sums.k];
+    if (threadIdx.y == 0) {
+        for (int g = threadIdx.x; g < groups; g += blockDim.x) {
+            const uint32_t key = uint32_t(g) << component_bits | k;
+            begins[g] = starts[key];
+            ends[g] = starts[key + 1];
+        }
+    }
+    __syncthreads();
+    const uint32_t count = starts[size_t(groups) << component_bits];
     const bool squares = sums.y2;
     const int size = piece_size(sums.d, squares);
     const int used = 2 + sums.d * (squares ? 2 : 1);
     for (int j0 = 0; j0 < used; j0 += blockDim.x) {
         const int j = j0 + threadIdx.x;
         double sum = 0;
-        for (int g = threadIdx.y; g < groups && j < used; g += blockDim.y) {
-            const int key = g * sums.k + k;
-            const uint32_t begin = starts[key], end = starts[key + 1];
-            if (begin == end) {
+#pragma unroll 4
+        for (int g = threadIdx.y; g < groups; g += kCollectSlices) {
+            const uint32_t begin = begins[g], end = ends[g];
+            if (begin == end || j >= used) {
                 continue;
             }
             const uint32_t first = begin / kRange, last = (end - 1) / kRange;
@@ -221,7 +308,7 @@ __global__ void __launch_bounds__(kCollectColumns* kCollectSlices)
                     last > first || end % kRange == 0 || end == count;
             sum += begin % kRange == 0 ? head[size_t(first) * size + j]
                     : reaches_end      ? tail[size_t(first) * size + j]
-                                       : whole[size_t(key) * size + j];
+                                  : whole[(size_t(g) * sums.k + k) * size + j];
             for (uint32_t r = first + 1; r <= last; r++) {
                 sum += head[size_t(r) * size + j];
             }
@@ -252,36 +339,25 @@ __global__ void __launch_bounds__(256)
         sum += of.weight ? double(of.weight[i]) * of.values[i]
                          : double(of.values[i]);
     }
-    __shared__ double parts[8];
-    for (int step = 16; step; step /= 2) {
-        sum += __shfl_xor_sync(0xffffffffu, sum, step);
-    }
-    if (threadIdx.x % 32 == 0) {
-        parts[threadIdx.x / 32] = sum;
+    using Reduce = cub::BlockReduce<double, 256>;
+    __shared__ Reduce::TempStorage storage;
+    __shared__ bool is_last;
+    sum = Reduce(storage).Sum(sum);
+    if (threadIdx.x == 0) {
+        of.scratch[blockIdx.x] = sum;
+        __threadfence();
+        is_last = atomicInc(of.done, kSumBlocks - 1) == kSumBlocks - 1;
     }
     __syncthreads();
-    if (threadIdx.x == 0) {
-        sum = 0;
-        for (double p : parts) {
-            sum += p;
+    if (is_last) { // all parts, in their order
+        __threadfence();
+        sum = Reduce(storage).Sum(__ldcg(of.scratch + threadIdx.x));
+        if (threadIdx.x == 0) {
+            *of.sum += sum;
         }
-        of.scratch[blockIdx.x] = sum;
     }
 }
-
-__global__ void add_kernel(const ValueSum first, const ValueSum second) {
-    const ValueSum of = blockIdx.x ? second : first;
-    double all = 0;
-    for (int i = threadIdx.x; i < kSumBlocks; i += 32) {
-        all += of.scratch[i];
-    }
-    for (int step = 16; step; step /= 2) {
-        all += __shfl_xor_sync(0xffffffffu, all, step);
-    }
-    if (threadIdx.x == 0) {
-        *of.sum += all;
-    }
-}
+static_assert(kSumBlocks == 256);
 
 } // namespace
 
@@ -289,6 +365,7 @@ void SparseStep::accumulate(
         SparseScratch& s,
         const PreparedRows& rows,
         int64_t row_begin,
+        int count,
         bool lo,
         const unsigned char* narrow,
         const DeviceSums& sums,
@@ -296,28 +373,23 @@ void SparseStep::accumulate(
     if (entries == 0) {
         return;
     }
-    cub::DoubleBuffer<uint32_t> keys(s.sorted_keys_[0], s.sorted_keys_[1]);
-    cub::DoubleBuffer<uint2> values(s.sorted_values_[0], s.sorted_values_[1]);
-    const unsigned keys_used = unsigned(sums.k) * unsigned(s.groups_);
-    const int bits = std::max(1, int(std::bit_width(keys_used - 1)));
+    const EntryLayout layout = s.layout(count);
+    cub::DoubleBuffer<uint64_t> sorted(s.entries_[0], s.entries_[1]);
+    const unsigned keys = unsigned(s.groups_) << layout.component_bits;
+    const int key_at = layout.row_bits + layout.value_bits;
     size_t temporary = s.temporary_bytes_;
-    check(cub::DeviceRadixSort::SortPairs(
+    check(cub::DeviceRadixSort::SortKeys(
                   s.temporary_,
                   temporary,
-                  keys,
-                  values,
+                  sorted,
                   int(entries),
-                  0,
-                  bits,
+                  key_at,
+                  key_at + std::max(1, int(std::bit_width(keys - 1))),
                   stream),
           "sorting by component");
-    starts_kernel<<<(keys_used + 256) / 256, 256, 0, stream>>>(
-            keys.Current(), uint32_t(entries), int(keys_used), s.starts_);
-    check_launch("component starts");
-
     SumArgs args;
-    args.keys = keys.Current();
-    args.values = values.Current();
+    args.entries = sorted.Current();
+    args.layout = layout;
     args.count = uint32_t(entries);
     args.d = sums.d;
     args.pitch = rows.operand.pitch;
@@ -328,30 +400,43 @@ void SparseStep::accumulate(
     args.row_constant =
             (lo ? rows.row_constant : rows.row_constant_hi) + row_begin;
     args.narrow = narrow;
-    args.k = sums.k;
     args.head = s.head_;
     args.tail = s.tail_;
     args.whole = s.whole_;
+    args.k = sums.k;
+    args.starts = s.starts_;
+    args.keys = keys;
     const int piece = piece_size(sums.d, squares);
     const int ranges = int((entries + kRange - 1) / kRange);
-    const dim3 grid((ranges + 7) / 8, (sums.d + kSlab - 1) / kSlab);
+    const dim3 grid(
+            (ranges + kSumWarps - 1) / kSumWarps, (sums.d + kSlab - 1) / kSlab);
     const auto kernel = lo
             ? (squares ? sum_kernel<true, true> : sum_kernel<true, false>)
             : (squares ? sum_kernel<false, true> : sum_kernel<false, false>);
-    kernel<<<grid, 256, 0, stream>>>(args);
+    const int shared = kSumWarps *
+            (lo ? sizeof(SumShared<true>) : sizeof(SumShared<false>));
+    check(cudaFuncSetAttribute(
+                  kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared),
+          "shared memory of the sums");
+    kernel<<<grid, 32 * kSumWarps, shared, stream>>>(args);
     check_launch("segment sums");
-    const int columns = std::min(kCollectColumns, (piece + 31) / 32 * 32);
+    const int passes = (piece + kCollectColumns - 1) / kCollectColumns;
+    const int columns = (piece / passes + 31) / 32 * 32;
     collect_kernel<<<sums.k, dim3(columns, kCollectSlices), 0, stream>>>(
-            s.starts_, s.groups_, s.head_, s.tail_, s.whole_, sums);
+            s.starts_,
+            s.groups_,
+            layout.component_bits,
+            s.head_,
+            s.tail_,
+            s.whole_,
+            sums);
     check_launch("collection of sums");
 }
 
 void sum_values(
         const ValueSum& first, const ValueSum& second, cudaStream_t stream) {
-    const int both = second.count ? 2 : 1;
-    values_kernel<<<dim3(kSumBlocks, both), 256, 0, stream>>>(first, second);
-    check_launch("sum of values");
-    add_kernel<<<both, 32, 0, stream>>>(first, second);
+    values_kernel<<<dim3(kSumBlocks, second.count ? 2 : 1), 256, 0, stream>>>(
+            first, second);
     check_launch("sum of values");
 }
 

@@ -1,0 +1,51 @@
+#pragma once
+
+#include "Sparse.h"
+
+/** Entries as words, see EntryLayout. */
+namespace gmm::cuda {
+
+/// group: the row's.
+__device__ __forceinline__ uint64_t pack_entry(
+        const EntryLayout& layout,
+        uint32_t group,
+        uint32_t row,
+        uint32_t k,
+        float r) {
+    const uint32_t key = group << layout.component_bits | k;
+    const uint32_t row_in_group = row - group * layout.group_rows;
+    const int cut = 31 - layout.value_bits;
+    // At most what fits, also where r is no number.
+    const uint32_t value =
+            min((__float_as_uint(r) + (1u << cut >> 1)) >> cut,
+                (1u << layout.value_bits) - 1);
+    return ((uint64_t(key) << layout.row_bits | row_in_group)
+            << layout.value_bits) |
+            value;
+}
+
+__device__ __forceinline__ uint32_t
+entry_key(const EntryLayout& layout, uint64_t entry) {
+    return uint32_t(entry >> (layout.row_bits + layout.value_bits));
+}
+
+__device__ __forceinline__ uint32_t
+key_component(const EntryLayout& layout, uint32_t key) {
+    return key & ((1u << layout.component_bits) - 1);
+}
+
+__device__ __forceinline__ uint32_t
+entry_row(const EntryLayout& layout, uint64_t entry) {
+    const uint32_t group = entry_key(layout, entry) >> layout.component_bits;
+    return group * layout.group_rows +
+            (uint32_t(entry >> layout.value_bits) &
+             ((1u << layout.row_bits) - 1));
+}
+
+__device__ __forceinline__ float entry_value(
+        const EntryLayout& layout, uint64_t entry) {
+    const uint32_t value = uint32_t(entry) & ((1u << layout.value_bits) - 1);
+    return __uint_as_float(value << (31 - layout.value_bits));
+}
+
+} // namespace gmm::cuda
