@@ -27,6 +27,9 @@ struct Warp {
     uint64_t slots[kLanes] = {};
     const std::function<void()>* work = nullptr;
     std::vector<unsigned char> shared;
+    /// Asynchronous copies of each lane: what they do, by group.
+    std::vector<std::vector<std::function<void()>>> copies[kLanes];
+    bool copy_early = false; ///< at once, not when they are waited for
 };
 
 inline Warp warp;
@@ -104,6 +107,9 @@ T __shfl_up_sync(uint32_t, T x, int by) {
         return of(std::max(0, host_warp::warp.lane - by));
     });
 }
+inline void __syncwarp() {
+    host_warp::yield();
+}
 inline uint32_t __ballot_sync(uint32_t, bool x) {
     return host_warp::exchange(x, [](auto of) {
         uint32_t all = 0;
@@ -122,6 +128,9 @@ inline int __popc(uint32_t x) {
 inline int __popcll(uint64_t x) {
     return std::popcount(x);
 }
+inline int __ffs(uint32_t x) {
+    return x ? std::countr_zero(x) + 1 : 0;
+}
 inline int __ffsll(uint64_t x) {
     return x ? std::countr_zero(x) + 1 : 0;
 }
@@ -138,9 +147,48 @@ inline void atomicAdd(unsigned long long* to, unsigned long long x) {
 namespace gmm::cuda {
 
 using std::isnan;
+using std::max;
 using std::min;
 
 namespace ptx {
+
+inline uint32_t smem_address(const void* p) {
+    const auto* const at = static_cast<const unsigned char*>(p);
+    return uint32_t(at - host_warp::warp.shared.data());
+}
+
+/// Both ends of when the device may do it.
+inline void copy_async(uint32_t to, const void* from, bool valid) {
+    auto& warp = host_warp::warp;
+    const auto copy = [=] {
+        const float4 zero = make_float4(0, 0, 0, 0);
+        std::memcpy(
+                &host_warp::warp.shared.at(to + 15) - 15,
+                valid ? from : &zero,
+                16);
+    };
+    auto& groups = warp.copies[warp.lane];
+    groups.resize(std::max<size_t>(groups.size(), 1));
+    if (warp.copy_early) {
+        copy();
+    } else {
+        groups.back().push_back(copy);
+    }
+}
+inline void copy_async_commit() {
+    auto& groups = host_warp::warp.copies[host_warp::warp.lane];
+    groups.resize(std::max<size_t>(groups.size(), 1) + 1);
+}
+template <int kPending>
+void copy_async_wait() {
+    auto& groups = host_warp::warp.copies[host_warp::warp.lane];
+    while (groups.size() > kPending + 1) {
+        for (const auto& copy : groups.front()) {
+            copy();
+        }
+        groups.erase(groups.begin());
+    }
+}
 
 template <class T>
 T load_shared(uint32_t from) {

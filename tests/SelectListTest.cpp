@@ -4,8 +4,6 @@
 
 #include <random>
 
-#include "cuda/Entry.cuh"
-
 /** The candidate lists of the Hopper and portable kernels, as they are compiled
  * for the device, on an emulated warp: no device is needed. */
 namespace {
@@ -290,46 +288,6 @@ TEST(SelectListTest, ProbeFailsFromThreeQuartersOn) {
     for (uint64_t overflowed : {0, 144, 145, 192}) {
         probe = overflowed | uint64_t(12) << 32;
         EXPECT_EQ(SelectEpilogue::probe_failed(out), overflowed > 144);
-    }
-}
-
-/// Entries as words give back what was put in, responsibilities as far as there
-/// is room.
-TEST(SelectListTest, EntriesAsWords) {
-    std::mt19937 random(8);
-    struct Case {
-        int rows, k, groups;
-        float precision;
-    };
-    for (const Case& c :
-         {Case{1, 1, 1, 0},
-          Case{1216512, 1024, 16, 0},
-          Case{1216512, 65536, 1, 1e-5f},
-          Case{1216512, 1000000, 1, 2e-5f},
-          Case{77, 1000000, 1, 0}}) {
-        const EntryLayout layout = entry_layout(c.rows, c.k, c.groups);
-        EXPECT_GE(layout.value_bits, 23);
-        for (int i = 0; i < 2000; i++) {
-            const uint32_t row = i ? random() % c.rows : c.rows - 1;
-            const uint32_t k = i ? random() % c.k : c.k - 1;
-            const float r = i == 1 ? NAN
-                    : i == 2       ? 0
-                    : i == 3       ? 1
-                                   : std::exp2(-float(random() % 1000) / 50);
-            const uint32_t group = row / layout.group_rows;
-            const uint64_t entry = pack_entry(layout, group, row, k, r);
-            EXPECT_EQ(entry_row(layout, entry), row);
-            const uint32_t key = entry_key(layout, entry);
-            EXPECT_EQ(key_component(layout, key), k);
-            EXPECT_EQ(key >> layout.component_bits, group);
-            EXPECT_LT(group, uint32_t(c.groups));
-            const float value = entry_value(layout, entry);
-            if (i == 1) {
-                EXPECT_TRUE(std::isnan(value));
-            } else {
-                EXPECT_LE(std::fabs(value - r), c.precision * r) << r;
-            }
-        }
     }
 }
 

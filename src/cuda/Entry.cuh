@@ -1,6 +1,7 @@
 #pragma once
 
 #include "Sparse.h"
+#include "Warp.cuh"
 
 /** Entries as words, see EntryLayout. */
 namespace gmm::cuda {

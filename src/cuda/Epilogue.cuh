@@ -2,12 +2,8 @@
 
 #include <cmath>
 
-#ifdef __CUDACC__
-#include "Ptx.cuh"
-#else
-#include "HostWarp.h" // of the tests: a warp on the CPU
-#endif
 #include "Score.h"
+#include "Warp.cuh"
 
 /** What happens to a tile of products while it is in registers.
  *
