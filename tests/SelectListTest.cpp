@@ -269,7 +269,7 @@ TEST(SelectListTest, GivesUp) {
     out.unit_counts = &unit.counts;
     out.unit_dropped = &unit.dropped;
     out.row_lse = unit.lse.data();
-    host_warp::run([&] { SelectEpilogue::give_up(args, out, 0); });
+    host_warp::run([&] { SelectEpilogue::overflow_strip(args, out, 0); });
     EXPECT_EQ(unit.counts, uint64_t(unit.rows) << 32);
     EXPECT_EQ(unit.dropped, 0);
     for (int row = 0; row < unit.rows; row++) {

@@ -25,15 +25,18 @@ TEST(SparseSumsTest, EntriesAsWords) {
           Case{1216512, 1024, 16, 0},
           Case{1216512, 65536, 1, 1e-5f},
           Case{1216512, 1000000, 1, 2e-5f},
+          Case{1216512, 1 << 23, 1, 1.3e-4f},
           Case{77, 1000000, 1, 0}}) {
         const EntryLayout layout = entry_layout(c.rows, c.k, c.groups);
-        EXPECT_GE(layout.value_bits, 23);
+        EXPECT_GE(layout.value_bits, 20);
         for (int i = 0; i < 2000; i++) {
             const uint32_t row = i ? random() % c.rows : c.rows - 1;
             const uint32_t k = i ? random() % c.k : c.k - 1;
             const float r = i == 1 ? NAN
                     : i == 2       ? 0
                     : i == 3       ? 1
+                    : i == 4       ? -0.f
+                    : i == 5       ? -NAN
                                    : std::exp2(-float(random() % 1000) / 50);
             const uint32_t group = row / layout.group_rows;
             const uint64_t entry = pack_entry(layout, group, row, k, r);
@@ -43,7 +46,7 @@ TEST(SparseSumsTest, EntriesAsWords) {
             EXPECT_EQ(key >> layout.component_bits, group);
             EXPECT_LT(group, uint32_t(c.groups));
             const float value = entry_value(layout, entry);
-            if (i == 1) {
+            if (std::isnan(r)) {
                 EXPECT_TRUE(std::isnan(value));
             } else {
                 EXPECT_LE(std::fabs(value - r), c.precision * r) << r;
@@ -223,7 +226,7 @@ void check_sums(const Shape& shape, bool with_narrow, unsigned seed) {
     }
     for (int k = 0; k < shape.k; k++) {
         // Second halves count for a whole batch, or where they are asked for.
-        const double tolerance = in_use && narrow[k] < 2 ? 5e-3 : 1e-5;
+        const double tolerance = in_use && narrow[k] < 2 ? 1e-2 : 1e-5;
         for (int j = 0; j < 2 + d * (kSquares ? 2 : 1); j++) {
             double sum = 0;
             for (int g = 0; g < shape.groups; g++) {

@@ -387,7 +387,8 @@ void Engine::accumulate(EStep step) {
             continue;
         }
         if (!left_range) {
-            report.exact = p.refine || options_.precision == Precision::exact;
+            report.exact = p.refine || report.long_rows > 0 ||
+                    options_.precision == Precision::exact;
             break;
         }
     }

@@ -16,10 +16,11 @@ __device__ __forceinline__ uint64_t pack_entry(
     const uint32_t key = group << layout.component_bits | k;
     const uint32_t row_in_group = row - group * layout.group_rows;
     const int cut = 31 - layout.value_bits;
-    // At most what fits, also where r is no number.
-    const uint32_t value =
-            min((__float_as_uint(r) + (1u << cut >> 1)) >> cut,
-                (1u << layout.value_bits) - 1);
+    // Without its sign, for 0 may have one; at most what fits, for it may be no
+    // number.
+    const uint32_t bits = __float_as_uint(r) & 0x7fffffffu;
+    const uint32_t value = min(
+            (bits + (1u << cut >> 1)) >> cut, (1u << layout.value_bits) - 1);
     return ((uint64_t(key) << layout.row_bits | row_in_group)
             << layout.value_bits) |
             value;

@@ -18,8 +18,8 @@
  *    finish()                after the last column
  *
  * and, where products are scores (Fold.h), scores(c, column) for tile,
- * finish_scores() for finish, and probe_failed() and give_up(row), see
- * SelectArgs::probe.
+ * finish_scores() for finish, and probe_failed() and
+ * overflow_strip(), see SelectArgs::probe.
  */
 namespace gmm::cuda {
 
@@ -97,7 +97,7 @@ struct LseEpilogue : Strip {
     static __device__ __forceinline__ bool probe_failed(const Args&) {
         return false;
     }
-    static __device__ __forceinline__ void give_up(
+    static __device__ __forceinline__ void overflow_strip(
             const ScoreArgs&, const Args&, int) {}
 
     __device__ __forceinline__ void begin(int first) {

@@ -12,8 +12,7 @@ constexpr int kWarps = kThreads / 32;
 struct RefineArgs {
     ExactArgs exact;
     CompactArgs compact;
-    const uint32_t* keys;
-    uint2* values;
+    uint2* values; ///< that and row_lse: what compact reads, to be changed
     const uint16_t* row_ranges;
     float* row_lse;
     const float* row_weight;
@@ -117,7 +116,7 @@ __global__ void __launch_bounds__(kThreads, kAligned ? 4 : 3)
             for (int u = 0; u < kWarpUnits; u++) {
                 const size_t at = first + u * kUnitCapacity + i;
                 const bool inside = i < places.count[u];
-                key[u] = inside ? args.keys[at] : 0;
+                key[u] = inside ? args.compact.keys[at] : 0;
                 value[u] = inside ? args.values[at]
                                   : make_uint2(first_row, __float_as_uint(0));
             }
@@ -144,7 +143,7 @@ __global__ void __launch_bounds__(kThreads, kAligned ? 4 : 3)
         for (int i0 = 0; i0 < doubtful; i0 += 32) {
             const bool inside = i0 + lane < doubtful;
             const int i = inside ? shared.doubtful[i0 + lane] : 0;
-            const uint32_t k = args.keys[first + i];
+            const uint32_t k = args.compact.keys[first + i];
             const uint32_t row = args.values[first + i].x;
             float score = 0;
             evaluate_pairs<kAligned, kEachDimension>(
@@ -199,7 +198,6 @@ void refine(
     RefineArgs args;
     args.exact = exact_args(prepared, row_begin, power, model);
     args.compact = scratch.compaction(rows);
-    args.keys = scratch.keys;
     args.values = scratch.values;
     args.row_ranges = scratch.row_ranges;
     args.row_lse = scratch.row_lse;

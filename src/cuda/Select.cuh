@@ -61,7 +61,7 @@ struct SelectEpilogue : Strip {
     }
 
     /// Instead of all that follows: a strip's rows overflow.
-    static __device__ __forceinline__ void give_up(
+    static __device__ __forceinline__ void overflow_strip(
             const ScoreArgs& args, const Args& out, int first) {
         const int lane = threadIdx.x % 32, count = args.rows - first;
         if (lane < min(count, kUnitRows)) {

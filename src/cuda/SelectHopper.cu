@@ -31,6 +31,7 @@ constexpr int kStages = 2;
 /// Rounds of blocks until the probe, which is the first, is asked for: so
 /// nobody waits for it. Worth it where there are kProbeShare rounds.
 constexpr int kProbeRounds = 2;
+static_assert(kProbeRounds > 1); // warpgroups end the first in the second
 constexpr int kProbeShare = 8;
 constexpr int kStrips = kRows / 16;
 
@@ -114,6 +115,9 @@ __global__ void __launch_bounds__(kThreads, 1) folded_kernel(
                 if (i == kProbeRounds * tiles && blocks > kProbeRounds &&
                     Epilogue::probe_failed(out)) {
                     total = i + behind;
+                    if (i == total) {
+                        break;
+                    }
                 }
                 const uint32_t full = barrier(kFull, stage);
                 uint32_t to = base + stage * L::kStageBytes;
@@ -214,9 +218,10 @@ __global__ void __launch_bounds__(kThreads, 1) folded_kernel(
         skip(offset);
         for (int block = first_block; block < row_blocks; block += gridDim.x) {
             if (block == asking_block && Epilogue::probe_failed(out)) {
+                __syncwarp(); // other lanes have written the first rounds'
                 for (block = first_block; block < row_blocks;
                      block += gridDim.x) {
-                    Epilogue::give_up(
+                    Epilogue::overflow_strip(
                             args, out, block * kRows + (warp - 4) * 16);
                 }
                 break;
@@ -322,15 +327,26 @@ void launch(
             config.numAttrs = 1;
         }
     }
-    check(cudaLaunchKernelEx(
-                  &config,
-                  folded_kernel<Epilogue, kSteps>,
-                  maps,
-                  args,
-                  mine,
-                  buffers,
-                  capacity),
-          "folded kernel");
+    const auto start = [&] {
+        return cudaLaunchKernelEx(
+                &config,
+                folded_kernel<Epilogue, kSteps>,
+                maps,
+                args,
+                mine,
+                buffers,
+                capacity);
+    };
+    cudaError_t error = start();
+    if constexpr (requires { mine.probe; }) {
+        if (error == cudaErrorCooperativeLaunchTooLarge) {
+            cudaGetLastError(); // part of the device is not ours: no probe
+            mine.probe_rows = 0;
+            config.numAttrs = 0;
+            error = start();
+        }
+    }
+    check(error, "folded kernel");
 }
 
 } // namespace

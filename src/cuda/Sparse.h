@@ -47,9 +47,9 @@ __host__ __device__ constexpr int piece_size(int d, bool squares) {
  * component (both together: the key), row within the group, responsibility.
  *
  * Rows and components take their number of bits. What these leave is the
- * responsibility's, a float without its sign: all of it up to 2^33 pairs of row
- * and component, 2^-15 of it for 2^21 rows and 2^20 components. Entry.cuh reads
- * and writes them.
+ * responsibility's, a float without its sign: all of it up to 2^30 pairs of row
+ * and component, and for 2^21 rows of 2^16, 2^20 and 2^23 components it is
+ * rounded to 2^-20, 2^-16 and 2^-13 of itself. Entry.cuh reads and writes them.
  */
 struct EntryLayout {
     int group_rows; ///< whole units
@@ -120,7 +120,7 @@ private:
     friend struct SparseStep;
     DeviceMemory memory_;
     PinnedMemory total_;
-    cudaEvent_t counted_ = nullptr; ///< total_ has been read
+    cudaEvent_t counted_ = nullptr; ///< total_ is there
     uint64_t* offsets_ = nullptr;
     uint64_t* entries_[2] = {}; ///< the second is the sort's
     uint32_t* starts_ = nullptr;
