@@ -119,6 +119,15 @@ inline uint32_t __ballot_sync(uint32_t, bool x) {
         return all;
     });
 }
+inline uint32_t __reduce_or_sync(uint32_t, uint32_t x) {
+    return host_warp::exchange(x, [](auto of) {
+        uint32_t all = 0;
+        for (int i = 0; i < host_warp::kLanes; i++) {
+            all |= of(i);
+        }
+        return all;
+    });
+}
 inline bool __any_sync(uint32_t mask, bool x) {
     return __ballot_sync(mask, x) != 0;
 }
@@ -217,6 +226,12 @@ inline uint32_t load_shared_uint(uint32_t from) {
 }
 inline float exp2_approx(float x) {
     return std::exp2(x);
+}
+inline float log2_approx(float x) {
+    return std::log2(x);
+}
+inline float sqrt_approx(float x) {
+    return std::sqrt(x);
 }
 inline void append(
         const float (&c)[4],
