@@ -4,10 +4,10 @@
 
 namespace faiss_ext {
 
-/** faiss::ParameterSpace with the parameters of GMM indexes, for AutoTune and
- * for strings: nprobe, max_codes, probe_mass, target_recall, probe_order (the
- * number of the ProbeOrder, or its name in a string), wherever the index is
- * wrapped. The others go to faiss::ParameterSpace.
+/** faiss::ParameterSpace with the parameters of GMM indexes: for strings
+ * nprobe, max_codes, probe_mass, target_recall, probe_order (the number of the
+ * ProbeOrder, or its name in a string), wherever the index is wrapped; AutoTune
+ * goes through nprobe and probe_mass. The others go to faiss::ParameterSpace.
  */
 struct GMMParameterSpace : faiss::ParameterSpace {
     using faiss::ParameterSpace::set_index_parameters;

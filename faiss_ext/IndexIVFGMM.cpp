@@ -66,6 +66,11 @@ bool has_id(const faiss::DirectMap& map, idx_t id) {
 template <class IVF>
 void IndexIVFGMM<IVF>::train(idx_t n, const float* x) {
     FAISS_THROW_IF_NOT_FMT(
+            this->metric_type == faiss::METRIC_L2 ||
+                    this->metric_type == faiss::METRIC_INNER_PRODUCT,
+            "metric = %d, expected METRIC_L2 or METRIC_INNER_PRODUCT",
+            int(this->metric_type));
+    FAISS_THROW_IF_NOT_FMT(
             n >= idx_t(this->nlist),
             "n = %zd, expected at least nlist = %zd",
             size_t(n),
@@ -132,6 +137,14 @@ void IndexIVFGMM<IVF>::add_core(
             "(cells_per_list = 1 leaves them out)",
             max_assign);
     check_storable("x", n, this->d, x);
+    for (idx_t i = 0; i < n; i++) {
+        FAISS_THROW_IF_NOT_FMT(
+                homes_in[i] >= -1 && homes_in[i] < idx_t(this->nlist),
+                "coarse_idx[%zd] = %zd, expected -1 or a list, of %zd",
+                size_t(i),
+                size_t(homes_in[i]),
+                this->nlist);
+    }
     this->direct_map.check_can_add(xids);
     const GMMIndexRef self{*this, *this};
     check_max_assign(*this, *this);

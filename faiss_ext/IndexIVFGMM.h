@@ -53,8 +53,9 @@ struct IVFGMM {
      * with the least cost that reached this recall on held-out queries, of what
      * searching all of this index's codes finds (compressed codes miss more).
      * max_codes remains as a cap, and the nprobe of a
-     * faiss::SearchParametersIVF given for one call; the index's own nprobe is
-     * not used then. An index of fewer than 1000 vectors that is not calibrated
+     * faiss::SearchParametersIVF given for one call (1, if it is not set), but
+     * not that of a SearchParametersIVFGMM; the index's own nprobe is not used
+     * then. An index of fewer than 1000 vectors that is not calibrated
      * is searched through; a larger one throws. With an IDSelector the stop
      * looks at what was found, and can come early where few vectors pass.
      * So it can for a k far above the calibration's: labels may end in -1.
@@ -66,7 +67,8 @@ struct IVFGMM {
      * fewest distances at a recall. Set it before adding, or call optimize().
      */
     bool sketch = true;
-    /// Lists that a vector may be in. Above 1 needs cells_per_list = 1.
+    /// Lists that a vector may be in. Above 1 no cells are made,
+    /// whatever cells_per_list says.
     size_t max_assign = 1;
     /** A vector is copied to the list that minimises
      * |x - mu_j|^2 + 1/2 (x - mu_i).(x - mu_j) (RAIR, arXiv 2601.07183) if

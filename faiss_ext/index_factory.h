@@ -32,7 +32,8 @@ faiss::Index* index_factory(
         faiss::MetricType metric = faiss::METRIC_L2);
 
 /// The string that index_factory makes such an index from; empty, as in FAISS,
-/// where there is none.
+/// where there is none. Of what FAISS's own leaves out (PQ4+4: PQ4), so does
+/// this.
 std::string reverse_index_factory(const faiss::Index* index);
 
 } // namespace faiss_ext

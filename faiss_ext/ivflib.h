@@ -19,8 +19,9 @@ struct IVFGMM;
  * exactly; IndexIVFPQ and IndexIVFScalarQuantizer are re-encoded from their
  * decoded vectors. Ids stay. The index given stays as it is.
  *
- * Throws FaissException for an index that is not trained, and for types other
- * than IndexIVFFlat, IndexIVFPQ, IndexIVFScalarQuantizer.
+ * Throws FaissException for an index that is not trained or has fewer vectors
+ * than lists, and for types other than IndexIVFFlat, IndexIVFPQ,
+ * IndexIVFScalarQuantizer.
  */
 std::unique_ptr<faiss::IndexIVF> swap_to_gmm(
         const faiss::IndexIVF& index,

@@ -116,6 +116,28 @@ TEST(IndexIVFGMMErrors, TheCovarianceIsOneOfThree) {
     });
 }
 
+TEST(IndexIVFGMMErrors, TheMetricIsOneOfTwo) {
+    IndexIVFFlatGMM index(base().d, kLists, faiss::METRIC_Linf);
+    expect_refused(index, {"metric = 3", "METRIC_L2"}, [&] {
+        index.train(base().n, base().x.data());
+    });
+}
+
+TEST(IndexIVFGMMErrors, VectorsGoToListsThatThereAre) {
+    auto index = calibrated();
+    std::vector<idx_t> lists(base().n, 3);
+    for (idx_t wrong : {idx_t(kLists), idx_t(-2)}) {
+        lists[2500] = wrong;
+        expect_refused(
+                *index,
+                {"coarse_idx[2500] = " + std::to_string(wrong), "of 16"},
+                [&] {
+                    index->add_core(
+                            base().n, base().x.data(), nullptr, lists.data());
+                });
+    }
+}
+
 TEST(IndexIVFGMMErrors, TrainingNeedsAVectorForEachList) {
     IndexIVFFlatGMM index(base().d, kLists);
     expect_refused(index, {"n = 15", "nlist = 16"}, [&] {
