@@ -320,9 +320,14 @@ std::vector<size_t> choose_vectors(
                 counted.push_back(i);
             }
         }
-        if (counted.empty()) {
+        if (!weights) {
             return subsample(clus, n, most);
         }
+        FAISS_THROW_IF_NOT_FMT(
+                counted.size() >= clus.k,
+                "x_weights: %zu are above 0, expected at least k = %zu",
+                counted.size(),
+                clus.k);
         if (counted.size() <= most) {
             return counted;
         }

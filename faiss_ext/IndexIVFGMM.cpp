@@ -136,6 +136,7 @@ void IndexIVFGMM<IVF>::add_core(
             "max_assign = %zd, expected 1 in an index with cells "
             "(cells_per_list = 1 leaves them out)",
             max_assign);
+    check_writable(*this);
     check_storable("x", n, this->d, x);
     for (idx_t i = 0; i < n; i++) {
         FAISS_THROW_IF_NOT_FMT(
@@ -417,6 +418,8 @@ template <class IVF>
 void IndexIVFGMM<IVF>::merge_from(faiss::Index& other_index, idx_t add_id) {
     check_compatible_for_merge(other_index);
     auto& other = dynamic_cast<IndexIVFGMM&>(other_index);
+    check_writable(*this);
+    check_writable(other);
     adopt_strays({*this, *this});
     adopt_strays({other, other});
     std::vector<size_t> old_size(this->nlist);
@@ -466,6 +469,7 @@ template <class IVF>
 void IndexIVFGMM<IVF>::optimize() {
     FAISS_THROW_IF_NOT_MSG(this->is_trained, "the index is not trained");
     if (max_assign == 1) {
+        check_writable(*this);
         rebuild_cells({*this, *this});
     }
     if (size_t(this->ntotal) >= kMinCalibrationVectors) {

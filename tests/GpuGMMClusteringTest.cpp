@@ -306,6 +306,12 @@ TEST(GpuGMMClustering, BadInputIsNamedAndChangesNothing) {
             clus.train(500, x, index, weights.data()), "x_weights: entry 3");
     weights.assign(500, 0);
     EXPECT_FAISS_ERROR(clus.train(500, x, index, weights.data()), "x_weights");
+    weights[7] = weights[9] = 1;
+    for (int most : {2, 256}) { // a subset is taken, or not
+        clus.max_points_per_centroid = most;
+        EXPECT_FAISS_ERROR(
+                clus.train(500, x, index, weights.data()), "weights: 2 are");
+    }
     faiss::IndexScalarQuantizer codec(
             64, faiss::ScalarQuantizer::QT_8bit_direct);
     EXPECT_FAISS_ERROR(

@@ -374,6 +374,11 @@ TEST(IndexIO, Files) {
             faiss_ext::read_index(file.name.c_str(), faiss::IO_FLAG_MMAP));
     EXPECT_NE(extract_gmm(mapped.get()), nullptr);
     EXPECT_EQ(search(*mapped), search(*index));
+    // Read-only: what would change the lists says so, and changes nothing.
+    const Vectors more = sift_base(300);
+    EXPECT_FAISS_ERROR(mapped->add(more.n, more.x.data()), "IO_FLAG_MMAP");
+    EXPECT_FAISS_ERROR(extract_gmm(mapped.get())->optimize(), "IO_FLAG_MMAP");
+    EXPECT_EQ(search(*mapped), search(*index));
 
     std::filesystem::resize_file(
             file.name, std::filesystem::file_size(file.name) - 1);

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include <faiss/invlists/OnDiskInvertedLists.h>
 #include <faiss/utils/distances.h>
 
 namespace faiss_ext {
@@ -66,6 +67,15 @@ void check_storable(const char* argument, size_t n, size_t d, const float* x) {
                 norm2,
                 kMaxNorm2);
     }
+}
+
+void check_writable(const faiss::IndexIVF& index) {
+    const auto* disk =
+            dynamic_cast<const faiss::OnDiskInvertedLists*>(index.invlists);
+    FAISS_THROW_IF_NOT_MSG(
+            !disk || !disk->read_only,
+            "the inverted lists are mapped read-only; an index that is to "
+            "change must be read without IO_FLAG_MMAP");
 }
 
 } // namespace faiss_ext

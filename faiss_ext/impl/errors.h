@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <utility>
 
+#include <faiss/IndexIVF.h>
 #include <faiss/impl/FaissAssert.h>
 #include <faiss/impl/FaissException.h>
 
@@ -32,5 +33,9 @@ void check_finite(const char* argument, size_t n, size_t d, const float* x);
 /// The same, and throws if a row's squared norm is above 1e37: distances would
 /// overflow, and FAISS loses such vectors.
 void check_storable(const char* argument, size_t n, size_t d, const float* x);
+
+/// Throws where the lists are mapped read-only: FAISS would, from threads of
+/// its own, where nobody can catch it.
+void check_writable(const faiss::IndexIVF& index);
 
 } // namespace faiss_ext
