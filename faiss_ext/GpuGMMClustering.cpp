@@ -323,11 +323,9 @@ std::vector<size_t> choose_vectors(
         if (!weights) {
             return subsample(clus, n, most);
         }
-        FAISS_THROW_IF_NOT_FMT(
-                counted.size() >= clus.k,
-                "x_weights: %zu are above 0, expected at least k = %zu",
-                counted.size(),
-                clus.k);
+        if (counted.size() < clus.k) {
+            return {}; // too few, as will be said of all
+        }
         if (counted.size() <= most) {
             return counted;
         }

@@ -278,10 +278,7 @@ IndexGMM::IndexGMM(
             nlist > 0 && nlist <= size_t(std::numeric_limits<int>::max()),
             "nlist = %zu, expected at least 1",
             nlist);
-    FAISS_THROW_IF_NOT_FMT(
-            metric == faiss::METRIC_L2 || metric == faiss::METRIC_INNER_PRODUCT,
-            "metric = %d, expected METRIC_L2 or METRIC_INNER_PRODUCT",
-            int(metric));
+    check_metric(metric);
     is_trained = false;
     cp.spherical = metric == faiss::METRIC_INNER_PRODUCT;
 }

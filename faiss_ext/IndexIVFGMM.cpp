@@ -65,11 +65,7 @@ bool has_id(const faiss::DirectMap& map, idx_t id) {
 
 template <class IVF>
 void IndexIVFGMM<IVF>::train(idx_t n, const float* x) {
-    FAISS_THROW_IF_NOT_FMT(
-            this->metric_type == faiss::METRIC_L2 ||
-                    this->metric_type == faiss::METRIC_INNER_PRODUCT,
-            "metric = %d, expected METRIC_L2 or METRIC_INNER_PRODUCT",
-            int(this->metric_type));
+    check_metric(this->metric_type);
     FAISS_THROW_IF_NOT_FMT(
             n >= idx_t(this->nlist),
             "n = %zd, expected at least nlist = %zd",

@@ -69,6 +69,13 @@ void check_storable(const char* argument, size_t n, size_t d, const float* x) {
     }
 }
 
+void check_metric(faiss::MetricType metric) {
+    FAISS_THROW_IF_NOT_FMT(
+            metric == faiss::METRIC_L2 || metric == faiss::METRIC_INNER_PRODUCT,
+            "metric = %d, expected METRIC_L2 or METRIC_INNER_PRODUCT",
+            int(metric));
+}
+
 void check_writable(const faiss::IndexIVF& index) {
     const auto* disk =
             dynamic_cast<const faiss::OnDiskInvertedLists*>(index.invlists);

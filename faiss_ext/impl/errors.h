@@ -34,6 +34,9 @@ void check_finite(const char* argument, size_t n, size_t d, const float* x);
 /// overflow, and FAISS loses such vectors.
 void check_storable(const char* argument, size_t n, size_t d, const float* x);
 
+/// Throws for metrics other than the two that mixtures are for.
+void check_metric(faiss::MetricType metric);
+
 /// Throws where the lists are mapped read-only: FAISS would, from threads of
 /// its own, where nobody can catch it.
 void check_writable(const faiss::IndexIVF& index);

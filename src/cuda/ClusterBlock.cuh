@@ -3,6 +3,7 @@
 #include "Dense.h"
 #include "Epilogue.cuh"
 #include "Fold.h"
+#include "PtxHopper.cuh"
 #include "TensorMap.h"
 
 /** What the two halves of the cluster kernel (DenseCluster.cu) share: a block's

@@ -176,16 +176,12 @@ void DenseStep::use(cudaStream_t stream) {
 void DenseStep::accumulate(
         const ScoreKernels& score,
         const Model& model,
-        const PreparedRows& from,
-        int64_t row_begin,
-        float power,
-        const float* row_weight,
-        const uint32_t* numbers,
-        int count,
+        const NumberedRows& some,
         int block_rows,
-        float* row_lse,
         bool lo,
         cudaStream_t stream) {
+    const auto& [from, row_begin, power, row_weight, row_lse, numbers, count] =
+            some;
     use(stream);
     const int most = fused_
             ? std::min(capacity_, splits_ * kChainTiles * kDenseTileRows)

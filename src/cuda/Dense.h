@@ -104,6 +104,17 @@ struct DenseRows {
     bool lo;        ///< second halves count
 };
 
+/// Some of a block's rows.
+struct NumberedRows {
+    const PreparedRows& rows;
+    int64_t row_begin; ///< the block's first
+    float power;
+    const float* weight; ///< of the block, or nullptr
+    float* row_lse;      ///< of the block; these rows' are filled in
+    uint32_t* numbers; ///< device, size count: rows within the block, in order
+    int count;
+};
+
 struct DenseStep {
     /// @param fused  the one kernel is used; else the three
     void reserve(
@@ -125,25 +136,17 @@ struct DenseStep {
     /// Start of a pass.
     void begin();
 
-    /** Adds the sums of the listed rows of a block.
+    /** Adds the sums of some rows of a block.
      *
-     * @param numbers  device, size count, rows within the block
      * @param block_rows  of which they are some: from three quarters on, all
      *                    are read in place
-     * @param row_lse  of the block; the listed rows' are filled in
-     * @param lo       second halves count
+     * @param lo          second halves count
      */
     void accumulate(
             const ScoreKernels&,
             const Model&,
-            const PreparedRows&,
-            int64_t row_begin,
-            float power,
-            const float* row_weight,
-            const uint32_t* numbers,
-            int count,
+            const NumberedRows&,
             int block_rows,
-            float* row_lse,
             bool lo,
             cudaStream_t);
 

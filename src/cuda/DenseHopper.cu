@@ -4,6 +4,7 @@
 #include "Dense.h"
 #include "Epilogue.cuh"
 #include "Fold.h"
+#include "PtxHopper.cuh"
 #include "TensorMap.h"
 
 namespace gmm::cuda {

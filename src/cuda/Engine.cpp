@@ -185,8 +185,9 @@ void Engine::use_block(
     }
     mark();
     sparse.wait(sparse_);
-    int dense_rows = sparse.overflowed, dense_begin = 0, together = 0;
-    if (clusters && count >= kClusterRows && dense_rows >= count / 4 * 3) {
+    int together = 0;
+    if (clusters && count >= kClusterRows &&
+        sparse.overflowed >= count / 4 * 3) {
         const DenseRows block{
                 rows,
                 row_begin,
@@ -203,47 +204,28 @@ void Engine::use_block(
                 slack,
                 bound,
                 stream_);
+        together = sparse.overflowed;
         sparse.compact_again(sparse_, count, stream_);
-        together = dense_rows - sparse.overflowed;
-        dense_rows = sparse.overflowed;
+        together -= sparse.overflowed;
     }
     mark();
+    NumberedRows rest{
+            rows,
+            row_begin,
+            power_,
+            weight,
+            sparse_.row_lse,
+            sparse_.overflowed,
+            sparse.overflowed};
     const EntryRoom room = sparse_.room(count, uint32_t(sparse.entries));
-    if (!hard && dense_rows && can_list_all(dense_rows, room)) {
-        list_all(
-                model_,
-                rows,
-                row_begin,
-                power_,
-                weight,
-                sparse_.overflowed,
-                dense_rows,
-                room,
-                sparse_.row_lse,
-                stream_);
-        sparse.entries += int64_t(dense_rows) * model_.k;
-        dense_rows = 0;
+    if (!hard && rest.count && can_list_all(rest.count, room)) {
+        sparse.entries += list_all(model_, rest, room, stream_);
+        rest.count = 0;
     } else if (
-            p.refine && dense_rows &&
-            (p.all || together || dense_rows <= count / 4)) {
-        long_.run(
-                score_,
-                model_,
-                rows,
-                row_begin,
-                power_,
-                weight,
-                sparse_.overflowed,
-                dense_rows,
-                bound,
-                slack,
-                room,
-                sparse_.row_lse,
-                dense_,
-                stream_);
-        sparse.entries += long_.entries;
-        dense_rows = long_.left;
-        dense_begin = long_.left_begin;
+            p.refine && rest.count &&
+            (p.all || together || rest.count <= count / 4)) {
+        sparse.entries += long_.run(
+                score_, model_, rest, bound, slack, room, dense_, stream_);
     }
     sparse.accumulate(
             sparse_,
@@ -255,20 +237,8 @@ void Engine::use_block(
             sums_,
             stream_);
     mark();
-    if (dense_rows) {
-        dense_.accumulate(
-                score_,
-                model_,
-                rows,
-                row_begin,
-                power_,
-                weight,
-                sparse_.overflowed + dense_begin,
-                dense_rows,
-                count,
-                sparse_.row_lse,
-                p.dense_lo,
-                stream_);
+    if (rest.count) {
+        dense_.accumulate(score_, model_, rest, count, p.dense_lo, stream_);
     }
     mark();
     last_rows_ = count;
@@ -278,14 +248,14 @@ void Engine::use_block(
             {sparse_.row_lse, weight, count, objective_, scratch, done},
             {sparse_.unit_dropped,
              nullptr,
-             hard ? 0 : sparse_.units(count),
+             hard ? 0 : units_of(count),
              objective_ + 1,
              scratch + kSumBlocks,
              done + 1},
             stream_);
     report.rows += count;
-    report.long_rows += sparse.overflowed - dense_rows;
-    report.dense_rows += together + dense_rows;
+    report.long_rows += sparse.overflowed - rest.count;
+    report.dense_rows += together + rest.count;
     report.responsibilities += sparse.entries;
 }
 

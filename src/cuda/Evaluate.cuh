@@ -2,6 +2,8 @@
 
 #include <cuda_fp16.h>
 
+#include <type_traits>
+
 #include "Data.h"
 #include "Model.h"
 
@@ -37,6 +39,18 @@ inline ExactArgs exact_args(
     args.half_inverse = model.half_inverse;
     args.log_constant = model.log_constant;
     return args;
+}
+
+/// f of whether dimensions fill vector loads (kAligned) and of whether each has
+/// a variance (kEachDimension), as types.
+template <class F>
+auto choose_evaluation(const Model& model, const F& f) {
+    const std::true_type yes;
+    const std::false_type no;
+    const bool aligned = model.d % 4 == 0;
+    return model.covariance == Covariance::diagonal
+            ? (aligned ? f(yes, yes) : f(no, yes))
+            : (aligned ? f(yes, no) : f(no, no));
 }
 
 /// Four dimensions of a row or a mean; the last may be fewer.

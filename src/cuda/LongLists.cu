@@ -1,7 +1,4 @@
-#include <cub/block/block_reduce.cuh>
-
 #include <algorithm>
-#include <cuda/functional>
 
 #include "Entry.cuh"
 #include "Evaluate.cuh"
@@ -250,142 +247,24 @@ __global__ void __launch_bounds__(kThreads)
     }
 }
 
-/// Pairs of row and component that are evaluated without asking which are
-/// needed: 11,000 take an H100 9 us; finding candidates first takes 45.
-constexpr int kAllPairs = 1 << 17;
-
-struct AllArgs {
-    ExactArgs exact;
-    const uint32_t* numbers;
-    int rows;
-    EntryRoom room;
-    const float* row_weight;
-    float* row_lse;
-};
-
-/// Pairs that a warp evaluates at once (evaluate_pairs): it goes on to no
-/// second batch, for latency is all that this takes.
-constexpr int kWarpPairs = 4;
-
-template <bool kAligned, bool kEachDimension>
-__global__ void __launch_bounds__(kThreads, 3)
-        all_scores_kernel(const __grid_constant__ AllArgs args) {
-    const int lane = threadIdx.x % 32;
-    const int warp = blockIdx.x * kWarps + threadIdx.x / 32;
-    const int pair = warp * kWarpPairs + lane;
-    const int components = args.room.k;
-    const bool inside = lane < kWarpPairs && pair < args.rows * components;
-    const uint32_t k = inside ? pair % components : 0;
-    const uint32_t row = args.numbers[inside ? pair / components : 0];
-    float score = 0;
-    evaluate_pairs<kAligned, kEachDimension>(
-            args.exact, __ballot_sync(0xffffffffu, inside), k, row, score);
-    if (inside) {
-        args.room.scores[args.room.used + pair] = score;
-    }
-}
-
-/// A block a row: scores to responsibilities.
-__global__ void __launch_bounds__(kThreads)
-        all_lists_kernel(const __grid_constant__ AllArgs args) {
-    using Reduce = cub::BlockReduce<float, kThreads>;
-    __shared__ Reduce::TempStorage storage[2];
-    __shared__ float shared[2];
-    const int components = args.room.k;
-    const size_t first = args.room.used + size_t(blockIdx.x) * components;
-    const float* const scores = args.room.scores + first;
-    float best = -3e38f;
-    for (int k = threadIdx.x; k < components; k += kThreads) {
-        best = fmaxf(best, scores[k]);
-    }
-    best = Reduce(storage[0]).Reduce(best, ::cuda::maximum<>{});
-    if (threadIdx.x == 0) {
-        shared[0] = best;
-    }
-    __syncthreads();
-    best = shared[0];
-    float sum = 0;
-    for (int k = threadIdx.x; k < components; k += kThreads) {
-        sum += exp2f(scores[k] - best);
-    }
-    sum = Reduce(storage[1]).Sum(sum);
-    if (threadIdx.x == 0) {
-        shared[1] = best + log2f(sum);
-    }
-    __syncthreads();
-    const float lse = shared[1];
-    const uint32_t row = args.numbers[blockIdx.x];
-    const uint32_t group = row / args.room.layout.group_rows;
-    const float weight = args.row_weight ? args.row_weight[row] : 1.f;
-    for (int k = threadIdx.x; k < components; k += kThreads) {
-        const float r = weight * exp2f(scores[k] - lse);
-        args.room.entries[first + k] =
-                pack_entry(args.room.layout, group, row, k, r);
-    }
-    if (threadIdx.x == 0) {
-        args.row_lse[row] = lse;
-    }
-}
-
 } // namespace
-
-bool can_list_all(int rows, const EntryRoom& room) {
-    const int64_t pairs = int64_t(rows) * room.k;
-    return pairs <= kAllPairs && pairs <= int64_t(room.size) - room.used;
-}
-
-void list_all(
-        const Model& model,
-        const PreparedRows& from,
-        int64_t row_begin,
-        float power,
-        const float* row_weight,
-        const uint32_t* numbers,
-        int count,
-        const EntryRoom& room,
-        float* row_lse,
-        cudaStream_t stream) {
-    const AllArgs args{
-            exact_args(from, row_begin, power, model),
-            numbers,
-            count,
-            room,
-            row_weight,
-            row_lse};
-    const bool squares = model.covariance == Covariance::diagonal;
-    const auto scores = model.d % 4 == 0
-            ? (squares ? all_scores_kernel<true, true>
-                       : all_scores_kernel<true, false>)
-            : (squares ? all_scores_kernel<false, true>
-                       : all_scores_kernel<false, false>);
-    constexpr int kBlockPairs = kWarps * kWarpPairs;
-    const int blocks = (count * room.k + kBlockPairs - 1) / kBlockPairs;
-    scores<<<blocks, kThreads, 0, stream>>>(args);
-    check_launch("scores of all components");
-    all_lists_kernel<<<count, kThreads, 0, stream>>>(args);
-    check_launch("lists of all components");
-}
 
 void LongLists::reserve() {
     memory_.reserve(4 * kDenseRows * sizeof(float) + 3 * sizeof(uint32_t));
     totals_.reserve(2 * sizeof(uint32_t));
 }
 
-void LongLists::run(
+int64_t LongLists::run(
         const ScoreKernels& score,
         const Model& model,
-        const PreparedRows& from,
-        int64_t row_begin,
-        float power,
-        const float* row_weight,
-        uint32_t* numbers,
-        int count,
+        NumberedRows& rest,
         float bound,
         float slack,
         const EntryRoom& room,
-        float* row_lse,
         const DenseStep& borrowed,
         cudaStream_t stream) {
+    uint32_t* const numbers = rest.numbers;
+    const int count = rest.count;
     const PreparedRows& gathered = borrowed.gathered();
     float* const best = memory_.as<float>();
     uint32_t* const counts = reinterpret_cast<uint32_t*>(best + kDenseRows);
@@ -405,17 +284,15 @@ void LongLists::run(
     check(cudaMemcpyAsync(
                   state, totals, sizeof(start), cudaMemcpyHostToDevice, stream),
           "clearing");
-    const bool squares = model.covariance == Covariance::diagonal;
-    const auto evaluate = model.d % 4 == 0
-            ? (squares ? candidate_scores_kernel<true, true>
-                       : candidate_scores_kernel<true, false>)
-            : (squares ? candidate_scores_kernel<false, true>
-                       : candidate_scores_kernel<false, false>);
+    const auto evaluate = choose_evaluation(model, [](auto aligned, auto each) {
+        return candidate_scores_kernel<aligned, each>;
+    });
+    int64_t entries = 0;
     for (int begin = 0; begin < count; begin += capacity) {
         const int rows = std::min(capacity, count - begin);
         gather_rows(
-                from,
-                row_begin,
+                rest.rows,
+                rest.row_begin,
                 nullptr,
                 numbers + begin,
                 rows,
@@ -432,7 +309,7 @@ void LongLists::run(
         score(args, LogitArgs{borrowed.scratch()}, stream);
 
         ListArgs lists;
-        lists.exact = exact_args(from, row_begin, power, model);
+        lists.exact = exact_args(rest.rows, rest.row_begin, rest.power, model);
         lists.scores = borrowed.scratch();
         lists.rows = rows;
         lists.padded_k = model.padded_k;
@@ -440,12 +317,12 @@ void LongLists::run(
         lists.bound = bound;
         lists.numbers = numbers + begin;
         lists.own_numbers = own_numbers;
-        lists.row_weight = row_weight;
+        lists.row_weight = rest.weight;
         lists.best = best;
         lists.counts = counts;
         lists.ends = ends;
         lists.room = room;
-        lists.row_lse = row_lse;
+        lists.row_lse = rest.row_lse;
         const int blocks = (rows + kWarps - 1) / kWarps;
         count_kernel<<<blocks, kThreads, 0, stream>>>(lists);
         check_launch("counting of long lists");
@@ -472,13 +349,12 @@ void LongLists::run(
               "reading the number of entries");
         check(cudaStreamSynchronize(stream), "long lists");
         entries = int64_t(totals[0]) - room.used;
-        left = int(totals[1]);
-        left_begin = 0;
-        if (done < count && left > rows / 2) {
+        rest.count = int(totals[1]);
+        if (done < count && rest.count > rows / 2) {
             // The lists of most are too long: the rest are not tried. Those
             // left come to lie before them.
-            left_begin = done - left;
-            const size_t bytes = left * sizeof(uint32_t);
+            rest.numbers += done - rest.count;
+            const size_t bytes = rest.count * sizeof(uint32_t);
             check(cudaMemcpyAsync(
                           own_numbers,
                           numbers,
@@ -487,16 +363,17 @@ void LongLists::run(
                           stream),
                   "moving rows");
             check(cudaMemcpyAsync(
-                          numbers + left_begin,
+                          rest.numbers,
                           own_numbers,
                           bytes,
                           cudaMemcpyDeviceToDevice,
                           stream),
                   "moving rows");
-            left += count - done;
-            return;
+            rest.count += count - done;
+            break;
         }
     }
+    return entries;
 }
 
 } // namespace gmm::cuda

@@ -16,19 +16,10 @@ namespace gmm::cuda {
 /** Whether rows are so few that each may list all components: nothing has to be
  * found first, nor waited for. */
 bool can_list_all(int rows, const EntryRoom&);
-/// Does so: evaluates all exactly and appends count * k entries, most of them
-/// 0. Parameters are as below.
-void list_all(
-        const Model&,
-        const PreparedRows&,
-        int64_t row_begin,
-        float power,
-        const float* row_weight,
-        const uint32_t* numbers,
-        int count,
-        const EntryRoom&,
-        float* row_lse,
-        cudaStream_t);
+/// Does so: evaluates all exactly. The entries that it appends: count * k, most
+/// of them 0.
+int64_t list_all(
+        const Model&, const NumberedRows&, const EntryRoom&, cudaStream_t);
 
 struct LongLists {
     /// Longest list; beyond it the dense path is no slower.
@@ -39,27 +30,16 @@ struct LongLists {
         return memory_.bytes();
     }
 
-    int64_t entries = 0; ///< appended
-    int left = 0;        ///< rows for the dense path
-    int left_begin = 0;  ///< where they are among the numbers
-
-    /** @param numbers  rows within the block, size count; those that are left
-     *                  lie together afterwards, in order
-     *  @param row_lse  of the block; the listed rows' are filled in
-     *  @param borrowed  the dense path's scratch, which is used after */
-    void run(
+    /** @param rest  afterwards those that are left for the dense path
+     *  @param borrowed  the dense path's scratch, which is used after
+     *  @return  entries appended */
+    int64_t run(
             const ScoreKernels&,
             const Model&,
-            const PreparedRows&,
-            int64_t row_begin,
-            float power,
-            const float* row_weight,
-            uint32_t* numbers,
-            int count,
+            NumberedRows& rest,
             float bound,
             float slack,
             const EntryRoom&,
-            float* row_lse,
             const DenseStep& borrowed,
             cudaStream_t);
 

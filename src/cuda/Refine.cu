@@ -42,11 +42,9 @@ void refine(
     args.row_constant = prepared.row_constant + row_begin;
     args.all = all;
     args.tolerance = tolerance;
-    const bool squares = model.covariance == Covariance::diagonal;
-    const auto kernel = model.d % 4 == 0
-            ? (squares ? refine_kernel<true, true> : refine_kernel<true, false>)
-            : (squares ? refine_kernel<false, true>
-                       : refine_kernel<false, false>);
+    const auto kernel = choose_evaluation(model, [](auto aligned, auto each) {
+        return refine_kernel<aligned, each>;
+    });
     constexpr int kRows = kWarps * kWarpRows;
     constexpr int kShared = kWarps * sizeof(RefineShared);
     static_assert(kShared <= 48 << 10);

@@ -2,6 +2,7 @@
 #include <type_traits>
 
 #include "Check.h"
+#include "PtxHopper.cuh"
 #include "Select.cuh"
 #include "TensorMap.h"
 

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "Check.h"
+#include "PtxHopper.cuh"
 #include "Select.cuh"
 #include "TensorMap.h"
 

@@ -19,10 +19,6 @@ __global__ void __launch_bounds__(256)
     }
 }
 
-int units_of(int rows) {
-    return (rows + kUnitRows - 1) / kUnitRows;
-}
-
 /// A warp two units: how many of their rows have no log-sum-exp.
 __global__ void __launch_bounds__(256)
         recount_kernel(int rows, const float* row_lse, uint64_t* unit_counts) {
@@ -103,10 +99,6 @@ struct Sizes {
 
 size_t SparseScratch::bytes_for(int rows, int k, int d, bool squares) {
     return Sizes(rows, k, d, squares).total;
-}
-
-int SparseScratch::units(int rows) const {
-    return units_of(rows);
 }
 
 size_t SparseScratch::bytes() const {

@@ -56,11 +56,14 @@ struct EntryLayout {
     int component_bits, row_bits, value_bits;
 };
 
+inline int units_of(int rows) {
+    return (rows + kUnitRows - 1) / kUnitRows;
+}
+
 /// For a block of `rows` rows in so many groups of equal size.
 inline EntryLayout entry_layout(int rows, int k, int groups) {
     EntryLayout layout;
-    const int units = (rows + kUnitRows - 1) / kUnitRows;
-    layout.group_rows = (units + groups - 1) / groups * kUnitRows;
+    layout.group_rows = (units_of(rows) + groups - 1) / groups * kUnitRows;
     layout.component_bits = std::bit_width(unsigned(k - 1));
     layout.row_bits = std::bit_width(unsigned(layout.group_rows - 1));
     const int group_bits = std::bit_width(unsigned(groups - 1));
@@ -100,9 +103,7 @@ struct SparseScratch {
     void reserve(int rows, int k, int d, bool squares);
     void release();
     size_t bytes() const;
-    int units(int rows) const;
     static size_t bytes_for(int rows, int k, int d, bool squares);
-    EntryLayout layout(int rows) const;
     /// Behind the `used` entries of a block of `rows` rows.
     EntryRoom room(int rows, uint32_t used) const;
     CompactArgs compaction(int rows) const;
@@ -118,6 +119,7 @@ struct SparseScratch {
 
 private:
     friend struct SparseStep;
+    EntryLayout layout(int rows) const;
     DeviceMemory memory_;
     PinnedMemory total_;
     cudaEvent_t counted_ = nullptr; ///< total_ is there

@@ -7,7 +7,8 @@
 namespace gmm::cuda {
 
 /// Boxes of `columns` by `rows` of a plane for the copy engine; what lies
-/// outside is zeros. `swizzle`: as wgmma's descriptors expect it (Ptx.cuh).
+/// outside is zeros. `swizzle`: as wgmma's descriptors expect it
+/// (PtxHopper.cuh).
 CUtensorMap tensor_map(
         const Operand& operand,
         int columns,
