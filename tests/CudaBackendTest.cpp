@@ -82,6 +82,12 @@ TEST_F(CudaBackendTest, NarrowComponentsAreFound) {
 
 /// The same of diagonal models, whose squares are rounded as well: errors do
 /// not vanish at the mean, nor for vectors that lie on it.
+/// The variance that sums say a component has in a dimension.
+double found_variance(const SufficientStats& s, size_t at) {
+    const double n = s.n_k[at / s.d], mean = s.sum_x[at] / n;
+    return s.sum_x2[at] / n - mean * mean;
+}
+
 TEST_F(CudaBackendTest, NarrowDiagonalComponents) {
     for (float deviation : {0.1f, 0.03f, 0.01f}) {
         for (float spread : {1.f, 0.1f}) {
@@ -101,12 +107,25 @@ TEST_F(CudaBackendTest, NarrowDiagonalComponents) {
                                   spread * deviation * normal(random));
                 }
             }
+            const SufficientStats expected = reference(p, EStep::soft);
             for (Kernel kernel : kernels()) {
                 CudaOptions o;
                 o.kernel = kernel;
-                EXPECT_LE(worst_log_prob(p, run_pass(p, o)), 0.05)
+                SCOPED_TRACE(
+                        testing::Message()
                         << "deviation " << deviation << " spread " << spread
-                        << " kernel " << int(kernel);
+                        << " kernel " << int(kernel));
+                const Pass pass = run_pass(p, o);
+                EXPECT_LE(worst_log_prob(p, pass), 0.05);
+                for (size_t at = 0; at < p.k * p.d; at++) {
+                    // A difference of sums, whose terms are added in fp32.
+                    EXPECT_NEAR(
+                            found_variance(pass.stats, at),
+                            found_variance(expected, at),
+                            0.01 * deviation * deviation +
+                                    2e-6 * expected.sum_x2[at] /
+                                            expected.n_k[at / p.d]);
+                }
             }
         }
     }
@@ -126,6 +145,34 @@ TEST_F(CudaBackendTest, ListsOfEveryLength) {
                     << "spread " << spread << " kernel " << int(kernel);
         }
     }
+}
+
+/// What a block finds must be added to what those before it found, by its own
+/// rows' weights.
+TEST_F(CudaBackendTest, MoreRowsThanABlock) {
+    const Problem p = make_problem(3400000, 3, 5, Covariance::isotropic);
+    std::vector<float> weights(p.n);
+    for (size_t i = 0; i < p.n; i++) {
+        weights[i] = float(i % 3);
+    }
+    CudaOptions o;
+    const Pass pass = run_pass(p, o, EStep::soft, weights.data());
+    const CudaReport report = cuda_report(*pass.backend);
+    EXPECT_TRUE(report.resident);
+    EXPECT_EQ(report.rows, p.n);
+    const SufficientStats expected = reference(p, EStep::soft, weights.data());
+    expect_near(pass.stats, expected, {1e-3, 1e-3, 1e-3});
+    const std::vector<float> found = cuda_row_log_prob(*pass.backend);
+    ASSERT_GT(found.size(), size_t(0));
+    ASSERT_LT(found.size(), p.n); // the last block's
+    std::vector<double> last(found.size());
+    p.model.log_prob(
+            last.size(), p.y.data() + (p.n - last.size()) * p.d, last.data());
+    double worst = 0;
+    for (size_t i = 0; i < last.size(); i++) {
+        worst = std::max(worst, std::fabs(found[i] - last[i]));
+    }
+    EXPECT_LT(worst, 0.05);
 }
 
 TEST_F(CudaBackendTest, StreamsWhatDoesNotFit) {

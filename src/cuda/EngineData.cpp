@@ -10,9 +10,11 @@ namespace gmm::cuda {
 
 namespace {
 
-constexpr int kWave = 132 * 192;      ///< rows of a full grid, H100
-constexpr int kMaxBlock = 48 * kWave; ///< 1.2 million
-constexpr int64_t kMaxElements = int64_t(kMaxBlock) * 128;
+constexpr int kWave = 132 * 192; ///< rows of a full grid, H100
+/// A block's rows, at most: of rows that stay on the device, where small ones
+/// cost a fifth more, and of others, whose first one is waited for.
+constexpr int kResidentBlock = 132 * kWave; ///< 3.3 million
+constexpr int kFedBlock = 48 * kWave;       ///< 1.2 million
 /// Largest |y| that the operands hold: their squares are fp16 numbers too.
 float largest_value(bool squares) {
     return squares ? 240.f : 60000.f;
@@ -165,21 +167,30 @@ void Engine::reserve(bool lo) {
             prepared_row_bytes(int(d), layout) + (weights_ ? sizeof(float) : 0);
     const size_t raw_bytes = 2 * d * element_size(source_->type);
     // Whole waves of row blocks, equal blocks.
-    int64_t block = std::clamp<int64_t>(
-            kMaxElements / int64_t(std::max<size_t>(d, 32)), kWave, kMaxBlock);
-    block = std::min<int64_t>(block, std::max<size_t>(n, 1));
-    const int64_t blocks =
-            (int64_t(n) + block - 1) / std::max<int64_t>(block, 1);
-    if (blocks > 1) {
-        block = (int64_t(n) / blocks + kWave) / kWave * kWave;
-    }
+    const auto block_of = [&](int64_t most) {
+        most = std::clamp<int64_t>(
+                most * 128 / int64_t(std::max<size_t>(d, 128)), kWave, most);
+        const int64_t blocks = (int64_t(n) + most - 1) / most;
+        return blocks > 1 ? (int64_t(n) / blocks + kWave) / kWave * kWave
+                          : std::max<int64_t>(int64_t(n), 1);
+    };
     const size_t fixed = dense_.bytes() + long_.bytes() + sums_memory_.bytes();
     auto scratch_bytes = [&](int64_t rows) {
         return SparseScratch::bytes_for(int(rows), int(k), int(d), squares);
     };
-    const size_t all = fixed + n * row_bytes + scratch_bytes(block) +
-            std::min<size_t>(n, kWave * 8) * raw_bytes;
-    const bool fits = all <= budget_;
+    const auto fits_with = [&](int64_t rows) {
+        return fixed + n * row_bytes + scratch_bytes(rows) +
+                std::min<size_t>(n, kWave * 8) * raw_bytes <=
+                budget_;
+    };
+    int64_t block = block_of(std::clamp<int64_t>(
+            SparseScratch::good_rows(int(k), int(d), squares),
+            kFedBlock,
+            kResidentBlock));
+    if (!fits_with(block)) {
+        block = block_of(kFedBlock);
+    }
+    const bool fits = fits_with(block);
     // A smaller block is tried before memory is said to be short.
     for (;; block = std::max<int64_t>(
                     block / 2 / kGatherTile * kGatherTile, 1024)) {

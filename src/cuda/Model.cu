@@ -251,8 +251,11 @@ __global__ void __launch_bounds__(kThreads)
     }
     const bool above = rms > args.tolerance;
     if (args.squares) {
+        // Sums are of Y and of what they square themselves: rounding Y is all
+        // that shows in them, as below.
+        const double of_mean = sqrt(2 * norm + args.d) / 8192;
+        args.narrow[k] = of_mean > 4 * args.tolerance ? 2 : above ? 1 : 0;
         // The estimate, and as much again for a row as far out as most.
-        args.narrow[k] = above ? 2 : 0;
         args.doubt[k] = make_float4(
                 float(rms * rms / (0.5 * kLog2e * args.d)),
                 1,

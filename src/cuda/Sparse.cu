@@ -35,16 +35,19 @@ __global__ void __launch_bounds__(256)
 /// Rows of a group, as halves: about a third of an H100's L2.
 constexpr size_t kGroupBytes = size_t(16) << 20;
 
-/// Groups of rows: few enough that a key stays within 16 bits (two passes of
-/// the sort) and that the pieces stay small.
-int groups_of(int rows, int k, int d, bool squares) {
-    const size_t wanted =
-            (size_t(rows) * d * 2 + kGroupBytes - 1) / kGroupBytes;
+/// Few enough that a key stays within 16 bits (two passes of the sort) and that
+/// the pieces stay small.
+int most_groups(int k, int d, bool squares) {
     const size_t by_bits = size_t(65536) >> std::bit_width(unsigned(k - 1));
     const size_t by_memory =
             (size_t(64) << 20) / (size_t(k) * piece_size(d, squares) * 4);
-    return int(std::clamp<size_t>(
-            std::min({wanted, by_bits, by_memory}), 1, kMaxGroups));
+    return int(std::clamp<size_t>(std::min(by_bits, by_memory), 1, kMaxGroups));
+}
+
+int groups_of(int rows, int k, int d, bool squares) {
+    const size_t wanted =
+            (size_t(rows) * d * 2 + kGroupBytes - 1) / kGroupBytes;
+    return int(std::clamp<size_t>(wanted, 1, most_groups(k, d, squares)));
 }
 
 /// The sizes of SparseScratch's arrays, in the order of its reserve().
@@ -99,6 +102,10 @@ struct Sizes {
 
 size_t SparseScratch::bytes_for(int rows, int k, int d, bool squares) {
     return Sizes(rows, k, d, squares).total;
+}
+
+int64_t SparseScratch::good_rows(int k, int d, bool squares) {
+    return most_groups(k, d, squares) * int64_t(kGroupBytes) / (2 * d);
 }
 
 size_t SparseScratch::bytes() const {

@@ -33,7 +33,7 @@ struct DeviceSums {
 };
 
 /// Groups of rows that entries are sorted by, at most.
-constexpr int kMaxGroups = 16;
+constexpr int kMaxGroups = 64;
 /// Sorted entries that one warp sums.
 constexpr int kRange = 128;
 
@@ -104,6 +104,8 @@ struct SparseScratch {
     void release();
     size_t bytes() const;
     static size_t bytes_for(int rows, int k, int d, bool squares);
+    /// Of a block, at most, if its groups are to stay in L2.
+    static int64_t good_rows(int k, int d, bool squares);
     /// Behind the `used` entries of a block of `rows` rows.
     EntryRoom room(int rows, uint32_t used) const;
     CompactArgs compaction(int rows) const;
