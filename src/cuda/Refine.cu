@@ -4,11 +4,11 @@ namespace gmm::cuda {
 
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 128; ///< few: the last blocks are waited for
 constexpr int kWarps = kThreads / 32;
 
 template <bool kAligned, bool kEachDimension>
-__global__ void __launch_bounds__(kThreads, kAligned ? 4 : 3)
+__global__ void __launch_bounds__(kThreads, kAligned ? 8 : 6)
         refine_kernel(const __grid_constant__ RefineArgs args) {
     extern __shared__ RefineShared all_shared[];
     refine_units<kAligned, kEachDimension>(

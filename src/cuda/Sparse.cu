@@ -118,13 +118,19 @@ void SparseScratch::release() {
 
 SparseScratch::~SparseScratch() {
     if (counted_) {
+        cudaEventDestroy(placed_);
         cudaEventDestroy(counted_);
+        cudaStreamDestroy(copies_);
     }
 }
 
 void SparseScratch::reserve(int rows, int k, int d, bool squares) {
     const Sizes sizes(rows, k, d, squares);
     if (!counted_) {
+        check(cudaStreamCreateWithFlags(&copies_, cudaStreamNonBlocking),
+              "creating a stream");
+        check(cudaEventCreateWithFlags(&placed_, cudaEventDisableTiming),
+              "creating an event");
         check(cudaEventCreateWithFlags(&counted_, cudaEventDisableTiming),
               "creating an event");
     }
@@ -195,14 +201,17 @@ void SparseStep::place(SparseScratch& s, int rows, cudaStream_t stream) {
                   units + 1,
                   stream),
           "scan of the units");
+    // On a stream of its own: kernels would wait for the copy's end.
+    check(cudaEventRecord(s.placed_, stream), "recording an event");
+    check(cudaStreamWaitEvent(s.copies_, s.placed_), "waiting for the scan");
     check(cudaMemcpyAsync(
                   s.total_.as<uint64_t>(),
                   s.offsets_ + units,
                   8,
                   cudaMemcpyDeviceToHost,
-                  stream),
+                  s.copies_),
           "reading the number of entries");
-    check(cudaEventRecord(s.counted_, stream), "recording an event");
+    check(cudaEventRecord(s.counted_, s.copies_), "recording an event");
 }
 
 void SparseStep::compact(

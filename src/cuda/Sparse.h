@@ -124,7 +124,9 @@ private:
     EntryLayout layout(int rows) const;
     DeviceMemory memory_;
     PinnedMemory total_;
-    cudaEvent_t counted_ = nullptr; ///< total_ is there
+    cudaStream_t copies_ = nullptr;
+    cudaEvent_t placed_ = nullptr;  ///< offsets_ are there
+    cudaEvent_t counted_ = nullptr; ///< total_ is
     uint64_t* offsets_ = nullptr;
     uint64_t* entries_[2] = {}; ///< the second is the sort's
     uint32_t* starts_ = nullptr;
