@@ -39,9 +39,11 @@ struct Data {
 };
 
 /// n vectors of d dimensions: the file's, cut or padded with noise to d.
+/// d: 0 for the file's.
 Data load(const std::string& path, size_t n, size_t d) {
-    Data data{n, d, std::vector<float>(n * d)};
     if (path == "noise") {
+        d = d ? d : 128;
+        Data data{n, d, std::vector<float>(n * d)};
 #pragma omp parallel
         {
             std::mt19937 random;
@@ -58,6 +60,8 @@ Data load(const std::string& path, size_t n, size_t d) {
         return data;
     }
     const auto source = file_source(path);
+    d = d ? d : source->d;
+    Data data{n, d, std::vector<float>(n * d)};
     std::vector<std::byte> scratch;
     std::vector<float> base(source->n * source->d);
     source->rows(0, source->n, scratch).to_float(base.data());
@@ -198,7 +202,7 @@ int main(int argc, char** argv) {
     std::string model_path;
     std::string path = "noise", covariance = "isotropic", precision = "fast",
                 kernel = "automatic", json_path, label;
-    size_t n = 1000000, d = 128, k = 1024, runs = 9, train_n = 0, error_n = 0;
+    size_t n = 1000000, d = 0, k = 1024, runs = 9, train_n = 0, error_n = 0;
     size_t bytes_n = 0, memory_mib = 0;
     int iterations = 8;
     bool hard = false;
@@ -206,7 +210,11 @@ int main(int argc, char** argv) {
     CudaOptions options;
     app.add_option("--data", path, "a vector file, or \"noise\"");
     app.add_option("-n", n, "vectors");
-    app.add_option("-d", d, "dimension");
+    app.add_option(
+            "-d",
+            d,
+            "dimension: less than the file's, or more (its first ones again, "
+            "with noise); 0: the file's, 128 of noise");
     app.add_option("-k", k, "components");
     app.add_option("--covariance", covariance)
             ->check(CLI::IsMember({"isotropic", "tied", "diagonal"}));
@@ -248,6 +256,7 @@ int main(int argc, char** argv) {
     training.init = Initialisation::random_subset;
 
     const Data data = load(path, n, d);
+    d = data.d;
     const Frame frame = make_frame(data);
     const auto backend = make_cuda_backend(options);
     if (train_n == 0 || train_n > n) {
