@@ -38,8 +38,7 @@ struct Data {
     std::vector<float> x;
 };
 
-/// n vectors of d dimensions: the file's, cut or padded with noise to d.
-/// d: 0 for the file's.
+/// n vectors, the file's over and over: see --data, -n and -d.
 Data load(const std::string& path, size_t n, size_t d) {
     if (path == "noise") {
         d = d ? d : 128;

@@ -32,7 +32,9 @@ struct CudaOptions {
     /// `fast` before it is evaluated in fp32. The worst of 100,000 rows is off
     /// by up to 10 times as much.
     double tolerance = 0.005;
-    /// bytes of device memory to use at most; 0: nine tenths of what is free
+    /// bytes of device memory to use at most; 0: nine tenths of what is free.
+    /// Whether all rows fit decides in which blocks they are added, and so the
+    /// last bits of sums
     size_t memory_limit = 0;
     /// CUDA device numbers that share the data; empty: the current device
     std::vector<int> devices;

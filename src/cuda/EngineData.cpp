@@ -11,8 +11,8 @@ namespace gmm::cuda {
 namespace {
 
 constexpr int kWave = 132 * 192; ///< rows of a full grid, H100
-/// A block's rows, at most: of rows that stay on the device, where small ones
-/// cost a fifth more, and of others, whose first one is waited for.
+/// A block's rows, about at most: of rows that stay on the device, where small
+/// ones cost a tenth more, and of others, whose first one is waited for.
 constexpr int kResidentBlock = 132 * kWave; ///< 3.3 million
 constexpr int kFedBlock = 48 * kWave;       ///< 1.2 million
 /// Largest |y| that the operands hold: their squares are fp16 numbers too.
@@ -163,39 +163,48 @@ void Engine::reserve(bool lo) {
     dense_.reserve(model_.padded_k, int(d), layout, squares, lo, can_fuse());
     long_.reserve();
 
-    const size_t row_bytes =
-            prepared_row_bytes(int(d), layout) + (weights_ ? sizeof(float) : 0);
+    const auto bytes_of_row = [&](int row_planes) {
+        return prepared_row_bytes(int(d), row_planes) +
+                (weights_ ? sizeof(float) : 0);
+    };
+    const size_t row_bytes = bytes_of_row(layout);
     const size_t raw_bytes = 2 * d * element_size(source_->type);
+    const auto by_dimension = [&](int64_t rows) {
+        return std::max<int64_t>(
+                rows * 128 / int64_t(std::max<size_t>(d, 128)), kWave);
+    };
     // Whole waves of row blocks, equal blocks.
-    const auto block_of = [&](int64_t most) {
-        most = std::clamp<int64_t>(
-                most * 128 / int64_t(std::max<size_t>(d, 128)), kWave, most);
+    const auto equal_blocks = [&](int64_t most) {
         const int64_t blocks = (int64_t(n) + most - 1) / most;
         return blocks > 1 ? (int64_t(n) / blocks + kWave) / kWave * kWave
                           : std::max<int64_t>(int64_t(n), 1);
     };
     const size_t fixed = dense_.bytes() + long_.bytes() + sums_memory_.bytes();
-    auto scratch_bytes = [&](int64_t rows) {
+    const auto scratch_bytes = [&](int64_t rows) {
         return SparseScratch::bytes_for(int(rows), int(k), int(d), squares);
     };
-    const auto fits_with = [&](int64_t rows) {
-        return fixed + n * row_bytes + scratch_bytes(rows) +
+    const auto all_fit = [&](int64_t rows, size_t bytes) {
+        return fixed + n * bytes + scratch_bytes(rows) +
                 std::min<size_t>(n, kWave * 8) * raw_bytes <=
                 budget_;
     };
-    int64_t block = block_of(std::clamp<int64_t>(
+    // Whether this model needs second halves must not change the blocks, for
+    // these decide in which order sums are added.
+    int64_t block = equal_blocks(std::clamp(
             SparseScratch::good_rows(int(k), int(d), squares),
-            kFedBlock,
-            kResidentBlock));
-    if (!fits_with(block)) {
-        block = block_of(kFedBlock);
+            by_dimension(kFedBlock),
+            by_dimension(kResidentBlock)));
+    if (!all_fit(block, bytes_of_row(planes(true)))) {
+        block = equal_blocks(by_dimension(kFedBlock));
     }
-    const bool fits = fits_with(block);
+    const bool fits = all_fit(block, row_bytes);
     // A smaller block is tried before memory is said to be short.
     for (;; block = std::max<int64_t>(
                     block / 2 / kGatherTile * kGatherTile, 1024)) {
-        const size_t need = fixed + scratch_bytes(block) +
-                (fits ? 0 : size_t(block) * (row_bytes + raw_bytes));
+        const size_t others = fixed +
+                (fits ? n * row_bytes
+                      : size_t(block) * (row_bytes + raw_bytes));
+        const size_t need = others + scratch_bytes(block);
         const bool smallest = block <= 1024;
         if (!fits && need > budget_) {
             if (!smallest) {
@@ -208,6 +217,9 @@ void Engine::reserve(bool lo) {
                     std::to_string(budget_) +
                     " may be used (memory_limit, or nine tenths of what was "
                     "free)");
+        }
+        if (others + sparse_.bytes() > budget_) {
+            sparse_.release(); // it was larger
         }
         try {
             sparse_.reserve(int(block), int(k), int(d), squares);

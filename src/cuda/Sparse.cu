@@ -35,8 +35,8 @@ __global__ void __launch_bounds__(256)
 /// Rows of a group, as halves: about a third of an H100's L2.
 constexpr size_t kGroupBytes = size_t(16) << 20;
 
-/// Few enough that a key stays within 16 bits (two passes of the sort) and that
-/// the pieces stay small.
+/// Groups of rows: few enough that a key stays within 16 bits (two passes of
+/// the sort) and that the pieces stay small.
 int most_groups(int k, int d, bool squares) {
     const size_t by_bits = size_t(65536) >> std::bit_width(unsigned(k - 1));
     const size_t by_memory =
@@ -117,22 +117,28 @@ void SparseScratch::release() {
 }
 
 SparseScratch::~SparseScratch() {
-    if (counted_) {
-        cudaEventDestroy(placed_);
-        cudaEventDestroy(counted_);
+    if (copies_) {
+        cudaStreamSynchronize(copies_); // it writes to total_
         cudaStreamDestroy(copies_);
+    }
+    for (cudaEvent_t event : {placed_, counted_}) {
+        if (event) {
+            cudaEventDestroy(event);
+        }
     }
 }
 
 void SparseScratch::reserve(int rows, int k, int d, bool squares) {
     const Sizes sizes(rows, k, d, squares);
-    if (!counted_) {
+    if (!copies_) {
         check(cudaStreamCreateWithFlags(&copies_, cudaStreamNonBlocking),
               "creating a stream");
-        check(cudaEventCreateWithFlags(&placed_, cudaEventDisableTiming),
-              "creating an event");
-        check(cudaEventCreateWithFlags(&counted_, cudaEventDisableTiming),
-              "creating an event");
+    }
+    for (cudaEvent_t* event : {&placed_, &counted_}) {
+        if (!*event) {
+            check(cudaEventCreateWithFlags(event, cudaEventDisableTiming),
+                  "creating an event");
+        }
     }
     memory_.reserve(sizes.total);
     total_.reserve(sizeof(uint64_t));

@@ -48,8 +48,8 @@ __host__ __device__ constexpr int piece_size(int d, bool squares) {
  *
  * Rows and components take their number of bits. What these leave is the
  * responsibility's, a float without its sign: all of it up to 2^30 pairs of row
- * and component, and for 2^21 rows of 2^16, 2^20 and 2^23 components it is
- * rounded to 2^-20, 2^-16 and 2^-13 of itself. Entry.cuh reads and writes them.
+ * and component, and for 2^22 rows of 2^16, 2^20 and 2^23 components it is
+ * rounded to 2^-19, 2^-15 and 2^-12 of itself. Entry.cuh reads and writes them.
  */
 struct EntryLayout {
     int group_rows; ///< whole units
