@@ -2,6 +2,7 @@
 #include <bit>
 #include <cmath>
 
+#include "BlockPlan.h"
 #include "Engine.h"
 #include "Fold.h"
 
@@ -10,11 +11,6 @@ namespace gmm::cuda {
 
 namespace {
 
-constexpr int kWave = 132 * 192; ///< rows of a full grid, H100
-/// A block's rows, about at most: of rows that stay on the device, where small
-/// ones cost a tenth more, and of others, whose first one is waited for.
-constexpr int kResidentBlock = 132 * kWave; ///< 3.3 million
-constexpr int kFedBlock = 48 * kWave;       ///< 1.2 million
 /// Largest |y| that the operands hold: their squares are fp16 numbers too.
 float largest_value(bool squares) {
     return squares ? 240.f : 60000.f;
@@ -169,38 +165,25 @@ void Engine::reserve(bool lo) {
     };
     const size_t row_bytes = bytes_of_row(layout);
     const size_t raw_bytes = 2 * d * element_size(source_->type);
-    const auto by_dimension = [&](int64_t rows) {
-        return std::max<int64_t>(
-                rows * 128 / int64_t(std::max<size_t>(d, 128)), kWave);
-    };
-    // Whole waves of row blocks, equal blocks.
-    const auto equal_blocks = [&](int64_t most) {
-        const int64_t blocks = (int64_t(n) + most - 1) / most;
-        return blocks > 1 ? (int64_t(n) / blocks + kWave) / kWave * kWave
-                          : std::max<int64_t>(int64_t(n), 1);
-    };
     const size_t fixed = dense_.bytes() + long_.bytes() + sums_memory_.bytes();
     const auto scratch_bytes = [&](int64_t rows) {
         return SparseScratch::bytes_for(int(rows), int(k), int(d), squares);
     };
-    const auto all_fit = [&](int64_t rows, size_t bytes) {
-        return fixed + n * bytes + scratch_bytes(rows) +
-                std::min<size_t>(n, kWave * 8) * raw_bytes <=
-                budget_;
-    };
-    // Whether this model needs second halves must not change the blocks, for
-    // these decide in which order sums are added.
-    int64_t block = equal_blocks(std::clamp(
-            SparseScratch::good_rows(int(k), int(d), squares),
-            by_dimension(kFedBlock),
-            by_dimension(kResidentBlock)));
-    if (!all_fit(block, bytes_of_row(planes(true)))) {
-        block = equal_blocks(by_dimension(kFedBlock));
-    }
-    const bool fits = all_fit(block, row_bytes);
+    const BlockPlan plan = plan_blocks(
+            {n,
+             d,
+             row_bytes,
+             bytes_of_row(planes(true)),
+             raw_bytes,
+             fixed,
+             budget_,
+             SparseScratch::good_rows(int(k), int(d), squares)},
+            scratch_bytes);
+    const bool fits = plan.resident;
     // A smaller block is tried before memory is said to be short.
-    for (;; block = std::max<int64_t>(
-                    block / 2 / kGatherTile * kGatherTile, 1024)) {
+    for (int64_t block = plan.rows;;
+         block = std::max<int64_t>(
+                 block / 2 / kGatherTile * kGatherTile, 1024)) {
         const size_t others = fixed +
                 (fits ? n * row_bytes
                       : size_t(block) * (row_bytes + raw_bytes));
@@ -230,6 +213,7 @@ void Engine::reserve(bool lo) {
             } else {
                 rows_memory_.reserve(n * row_bytes + kPreparedSlack);
             }
+            block_rows_ = int(block);
             break;
         } catch (const OutOfMemory&) {
             sparse_.release();
@@ -238,12 +222,11 @@ void Engine::reserve(bool lo) {
             }
         }
     }
-    block_rows_ = int(block);
-    const int64_t capacity = fits ? int64_t(n) : block;
+    const int64_t capacity = fits ? int64_t(n) : block_rows_;
     rows_.lay_out(rows_memory_.as<char>(), capacity, int(d), layout);
     if (weights_) {
         weight_memory_.reserve(size_t(capacity) * sizeof(float));
-        weight_staging_.reserve(size_t(block) * sizeof(float));
+        weight_staging_.reserve(size_t(block_rows_) * sizeof(float));
     }
     if (!fits) {
         resident_ = false;
