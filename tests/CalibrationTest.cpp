@@ -85,6 +85,28 @@ TEST(Calibration, TargetsAreReachedOnTheUsersQueries) {
     }
 }
 
+/// What rounding does to distances is judged where the queries are.
+TEST(Calibration, VectorsFarAwayDoNotDeceiveIt) {
+    const Vectors all = sift_queries(500);
+    const Vectors given = rows_of(all, 0, 250), q = rows_of(all, 250, 500);
+    for (size_t n_far : {1, 50}) {
+        Vectors data = rows_of(base(), 0, kStored);
+        for (size_t i = 0; i < n_far; i++) {
+            data.x[(77 + 111 * i) * data.d + 3] = 1e9f / (1 + i);
+        }
+        const auto index = trained(rows_of(data, 0, 10000), 128);
+        index->add(data.n, data.x.data());
+        const Found truth = truth_of(*index, q);
+        index->calibrate(given.n, given.x.data(), 10);
+        for (float target : {0.8f, 0.95f}) {
+            SearchParametersIVFGMM params;
+            params.target_recall = target;
+            EXPECT_GT(outcome(*index, q, truth, params).recall, target - 0.05)
+                    << n_far << " far away, target " << target;
+        }
+    }
+}
+
 TEST(Calibration, GrowthRepeatsItOnTheUsersQueries) {
     const auto index = sift_index();
     const Vectors given = sift_queries(100);

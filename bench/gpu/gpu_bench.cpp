@@ -196,7 +196,7 @@ json errors(
 
 } // namespace
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) try {
     CLI::App app("Times the CUDA backend's E-step and measures its error");
     std::string model_path;
     std::string path = "noise", covariance = "isotropic", precision = "fast",
@@ -338,4 +338,7 @@ int main(int argc, char** argv) {
     if (!json_path.empty()) {
         std::ofstream(json_path, std::ios::app) << out.dump() << "\n";
     }
+} catch (const std::exception& error) {
+    fmt::print(stderr, "gpu_bench: {}\n", error.what());
+    return 1;
 }

@@ -3,7 +3,8 @@
 
     PYTHONPATH=.../Flash-GMM:.../flash-kmeans bench/gpu/peers.py --bench build/bin/gpu_bench --data sift.u8bin
 
-Peers whose checkouts are not on PYTHONPATH are left out. Medians of --runs passes after warm-up, from device events.
+The peers are https://github.com/IBM/Flash-GMM and https://github.com/svg-project/flash-kmeans; those whose checkouts
+are not on PYTHONPATH are left out. Medians of --runs passes after warm-up, from device events.
 """
 import argparse
 import json
@@ -12,8 +13,11 @@ import subprocess
 import sys
 import tempfile
 
-import numpy as np
-import torch
+try:
+    import numpy as np
+    import torch
+except ImportError as error:
+    sys.exit(f"{error}; needed are numpy, PyTorch with CUDA and, for the peers, Triton")
 
 
 def load(path, n, d):

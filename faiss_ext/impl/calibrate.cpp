@@ -243,9 +243,9 @@ Calibration calibrate_index(
             kMinQueries);
     FAISS_THROW_IF_NOT_FMT(
             k > 0 && size_t(ivf.ntotal) > k,
-            "k = %zu, expected between 1 and ntotal - 1 = %zd",
+            "k = %zu, expected above 0 and below ntotal = %zd",
             k,
-            size_t(ivf.ntotal) - 1);
+            size_t(ivf.ntotal));
     FAISS_THROW_IF_NOT_FMT(
             xq || nq <= size_t(ivf.ntotal),
             "nq = %zu, expected at most ntotal = %zd",

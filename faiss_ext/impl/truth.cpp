@@ -37,14 +37,17 @@ void to_distances(
     }
 }
 
-std::vector<float> centre_of(const std::vector<float>& x, size_t d) {
-    std::vector<double> sum(d);
-    for (size_t i = 0; i < x.size(); i++) {
-        sum[i % d] += x[i];
-    }
-    std::vector<float> out(d);
+/// The median in each dimension: an average would follow a single vector that
+/// is far from all others.
+std::vector<float> centre_of(size_t n, size_t d, const float* x) {
+    std::vector<float> out(d), values(n);
     for (size_t j = 0; j < d; j++) {
-        out[j] = float(sum[j] * d / x.size());
+        for (size_t i = 0; i < n; i++) {
+            values[i] = x[i * d + j];
+        }
+        const auto middle = values.begin() + n / 2;
+        std::nth_element(values.begin(), middle, values.end());
+        out[j] = *middle;
     }
     return out;
 }
@@ -112,10 +115,10 @@ Truth exact_neighbours(
     const faiss::IndexIVF& ivf = index.ivf;
     const bool ip = is_ip(ivf);
     const size_t d = ivf.d;
-    // About the centre, so that rounding is relative to the data's spread.
-    std::vector<float> centre(d), queries(xq, xq + nq * d);
+    // About the centre, so that rounding is relative to the queries' spread.
+    std::vector<float> centre, queries(xq, xq + nq * d);
     if (!ip) {
-        centre = centre_of(quantizer_means(ivf), d);
+        centre = centre_of(nq, d, xq);
         subtract(nq, d, centre.data(), queries.data());
     }
     std::vector<Nearest> nearest(nq);
