@@ -238,7 +238,7 @@ gmm::GaussianMixture start_model(
 /// nredo runs; the best by likelihood.
 Fit fit_mixture(const GpuGMMClustering& clus, const TrainingSet& set) {
     const std::unique_ptr<gmm::Backend> backend = gmm::cuda_available()
-            ? gmm::make_cuda_backend()
+            ? gmm::make_cuda_backend(clus.cuda)
             : gmm::make_cpu_backend();
     const bool given = !clus.centroids.empty();
     const uint64_t seed = actual_seed(clus.seed);

@@ -5,6 +5,7 @@
 
 #include <faiss/Clustering.h>
 
+#include "CudaOptions.h"
 #include "GaussianMixture.h"
 #include "faiss_ext/impl/faiss_compat.h"
 
@@ -30,6 +31,7 @@ struct GpuGMMClustering : faiss::Clustering {
     int hard_niter = 5;           ///< k-means iterations before EM
     double variance_floor = 1e-3; ///< times the data's mean variance
     double tolerance = 1e-5;      ///< relative gain at which EM stops; 0: never
+    gmm::CudaOptions cuda;        ///< which GPUs train, and how
 
     std::string backend; ///< out: what trained, "cpu" or "cuda"
     /// out: size k, k * d (diagonal) or 1 (tied), in the user's units

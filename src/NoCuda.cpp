@@ -1,5 +1,5 @@
 #include "Error.h"
-#include "cuda/CudaOptions.h"
+#include "CudaOptions.h"
 
 namespace gmm {
 

@@ -50,6 +50,27 @@ double distortion(const faiss::Index& index, size_t n, const float* x) {
     return sum / n;
 }
 
+/// Where there is no GPU, what is said of GPUs does not matter.
+TEST(GpuGMMClustering, TrainsOnTheGpusThatItIsGiven) {
+    GpuGMMClustering clus = quick(4);
+    clus.cuda.devices = {1000};
+    faiss::IndexFlatL2 index(kD);
+    const auto train = [&] { clus.train(1000, sift().x.data(), index); };
+    if (gmm::cuda_available()) {
+        EXPECT_THROW(train(), faiss::FaissException);
+        EXPECT_TRUE(clus.centroids.empty());
+        EXPECT_EQ(index.ntotal, 0);
+        clus.cuda.devices = {0};
+        clus.cuda.precision = gmm::Precision::exact;
+        train();
+        EXPECT_EQ(clus.backend, "cuda");
+    } else {
+        train();
+        EXPECT_EQ(clus.backend, "cpu");
+    }
+    EXPECT_EQ(index.ntotal, 4);
+}
+
 TEST(GpuGMMClustering, FitsEveryCovarianceKind) {
     for (auto covariance :
          {gmm::Covariance::isotropic,
