@@ -189,6 +189,12 @@ faiss::Index* index_factory(
             second == tokens.end(),
             "index_factory: \"%s\" is a second GMM",
             second->c_str());
+    for (const std::string& token : tokens) { // FAISS divides by it
+        FAISS_THROW_IF_NOT_FMT(
+                !token.starts_with("PQ0") && !token.starts_with("OPQ0"),
+                "index_factory: M = 0 in \"%s\", expected at least 1",
+                token.c_str());
+    }
     const GMMToken token = parse_token(*found);
     FAISS_THROW_IF_NOT_FMT(
             found + 1 != tokens.end(),

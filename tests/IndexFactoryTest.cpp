@@ -103,6 +103,8 @@ TEST(IndexFactory, WhatHasNoGMMIsFaiss) {
     auto ivf = make("PCA32,IVF16,Flat");
     EXPECT_EQ(extract_gmm(ivf.get()), nullptr);
     EXPECT_THROW(make("IVF16,Nonsense"), faiss::FaissException);
+    EXPECT_THROW(make("GMM16,PQ0"), faiss::FaissException);
+    EXPECT_THROW(make("OPQ0,GMM16,PQ8"), faiss::FaissException);
 }
 
 TEST(IndexFactory, WhatItMakesWorks) {
