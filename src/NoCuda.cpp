@@ -1,5 +1,5 @@
-#include "Error.h"
 #include "CudaOptions.h"
+#include "Error.h"
 
 namespace gmm {
 
