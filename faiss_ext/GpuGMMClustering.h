@@ -21,10 +21,10 @@ namespace faiss_ext {
  * hard_niter of k-means); nredo keeps the run of the best likelihood;
  * spherical and int_centroids are applied to the means after each iteration;
  * frozen_centroids keeps the means, all k of which must be given, and fits the
- * weights and variances; update_index
- * re-trains the index as FAISS does, but at the end only, since EM does not
- * assign through it; min_ and max_points_per_centroid, seed, verbose as in
- * FAISS; decode_block_size is the block of train_encoded.
+ * weights and variances; update_index re-trains the index as FAISS does, but at
+ * the end only, since EM does not assign through it; min_ and
+ * max_points_per_centroid, seed, verbose as in FAISS; decode_block_size is the
+ * block of train_encoded.
  */
 struct GpuGMMClustering : faiss::Clustering {
     gmm::Covariance covariance = gmm::Covariance::isotropic;

@@ -67,8 +67,8 @@ struct IVFGMM {
      * fewest distances at a recall. Set it before adding, or call optimize().
      */
     bool sketch = true;
-    /// Lists that a vector may be in. Above 1 no cells are made,
-    /// whatever cells_per_list says.
+    /// Lists that a vector may be in. Above 1 no cells are made, whatever
+    /// cells_per_list says.
     size_t max_assign = 1;
     /** A vector is copied to the list that minimises
      * |x - mu_j|^2 + 1/2 (x - mu_i).(x - mu_j) (RAIR, arXiv 2601.07183) if

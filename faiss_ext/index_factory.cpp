@@ -189,9 +189,10 @@ faiss::Index* index_factory(
             second == tokens.end(),
             "index_factory: \"%s\" is a second GMM",
             second->c_str());
+    static const std::regex no_parts("O?PQ0+(\\D.*)?");
     for (const std::string& token : tokens) { // FAISS divides by it
         FAISS_THROW_IF_NOT_FMT(
-                !token.starts_with("PQ0") && !token.starts_with("OPQ0"),
+                !std::regex_match(token, no_parts),
                 "index_factory: M = 0 in \"%s\", expected at least 1",
                 token.c_str());
     }

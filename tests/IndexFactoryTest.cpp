@@ -104,6 +104,7 @@ TEST(IndexFactory, WhatHasNoGMMIsFaiss) {
     EXPECT_EQ(extract_gmm(ivf.get()), nullptr);
     EXPECT_THROW(make("IVF16,Nonsense"), faiss::FaissException);
     EXPECT_THROW(make("GMM16,PQ0"), faiss::FaissException);
+    EXPECT_THROW(make("GMM16,PQ00x4fs"), faiss::FaissException);
     EXPECT_THROW(make("OPQ0,GMM16,PQ8"), faiss::FaissException);
 }
 

@@ -13,6 +13,8 @@ constexpr int kWave = 132 * 192; ///< rows of a full grid, H100
 /// tenth more, and of rows that are fed, whose first block is waited for.
 constexpr int kResidentBlock = 132 * kWave; ///< 3.3 million
 constexpr int kFedBlock = 48 * kWave;       ///< 1.2 million
+/// Of rows on their way to where they stay.
+constexpr int kStagedBlock = 8 * kWave;
 
 /// In bytes of device memory, where they are bytes.
 struct BlockNeeds {
@@ -52,7 +54,7 @@ BlockPlan plan_blocks(
     };
     const auto all_fit = [&](int64_t rows, size_t of_row) {
         return needs.fixed + needs.n * of_row + scratch_bytes(rows) +
-                std::min<size_t>(needs.n, 8 * kWave) * needs.raw <=
+                std::min<size_t>(needs.n, kStagedBlock) * needs.raw <=
                 needs.budget;
     };
     const int64_t large = equal_blocks(std::clamp(

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "BlockPlan.h"
 #include "Check.h"
 #include "Data.h"
 #include "Model.h"
@@ -17,7 +18,7 @@
  */
 namespace gmm::cuda {
 
-constexpr int kDenseRows = 132 * 192; ///< one wave of row blocks on an H100
+constexpr int kDenseRows = kWave;
 constexpr int kDenseComponents = 512;
 constexpr int kDenseTileRows = kGatherTile;
 constexpr int kDenseTotalSplits = 32;  ///< of the sums of r, in steps

@@ -243,7 +243,7 @@ void Engine::make_resident(bool lo) {
                 *source_,
                 begin_,
                 end_,
-                std::min(block_rows_, 8 * kWave),
+                std::min(block_rows_, kStagedBlock),
                 stream_,
                 [&](const Feeder::Block& block) {
                     PrepareArgs args = prepare_args(block, source_->type);

@@ -148,7 +148,7 @@ __device__ __forceinline__ void wgmma_wait() {
                  : "memory");
 }
 
-/// The registers of c from group g on, as operands.
+/// The registers of c from group g on, as operands, and their names.
 #define GMM_REGISTERS_4(g) \
     "+f"(c[g][0]), "+f"(c[g][1]), "+f"(c[g][2]), "+f"(c[g][3])
 #define GMM_REGISTERS_32(g)                                                 \
@@ -156,8 +156,18 @@ __device__ __forceinline__ void wgmma_wait() {
             GMM_REGISTERS_4((g) + 3), GMM_REGISTERS_4((g) + 4),             \
             GMM_REGISTERS_4((g) + 5), GMM_REGISTERS_4((g) + 6),             \
             GMM_REGISTERS_4((g) + 7)
+#define GMM_NAMES_32                           \
+    "%0, %1, %2, %3, %4, %5, %6, %7, "         \
+    "%8, %9, %10, %11, %12, %13, %14, %15, "   \
+    "%16, %17, %18, %19, %20, %21, %22, %23, " \
+    "%24, %25, %26, %27, %28, %29, %30, %31"
+#define GMM_NAMES_FROM_32                      \
+    "%32, %33, %34, %35, %36, %37, %38, %39, " \
+    "%40, %41, %42, %43, %44, %45, %46, %47, " \
+    "%48, %49, %50, %51, %52, %53, %54, %55, " \
+    "%56, %57, %58, %59, %60, %61, %62, %63"
 
-/// c (64 x 128) = a (64 x 16) b (128 x 16)^T, plus c unless !add.
+/// c (64 x 128) = a (64 x 16) b (128 x 16)^T, plus c if add.
 __device__ __forceinline__ void wgmma_m64n128k16(
         float (&c)[16][4], uint64_t a, uint64_t b, bool add) {
     // clang-format off
@@ -166,15 +176,7 @@ __device__ __forceinline__ void wgmma_m64n128k16(
             ".reg .pred p;\n"
             "setp.ne.b32 p, %66, 0;\n"
             "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {"
-            "%0, %1, %2, %3, %4, %5, %6, %7, "
-            "%8, %9, %10, %11, %12, %13, %14, %15, "
-            "%16, %17, %18, %19, %20, %21, %22, %23, "
-            "%24, %25, %26, %27, %28, %29, %30, %31, "
-            "%32, %33, %34, %35, %36, %37, %38, %39, "
-            "%40, %41, %42, %43, %44, %45, %46, %47, "
-            "%48, %49, %50, %51, %52, %53, %54, %55, "
-            "%56, %57, %58, %59, %60, %61, %62, %63}, "
-            "%64, %65, p, 1, 1, 0, 0;\n"
+            GMM_NAMES_32 ", " GMM_NAMES_FROM_32 "}, %64, %65, p, 1, 1, 0, 0;\n"
             "}\n"
             : GMM_REGISTERS_32(0), GMM_REGISTERS_32(8)
             : "l"(a), "l"(b), "r"(int(add)));
@@ -182,6 +184,8 @@ __device__ __forceinline__ void wgmma_m64n128k16(
 }
 
 /// The same with a in registers, a warp's 16 rows as load_matrix leaves them.
+/// kAcross: b is (16 x 128), and not transposed.
+template <bool kAcross = false>
 __device__ __forceinline__ void wgmma_m64n128k16(
         float (&c)[16][4], const uint32_t (&a)[4], uint64_t b, bool add) {
     // clang-format off
@@ -190,18 +194,11 @@ __device__ __forceinline__ void wgmma_m64n128k16(
             ".reg .pred p;\n"
             "setp.ne.b32 p, %69, 0;\n"
             "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {"
-            "%0, %1, %2, %3, %4, %5, %6, %7, "
-            "%8, %9, %10, %11, %12, %13, %14, %15, "
-            "%16, %17, %18, %19, %20, %21, %22, %23, "
-            "%24, %25, %26, %27, %28, %29, %30, %31, "
-            "%32, %33, %34, %35, %36, %37, %38, %39, "
-            "%40, %41, %42, %43, %44, %45, %46, %47, "
-            "%48, %49, %50, %51, %52, %53, %54, %55, "
-            "%56, %57, %58, %59, %60, %61, %62, %63}, "
-            "{%64, %65, %66, %67}, %68, p, 1, 1, 0;\n"
+            GMM_NAMES_32 ", " GMM_NAMES_FROM_32 "}, {%64, %65, %66, %67}, %68, p, 1, 1, %70;\n"
             "}\n"
             : GMM_REGISTERS_32(0), GMM_REGISTERS_32(8)
-            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(add)));
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(add)),
+              "n"(int(kAcross)));
     // clang-format on
 }
 
@@ -209,25 +206,7 @@ __device__ __forceinline__ void wgmma_m64n128k16(
 /// c if !add.
 __device__ __forceinline__ void wgmma_sums(
         float (&c)[16][4], const uint32_t (&a)[4], uint64_t b, bool add) {
-    // clang-format off
-    asm volatile(
-            "{\n"
-            ".reg .pred p;\n"
-            "setp.ne.b32 p, %69, 0;\n"
-            "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {"
-            "%0, %1, %2, %3, %4, %5, %6, %7, "
-            "%8, %9, %10, %11, %12, %13, %14, %15, "
-            "%16, %17, %18, %19, %20, %21, %22, %23, "
-            "%24, %25, %26, %27, %28, %29, %30, %31, "
-            "%32, %33, %34, %35, %36, %37, %38, %39, "
-            "%40, %41, %42, %43, %44, %45, %46, %47, "
-            "%48, %49, %50, %51, %52, %53, %54, %55, "
-            "%56, %57, %58, %59, %60, %61, %62, %63}, "
-            "{%64, %65, %66, %67}, %68, p, 1, 1, 1;\n"
-            "}\n"
-            : GMM_REGISTERS_32(0), GMM_REGISTERS_32(8)
-            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(add)));
-    // clang-format on
+    wgmma_m64n128k16<true>(c, a, b, add);
 }
 
 /// c (64 x 64) += a (64 x 16, in registers) b (16 x 64), likewise.
@@ -239,11 +218,7 @@ __device__ __forceinline__ void wgmma_sums(
             ".reg .pred p;\n"
             "setp.ne.b32 p, %37, 0;\n"
             "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {"
-            "%0, %1, %2, %3, %4, %5, %6, %7, "
-            "%8, %9, %10, %11, %12, %13, %14, %15, "
-            "%16, %17, %18, %19, %20, %21, %22, %23, "
-            "%24, %25, %26, %27, %28, %29, %30, %31}, "
-            "{%32, %33, %34, %35}, %36, p, 1, 1, 1;\n"
+            GMM_NAMES_32 "}, {%32, %33, %34, %35}, %36, p, 1, 1, 1;\n"
             "}\n"
             : GMM_REGISTERS_32(0)
             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(add)));
@@ -267,6 +242,8 @@ __device__ __forceinline__ void wgmma_sums(
     // clang-format on
 }
 
+#undef GMM_NAMES_FROM_32
+#undef GMM_NAMES_32
 #undef GMM_REGISTERS_32
 #undef GMM_REGISTERS_4
 
