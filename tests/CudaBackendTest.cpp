@@ -120,12 +120,13 @@ TEST_F(CudaBackendTest, NarrowDiagonalComponents) {
                 for (size_t at = 0; at < p.k * p.d; at++) {
                     const double n = expected.n_k[at / p.d];
                     const double mean = expected.sum_x[at] / n;
-                    // Without second halves it would be 1e-5 to 1e-4.
+                    // Second halves are summed where rounding Y may move a
+                    // mean by more; without any it is 0.009 to 0.019.
                     if (deviation < 0.02f) {
                         EXPECT_NEAR(
                                 pass.stats.sum_x[at] / pass.stats.n_k[at / p.d],
                                 mean,
-                                3e-6 * (1 + std::fabs(mean)));
+                                0.006 * deviation);
                     }
                     // A difference of sums, whose terms are added in fp32.
                     EXPECT_NEAR(
