@@ -50,6 +50,8 @@ void estimate_entries(
         const Sketch* __restrict sketches,
         size_t n,
         float own,
+        bool similarity,
+        float per_norm,
         const float* __restrict table,
         float* __restrict out) {
     for (size_t j = 0; j < n; j++) {
@@ -57,7 +59,9 @@ void estimate_entries(
         for (size_t t = 0; t < Sketch::kTerms; t++) {
             sum += sketches[j].weight[t] * table[sketches[j].partner[t]];
         }
-        out[j] = sum;
+        sum = similarity ? 2 - (2 - sum) * sketches[j].constant * per_norm
+                         : sum + sketches[j].constant;
+        out[j] = sum > 0 ? sum : 0;
     }
 }
 
@@ -468,15 +472,14 @@ void PairCells::estimate(
     const size_t known = std::min(end, sketches[list].size());
     const size_t n = known > begin ? known - begin : 0;
     std::fill(out + n, out + (end - begin), 0.0f);
-    const Sketch* s = sketches[list].data() + begin;
-    estimate_entries(s, n, own, table, out);
-    const float per_norm = norm2 > 0 ? 1 / std::sqrt(norm2) : 0;
-    for (size_t j = 0; j < n; j++) {
-        out[j] = std::max(
-                similarity ? 2 - (2 - out[j]) * s[j].constant * per_norm
-                           : out[j] + s[j].constant,
-                0.0f);
-    }
+    estimate_entries(
+            sketches[list].data() + begin,
+            n,
+            own,
+            similarity,
+            norm2 > 0 ? 1 / std::sqrt(norm2) : 0,
+            table,
+            out);
 }
 
 void PairCells::prefetch_sketches(size_t list, size_t begin, size_t end) const {

@@ -5,7 +5,8 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <vector>
+
+#include "faiss_ext/impl/GrowingArray.h"
 
 namespace faiss_ext {
 
@@ -30,11 +31,11 @@ public:
     /// Numbers are given out in order: 0, 1, 2, ...
     void push(const float* keys, size_t n) {
         const size_t old = next.size();
-        next.resize(old + n);
+        int32_t* after = next.grow(n);
         for (size_t j = 0; j < n; j++) {
             const int32_t bucket =
                     std::clamp(key_of(keys[j]) - base, 0, kBuckets - 1);
-            next[old + j] = first[bucket];
+            after[j] = first[bucket];
             first[bucket] = int32_t(old + j);
             cursor = std::min(cursor, bucket);
         }
@@ -62,7 +63,7 @@ private:
     }
 
     std::array<int32_t, kBuckets> first; ///< number, -1: none
-    std::vector<int32_t> next;           ///< of each number
+    GrowingArray<int32_t> next;          ///< of each number
     int32_t base = 0;                    ///< of bucket 0
     int32_t cursor = 0;                  ///< nothing below
 };

@@ -52,9 +52,9 @@ void CellRanker::start(
     progress = Progress();
     pool.clear();
     homes_left = more_homes();
-    tau = posterior ? predict(*std::min_element(
-                              home_distances.begin(), home_distances.end()))
-                    : 0;
+    tau = posterior
+            ? predict(smallest(home_distances.data(), home_distances.size()))
+            : 0;
     queue.start(posterior ? kHighestKey : farthest);
 }
 
@@ -68,7 +68,7 @@ bool CellRanker::more_homes() {
     }
     // of the nearest few from a graph the farthest is not far
     farthest = (coarse->by_graph() ? 64 : 2) *
-            *std::max_element(home_distances.begin(), home_distances.end());
+            largest(home_distances.data(), home_distances.size());
     homes.start(farthest);
     homes.push(home_distances.data(), home_distances.size());
     return true;
@@ -81,28 +81,33 @@ void CellRanker::score_home(size_t list) {
     if (list_size == 0) {
         return;
     }
+    const float* variance = &cells.variance[list * (L + 1)];
+    const uint32_t* offset = cells.list_offsets(list);
+    for (size_t l = 0; l <= L; l += 16) { // used only after the scores
+        __builtin_prefetch(variance + l);
+        __builtin_prefetch(offset + l);
+    }
     coarse->need(cells.partners(list), cells.n_partners);
     cells.score(list, coarse->distances, similarity, scores.data());
     const float* key = scores.data();
-    const float* variance = &cells.variance[list * (L + 1)];
     if (posterior) {
         posterior_keys(scores.data(), variance, tau, L + 1, keys.data());
         key = keys.data();
     }
     progress.n_cell_scores += L;
-    const uint32_t* offset = cells.list_offsets(list);
     const size_t old = pool.size();
-    pool.resize(old + L + 1);
-    Cell* cell = &pool[old];
+    Cell* cell = pool.grow(L + 1);
+    size_t n = 0;
     for (size_t l = 0; l <= L; l++) {
         const uint32_t end = l < L ? offset[l + 1] : uint32_t(list_size);
         if (end > offset[l]) {
-            keys[cell - &pool[old]] = key[l];
-            *cell++ = {uint32_t(list), offset[l], end, scores[l], variance[l]};
+            keys[n] = key[l];
+            cell[n++] = {
+                    uint32_t(list), offset[l], end, scores[l], variance[l]};
         }
     }
-    pool.resize(cell - pool.data());
-    queue.push(keys.data(), pool.size() - old);
+    pool.shrink(old + n);
+    queue.push(keys.data(), n);
 }
 
 void CellRanker::extend(size_t entries_wanted) {

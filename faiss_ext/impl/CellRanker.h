@@ -9,6 +9,7 @@
 
 #include "faiss_ext/PairCells.h"
 #include "faiss_ext/impl/BucketQueue.h"
+#include "faiss_ext/impl/GrowingArray.h"
 #include "faiss_ext/impl/QueryCoarse.h"
 
 namespace faiss_ext {
@@ -99,7 +100,7 @@ private:
         float variance;
     };
     BucketQueue queue; ///< of the pool
-    std::vector<Cell> pool;
+    GrowingArray<Cell> pool;
 
     std::vector<float> scores, keys;
 };

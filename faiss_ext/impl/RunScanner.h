@@ -138,6 +138,7 @@ struct RunScanner {
         for (size_t b = 0; b < bytes; b += 64) {
             __builtin_prefetch(code + b);
         }
+        __builtin_prefetch(in_memory->ids[run.list].data() + run.begin);
     }
     static constexpr size_t kPrefetched = 6; ///< runs ahead
     static constexpr size_t kPrefetchedBytes = 1024;

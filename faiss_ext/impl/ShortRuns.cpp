@@ -37,9 +37,7 @@ bool ShortRuns::take(
     if (n >= (flat ? kFlatRun : pq ? kPQRun : 0)) {
         return false;
     }
-    const size_t old = vectors.size();
-    vectors.resize(old + n * d);
-    float* x = &vectors[old];
+    float* x = vectors.grow(n * d);
     if (flat) {
         memcpy(x, codes, n * d * sizeof(float));
     } else {

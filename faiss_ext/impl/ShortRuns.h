@@ -8,6 +8,7 @@
 #include <faiss/IndexIVFFlat.h>
 #include <faiss/IndexIVFPQ.h>
 
+#include "faiss_ext/impl/GrowingArray.h"
 #include "faiss_ext/impl/faiss_compat.h"
 
 namespace faiss_ext {
@@ -52,7 +53,7 @@ private:
     const float* means = nullptr;
     faiss::IndexIVFFlat vectors_index; ///< makes the scanner
     std::unique_ptr<faiss::InvertedListScanner> scanner;
-    std::vector<float> vectors;
+    GrowingArray<float> vectors;
     std::vector<idx_t> ids;
 };
 

@@ -1,6 +1,6 @@
 #include "faiss_ext/impl/SketchRanker.h"
 
-#include <algorithm>
+#include "faiss_ext/impl/simd.h"
 
 namespace faiss_ext {
 
@@ -11,7 +11,7 @@ namespace {
 /// twice the cells for 1 % fewer.
 constexpr size_t kHomesFactor = 4;
 /// Runs of sketches fetched ahead.
-constexpr size_t kPrefetched = 4;
+constexpr size_t kPrefetched = 8;
 
 } // namespace
 
@@ -40,8 +40,7 @@ const float* SketchRanker::table_of(size_t list) {
     if (table_query[list] != query) {
         table_query[list] = query;
         table_slot[list] = uint32_t(tables.size() / width);
-        tables.resize(tables.size() + width);
-        cells.make_table(list, distances, &tables[tables.size() - width]);
+        cells.make_table(list, distances, tables.grow(width));
     }
     return &tables[table_slot[list] * width];
 }
@@ -54,11 +53,10 @@ void SketchRanker::look_into_cells() {
     if (n == 0) {
         return;
     }
-    const size_t old = pool.size();
-    pool.resize(old + n);
-    estimates.resize(n);
-    Place* place = &pool[old];
-    float* estimate = estimates.data();
+    const bool first = pool.size() == 0;
+    Place* place = pool.grow(n);
+    estimates.clear();
+    float* estimate = estimates.grow(n);
     for (size_t r = 0; r < cell_runs.size(); r++) {
         if (r + kPrefetched < cell_runs.size()) {
             const Run& ahead = cell_runs[r + kPrefetched];
@@ -77,9 +75,8 @@ void SketchRanker::look_into_cells() {
             *place++ = {run.list, j, *estimate++};
         }
     }
-    if (old == 0) {
-        progress.first_score =
-                *std::min_element(estimates.begin(), estimates.end());
+    if (first) {
+        progress.first_score = smallest(estimates.data(), n);
     }
     queue.push(estimates.data(), n);
     progress.n_sketch_scores += n;

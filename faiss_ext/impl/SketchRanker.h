@@ -6,6 +6,7 @@
 
 #include "faiss_ext/impl/BucketQueue.h"
 #include "faiss_ext/impl/CellRanker.h"
+#include "faiss_ext/impl/GrowingArray.h"
 
 namespace faiss_ext {
 
@@ -50,11 +51,11 @@ private:
     /// Of the query, PairCells::make_table's; computed at the first call.
     const float* table_of(size_t list);
 
-    BucketQueue queue;       ///< of the pool, by estimate
-    std::vector<Place> pool; ///< those handed out too
+    BucketQueue queue;        ///< of the pool, by estimate
+    GrowingArray<Place> pool; ///< those handed out too
     std::vector<Run> cell_runs;
-    std::vector<float> estimates;
-    std::vector<float> tables;        ///< of the lists looked into
+    GrowingArray<float> estimates;
+    GrowingArray<float> tables;       ///< of the lists looked into
     std::vector<uint32_t> table_slot; ///< of each list
     std::vector<uint32_t> table_query;
     uint32_t query = 0; ///< lists with another number have no table yet

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstddef>
+
 /// Compiled for AVX-512, AVX2 and the baseline, and chosen when the program
 /// is loaded; the loops inside are left to the compiler's vectoriser.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
@@ -10,3 +12,11 @@
 #else
 #define FAISS_EXT_SIMD_CLONES
 #endif
+
+namespace faiss_ext {
+
+/// Of n >= 1 numbers.
+float smallest(const float* x, size_t n);
+float largest(const float* x, size_t n);
+
+} // namespace faiss_ext
