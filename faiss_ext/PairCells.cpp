@@ -79,105 +79,109 @@ size_t nearest_cell(size_t L, float a, const float* g, const float* uv) {
     return best;
 }
 
-/// left[l] = uv[l] - sum_t w_t gram[s_t][l]; returns the l that is not chosen
-/// yet and explains most: argmax left^2 / |v_l|^2.
+/** One term of a pursuit, s: its row of the basis, orthonormal to the t before
+ * it,
+ *
+ *     basis_t = (gram_s - sum_i basis_i[s] basis_i) / norm,
+ *
+ * and what is left of all u.v_l without it, left -= y basis_t. Returns y, the
+ * part of u along it; 0, and left as it was, if it depends on those before.
+ */
 FAISS_EXT_SIMD_CLONES
-void explained(
+float add_term(
         size_t P,
-        size_t terms,
-        const float* __restrict uv,
+        size_t t,
+        size_t s,
         const float* __restrict gram,
-        const float* __restrict inverse_gap,
-        const uint8_t* chosen,
-        const float* weights,
+        float* __restrict basis,
         float* __restrict left) {
+    float* row = basis + t * P;
     for (size_t l = 0; l < P; l++) {
-        left[l] = uv[l];
+        row[l] = gram[s * P + l];
     }
-    for (size_t t = 0; t < terms; t++) {
-        const float* row = gram + size_t(chosen[t]) * P;
-        const float w = weights[t];
+    for (size_t i = 0; i < t; i++) {
+        const float* before = basis + i * P;
+        const float c = before[s];
         for (size_t l = 0; l < P; l++) {
-            left[l] -= w * row[l];
+            row[l] -= c * before[l];
         }
     }
+    if (!(row[s] > 1e-4f * gram[s * P + s])) {
+        return 0;
+    }
+    const float scale = 1 / std::sqrt(row[s]);
+    const float y = left[s] * scale;
     for (size_t l = 0; l < P; l++) {
-        left[l] = left[l] * left[l] * inverse_gap[l];
+        row[l] *= scale;
+        left[l] -= y * row[l];
     }
-    for (size_t t = 0; t < terms; t++) {
-        left[chosen[t]] = 0;
-    }
+    return y;
 }
 
-/** The weights of the chosen terms that leave the least error: gram w = uv on
- * them, by a Cholesky factor that grows with each term. */
-struct Weights {
-    static constexpr size_t T = Sketch::kTerms;
-    double factor[T][T], inverse[T] /* of its diagonal */, solved[T];
-
-    /// Adds chosen[t] to the t terms before it. False, and nothing changed, if
-    /// it is linearly dependent on them.
-    bool add(
-            size_t P,
-            size_t t,
-            const float* uv,
-            const float* gram,
-            const uint8_t* chosen,
-            float* weights) {
-        const float* row = gram + size_t(chosen[t]) * P;
-        double left = row[chosen[t]], y = uv[chosen[t]];
-        for (size_t i = 0; i < t; i++) {
-            double s = row[chosen[i]];
-            for (size_t l = 0; l < i; l++) {
-                s -= factor[t][l] * factor[i][l];
-            }
-            factor[t][i] = s * inverse[i];
-            left -= factor[t][i] * factor[t][i];
-            y -= factor[t][i] * solved[i];
-        }
-        if (!(left > 1e-4 * row[chosen[t]])) {
-            return false;
-        }
-        inverse[t] = 1 / std::sqrt(left);
-        solved[t] = y * inverse[t];
-        double w[T];
-        for (size_t i = t + 1; i-- > 0;) {
-            w[i] = solved[i];
-            for (size_t l = i + 1; l <= t; l++) {
-                w[i] -= factor[l][i] * w[l];
-            }
-            w[i] *= inverse[i];
-            weights[i] = float(w[i]);
-        }
-        return true;
-    }
-};
-
-/// Returns the number of terms chosen.
-size_t matching_pursuit(
+/// left^2 / |v_l|^2: how much of |u|^2 a next term would explain. Returns the
+/// most.
+FAISS_EXT_SIMD_CLONES
+float explained(
         size_t P,
-        const float* uv,
-        const float* gram,
-        const float* inverse_gap,
-        float* left,
-        uint8_t* chosen,
-        float* weights) {
-    Weights solver;
-    size_t terms = 0;
-    while (terms < std::min(Sketch::kTerms, P)) {
-        explained(P, terms, uv, gram, inverse_gap, chosen, weights, left);
-        const size_t best = std::max_element(left, left + P) - left;
-        if (!(left[best] > 0)) {
-            break;
-        }
-        chosen[terms] = uint8_t(best);
-        if (!solver.add(P, terms, uv, gram, chosen, weights)) {
-            break; // the weights are still those of the terms before
-        }
-        terms++;
+        const float* __restrict left,
+        const float* __restrict inverse_gap,
+        float* __restrict out) {
+    float most = 0;
+    for (size_t l = 0; l < P; l++) {
+        out[l] = left[l] * left[l] * inverse_gap[l];
+        most = out[l] > most ? out[l] : most;
     }
-    return terms;
+    return most;
 }
+
+/// Orthogonal matching pursuit of one vector; memory for many.
+class Pursuit {
+public:
+    Pursuit(size_t partners, const float* gram_in, const float* inverse_gap_in)
+            : P(partners), gram(gram_in), inverse_gap(inverse_gap_in), left(P),
+              gain(P), basis(Sketch::kTerms * P) {}
+
+    /// Returns the number of terms chosen.
+    size_t operator()(const float* uv, uint8_t* chosen, float* weights) {
+        left.assign(uv, uv + P);
+        float y[Sketch::kTerms];
+        size_t terms = 0;
+        while (terms < std::min(Sketch::kTerms, P)) {
+            for (size_t t = 0; t < terms; t++) {
+                left[chosen[t]] = 0; // but for rounding it is
+            }
+            const float most =
+                    explained(P, left.data(), inverse_gap, gain.data());
+            if (!(most > 0)) {
+                break;
+            }
+            const size_t best =
+                    std::find(gain.begin(), gain.end(), most) - gain.begin();
+            y[terms] =
+                    add_term(P, terms, best, gram, basis.data(), left.data());
+            if (y[terms] == 0) {
+                break;
+            }
+            chosen[terms++] = uint8_t(best);
+        }
+        // gram on the chosen is L L^T with L[t][i] = basis_i[chosen_t]
+        for (size_t i = terms; i-- > 0;) {
+            const float* row = &basis[i * P];
+            float w = y[i];
+            for (size_t t = i + 1; t < terms; t++) {
+                w -= row[chosen[t]] * weights[t];
+            }
+            weights[i] = w / row[chosen[i]];
+        }
+        return terms;
+    }
+
+private:
+    const size_t P;
+    const float* const gram;        ///< v_s . v_l, size P * P
+    const float* const inverse_gap; ///< 1 / |v_l|^2; 0: not to be chosen
+    std::vector<float> left, gain, basis;
+};
 
 constexpr size_t kMinPartners = 64;
 constexpr size_t kSketchPartners = 256; ///< what a Sketch can name
@@ -341,21 +345,15 @@ void PairCells::sketch(
     const float* g = &gap[list * stride];
     std::vector<float> gram(P * P); // v_s . v_l
     gmm::sgemm("T", P, P, d, v.data(), d, v.data(), d, 0, gram.data(), P);
-    std::vector<float> inverse_gap(P), left(P);
+    std::vector<float> inverse_gap(P);
     for (size_t l = 0; l < P; l++) {
         inverse_gap[l] = g[l] > 1e-6f * g[P - 1] ? 1 / g[l] : 0;
     }
+    Pursuit pursuit(P, gram.data(), inverse_gap.data());
     for (size_t r = 0; r < n; r++) {
         const float* uvr = uv + r * stride;
         float weights[Sketch::kTerms];
-        const size_t terms = matching_pursuit(
-                P,
-                uvr,
-                gram.data(),
-                inverse_gap.data(),
-                left.data(),
-                out[r].partner,
-                weights);
+        const size_t terms = pursuit(uvr, out[r].partner, weights);
         float pp = 0, up = 0, wg = 0;
         for (size_t t = 0; t < Sketch::kTerms; t++) {
             if (t >= terms) {
