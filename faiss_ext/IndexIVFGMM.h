@@ -42,8 +42,7 @@ struct IVFGMM {
      * vectors of the best cells, whichever lists they are in: the cost of
      * nprobe lists, and more recall. `sketch` computes fewer distances for
      * it, since its scores are paid from the same budget, but 2 k at least
-     * where nprobe lists hold so many. With nprobe = nlist all is searched,
-     * but for what a graph over the means (_HNSW) does not find. */
+     * where nprobe lists hold so many. With nprobe = nlist all is searched. */
     ProbeOrder probe_order = ProbeOrder::calibrated;
     /** In (0, 1]. Below 1 a query stops once this share of its neighbours is
      * expected to be found (needs the calibration that adding does); nprobe

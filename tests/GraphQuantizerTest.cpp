@@ -95,18 +95,48 @@ TEST(GraphQuantizer, EveryListIsReached) {
     const Vectors q = sift_queries(20);
     SearchParametersIVFGMM params;
     params.probe_order = ProbeOrder::cell_distance;
-    params.nprobe = kLists - 1;
-    // k = ntotal shows every vector that was scanned
-    const Found found = find(*index, q, kStored, &params);
-    const double scanned = found.ids.size() -
-            std::count(found.ids.begin(), found.ids.end(), idx_t(-1));
-    const double budget = double(kStored) * (kLists - 1) / kLists;
-    EXPECT_GE(scanned / q.n, std::floor(budget));
-    for (size_t i = 0; i < q.n; i++) {
-        std::set<idx_t> ids(
-                &found.ids[i * kStored], &found.ids[(i + 1) * kStored]);
-        ids.erase(-1);
-        ASSERT_GE(ids.size(), std::floor(budget)); // none twice
+    for (size_t nprobe : {kLists - 1, kLists}) {
+        SCOPED_TRACE(nprobe);
+        params.nprobe = nprobe;
+        // k = ntotal shows every vector that was scanned
+        const Found found = find(*index, q, kStored, &params);
+        const double scanned = found.ids.size() -
+                std::count(found.ids.begin(), found.ids.end(), idx_t(-1));
+        const double budget = double(kStored) * nprobe / kLists;
+        EXPECT_GE(scanned / q.n, std::floor(budget));
+        for (size_t i = 0; i < q.n; i++) {
+            std::set<idx_t> ids(
+                    &found.ids[i * kStored], &found.ids[(i + 1) * kStored]);
+            ids.erase(-1);
+            ASSERT_GE(ids.size(), std::floor(budget)); // none twice
+        }
+    }
+}
+
+/// The graph is asked as FAISS's own parameters say.
+TEST(GraphQuantizer, TakesTheGraphsParameters) {
+    auto index = graph_index(faiss::METRIC_L2);
+    const Vectors q = sift_queries(50);
+    auto distances = [](const auto& stats) { // n3 before FAISS 1.8
+        if constexpr (requires { stats.n3; }) {
+            return stats.n3;
+        } else {
+            return stats.ndis;
+        }
+    };
+    auto efforts = [&](ProbeOrder order, int efSearch) {
+        faiss::SearchParametersHNSW graph;
+        graph.efSearch = efSearch;
+        SearchParametersIVFGMM params;
+        params.probe_order = order;
+        params.nprobe = 2;
+        params.quantizer_params = &graph;
+        faiss::hnsw_stats.reset();
+        find(*index, q, 10, &params);
+        return distances(faiss::hnsw_stats);
+    };
+    for (ProbeOrder order : {ProbeOrder::distance, ProbeOrder::sketch}) {
+        EXPECT_GT(efforts(order, 800), efforts(order, 2)) << to_string(order);
     }
 }
 

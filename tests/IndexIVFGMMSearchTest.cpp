@@ -292,6 +292,33 @@ TEST(IndexIVFGMMSearch, BatchesThreadsAndSingleQueriesAgree) {
     omp_set_num_threads(threads);
 }
 
+/// Searches once more when the main thread's own objects are gone.
+struct SearchesAtExit {
+    std::unique_ptr<faiss::Index> index;
+    std::vector<float> query;
+
+    ~SearchesAtExit() {
+        if (index) {
+            float distance = -1;
+            idx_t id = -1;
+            index->search(1, query.data(), 1, &distance, &id);
+            if (id < 0) {
+                std::_Exit(3);
+            }
+        }
+    }
+} at_exit;
+
+TEST(IndexIVFGMMSearch, DestructorsOfGlobalObjectsMaySearch) {
+    auto index = std::make_unique<IndexIVFFlatGMM>(base().d, kLists);
+    index->train(base().n, base().x.data());
+    index->add(base().n, base().x.data());
+    find(*index, queries(), 10);
+    at_exit.query.assign(
+            queries().x.begin(), queries().x.begin() + queries().d);
+    at_exit.index = std::move(index);
+}
+
 TEST(IndexIVFGMMSearch, WhatIsNotThereIsMinusOne) {
     auto index = filled(rows_of(base(), 0, 100), 8);
     for (size_t nprobe : {1, 8}) {

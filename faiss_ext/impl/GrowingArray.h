@@ -15,18 +15,22 @@ template <class T>
 class GrowingArray {
 public:
     GrowingArray() {
-        if (!spare().empty()) {
-            items = std::move(spare().back());
-            spare().pop_back();
+        std::vector<std::vector<T>>* spare = spares();
+        if (spare && !spare->empty()) {
+            items = std::move(spare->back());
+            spare->pop_back();
         }
     }
     GrowingArray(GrowingArray&& other) noexcept
             : items(std::move(other.items)), n(std::exchange(other.n, 0)) {}
     GrowingArray& operator=(GrowingArray&&) = delete;
     ~GrowingArray() {
-        if (!items.empty() && items.size() * sizeof(T) <= kSpareBytes &&
-            spare().size() < kSpares) {
-            spare().push_back(std::move(items));
+        if (items.empty() || items.size() * sizeof(T) > kSpareBytes) {
+            return;
+        }
+        std::vector<std::vector<T>>* spare = spares();
+        if (spare && spare->size() < kSpares) {
+            spare->push_back(std::move(items));
         }
     }
 
@@ -58,13 +62,26 @@ private:
     static constexpr size_t kSpareBytes = size_t(1) << 20;
     static constexpr size_t kSpares = 8;
 
-    static std::vector<std::vector<T>>& spare() {
-        thread_local std::vector<std::vector<T>> arrays = [] {
-            std::vector<std::vector<T>> none;
-            none.reserve(kSpares);
-            return none;
-        }();
-        return arrays;
+    struct Spares {
+        std::vector<std::vector<T>> arrays;
+
+        Spares() {
+            arrays.reserve(kSpares);
+        }
+        ~Spares() {
+            gone = true;
+        }
+    };
+    /// Never destroyed, as what is initialised by a constant is.
+    static inline thread_local bool gone = false;
+
+    /// nullptr once the thread ends: destructors that come later may search.
+    static std::vector<std::vector<T>>* spares() {
+        if (gone) {
+            return nullptr;
+        }
+        thread_local Spares spares;
+        return &spares.arrays;
     }
 
     std::vector<T> items;

@@ -17,9 +17,11 @@ constexpr size_t kMostAsked = 1024;
 
 } // namespace
 
-QueryCoarse::QueryCoarse(const faiss::IndexIVF& ivf_in)
+QueryCoarse::QueryCoarse(
+        const faiss::IndexIVF& ivf_in, const faiss::SearchParameters* params)
         : ivf(ivf_in),
-          means(hnsw_of(ivf_in) ? hnsw_of(ivf_in)->get_xb() : nullptr) {
+          means(hnsw_of(ivf_in) ? hnsw_of(ivf_in)->get_xb() : nullptr),
+          graph_params(params) {
     if (by_graph()) {
         own.resize(ivf.nlist);
         known.resize(ivf.nlist);
@@ -65,7 +67,12 @@ bool QueryCoarse::more_lists(std::vector<uint32_t>& lists) {
         found.resize(n_asked);
         found_distances.resize(n_asked);
         ivf.quantizer->search(
-                1, query, n_asked, found_distances.data(), found.data());
+                1,
+                query,
+                n_asked,
+                found_distances.data(),
+                found.data(),
+                graph_params);
         for (idx_t i : found) {
             if (i >= 0 && given[i] != stamp) {
                 given[i] = stamp;

@@ -17,7 +17,10 @@ namespace faiss_ext {
  */
 class QueryCoarse {
 public:
-    explicit QueryCoarse(const faiss::IndexIVF& ivf);
+    /// @param params  of the graph's search, or nullptr
+    explicit QueryCoarse(
+            const faiss::IndexIVF& ivf,
+            const faiss::SearchParameters* params = nullptr);
 
     /// Whether the distances come through a graph.
     bool by_graph() const {
@@ -43,6 +46,7 @@ public:
 private:
     const faiss::IndexIVF& ivf;
     const float* const means; ///< behind the graph, or nullptr
+    const faiss::SearchParameters* const graph_params;
     const float* query = nullptr;
     float scale = 0;        ///< METRIC_INNER_PRODUCT: 2 / |q|
     size_t n_asked = 0;     ///< of the graph

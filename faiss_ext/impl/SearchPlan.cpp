@@ -43,6 +43,7 @@ SearchPlan make_plan(
         p.nprobe = base->nprobe;
         p.max_codes = base->max_codes;
         p.sel = base->sel;
+        p.quantizer_params = base->quantizer_params;
         if (auto own = dynamic_cast<const SearchParametersIVFGMM*>(params)) {
             p.probe_order = own->probe_order;
             p.probe_mass = own->probe_mass;
@@ -64,6 +65,7 @@ SearchPlan make_plan(
 
     SearchPlan plan;
     plan.sel = p.sel;
+    plan.quantizer_params = p.quantizer_params;
     plan.max_codes = p.max_codes;
     plan.order = p.probe_order;
     plan.probe_mass = p.probe_mass;

@@ -14,6 +14,7 @@ struct SearchPlan {
     size_t budget = 0;                       ///< cell orders: entries
     size_t max_codes = 0;                    ///< 0: no cap
     const faiss::IDSelector* sel = nullptr;
+    const faiss::SearchParameters* quantizer_params = nullptr;
 
     bool by_cells() const {
         return order == ProbeOrder::cell_distance ||

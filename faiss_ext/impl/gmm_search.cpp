@@ -299,8 +299,20 @@ void for_each_query(
         if (by_cells && !by_graph) {
             coarse_distances(ivf, nb, xb, coarse.data());
         } else if (!by_cells) {
-            const faiss::Index& quantizer = policy ? *policy : *ivf.quantizer;
-            quantizer.search(nb, xb, plan.nprobe, coarse.data(), keys.data());
+            // A graph does not find all lists.
+            const faiss::Index* const behind =
+                    plan.nprobe >= nlist ? hnsw_of(ivf) : nullptr;
+            const faiss::Index& quantizer = policy ? *policy
+                    : behind                       ? *behind
+                                                   : *ivf.quantizer;
+            quantizer.search(
+                    nb,
+                    xb,
+                    plan.nprobe,
+                    coarse.data(),
+                    keys.data(),
+                    &quantizer == ivf.quantizer ? plan.quantizer_params
+                                                : nullptr);
         }
         const double t1 = faiss::getmillisecs();
 
@@ -311,7 +323,7 @@ void for_each_query(
         {
             RunScanner scanner(ivf, plan, store_pairs);
             ListSearcher by_list(gmm, nlist);
-            QueryCoarse of_query(ivf);
+            QueryCoarse of_query(ivf, plan.quantizer_params);
             RankedSearcher by_cell(
                     ivf, gmm, plan, CellRanker(gmm.cells, *ivf.invlists));
             RankedSearcher by_sketch(

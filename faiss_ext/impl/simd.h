@@ -3,8 +3,10 @@
 #include <cstddef>
 
 /// Compiled for AVX-512, AVX2 and the baseline, and chosen when the program
-/// is loaded; the loops inside are left to the compiler's vectoriser.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+/// is loaded; the loops inside are left to the compiler's vectoriser. Not under
+/// ThreadSanitizer, which is not there yet when they are chosen.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
+        !defined(__SANITIZE_THREAD__)
 #define FAISS_EXT_SIMD_CLONES                                                \
     __attribute__((                                                          \
             target_clones("arch=skylake-avx512", "arch=haswell", "default"), \
