@@ -126,6 +126,7 @@ TEST(IndexIVFGMMErrors, TheMetricIsOneOfTwo) {
 TEST(IndexIVFGMMErrors, VectorsGoToListsThatThereAre) {
     auto index = calibrated();
     std::vector<idx_t> lists(base().n, 3);
+    [[maybe_unused]] void* const inverted_list_context = nullptr;
     for (idx_t wrong : {idx_t(kLists), idx_t(-2)}) {
         lists[2500] = wrong;
         expect_refused(
@@ -133,7 +134,10 @@ TEST(IndexIVFGMMErrors, VectorsGoToListsThatThereAre) {
                 {"coarse_idx[2500] = " + std::to_string(wrong), "of 16"},
                 [&] {
                     index->add_core(
-                            base().n, base().x.data(), nullptr, lists.data());
+                            base().n,
+                            base().x.data(),
+                            nullptr,
+                            lists.data() FAISS_EXT_ADD_CORE_TAIL);
                 });
     }
 }
