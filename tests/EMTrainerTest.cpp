@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include <cmath>
-#include <filesystem>
 #include <fstream>
 #include <limits>
 #include <mutex>
@@ -14,6 +13,7 @@
 
 #include "ExpectInvalid.h"
 #include "RealData.h"
+#include "TemporaryFolder.h"
 
 using gmm::Covariance;
 using gmm::EStep;
@@ -476,8 +476,8 @@ struct WatchedSource : gmm::VectorSource {
 } // namespace
 
 TEST(EMTrainer, TrainsFromAFileInAFractionOfItsSize) {
-    const std::string path = std::filesystem::temp_directory_path() /
-            ("EMTrainerTest." + std::to_string(getpid()) + ".fbin");
+    const TemporaryFolder folder;
+    const std::string path = folder.file("rows.fbin");
     const uint32_t header[] = {400'000, 128};
     {
         const RealData data = sift(20'000);
@@ -491,7 +491,6 @@ TEST(EMTrainer, TrainsFromAFileInAFractionOfItsSize) {
         ASSERT_TRUE(file.good());
     }
     const auto source = gmm::file_source(path);
-    std::filesystem::remove(path);
     const WatchedSource watched(*source);
     TrainingOptions options;
     options.niter = 1;

@@ -16,8 +16,7 @@
 #include <faiss/impl/io.h>
 #include <faiss/index_factory.h>
 #include <faiss/index_io.h>
-#include <unistd.h>
-
+#include "TemporaryFolder.h"
 #include "TestData.h"
 #include "faiss_ext/IndexGMM.h"
 #include "faiss_ext/IndexIVFGMM.h"
@@ -345,33 +344,16 @@ TEST(IndexIO, SeveralIndexesInOneStream) {
     }
 }
 
-struct TemporaryFile {
-    std::string name;
-
-    TemporaryFile() {
-        std::string pattern =
-                (std::filesystem::temp_directory_path() / "faiss_ext_XXXXXX")
-                        .string();
-        const int fd = mkstemp(pattern.data());
-        EXPECT_GE(fd, 0);
-        close(fd);
-        name = pattern;
-    }
-    ~TemporaryFile() {
-        std::filesystem::remove(name);
-    }
-};
-
 TEST(IndexIO, Files) {
-    TemporaryFile file;
+    const TemporaryFolder folder;
+    const std::string file = folder.file("index");
     auto index = make("PCAR64,GMM32,SQ8");
-    faiss_ext::write_index(index.get(), file.name.c_str());
-    std::unique_ptr<faiss::Index> back(
-            faiss_ext::read_index(file.name.c_str()));
+    faiss_ext::write_index(index.get(), file.c_str());
+    std::unique_ptr<faiss::Index> back(faiss_ext::read_index(file.c_str()));
     EXPECT_EQ(search(*back), search(*index));
-    EXPECT_EQ(std::filesystem::file_size(file.name), written(*index).size());
+    EXPECT_EQ(std::filesystem::file_size(file), written(*index).size());
     std::unique_ptr<faiss::Index> mapped(
-            faiss_ext::read_index(file.name.c_str(), faiss::IO_FLAG_MMAP));
+            faiss_ext::read_index(file.c_str(), faiss::IO_FLAG_MMAP));
     EXPECT_NE(extract_gmm(mapped.get()), nullptr);
     EXPECT_EQ(search(*mapped), search(*index));
     // Read-only: what would change the lists says so, and changes nothing.
@@ -380,9 +362,8 @@ TEST(IndexIO, Files) {
     EXPECT_FAISS_ERROR(extract_gmm(mapped.get())->optimize(), "IO_FLAG_MMAP");
     EXPECT_EQ(search(*mapped), search(*index));
 
-    std::filesystem::resize_file(
-            file.name, std::filesystem::file_size(file.name) - 1);
-    EXPECT_FAISS_ERROR(faiss_ext::read_index(file.name.c_str()), file.name);
+    std::filesystem::resize_file(file, std::filesystem::file_size(file) - 1);
+    EXPECT_FAISS_ERROR(faiss_ext::read_index(file.c_str()), file);
     EXPECT_THROW(faiss_ext::read_index("/no/such/file"), faiss::FaissException);
     EXPECT_THROW(
             faiss_ext::write_index(index.get(), "/no/such/file"),

@@ -1,15 +1,14 @@
 #include "VectorSource.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <cstring>
-#include <filesystem>
 #include <fstream>
 #include <limits>
 
 #include "ExpectInvalid.h"
+#include "TemporaryFolder.h"
 
 using gmm::ElementType;
 using gmm::file_source;
@@ -18,20 +17,11 @@ using gmm::VectorSource;
 
 namespace {
 
-/// A folder of its own for each test.
 struct VectorSourceTest : testing::Test {
-    std::filesystem::path folder = std::filesystem::temp_directory_path() /
-            ("VectorSourceTest." + std::to_string(getpid()));
-
-    VectorSourceTest() {
-        std::filesystem::create_directories(folder);
-    }
-    ~VectorSourceTest() override {
-        std::filesystem::remove_all(folder);
-    }
+    TemporaryFolder folder;
 
     std::string write(const std::string& name, const std::string& bytes) {
-        const std::string path = folder / name;
+        const std::string path = folder.file(name);
         std::ofstream(path, std::ios::binary) << bytes;
         return path;
     }
@@ -218,8 +208,8 @@ TEST_F(VectorSourceTest, RejectsFilesThatAreNotWhatTheySay) {
         EXPECT_INVALID(file_source(path), c.expected);
         EXPECT_INVALID(file_source(path), c.name);
     }
-    EXPECT_INVALID(file_source(folder / "absent.fbin"), "absent.fbin");
-    EXPECT_INVALID(file_source(folder), "not a regular file");
+    EXPECT_INVALID(file_source(folder.file("absent.fbin")), "absent.fbin");
+    EXPECT_INVALID(file_source(folder.path), "not a regular file");
 }
 
 TEST_F(VectorSourceTest, RejectsAVectorOfAnotherDimensionWhenItIsRead) {

@@ -44,25 +44,7 @@ void squared_distances(
         size_t d,
         size_t n,
         float* __restrict out) {
-    size_t i = 0;
-    for (; i + 4 <= n; i += 4) { // sums that do not wait for one another
-        const float* m = means + i * d;
-        float sum[4] = {};
-        for (size_t j = 0; j < d; j++) {
-            const float t0 = q[j] - m[j];
-            const float t1 = q[j] - m[d + j];
-            const float t2 = q[j] - m[2 * d + j];
-            const float t3 = q[j] - m[3 * d + j];
-            sum[0] += t0 * t0;
-            sum[1] += t1 * t1;
-            sum[2] += t2 * t2;
-            sum[3] += t3 * t3;
-        }
-        for (size_t l = 0; l < 4; l++) {
-            out[i + l] = sum[l];
-        }
-    }
-    for (; i < n; i++) {
+    for (size_t i = 0; i < n; i++) {
         float sum = 0;
         for (size_t j = 0; j < d; j++) {
             const float t = q[j] - means[i * d + j];

@@ -202,8 +202,7 @@ __device__ __forceinline__ void wgmma_m64n128k16(
     // clang-format on
 }
 
-/// c (64 x 128) += a (64 x 16, in registers) b (16 x 128), or without
-/// c if !add.
+/// c (64 x 128) = a (64 x 16, in registers) b (16 x 128), plus c if add.
 __device__ __forceinline__ void wgmma_sums(
         float (&c)[16][4], const uint32_t (&a)[4], uint64_t b, bool add) {
     wgmma_m64n128k16<true>(c, a, b, add);
