@@ -113,31 +113,71 @@ TEST_F(CudaDenseTest, NarrowComponentsAmongWideOnes) {
 }
 
 /// Narrow components whose rows need hundreds of wide ones as well: the dense
-/// path must notice that first halves do not do.
+/// path must notice that first halves do not do, before most of its rows where
+/// such components are many, afterwards where they are few.
 TEST_F(CudaDenseTest, NarrowComponentsInTheDensePath) {
-    Problem p = make_problem(3000, 2, 1000, Covariance::isotropic, 0.05);
+    for (size_t narrow : {50, 200}) {
+        Problem p = make_problem(3000, 2, 1000, Covariance::isotropic, 0.05);
+        std::mt19937 random(5);
+        std::normal_distribution<float> normal;
+        const float at[2] = {1.2f, -0.9f}, deviation = 0.005f;
+        for (size_t c = 0; c < narrow; c++) {
+            for (size_t j = 0; j < p.d; j++) {
+                p.model.means[c * p.d + j] = at[j] + deviation * normal(random);
+            }
+            p.model.variances[c] = deviation * deviation;
+        }
+        std::fill(
+                p.model.variances.begin() + narrow,
+                p.model.variances.end(),
+                1.f);
+        for (size_t i = 0; i < 300; i++) {
+            for (size_t j = 0; j < p.d; j++) {
+                place(p, i, j, at[j] + 2 * deviation * normal(random));
+            }
+        }
+        for (Kernel kernel : kernels()) {
+            SCOPED_TRACE(
+                    testing::Message()
+                    << narrow << " narrow, kernel " << int(kernel));
+            CudaOptions o;
+            o.kernel = kernel;
+            const Pass pass = run_pass(p, o);
+            EXPECT_GT(cuda_report(*pass.backend).dense_rows, p.n / 2);
+            EXPECT_LE(worst_log_prob(p, pass), 0.02);
+            check(p, EStep::soft, Precision::fast, kernel);
+        }
+    }
+}
+
+/// Many narrow components that no row is near, until the last ones: first
+/// halves do for all rows, or only seem to when the first have been tried.
+TEST_F(CudaDenseTest, ManyNarrowComponentsElsewhere) {
+    Problem p = make_problem(200000, 3, 600, Covariance::isotropic, 0.05);
     std::mt19937 random(5);
-    std::normal_distribution<float> normal;
-    const float at[2] = {1.2f, -0.9f}, deviation = 0.005f;
-    for (size_t c = 0; c < 50; c++) {
+    for (size_t c = 0; c < 120; c++) {
         for (size_t j = 0; j < p.d; j++) {
-            p.model.means[c * p.d + j] = at[j] + deviation * normal(random);
+            p.model.means[c * p.d + j] = random() % 2 ? 2.5f : -2.5f;
         }
-        p.model.variances[c] = deviation * deviation;
+        p.model.variances[c] = 0.01f;
     }
-    std::fill(p.model.variances.begin() + 50, p.model.variances.end(), 1.f);
-    for (size_t i = 0; i < 300; i++) {
-        for (size_t j = 0; j < p.d; j++) {
-            place(p, i, j, at[j] + 2 * deviation * normal(random));
+    for (size_t late : {0, 100}) {
+        for (size_t i = p.n - late; i < p.n; i++) {
+            for (size_t j = 0; j < p.d; j++) {
+                place(p, i, j, p.model.means[i % 120 * p.d + j]);
+            }
         }
-    }
-    for (Kernel kernel : kernels()) {
-        CudaOptions o;
-        o.kernel = kernel;
-        const Pass pass = run_pass(p, o);
-        EXPECT_GT(cuda_report(*pass.backend).dense_rows, p.n / 2);
-        EXPECT_LE(worst_log_prob(p, pass), 0.02) << "kernel " << int(kernel);
-        check(p, EStep::soft, Precision::fast, kernel);
+        for (Kernel kernel : kernels()) {
+            SCOPED_TRACE(
+                    testing::Message()
+                    << late << " late, kernel " << int(kernel));
+            CudaOptions o;
+            o.kernel = kernel;
+            const Pass pass = run_pass(p, o);
+            EXPECT_GE(cuda_report(*pass.backend).dense_rows, p.n / 100 * 99);
+            EXPECT_LE(worst_log_prob(p, pass), 0.02);
+            check(p, EStep::soft, Precision::fast, kernel);
+        }
     }
 }
 

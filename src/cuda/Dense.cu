@@ -64,8 +64,6 @@ __global__ void __launch_bounds__(128) collect_kernel(
         int total_splits,
         int parts,
         int padded_k,
-        const unsigned char* narrow,
-        double* narrow_n_k,
         const __grid_constant__ DeviceSums sums) {
     const int k = blockIdx.x;
     const int d = sums.d;
@@ -76,12 +74,6 @@ __global__ void __launch_bounds__(128) collect_kernel(
                 sum += totals[(size_t(s) * padded_k + k) * 2 + j];
             }
             (j ? sums.constant : sums.n_k)[k] += sum;
-            if (j == 0 && narrow[k]) {
-                // Positive doubles compare as integers; a maximum has no order.
-                atomicMax(
-                        reinterpret_cast<unsigned long long*>(narrow_n_k),
-                        (unsigned long long)(__double_as_longlong(sum)));
-            }
             continue;
         }
         const int part = (j - 2) / d, column = (j - 2) % d;
@@ -93,6 +85,28 @@ __global__ void __launch_bounds__(128) collect_kernel(
         (part ? sums.y2 : sums.y)[size_t(k) * d + column] +=
                 sum / kResponsibilityScale;
     }
+}
+
+/// A thread a component.
+__global__ void narrow_kernel(
+        const double* totals,
+        int total_splits,
+        int padded_k,
+        int k,
+        const unsigned char* narrow,
+        double* largest) {
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= k || !narrow[i]) {
+        return;
+    }
+    double sum = 0;
+    for (int s = 0; s < total_splits; s++) {
+        sum += totals[(size_t(s) * padded_k + i) * 2];
+    }
+    // Positive doubles compare as integers; a maximum has no order.
+    atomicMax(
+            reinterpret_cast<unsigned long long*>(largest),
+            (unsigned long long)(__double_as_longlong(sum)));
 }
 
 } // namespace
@@ -339,24 +353,22 @@ void DenseStep::add_by_cluster(
     dense_cluster(args, stream);
 }
 
-void DenseStep::collect(
-        const DeviceSums& sums,
-        const unsigned char* narrow,
-        double* narrow_n_k,
-        cudaStream_t stream) {
+void DenseStep::find_narrow(
+        const Model& model, double* largest, cudaStream_t stream) const {
+    if (!used_) {
+        return;
+    }
+    narrow_kernel<<<(model.k + 127) / 128, 128, 0, stream>>>(
+            totals_, total_splits_, padded_k_, model.k, model.narrow, largest);
+    check_launch("sums of narrow components");
+}
+
+void DenseStep::collect(const DeviceSums& sums, cudaStream_t stream) {
     if (!used_) {
         return;
     }
     collect_kernel<<<sums.k, 128, 0, stream>>>(
-            partial_,
-            totals_,
-            splits_,
-            total_splits_,
-            parts_,
-            padded_k_,
-            narrow,
-            narrow_n_k,
-            sums);
+            partial_, totals_, splits_, total_splits_, parts_, padded_k_, sums);
     check_launch("collection of dense sums");
 }
 

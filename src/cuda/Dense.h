@@ -134,13 +134,19 @@ struct DenseStep {
         return scratch_.bytes();
     }
 
-    /// Start of a pass.
+    /// Rows that are taken at a time, gathered.
+    int capacity() const {
+        return capacity_;
+    }
+
+    /// Start of a pass; what was gathered is forgotten.
     void begin();
 
     /** Adds the sums of some rows of a block.
      *
      * @param block_rows  of which they are some: from three quarters on, all
-     *                    are read in place
+     *                    that have no log-sum-exp yet are read in place; 0:
+     *                    none are
      * @param lo          second halves count
      */
     void accumulate(
@@ -167,13 +173,12 @@ struct DenseStep {
             float bound,
             cudaStream_t);
 
-    /// End of a pass: adds what was gathered to the sums. narrow_n_k: the
-    /// largest n_k gathered of a component that narrow says more than 0 of.
-    void collect(
-            const DeviceSums&,
-            const unsigned char* narrow,
-            double* narrow_n_k,
-            cudaStream_t);
+    /// The largest n_k so far of a narrow component; device, if it is larger
+    /// than what is there.
+    void find_narrow(const Model&, double* largest, cudaStream_t) const;
+
+    /// End of a pass: adds what was gathered to the sums.
+    void collect(const DeviceSums&, cudaStream_t);
 
 private:
     /// Clears the sums before the pass's first.

@@ -109,9 +109,10 @@ Engine::Precisions Engine::prepare_model(EStep step) {
         p.all = squeezed;
         p.sums_lo = squeezed || errors.worst > 4 * options_.tolerance ||
                 has_squares();
-        // Rows of the dense path are seldom of a narrow component, unless that
-        // is what most are. Whether they were shows afterwards.
-        p.dense_lo = squeezed || errors.narrow > model_.k / 8 || has_squares();
+        // Rows of the dense path are seldom of a narrow component. Whether they
+        // were shows afterwards; where many are narrow, the first rows tell.
+        p.many = errors.narrow > model_.k / 8;
+        p.dense_lo = squeezed || has_squares();
     }
     return p;
 }
@@ -122,7 +123,7 @@ void Engine::use_block(
         int count,
         const float* weight,
         EStep step,
-        const Precisions& p) {
+        Precisions& p) {
     const bool hard = step == EStep::hard;
     auto mark = [this, first = report.rows == 0, i = 0]() mutable {
         if (first) {
@@ -156,8 +157,8 @@ void Engine::use_block(
     select.row_ranges = sparse_.row_ranges;
     select.unit_counts = sparse_.unit_counts;
     select.row_lse = sparse_.row_lse;
-    const bool clusters = !hard && !p.dense_lo && dense_.has_clusters() &&
-            least_weight_ >= kClusterWeight;
+    const bool clusters = !hard && !p.dense_lo && !p.many &&
+            dense_.has_clusters() && least_weight_ >= kClusterWeight;
     // A narrow component's rows must be found: by lists, if not by a cluster.
     if (score_.hopper && args.folded.components.data &&
         (!p.narrow || clusters) && !p.all) {
@@ -237,8 +238,14 @@ void Engine::use_block(
             sums_,
             stream_);
     mark();
+    const int dense = rest.count;
+    const bool again = dense && p.many && !p.dense_lo && report.rows == 0 &&
+            !first_halves_do(rest);
+    p.dense_lo |= again;
     if (rest.count) {
-        dense_.accumulate(score_, model_, rest, count, p.dense_lo, stream_);
+        // Rows in place must not have the log-sum-exp of first halves.
+        dense_.accumulate(
+                score_, model_, rest, again ? 0 : count, p.dense_lo, stream_);
     }
     mark();
     last_rows_ = count;
@@ -254,9 +261,36 @@ void Engine::use_block(
              done + 1},
             stream_);
     report.rows += count;
-    report.long_rows += sparse.overflowed - rest.count;
-    report.dense_rows += together + rest.count;
+    report.long_rows += sparse.overflowed - dense;
+    report.dense_rows += together + dense;
     report.responsibilities += sparse.entries;
+}
+
+bool Engine::first_halves_do(NumberedRows& rows) {
+    NumberedRows first = rows;
+    first.count = std::min(rows.count, dense_.capacity());
+    dense_.accumulate(score_, model_, first, 0, false, stream_);
+    dense_.find_narrow(model_, objective_ + 2, stream_);
+    check(cudaMemcpyAsync(
+                  sums_host_.as<double>() + sums_.count() + 2,
+                  objective_ + 2,
+                  sizeof(double),
+                  cudaMemcpyDeviceToHost,
+                  stream_),
+          "reading sums of narrow components");
+    check(cudaStreamSynchronize(stream_), "the dense path");
+    if (narrow_have_mass()) {
+        dense_.begin();
+        return false;
+    }
+    rows.numbers += first.count;
+    rows.count -= first.count;
+    return true;
+}
+
+bool Engine::narrow_have_mass() const {
+    return sums_host_.as<double>()[sums_.count() + 2] >
+            kNarrowMass * least_weight_;
 }
 
 void Engine::accumulate(EStep step) {
@@ -335,7 +369,10 @@ void Engine::accumulate(EStep step) {
                                 p);
                     });
         }
-        dense_.collect(sums_, model_.narrow, objective_ + 2, stream_);
+        if (p.lo && !p.dense_lo) {
+            dense_.find_narrow(model_, objective_ + 2, stream_);
+        }
+        dense_.collect(sums_, stream_);
         check(cudaEventRecord(finished_, stream_), "recording an event");
         check(cudaMemcpyAsync(
                       sums_host_.as<double>(),
@@ -350,9 +387,7 @@ void Engine::accumulate(EStep step) {
             left_range = lower_power() || can_fuse() != fused;
             require_finite();
         }
-        if (p.lo && !p.dense_lo &&
-            sums_host_.as<double>()[sums_.count() + 2] >
-                    kNarrowMass * least_weight_) {
+        if (p.lo && !p.dense_lo && narrow_have_mass()) {
             dense_lo = true;
             continue;
         }

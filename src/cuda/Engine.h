@@ -61,6 +61,7 @@ private:
         bool sums_lo = false;  ///< second halves count in the sparse sums
         bool dense_lo = false; ///< and in the dense path
         bool narrow = false;   ///< components are above the tolerance
+        bool many = false;     ///< of them, more than an eighth
         double error = 0;      ///< of a score, bits
     };
 
@@ -73,7 +74,13 @@ private:
             int count,
             const float* weight,
             EStep step,
-            const Precisions& p);
+            Precisions& p);
+    /// Adds the first of some rows to the dense sums by first halves, and
+    /// leaves the others; if narrow components have mass there, forgets the
+    /// sums and returns false.
+    bool first_halves_do(NumberedRows& rows);
+    /// Of the dense path, on the host.
+    bool narrow_have_mass() const;
     /// Reads what conversion found; whether fp16's range was left, and so power
     /// was lowered.
     bool lower_power();
