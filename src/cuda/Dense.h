@@ -134,11 +134,6 @@ struct DenseStep {
         return scratch_.bytes();
     }
 
-    /// Rows that are taken at a time, gathered.
-    int capacity() const {
-        return capacity_;
-    }
-
     /// Start of a pass; what was gathered is forgotten.
     void begin();
 

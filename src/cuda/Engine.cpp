@@ -109,10 +109,12 @@ Engine::Precisions Engine::prepare_model(EStep step) {
         p.all = squeezed;
         p.sums_lo = squeezed || errors.worst > 4 * options_.tolerance ||
                 has_squares();
-        // Rows of the dense path are seldom of a narrow component. Whether they
-        // were shows afterwards; where many are narrow, the first rows tell.
+        // Rows of the dense path are seldom of a narrow component, unless that
+        // is what most are. Whether they were shows afterwards; where many are
+        // narrow, the first rows tell.
         p.many = errors.narrow > model_.k / 8;
-        p.dense_lo = squeezed || has_squares();
+        p.dense_lo =
+                squeezed || has_squares() || errors.narrow > model_.k / 4 * 3;
     }
     return p;
 }
@@ -268,7 +270,7 @@ void Engine::use_block(
 
 bool Engine::first_halves_do(NumberedRows& rows) {
     NumberedRows first = rows;
-    first.count = std::min(rows.count, dense_.capacity());
+    first.count = std::min(rows.count, kDenseRows);
     dense_.accumulate(score_, model_, first, 0, false, stream_);
     dense_.find_narrow(model_, objective_ + 2, stream_);
     check(cudaMemcpyAsync(
