@@ -158,7 +158,7 @@ Lists textbook_mixture(const Inputs& inputs, size_t nlist) {
     const auto backend = gmm::make_cpu_backend();
     const auto source = gmm::memory_source(xt.x.data(), xt.n, xt.d);
     const auto trained = gmm::train(*source, nullptr, nlist, {}, *backend);
-    gmm::Frame frame{std::vector<float>(xt.d), 1}; // around the mean
+    gmm::Frame frame{std::vector<float>(xt.d), 1, {}}; // around the mean
     for (size_t j = 0; j < xt.d; j++) {
         double sum = 0;
         for (size_t i = 0; i < xt.n; i++) {

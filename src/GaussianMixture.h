@@ -64,6 +64,9 @@ struct GaussianMixture {
 struct Frame {
     std::vector<float> center; ///< size d
     float scale = 1;
+    /// The data's of each dimension, in the frame's units; empty: not known.
+    /// Estimates of rounding errors go by them, nothing else.
+    std::vector<float> variances;
 
     /// The same mixture in the frame's units (log_weights unchanged; a
     /// log-density in the frame is the user's minus d * log(scale)).

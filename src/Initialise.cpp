@@ -22,23 +22,25 @@ namespace {
 /// Sums of a block of rows relative to a pivot near the data.
 struct Moments {
     double weight = 0;
-    double square = 0; ///< sum_i w_i |x_i - pivot|^2
-    std::vector<double> sum;
+    std::vector<double> sum;    ///< sum_i w_i (x_i - pivot)
+    std::vector<double> square; ///< of each dimension
+
+    explicit Moments(size_t d) : sum(d), square(d) {}
 
     void add(const float* x, const float* pivot, double w) {
         weight += w;
         for (size_t j = 0; j < sum.size(); j++) {
             const double diff = double(x[j]) - pivot[j];
             sum[j] += w * diff;
-            square += w * diff * diff;
+            square[j] += w * diff * diff;
         }
     }
 
     void merge(const Moments& other) {
         weight += other.weight;
-        square += other.square;
         for (size_t j = 0; j < sum.size(); j++) {
             sum[j] += other.sum[j];
+            square[j] += other.square[j];
         }
     }
 };
@@ -60,18 +62,17 @@ Moments total_moments(
         const VectorSource& source, const float* weights, const float* pivot) {
     constexpr size_t kRows = 256, kBlocks = 64;
     const size_t d = source.d;
-    Moments total;
-    total.sum.resize(d);
+    Moments total(d);
     for (size_t first = 0; first < source.n; first += kRows * kBlocks) {
         std::vector<Moments> blocks(
-                std::min(kBlocks, (source.n - first + kRows - 1) / kRows));
+                std::min(kBlocks, (source.n - first + kRows - 1) / kRows),
+                Moments(d));
         parallel_for(blocks.size(), [&](size_t b) {
             const size_t begin = first + b * kRows;
             const size_t count = std::min(kRows, source.n - begin);
             std::vector<std::byte> scratch;
             std::vector<float> x(count * d);
             source.rows(begin, count, scratch).to_float(x.data());
-            blocks[b].sum.resize(d);
             for (size_t i = 0; i < count; i++) {
                 const float* row = x.data() + i * d;
                 check_finite(row, d, begin + i);
@@ -94,11 +95,15 @@ DataFrame fit_frame(const VectorSource& source, const float* weights) {
     check_finite(pivot.data(), d, 0);
     const Moments moments = total_moments(source, weights, pivot.data());
 
-    double square = moments.square / moments.weight;
-    for (double sum : moments.sum) {
-        square -= sum / moments.weight * (sum / moments.weight);
+    std::vector<double> variances(d);
+    double sum = 0;
+    for (size_t j = 0; j < d; j++) {
+        const double mean = moments.sum[j] / moments.weight;
+        variances[j] =
+                std::max(0.0, moments.square[j] / moments.weight - mean * mean);
+        sum += variances[j];
     }
-    const double deviation = std::sqrt(std::max(square, 0.0) / d);
+    const double deviation = std::sqrt(sum / d);
     if (deviation != 0 && !(deviation > 1e-15 && deviation < 1e15)) {
         throw_invalid(
                 "source: the standard deviation is %g, expected 1e-15 to 1e15 "
@@ -111,11 +116,13 @@ DataFrame fit_frame(const VectorSource& source, const float* weights) {
             deviation == 0 ? 1 : std::exp2(std::round(std::log2(deviation)));
     out.frame.scale = 1 / unit;
     out.frame.center.resize(d);
+    out.frame.variances.resize(d);
     for (size_t j = 0; j < d; j++) {
         const double mean = pivot[j] + moments.sum[j] / moments.weight;
         out.frame.center[j] = deviation == 0
                 ? mean
                 : std::round(mean / unit * 256) / 256 * unit;
+        out.frame.variances[j] = variances[j] / (unit * unit);
     }
     out.variance = deviation == 0 ? 1 : deviation * deviation / (unit * unit);
     return out;

@@ -396,6 +396,8 @@ TEST_F(CudaBackendTest, SaysWhatIsWrong) {
     EXPECT_NO_THROW(backend->accumulate(EStep::soft, stats));
     p.model.d = 6;
     EXPECT_THROW(backend->set_model(p.model), InvalidArgument);
+    p.frame.variances.resize(4);
+    EXPECT_THROW(backend->set_data(*source, nullptr, p.frame), InvalidArgument);
     CudaOptions o;
     o.devices = {99};
     EXPECT_THROW(make_cuda_backend(o), DeviceError);

@@ -122,10 +122,14 @@ Frame make_frame(const Data& data) {
     double variance = 0;
     for (size_t j = 0; j < data.d; j++) {
         sum[j] /= count;
-        variance += square[j] / count - sum[j] * sum[j];
+        square[j] = square[j] / count - sum[j] * sum[j];
+        variance += square[j];
         frame.center.push_back(float(sum[j]));
     }
     frame.scale = float(1 / std::sqrt(variance / data.d));
+    for (double v : square) {
+        frame.variances.push_back(float(v * frame.scale * frame.scale));
+    }
     return frame;
 }
 

@@ -93,6 +93,10 @@ struct CudaBackend : Backend {
                 "frame.center's size",
                 frame.center.size(),
                 source.d);
+        require(frame.variances.empty() || frame.variances.size() == source.d,
+                "frame.variances' size",
+                frame.variances.size(),
+                source.d);
         float largest = 0;
         for (size_t i = 0; weights && i < source.n; i++) {
             if (!(weights[i] >= 0) || std::isinf(weights[i])) {

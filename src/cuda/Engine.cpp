@@ -85,12 +85,13 @@ void Engine::set_model(const GaussianMixture& model) {
     shape_.k = model.k;
     shape_.d = model.d;
     model_.upload(model, stream_);
+    unevenness_ = unevenness(model, frame_.variances);
 }
 
 Engine::Precisions Engine::prepare_model(EStep step) {
     const bool hard = step == EStep::hard;
     const bool exact = options_.precision == Precision::exact;
-    model_.prepare(hard, power_, exact, options_.tolerance, stream_);
+    model_.prepare(hard, power_, exact, tolerance(), stream_);
     Precisions p;
     p.lo = p.all = p.sums_lo = p.dense_lo = exact;
     p.refine = exact && !hard;
@@ -98,17 +99,16 @@ Engine::Precisions Engine::prepare_model(EStep step) {
         return p;
     }
     const ModelErrors errors = model_.errors(stream_);
-    p.error = errors.worst / kLn2;
+    p.error = errors.worst * unevenness_ / kLn2;
     p.narrow = errors.narrow > 0;
     // Range bought with resolution: small values may have lost theirs.
     const bool squeezed = power_ < default_power(has_squares()) / 128;
     // The estimate is a component's; some of its rows lie further out.
-    if (!exact && (errors.worst > options_.tolerance / 2 || squeezed)) {
-        model_.prepare(hard, power_, true, options_.tolerance, stream_);
+    if (!exact && (errors.worst > tolerance() / 2 || squeezed)) {
+        model_.prepare(hard, power_, true, tolerance(), stream_);
         p.lo = p.refine = true;
         p.all = squeezed;
-        p.sums_lo = squeezed || errors.worst > 4 * options_.tolerance ||
-                has_squares();
+        p.sums_lo = squeezed || errors.worst > 4 * tolerance() || has_squares();
         // Rows of the dense path are seldom of a narrow component, unless that
         // is what most are. Whether they were shows afterwards; where many are
         // narrow, the first rows tell.
@@ -181,7 +181,7 @@ void Engine::use_block(
                weight,
                model_,
                p.all,
-               float(options_.tolerance),
+               float(tolerance()),
                stream_);
     } else {
         sparse.compact(sparse_, count, stream_);

@@ -9,6 +9,7 @@
 #include "LongLists.h"
 #include "Model.h"
 #include "Sparse.h"
+#include "Unevenness.h"
 
 namespace gmm::cuda {
 
@@ -65,6 +66,10 @@ private:
         double error = 0;      ///< of a score, bits
     };
 
+    /// Of the estimates, which take dimensions for alike.
+    double tolerance() const {
+        return options_.tolerance / unevenness_;
+    }
     Precisions prepare_model(EStep step);
     void reserve(bool lo);
     void make_resident(bool lo);
@@ -114,6 +119,7 @@ private:
 
     GaussianMixture shape_; ///< covariance, k, d only
     Model model_;
+    double unevenness_ = 1;
     float power_ = 8;
     float largest_norm_ = 0;     ///< of a row seen, as RowChecks has it
     bool power_squares_ = false; ///< what power_ was chosen for
