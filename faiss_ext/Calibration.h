@@ -68,7 +68,7 @@ struct Calibration {
         float cost;
     };
     static constexpr float kCellScoreCost = 4;
-    static constexpr float kSketchScoreCost = 16;
+    static constexpr float kSketchScoreCost = 24;
 
     struct Candidate {
         ProbeOrder order;

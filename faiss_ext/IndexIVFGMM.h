@@ -62,7 +62,7 @@ struct IVFGMM {
     float target_recall = 0;
 
     size_t cells_per_list = 0; ///< 0: from the list sizes; 1: plain IVF
-    /** Keep a sketch of each vector (20 bytes; see PairCells.h): by far the
+    /** Keep a sketch of each vector (28 bytes; see PairCells.h): by far the
      * fewest distances at a recall. Set it before adding, or call optimize().
      */
     bool sketch = true;

@@ -28,7 +28,7 @@ namespace faiss_ext {
  * the place of the constant.
  */
 struct Sketch {
-    static constexpr size_t kTerms = 8;
+    static constexpr size_t kTerms = 12;
     uint8_t partner[kTerms];
     int8_t weight[kTerms];
     float constant;

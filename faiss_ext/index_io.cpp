@@ -32,7 +32,7 @@ namespace {
 
 constexpr uint64_t kStamp = 0x5254'4d4d'472b'5846; // "FX+GMMTR"
 constexpr uint32_t kMagic = 0x744d'4d47;           // "GMMt"
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 constexpr int64_t kFaissDummy = 1 << 20;
 /// fourcc, d, ntotal: what stands before the two words.
 constexpr size_t kStampBegin = 4 + 4 + 8;

@@ -34,7 +34,7 @@ public:
 
     Progress progress;
 
-    static constexpr size_t kPoolFactor = 10;
+    static constexpr size_t kPoolFactor = 16;
 
 private:
     const PairCells& cells;

@@ -11,7 +11,7 @@ namespace faiss_ext {
 
 /// Entries wanted of a ranker at a query's first look at the missing mass, and
 /// then at the next: the grid that the calibration is fitted on.
-constexpr double kFirstRound = 64;
+constexpr double kFirstRound = 40;
 
 inline double next_round(double target, const Progress& progress) {
     return std::max(target * 1.3, progress.entries + 1.0);
