@@ -11,7 +11,7 @@
 namespace faiss_ext {
 
 float Calibration::predict_tau(float d1) const {
-    return std::exp(tau_weights[0] + tau_weights[1] * bounded_log(d1));
+    return std::exp(tau_weights[0] + tau_weights[1] * log_distance(d1));
 }
 
 StopWeights stop_features(const Progress& progress, float kth_distance) {

@@ -118,17 +118,18 @@ float add_term(
     return y;
 }
 
-/// left^2 / |v_l|^2: how much of |u|^2 a next term would explain. Returns the
+/// (left / |v_l|)^2: how much of |u|^2 a next term would explain. Returns the
 /// most.
 FAISS_EXT_SIMD_CLONES
 float explained(
         size_t P,
         const float* __restrict left,
-        const float* __restrict inverse_gap,
+        const float* __restrict inverse_length,
         float* __restrict out) {
     float most = 0;
     for (size_t l = 0; l < P; l++) {
-        out[l] = left[l] * left[l] * inverse_gap[l];
+        const float part = left[l] * inverse_length[l];
+        out[l] = part * part;
         most = out[l] > most ? out[l] : most;
     }
     return most;
@@ -137,9 +138,11 @@ float explained(
 /// Orthogonal matching pursuit of one vector; memory for many.
 class Pursuit {
 public:
-    Pursuit(size_t partners, const float* gram_in, const float* inverse_gap_in)
-            : P(partners), gram(gram_in), inverse_gap(inverse_gap_in), left(P),
-              gain(P), basis(Sketch::kTerms * P) {}
+    Pursuit(size_t partners,
+            const float* gram_in,
+            const float* inverse_length_in)
+            : P(partners), gram(gram_in), inverse_length(inverse_length_in),
+              left(P), gain(P), basis(Sketch::kTerms * P) {}
 
     /// Returns the number of terms chosen.
     size_t operator()(const float* uv, uint8_t* chosen, float* weights) {
@@ -151,7 +154,7 @@ public:
                 left[chosen[t]] = 0; // but for rounding it is
             }
             const float most =
-                    explained(P, left.data(), inverse_gap, gain.data());
+                    explained(P, left.data(), inverse_length, gain.data());
             if (!(most > 0)) {
                 break;
             }
@@ -178,8 +181,8 @@ public:
 
 private:
     const size_t P;
-    const float* const gram;        ///< v_s . v_l, size P * P
-    const float* const inverse_gap; ///< 1 / |v_l|^2; 0: not to be chosen
+    const float* const gram;           ///< v_s . v_l, size P * P
+    const float* const inverse_length; ///< 1 / |v_l|; 0: not to be chosen
     std::vector<float> left, gain, basis;
 };
 
@@ -296,7 +299,7 @@ void PairCells::fit_list(
             {1e-6 * prior,
              1e-9 * gap_scale,
              1e-7 * faiss::fvec_norm_L2sqr(means + list * d, d),
-             1e-18});
+             1e-32});
     for (size_t l = 0; l <= L; l++) {
         const double p = l < L ? prior : n > 0 ? sum[L] / n : gap_scale;
         variance[list * (L + 1) + l] = float(std::max(
@@ -345,11 +348,11 @@ void PairCells::sketch(
     const float* g = &gap[list * stride];
     std::vector<float> gram(P * P); // v_s . v_l
     gmm::sgemm("T", P, P, d, v.data(), d, v.data(), d, 0, gram.data(), P);
-    std::vector<float> inverse_gap(P);
+    std::vector<float> inverse_length(P);
     for (size_t l = 0; l < P; l++) {
-        inverse_gap[l] = g[l] > 1e-6f * g[P - 1] ? 1 / g[l] : 0;
+        inverse_length[l] = g[l] > 1e-6f * g[P - 1] ? 1 / std::sqrt(g[l]) : 0;
     }
-    Pursuit pursuit(P, gram.data(), inverse_gap.data());
+    Pursuit pursuit(P, gram.data(), inverse_length.data());
     for (size_t r = 0; r < n; r++) {
         const float* uvr = uv + r * stride;
         float weights[Sketch::kTerms];

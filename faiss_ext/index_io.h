@@ -25,7 +25,9 @@ void write_index(const faiss::Index* index, faiss::IOWriter* writer);
  * parts) or foreign. From files and faiss::VectorIOReader the whole is checked
  * before FAISS parses it; with IO_FLAG_MMAP only the trailer is. From readers
  * that cannot go back FAISS's part is parsed as it comes, and checked then.
- * Every length of the trailer is checked before memory is taken.
+ * Every length of the trailer is checked before memory is taken. A trailer of
+ * another version is refused; faiss::read_index opens the file, and swap_to_gmm
+ * (ivflib.h) makes a new mixture.
  */
 faiss::Index* read_index(const char* filename, int io_flags = 0);
 faiss::Index* read_index(faiss::IOReader* reader, int io_flags = 0);

@@ -27,10 +27,11 @@ enum class Kernel {
 struct CudaOptions {
     Precision precision = Precision::fast;
     Kernel kernel = Kernel::automatic;
-    /// nats of log-likelihood (estimated standard deviation; the true one is
-    /// 1.4 to 1.6 times that) that rounding may cost a pair of row and
-    /// component in `fast` before it is evaluated in fp32. The worst of 100,000
-    /// rows is off by up to 10 times as much.
+    /// nats of log-likelihood (standard deviation, estimated from lengths and
+    /// the data's variances; the true one is 1.4 to 1.6 times that) that
+    /// rounding may cost a pair of row and component in `fast` before it is
+    /// evaluated in fp32. The worst of 100,000 rows is off by up to 10 times as
+    /// much.
     double tolerance = 0.0052;
     /// bytes of device memory to use at most; 0: nine tenths of what is free.
     /// Whether all rows fit decides in which blocks they are added, and so the

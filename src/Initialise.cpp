@@ -90,9 +90,13 @@ Moments total_moments(
 
 DataFrame fit_frame(const VectorSource& source, const float* weights) {
     const size_t d = source.d;
+    size_t first = 0; // that counts: others may be far away
+    while (weights && first + 1 < source.n && !(weights[first] > 0)) {
+        first++;
+    }
     std::vector<float> pivot(d);
-    gather(source, {0}, pivot.data());
-    check_finite(pivot.data(), d, 0);
+    gather(source, {first}, pivot.data());
+    check_finite(pivot.data(), d, first);
     const Moments moments = total_moments(source, weights, pivot.data());
 
     std::vector<double> variances(d);

@@ -22,29 +22,6 @@ std::unique_ptr<IndexIVFFlatGMM> sift_index(size_t nlist = 128) {
     return index;
 }
 
-struct Outcome {
-    double recall, distances;
-};
-
-Outcome outcome(
-        const faiss::Index& index,
-        const Vectors& q,
-        const Found& truth,
-        const faiss::SearchParameters& params) {
-    faiss::indexIVF_stats.reset();
-    const Found found = find(index, q, truth.k, &params);
-    return {recall(found, truth, index.metric_type),
-            double(faiss::indexIVF_stats.ndis) / q.n};
-}
-
-/// By the index itself, all lists: IndexFlat's matrix products are too coarse
-/// for vectors that nearly coincide.
-Found truth_of(const faiss::IndexIVF& index, const Vectors& q) {
-    faiss::SearchParametersIVF all;
-    all.nprobe = index.nlist;
-    return find(index, q, 10, &all);
-}
-
 TEST(Calibration, TargetsAreReachedOnVectorsLikeTheIndexs) {
     const auto index = sift_index();
     ASSERT_TRUE(index->calibration.fitted);

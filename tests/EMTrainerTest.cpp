@@ -381,7 +381,7 @@ TEST(EMTrainer, VectorsOfWeightZeroAreNotSeen) {
     std::vector<float> weights(data.n, 1.0f);
     for (size_t i = 0; i < data.n; i += 2) {
         weights[i] = 0;
-        std::fill_n(data.x.begin() + i * data.d, data.d, 1e4f);
+        std::fill_n(data.x.begin() + i * data.d, data.d, 1e12f);
     }
     for (Initialisation init :
          {Initialisation::kmeans_plus_plus, Initialisation::random_subset}) {
@@ -390,6 +390,9 @@ TEST(EMTrainer, VectorsOfWeightZeroAreNotSeen) {
         const auto r = fit(*data.source(), 20, options, weights.data());
         for (float mean : r.model.means) {
             EXPECT_LE(mean, 255.5f);
+        }
+        for (float variance : r.model.variances) {
+            EXPECT_LE(variance, 1e4f);
         }
     }
 }

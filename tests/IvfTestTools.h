@@ -345,4 +345,27 @@ std::unique_ptr<Index> filled(const Vectors& x, size_t nlist, Args... args) {
     return index;
 }
 
+struct Outcome {
+    double recall, distances;
+};
+
+inline Outcome outcome(
+        const faiss::Index& index,
+        const Vectors& q,
+        const Found& truth,
+        const faiss::SearchParameters& params) {
+    faiss::indexIVF_stats.reset();
+    const Found found = find(index, q, truth.k, &params);
+    return {recall(found, truth, index.metric_type),
+            double(faiss::indexIVF_stats.ndis) / q.n};
+}
+
+/// By the index itself, all lists: IndexFlat's matrix products are too coarse
+/// for vectors that nearly coincide.
+inline Found truth_of(const faiss::IndexIVF& index, const Vectors& q) {
+    faiss::SearchParametersIVF all;
+    all.nprobe = index.nlist;
+    return find(index, q, 10, &all);
+}
+
 } // namespace faiss_ext

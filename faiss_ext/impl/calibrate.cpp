@@ -287,8 +287,8 @@ Calibration calibrate_index(
                     *std::min_element(distances, distances + ivf.nlist);
             const float kth = truth.kth[q];
             if (kth > 0 && d1 > 0) {
-                rows.insert(rows.end(), {1, bounded_log(d1)});
-                target.push_back(bounded_log(kth));
+                rows.insert(rows.end(), {1, log_distance(d1)});
+                target.push_back(log_distance(kth));
             }
         }
         if (!target.empty()) {

@@ -10,9 +10,13 @@
 
 namespace faiss_ext {
 
-/// log clamped to +-20: ratios of distances can be 0 or infinite.
-inline float bounded_log(float x) {
-    return x > 0 ? std::clamp(std::log(x), -20.0f, 20.0f) : -20.0f;
+/// log clamped to +-bound. Ratios of distances can be 0 or infinite.
+inline float bounded_log(float x, float bound = 20) {
+    return x > 0 ? std::clamp(std::log(x), -bound, bound) : -bound;
+}
+/// Of a squared distance, whatever its unit: any float's is within.
+inline float log_distance(float x) {
+    return bounded_log(x, 100);
 }
 
 /// The terms of Calibration's missing mass, and their weights.

@@ -129,10 +129,11 @@ Truth exact_neighbours(
     }
     // 2 - 2 q.x / (|q| sqrt(norm2)); without cells norm2 is not known, and
     // only the order counts
-    const float norm2 = index.gmm.cells.norm2 > 0 ? index.gmm.cells.norm2 : 1;
+    const float norm2 = index.gmm.cells.norm2;
+    const float norm = norm2 > 0 ? std::sqrt(norm2) : 1;
     auto scale_of = [&](size_t q) {
         return !ip                   ? 2
-                : query_norms[q] > 0 ? 2 / std::sqrt(query_norms[q] * norm2)
+                : query_norms[q] > 0 ? 2 / (std::sqrt(query_norms[q]) * norm)
                                      : 0;
     };
 

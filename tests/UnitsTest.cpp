@@ -1,0 +1,59 @@
+// The unit of the vectors is nobody's business: powers of two change nothing.
+#include "IvfTestTools.h"
+
+namespace faiss_ext {
+namespace {
+
+Vectors scaled(Vectors x, float scale) {
+    for (float& value : x.x) {
+        value *= scale;
+    }
+    return x;
+}
+
+struct Results {
+    Outcome by_sketch, by_cell, by_target;
+};
+
+Results results(faiss::MetricType metric, float scale) {
+    const Vectors data = scaled(sift_base(10000), scale);
+    const Vectors q = scaled(sift_queries(200), scale);
+    const auto index = trained(rows_of(data, 0, 5000), 64, metric);
+    index->calibrate_on_add = true;
+    index->add(data.n, data.x.data());
+    const Found truth = truth_of(*index, q);
+    Results out;
+    SearchParametersIVFGMM params;
+    params.nprobe = 4;
+    params.probe_order = ProbeOrder::sketch;
+    out.by_sketch = outcome(*index, q, truth, params);
+    params.probe_order = ProbeOrder::cell_posterior;
+    out.by_cell = outcome(*index, q, truth, params);
+    params.probe_order = ProbeOrder::calibrated;
+    params.target_recall = 0.9;
+    out.by_target = outcome(*index, q, truth, params);
+    return out;
+}
+
+TEST(Units, DoNotMatter) {
+    for (auto metric : {faiss::METRIC_L2, faiss::METRIC_INNER_PRODUCT}) {
+        const Results usual = results(metric, 1);
+        EXPECT_GT(usual.by_target.recall, 0.85);
+        for (int power : {-40, -24, 10, 30}) {
+            SCOPED_TRACE(
+                    testing::Message()
+                    << "metric " << int(metric) << ", 2^" << power);
+            const Results r = results(metric, std::ldexp(1.f, power));
+            EXPECT_NEAR(r.by_sketch.recall, usual.by_sketch.recall, 0.01);
+            EXPECT_NEAR(r.by_cell.recall, usual.by_cell.recall, 0.01);
+            EXPECT_NEAR(r.by_target.recall, usual.by_target.recall, 0.03);
+            EXPECT_NEAR(
+                    r.by_target.distances,
+                    usual.by_target.distances,
+                    0.25 * usual.by_target.distances);
+        }
+    }
+}
+
+} // namespace
+} // namespace faiss_ext
