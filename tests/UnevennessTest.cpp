@@ -55,7 +55,9 @@ Ratios ratios(const RealData& data, size_t k, Covariance covariance) {
         }
         sum += error * error / (delta2 * distance2 / data.d);
     }
-    return {std::sqrt(sum / data.n), cuda::unevenness(model, frame.variances)};
+    return {std::sqrt(sum / data.n),
+            cuda::unevenness(
+                    frame.variances, cuda::explained_variances(model))};
 }
 
 TEST(UnevennessTest, TellsHowFarEstimatesAreOff) {
@@ -71,24 +73,26 @@ TEST(UnevennessTest, TellsHowFarEstimatesAreOff) {
 }
 
 TEST(UnevennessTest, OneWhereDimensionsAreAlikeOrUnknown) {
-    GaussianMixture model;
-    model.k = 1;
-    model.d = 4;
-    model.log_weights = {0};
-    model.means = {0, 0, 0, 0};
-    model.variances = {1};
-    EXPECT_EQ(cuda::unevenness(model, {2, 2, 2, 2}), 1);
-    EXPECT_EQ(cuda::unevenness(model, {}), 1);
-    EXPECT_EQ(cuda::unevenness(model, {0, 0, 0, 0}), 1);
-    EXPECT_DOUBLE_EQ(cuda::unevenness(model, {4, 0, 0, 0}), 2);
+    const std::vector<double> nothing(4);
+    EXPECT_EQ(cuda::unevenness({2, 2, 2, 2}, nothing), 1);
+    EXPECT_EQ(cuda::unevenness({}, nothing), 1);
+    EXPECT_EQ(cuda::unevenness({0, 0, 0, 0}, nothing), 1);
+    EXPECT_DOUBLE_EQ(cuda::unevenness({4, 0, 0, 0}, nothing), 2);
     // The means explain the first dimension.
-    model.means = {2, 0, 0, 0};
-    EXPECT_EQ(cuda::unevenness(model, {4, 1, 1, 1}), 1);
-    EXPECT_EQ(cuda::unevenness(model, {1, 0, 0, 0}), 1);
-    model.means = {0, 0, 0, 0};
-    model.covariance = Covariance::diagonal;
-    model.variances = {4, 1, 1, 1};
-    EXPECT_EQ(cuda::unevenness(model, {4, 1, 1, 1}), 1);
+    EXPECT_EQ(cuda::unevenness({4, 1, 1, 1}, {4, 0, 0, 0}), 1);
+    EXPECT_EQ(cuda::unevenness({1, 0, 0, 0}, {4, 0, 0, 0}), 1);
+}
+
+TEST(UnevennessTest, MeansExplainByTheirWeights) {
+    GaussianMixture model;
+    model.k = 2;
+    model.d = 2;
+    model.log_weights = {std::log(0.25f), std::log(0.75f)};
+    model.means = {2, 0, 4, -1};
+    model.variances = {1, 1};
+    const auto explained = cuda::explained_variances(model);
+    EXPECT_NEAR(explained[0], 0.25 * 4 + 0.75 * 16, 1e-5);
+    EXPECT_NEAR(explained[1], 0.75, 1e-6);
 }
 
 } // namespace

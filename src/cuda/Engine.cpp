@@ -85,12 +85,16 @@ void Engine::set_model(const GaussianMixture& model) {
     shape_.k = model.k;
     shape_.d = model.d;
     model_.upload(model, stream_);
-    unevenness_ = unevenness(model, frame_.variances);
+    explained_ = explained_variances(model);
 }
 
 Engine::Precisions Engine::prepare_model(EStep step) {
     const bool hard = step == EStep::hard;
     const bool exact = options_.precision == Precision::exact;
+    // The diagonal kind's estimates go by dimension.
+    unevenness_ = model_.covariance == Covariance::diagonal
+            ? 1
+            : unevenness(frame_.variances, explained_);
     model_.prepare(hard, power_, exact, tolerance(), stream_);
     Precisions p;
     p.lo = p.all = p.sums_lo = p.dense_lo = exact;

@@ -119,6 +119,7 @@ private:
 
     GaussianMixture shape_; ///< covariance, k, d only
     Model model_;
+    std::vector<double> explained_; ///< by the model's means (Unevenness.h)
     double unevenness_ = 1;
     float power_ = 8;
     float largest_norm_ = 0;     ///< of a row seen, as RowChecks has it
