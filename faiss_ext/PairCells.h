@@ -15,7 +15,8 @@ namespace faiss_ext {
  *
  * with its home i, kTerms of the home's partners j_t chosen by orthogonal
  * matching pursuit (Pati, Rezaiifar and Krishnaprasad 1993), and weights from
- * -2 to 127/64 in steps of 1/64. A query knows its distances to all means, and with them
+ * -2 to 127/64 in steps of 1/64. A query knows its distances to all means, and
+ * with them
  *
  *    |q - x|^2 ~ d_i + sum_t w_t (d_jt - d_i) + constant
  *
