@@ -10,7 +10,9 @@
 namespace faiss_ext {
 
 /// Entries wanted of a ranker at a query's first look at the missing mass, and
-/// then at the next: the grid that the calibration is fitted on.
+/// then at the next: the grid that the calibration is fitted on. 64 would find
+/// more of small indexes than low targets ask for (0.91 for 0.8,
+/// CalibrationTest).
 constexpr double kFirstRound = 40;
 
 inline double next_round(double target, const Progress& progress) {

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "Fold.h"
+#include "Unevenness.h"
 
 namespace gmm::cuda {
 
@@ -92,27 +93,28 @@ Engine::Precisions Engine::prepare_model(EStep step) {
     const bool hard = step == EStep::hard;
     const bool exact = options_.precision == Precision::exact;
     // The diagonal kind's estimates go by dimension.
-    unevenness_ = model_.covariance == Covariance::diagonal
+    const double uneven = model_.covariance == Covariance::diagonal
             ? 1
             : unevenness(frame_.variances, explained_);
-    model_.prepare(hard, power_, exact, tolerance(), stream_);
     Precisions p;
+    p.tolerance = options_.tolerance / uneven;
+    model_.prepare(hard, power_, exact, p.tolerance, stream_);
     p.lo = p.all = p.sums_lo = p.dense_lo = exact;
     p.refine = exact && !hard;
     if (hard) {
         return p;
     }
     const ModelErrors errors = model_.errors(stream_);
-    p.error = errors.worst * unevenness_ / kLn2;
+    p.error = errors.worst * uneven / kLn2;
     p.narrow = errors.narrow > 0;
     // Range bought with resolution: small values may have lost theirs.
     const bool squeezed = power_ < default_power(has_squares()) / 128;
     // The estimate is a component's; some of its rows lie further out.
-    if (!exact && (errors.worst > tolerance() / 2 || squeezed)) {
-        model_.prepare(hard, power_, true, tolerance(), stream_);
+    if (!exact && (errors.worst > p.tolerance / 2 || squeezed)) {
+        model_.prepare(hard, power_, true, p.tolerance, stream_);
         p.lo = p.refine = true;
         p.all = squeezed;
-        p.sums_lo = squeezed || errors.worst > 4 * tolerance() || has_squares();
+        p.sums_lo = squeezed || errors.worst > 4 * p.tolerance || has_squares();
         // Rows of the dense path are seldom of a narrow component, unless that
         // is what most are. Whether they were shows afterwards; where many are
         // narrow, the first rows tell.
@@ -185,7 +187,7 @@ void Engine::use_block(
                weight,
                model_,
                p.all,
-               float(tolerance()),
+               float(p.tolerance),
                stream_);
     } else {
         sparse.compact(sparse_, count, stream_);

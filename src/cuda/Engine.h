@@ -9,7 +9,6 @@
 #include "LongLists.h"
 #include "Model.h"
 #include "Sparse.h"
-#include "Unevenness.h"
 
 namespace gmm::cuda {
 
@@ -64,12 +63,9 @@ private:
         bool narrow = false;   ///< components are above the tolerance
         bool many = false;     ///< of them, more than an eighth
         double error = 0;      ///< of a score, bits
+        double tolerance = 0; ///< of estimates, which take dimensions for alike
     };
 
-    /// Of the estimates, which take dimensions for alike.
-    double tolerance() const {
-        return options_.tolerance / unevenness_;
-    }
     Precisions prepare_model(EStep step);
     void reserve(bool lo);
     void make_resident(bool lo);
@@ -120,7 +116,6 @@ private:
     GaussianMixture shape_; ///< covariance, k, d only
     Model model_;
     std::vector<double> explained_; ///< by the model's means (Unevenness.h)
-    double unevenness_ = 1;
     float power_ = 8;
     float largest_norm_ = 0;     ///< of a row seen, as RowChecks has it
     bool power_squares_ = false; ///< what power_ was chosen for

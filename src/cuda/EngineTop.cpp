@@ -144,7 +144,7 @@ void Engine::top_components(
         prepare_rows(prepare, rows, small_.as<RowChecks>(), stream_);
 
         // Also fills what the fp32 evaluation reads.
-        model_.prepare(false, power_, true, tolerance(), stream_);
+        model_.prepare(false, power_, true, options_.tolerance, stream_);
         auto score_args = [&] {
             ScoreArgs args = model_.score_args(true);
             args.rows_operand = rows.operand;
@@ -158,7 +158,7 @@ void Engine::top_components(
             score_(score_args(), LseArgs{lse}, stream_);
         }
         if (hard) {
-            model_.prepare(true, power_, true, tolerance(), stream_);
+            model_.prepare(true, power_, true, options_.tolerance, stream_);
         }
         top.rows = b.rows;
         top.power = power_;
