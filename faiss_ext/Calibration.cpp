@@ -6,7 +6,7 @@
 
 #include <faiss/impl/FaissAssert.h>
 
-#include "faiss_ext/impl/calibrate.h"
+#include "faiss_ext/calibrate/calibrate.h"
 
 namespace faiss_ext {
 

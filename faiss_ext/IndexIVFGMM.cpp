@@ -9,12 +9,12 @@
 #include <faiss/utils/distances.h>
 
 #include "faiss_ext/GpuGMMClustering.h"
-#include "faiss_ext/impl/calibrate.h"
-#include "faiss_ext/impl/coarse.h"
-#include "faiss_ext/impl/copies.h"
+#include "faiss_ext/calibrate/calibrate.h"
+#include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/impl/errors.h"
-#include "faiss_ext/impl/gmm_search.h"
-#include "faiss_ext/impl/list_storage.h"
+#include "faiss_ext/scan/gmm_search.h"
+#include "faiss_ext/store/copies.h"
+#include "faiss_ext/store/list_storage.h"
 
 namespace faiss_ext {
 

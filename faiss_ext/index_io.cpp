@@ -13,7 +13,7 @@
 #include <faiss/impl/FaissAssert.h>
 #include <faiss/index_io.h>
 
-#include "faiss_ext/impl/trailer.h"
+#include "faiss_ext/io/trailer.h"
 
 namespace faiss_ext {
 

@@ -12,11 +12,11 @@
 
 #include "faiss_ext/GpuGMMClustering.h"
 #include "faiss_ext/IndexIVFGMM.h"
-#include "faiss_ext/impl/coarse.h"
+#include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/impl/convert.h"
 #include "faiss_ext/impl/errors.h"
-#include "faiss_ext/impl/list_storage.h"
 #include "faiss_ext/index_io.h"
+#include "faiss_ext/store/list_storage.h"
 
 namespace faiss_ext {
 

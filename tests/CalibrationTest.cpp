@@ -2,7 +2,7 @@
 #include "faiss_ext/Calibration.h"
 
 #include "IvfTestTools.h"
-#include "faiss_ext/impl/fit.h"
+#include "faiss_ext/calibrate/regression.h"
 
 namespace faiss_ext {
 namespace {

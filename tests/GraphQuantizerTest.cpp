@@ -6,7 +6,7 @@
 #include <faiss/index_io.h>
 
 #include "IvfTestTools.h"
-#include "faiss_ext/impl/QueryCoarse.h"
+#include "faiss_ext/coarse/QueryCoarse.h"
 #include "faiss_ext/index_factory.h"
 #include "faiss_ext/index_io.h"
 

@@ -4,7 +4,7 @@
 #include <numeric>
 
 #include "IvfTestTools.h"
-#include "faiss_ext/impl/CellRanker.h"
+#include "faiss_ext/rank/CellRanker.h"
 
 namespace faiss_ext {
 namespace {

@@ -1,4 +1,4 @@
-#include "faiss_ext/impl/trailer.h"
+#include "faiss_ext/io/trailer.h"
 
 #include <algorithm>
 #include <cstring>

@@ -1,4 +1,4 @@
-#include "faiss_ext/impl/gmm_search.h"
+#include "faiss_ext/scan/gmm_search.h"
 
 #include <algorithm>
 #include <cmath>
@@ -13,10 +13,10 @@
 #include <faiss/utils/utils.h>
 
 #include "faiss_ext/IndexGMM.h"
-#include "faiss_ext/impl/RunScanner.h"
-#include "faiss_ext/impl/SketchRanker.h"
-#include "faiss_ext/impl/coarse.h"
-#include "faiss_ext/impl/rounds.h"
+#include "faiss_ext/coarse/coarse.h"
+#include "faiss_ext/rank/SketchRanker.h"
+#include "faiss_ext/rank/StopSchedule.h"
+#include "faiss_ext/scan/RunScanner.h"
 
 namespace faiss_ext {
 

@@ -1,4 +1,4 @@
-#include "faiss_ext/impl/QueryCoarse.h"
+#include "faiss_ext/coarse/QueryCoarse.h"
 
 #include <algorithm>
 #include <cmath>

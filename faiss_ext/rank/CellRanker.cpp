@@ -1,4 +1,4 @@
-#include "faiss_ext/impl/CellRanker.h"
+#include "faiss_ext/rank/CellRanker.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,4 +1,4 @@
-#include "faiss_ext/impl/SketchRanker.h"
+#include "faiss_ext/rank/SketchRanker.h"
 
 #include "faiss_ext/impl/simd.h"
 

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "faiss_ext/impl/coarse.h"
+#include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/impl/faiss_compat.h"
 
 namespace faiss_ext {

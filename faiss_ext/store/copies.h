@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "faiss_ext/impl/list_storage.h"
+#include "faiss_ext/store/list_storage.h"
 
 namespace faiss_ext {
 

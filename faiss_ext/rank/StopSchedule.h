@@ -5,7 +5,7 @@
 #include <cstddef>
 
 #include "faiss_ext/IndexIVFGMM.h"
-#include "faiss_ext/impl/CellRanker.h"
+#include "faiss_ext/rank/CellRanker.h"
 
 namespace faiss_ext {
 

@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "faiss_ext/impl/GrowingArray.h"
+#include "faiss_ext/rank/GrowingArray.h"
 
 namespace faiss_ext {
 

@@ -1,4 +1,4 @@
-#include "faiss_ext/impl/copies.h"
+#include "faiss_ext/store/copies.h"
 
 #include <algorithm>
 #include <cmath>
@@ -6,7 +6,7 @@
 #include <faiss/utils/distances.h>
 
 #include "Backend.h"
-#include "faiss_ext/impl/coarse.h"
+#include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/impl/errors.h"
 
 namespace faiss_ext {

@@ -7,10 +7,10 @@
 
 #include <faiss/IndexIVF.h>
 
-#include "faiss_ext/impl/CellRanker.h"
-#include "faiss_ext/impl/SearchPlan.h"
-#include "faiss_ext/impl/ShortRuns.h"
 #include "faiss_ext/impl/faiss_compat.h"
+#include "faiss_ext/rank/CellRanker.h"
+#include "faiss_ext/rank/SearchPlan.h"
+#include "faiss_ext/scan/ShortRuns.h"
 
 namespace faiss_ext {
 

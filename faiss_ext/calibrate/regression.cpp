@@ -1,4 +1,4 @@
-#include "faiss_ext/impl/fit.h"
+#include "faiss_ext/calibrate/regression.h"
 
 #include <algorithm>
 #include <cmath>

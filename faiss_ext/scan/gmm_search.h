@@ -5,7 +5,7 @@
 #include <faiss/IndexIVF.h>
 
 #include "faiss_ext/IndexIVFGMM.h"
-#include "faiss_ext/impl/SearchPlan.h"
+#include "faiss_ext/rank/SearchPlan.h"
 
 namespace faiss_ext {
 

@@ -3,8 +3,8 @@
 #include <cstddef>
 #include <vector>
 
-#include "faiss_ext/impl/calibrate.h"
-#include "faiss_ext/impl/truth.h"
+#include "faiss_ext/calibrate/calibrate.h"
+#include "faiss_ext/calibrate/ground_truth.h"
 
 namespace faiss_ext {
 

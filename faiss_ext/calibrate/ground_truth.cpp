@@ -1,4 +1,4 @@
-#include "faiss_ext/impl/truth.h"
+#include "faiss_ext/calibrate/ground_truth.h"
 
 #include <algorithm>
 #include <cmath>
@@ -8,7 +8,7 @@
 #include <faiss/utils/distances.h>
 
 #include "cpu/Blas.h"
-#include "faiss_ext/impl/coarse.h"
+#include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/impl/simd.h"
 
 namespace faiss_ext {

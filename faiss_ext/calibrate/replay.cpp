@@ -1,4 +1,4 @@
-#include "faiss_ext/impl/trace.h"
+#include "faiss_ext/calibrate/replay.h"
 
 #include <algorithm>
 #include <cmath>
@@ -6,8 +6,8 @@
 
 #include <faiss/utils/Heap.h>
 
-#include "faiss_ext/impl/SketchRanker.h"
-#include "faiss_ext/impl/rounds.h"
+#include "faiss_ext/rank/SketchRanker.h"
+#include "faiss_ext/rank/StopSchedule.h"
 
 namespace faiss_ext {
 

@@ -1,4 +1,4 @@
-#include "faiss_ext/impl/calibrate.h"
+#include "faiss_ext/calibrate/calibrate.h"
 
 #include <algorithm>
 
@@ -6,11 +6,11 @@
 
 #include "cpu/Blas.h"
 #include "faiss_ext/IndexGMM.h"
-#include "faiss_ext/impl/SearchPlan.h"
-#include "faiss_ext/impl/coarse.h"
+#include "faiss_ext/calibrate/regression.h"
+#include "faiss_ext/calibrate/replay.h"
+#include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/impl/errors.h"
-#include "faiss_ext/impl/fit.h"
-#include "faiss_ext/impl/trace.h"
+#include "faiss_ext/rank/SearchPlan.h"
 
 namespace faiss_ext {
 

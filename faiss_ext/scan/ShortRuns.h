@@ -8,8 +8,8 @@
 #include <faiss/IndexIVFFlat.h>
 #include <faiss/IndexIVFPQ.h>
 
-#include "faiss_ext/impl/GrowingArray.h"
 #include "faiss_ext/impl/faiss_compat.h"
+#include "faiss_ext/rank/GrowingArray.h"
 
 namespace faiss_ext {
 

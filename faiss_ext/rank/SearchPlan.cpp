@@ -1,13 +1,13 @@
-#include "faiss_ext/impl/SearchPlan.h"
+#include "faiss_ext/rank/SearchPlan.h"
 
 #include <algorithm>
 #include <cmath>
 
 #include <faiss/impl/FaissAssert.h>
 
-#include "faiss_ext/impl/SketchRanker.h"
-#include "faiss_ext/impl/calibrate.h"
-#include "faiss_ext/impl/copies.h"
+#include "faiss_ext/calibrate/calibrate.h"
+#include "faiss_ext/rank/SketchRanker.h"
+#include "faiss_ext/store/copies.h"
 
 namespace faiss_ext {
 

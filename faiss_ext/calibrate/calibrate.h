@@ -5,8 +5,8 @@
 #include <cmath>
 #include <cstddef>
 
-#include "faiss_ext/impl/CellRanker.h"
-#include "faiss_ext/impl/list_storage.h"
+#include "faiss_ext/rank/CellRanker.h"
+#include "faiss_ext/store/list_storage.h"
 
 namespace faiss_ext {
 

@@ -1,8 +1,8 @@
-#include "faiss_ext/impl/ShortRuns.h"
+#include "faiss_ext/scan/ShortRuns.h"
 
 #include <cstring>
 
-#include "faiss_ext/impl/coarse.h"
+#include "faiss_ext/coarse/coarse.h"
 
 namespace faiss_ext {
 

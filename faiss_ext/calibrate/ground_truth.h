@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <vector>
 
-#include "faiss_ext/impl/list_storage.h"
+#include "faiss_ext/store/list_storage.h"
 
 namespace faiss_ext {
 

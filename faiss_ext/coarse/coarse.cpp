@@ -1,4 +1,4 @@
-#include "faiss_ext/impl/coarse.h"
+#include "faiss_ext/coarse/coarse.h"
 
 #include <algorithm>
 #include <cmath>
@@ -11,8 +11,8 @@
 #include <faiss/utils/distances.h>
 
 #include "cpu/Blas.h"
-#include "faiss_ext/impl/list_storage.h"
 #include "faiss_ext/impl/simd.h"
+#include "faiss_ext/store/list_storage.h"
 
 namespace faiss_ext {
 

@@ -4,9 +4,9 @@
 #include <cstdint>
 #include <vector>
 
-#include "faiss_ext/impl/BucketQueue.h"
-#include "faiss_ext/impl/CellRanker.h"
-#include "faiss_ext/impl/GrowingArray.h"
+#include "faiss_ext/rank/BucketQueue.h"
+#include "faiss_ext/rank/CellRanker.h"
+#include "faiss_ext/rank/GrowingArray.h"
 
 namespace faiss_ext {
 

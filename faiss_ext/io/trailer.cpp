@@ -1,4 +1,4 @@
-#include "faiss_ext/impl/trailer.h"
+#include "faiss_ext/io/trailer.h"
 
 #include <cmath>
 #include <memory>
@@ -12,7 +12,7 @@
 #include "faiss_ext/IndexIVFGMM.h"
 #include "faiss_ext/impl/convert.h"
 #include "faiss_ext/impl/errors.h"
-#include "faiss_ext/impl/fields.h"
+#include "faiss_ext/io/fields.h"
 
 namespace faiss_ext {
 

@@ -8,9 +8,9 @@
 #include <faiss/invlists/InvertedLists.h>
 
 #include "faiss_ext/PairCells.h"
-#include "faiss_ext/impl/BucketQueue.h"
-#include "faiss_ext/impl/GrowingArray.h"
-#include "faiss_ext/impl/QueryCoarse.h"
+#include "faiss_ext/coarse/QueryCoarse.h"
+#include "faiss_ext/rank/BucketQueue.h"
+#include "faiss_ext/rank/GrowingArray.h"
 
 namespace faiss_ext {
 
