@@ -14,7 +14,7 @@ constexpr float kNegligible = -23;
 
 /** The inner loops of the CPU backend for one instruction set.
  *
- * k is always a multiple of kLanes.
+ * Where there is a k, it is a multiple of kLanes.
  */
 struct Kernels {
     /// v[i] += bias[i] - half_norm * precision[i]; the largest v[i] afterwards
@@ -62,6 +62,25 @@ struct Kernels {
 
     /// sum[j] += r * y[j]^2
     void (*add_squares)(size_t d, double r, const float* y, double* sum);
+
+    /// How many rows product() takes at most.
+    size_t product_rows;
+
+    /** out[i * stride + p * kLanes + l] = <row i, lane l of panel p>
+     *
+     * @param rows    1 to product_rows
+     * @param q       q[j * rows + i] is dimension j of row i, size d * rows
+     * @param panels  how many follow each other in means
+     * @param means   size panels * d * kLanes, in the order of PackedMeans
+     */
+    void (*product)(
+            size_t rows,
+            size_t d,
+            const float* q,
+            size_t panels,
+            const float* means,
+            float* out,
+            size_t stride);
 };
 
 enum class InstructionSet { portable, avx2, avx512 };

@@ -68,6 +68,9 @@ inline V without(V a, uint32_t lanes) {
     return {without_half(a.low, lanes), without_half(a.high, lanes >> 8)};
 }
 
+// 12 of 16 registers: two make a V.
+constexpr size_t kProductSums = 6, kProductRows = 6;
+
 } // namespace
 } // namespace gmm
 

@@ -48,6 +48,9 @@ inline V without(V a, uint32_t lanes) {
     return {_mm512_maskz_mov_ps(__mmask16(~lanes), a.x)};
 }
 
+// 24 of 32 registers.
+constexpr size_t kProductSums = 24, kProductRows = 12;
+
 } // namespace
 } // namespace gmm
 

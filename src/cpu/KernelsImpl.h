@@ -1,7 +1,9 @@
-// Included by one source file for each instruction set, which defines the
-// vector type V first and is compiled with that set's flags. Standard headers
-// with inline functions stay out: the linker might keep the copy that was
-// compiled for a newer processor than the one the program runs on.
+// Included by one source file for each instruction set, which first defines the
+// vector type V, the number of V that sums of a product may take in registers
+// and the rows that they are of at most, and which is compiled with that set's
+// flags. Standard headers with inline functions stay out: the linker might keep
+// the copy that was compiled for a newer processor than the one the program
+// runs on.
 
 #include "Kernels.h"
 
@@ -142,6 +144,79 @@ void add_squares(size_t d, double r, const float* y, double* sum) {
     }
 }
 
+// The product of M rows and P panels, held in registers.
+template <size_t M, size_t P>
+void product_tile(
+        size_t d,
+        const float* q,
+        const float* means,
+        float* out,
+        size_t stride) {
+    V sum[M][P];
+    for (auto& row : sum) {
+        for (V& s : row) {
+            s = V::all(0);
+        }
+    }
+    for (size_t j = 0; j < d; j++) {
+        V mean[P];
+        for (size_t p = 0; p < P; p++) {
+            mean[p] = V::load(means + (p * d + j) * kLanes);
+        }
+        for (size_t i = 0; i < M; i++) {
+            const V y = V::all(q[j * M + i]);
+            for (size_t p = 0; p < P; p++) {
+                sum[i][p] = fma(y, mean[p], sum[i][p]);
+            }
+        }
+    }
+    for (size_t i = 0; i < M; i++) {
+        for (size_t p = 0; p < P; p++) {
+            sum[i][p].store(out + i * stride + p * kLanes);
+        }
+    }
+}
+
+// Few rows take more panels at a time, to have enough sums on their way.
+template <size_t M, size_t P>
+void product_panels(
+        size_t d,
+        const float* q,
+        size_t panels,
+        const float* means,
+        float* out,
+        size_t stride) {
+    if constexpr (M * P <= kProductSums) {
+        size_t p = 0;
+        for (; p + P <= panels; p += P) {
+            product_tile<M, P>(
+                    d, q, means + p * d * kLanes, out + p * kLanes, stride);
+        }
+        panels -= p;
+        means += p * d * kLanes;
+        out += p * kLanes;
+    }
+    if constexpr (P > 1) {
+        product_panels<M, P / 2>(d, q, panels, means, out, stride);
+    }
+}
+
+template <size_t M>
+void product_rows(
+        size_t rows,
+        size_t d,
+        const float* q,
+        size_t panels,
+        const float* means,
+        float* out,
+        size_t stride) {
+    if (rows == M) {
+        product_panels<M, 8>(d, q, panels, means, out, stride);
+    } else if constexpr (M > 1) {
+        product_rows<M - 1>(rows, d, q, panels, means, out, stride);
+    }
+}
+
 constexpr Kernels table = {
         finish,
         split,
@@ -151,6 +226,8 @@ constexpr Kernels table = {
         norm,
         add,
         add_squares,
+        kProductRows,
+        product_rows<kProductRows>,
 };
 
 } // namespace

@@ -1,0 +1,126 @@
+#include "InnerProducts.h"
+
+#include <algorithm>
+
+namespace gmm {
+
+PackedMeans::PackedMeans(size_t k, size_t d, const float* means)
+        : k(k), d(d), lines(panels() * d) {
+    for (size_t c = 0; c < k; c++) {
+        Line* const panel = lines.data() + c / kLanes * d;
+        for (size_t j = 0; j < d; j++) {
+            panel[j].lane[c % kLanes] = means[c * d + j];
+        }
+    }
+}
+
+namespace {
+
+/// Queries in the order in which tiles of rows read them.
+struct PackedQueries {
+    const float* packed;
+    std::vector<float> room;
+    size_t n;
+    size_t d;
+    size_t tiles;
+
+    PackedQueries(size_t n, size_t d, const float* q, size_t most_rows)
+            : packed(q), n(n), d(d), tiles((n + most_rows - 1) / most_rows) {
+        if (n == 1) {
+            return; // packed as it is
+        }
+        room.resize(n * d);
+        float* to = room.data();
+        for (size_t t = 0; t < tiles; t++) {
+            const size_t rows = end(t) - begin(t);
+            const float* const from = q + begin(t) * d;
+            for (size_t j = 0; j < d; j++) {
+                for (size_t i = 0; i < rows; i++) {
+                    *to++ = from[i * d + j];
+                }
+            }
+        }
+        packed = room.data();
+    }
+
+    // Tiles of nearly the same number of rows: a last one of few would cost
+    // as much as a full one.
+    size_t begin(size_t t) const {
+        return n * t / tiles;
+    }
+    size_t end(size_t t) const {
+        return begin(t + 1);
+    }
+    const float* tile(size_t t) const {
+        return packed + begin(t) * d;
+    }
+};
+
+void last_panel(
+        const PackedMeans& means,
+        const PackedQueries& queries,
+        float* out,
+        size_t stride,
+        const Kernels& kernel) {
+    const size_t whole = means.k / kLanes, left = means.k % kLanes;
+    std::vector<float> room(kernel.product_rows * kLanes);
+    for (size_t t = 0; left > 0 && t < queries.tiles; t++) {
+        const size_t begin = queries.begin(t), rows = queries.end(t) - begin;
+        kernel.product(
+                rows,
+                means.d,
+                queries.tile(t),
+                1,
+                means.panel(whole),
+                room.data(),
+                kLanes);
+        for (size_t i = 0; i < rows; i++) {
+            std::copy_n(
+                    room.data() + i * kLanes,
+                    left,
+                    out + (begin + i) * stride + whole * kLanes);
+        }
+    }
+}
+
+} // namespace
+
+void inner_products(
+        const PackedMeans& means,
+        size_t n,
+        const float* q,
+        float* out,
+        size_t stride,
+        const Kernels& kernel) {
+    // So many that the packed queries stay in the second-level cache.
+    const size_t most = std::max<size_t>(
+            kernel.product_rows,
+            (size_t(1) << 16) / std::max<size_t>(1, means.d));
+    const size_t whole = means.k / kLanes;
+    for (; n > 0;) {
+        const size_t count = std::min(n, most);
+        const PackedQueries queries(count, means.d, q, kernel.product_rows);
+        // Two panels serve all tiles before the next two come; a single tile
+        // has all of them at once.
+        const size_t group = queries.tiles > 1 ? 2 : std::max<size_t>(1, whole);
+        for (size_t p = 0; p < whole; p += group) {
+            for (size_t t = 0; t < queries.tiles; t++) {
+                const size_t begin = queries.begin(t);
+                kernel.product(
+                        queries.end(t) - begin,
+                        means.d,
+                        queries.tile(t),
+                        std::min(group, whole - p),
+                        means.panel(p),
+                        out + begin * stride + p * kLanes,
+                        stride);
+            }
+        }
+        last_panel(means, queries, out, stride, kernel);
+        n -= count;
+        q += count * means.d;
+        out += count * stride;
+    }
+}
+
+} // namespace gmm
