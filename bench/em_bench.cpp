@@ -42,6 +42,8 @@ struct Options {
 const std::map<std::string, gmm::Covariance> kCovariances = {
         {"isotropic", gmm::Covariance::isotropic},
         {"diagonal", gmm::Covariance::diagonal},
+        {"tied_spherical", gmm::Covariance::tied_spherical},
+        {"full", gmm::Covariance::full},
         {"tied", gmm::Covariance::tied}};
 
 /// n rows spread evenly over the file, or a made-up mixture.
@@ -210,7 +212,7 @@ int main(int argc, char** argv) {
         }
         fmt::print(
                 "{} x {}, k = {}, {}, {} threads\n"
-                "EM iteration ({:<9})    {:8.4f} s (median)\n"
+                "EM iteration ({:<14}) {:7.4f} s (median)\n"
                 "  its hard (k-means) step   {:8.4f} s\n"
                 "faiss::Clustering iteration {:8.4f} s\n"
                 "EM / FAISS                  {:8.2f}\n"

@@ -173,7 +173,7 @@ Counts counts_per_query(const faiss::Index& index, size_t nq, size_t k) {
             ? graph
             : double(ivf->nlist);
     counts.scores = double(faiss_ext::ivf_gmm_stats.n_cell_scores) / nq;
-    counts.sketches = double(faiss_ext::ivf_gmm_stats.n_sketch_scores) / nq;
+    counts.codes = double(faiss_ext::ivf_gmm_stats.n_codes) / nq;
     return counts;
 }
 

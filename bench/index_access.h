@@ -43,7 +43,7 @@ struct Counts {
     double distances = 0; ///< to stored vectors (or codes)
     double coarse = 0;    ///< to the coarse quantizer's means
     double scores = 0;    ///< of cells, each about four operations
-    double sketches = 0;  ///< vectors estimated, each about eight
+    double codes = 0;     ///< looked at
     double refine = 0;    ///< of a refinement stage
 };
 

@@ -164,7 +164,7 @@ void measure(
             row.distances_per_query = counts.distances;
             row.coarse_distances_per_query = counts.coarse;
             row.cell_scores_per_query = counts.scores;
-            row.sketch_scores_per_query = counts.sketches;
+            row.codes_per_query = counts.codes;
             row.refine_distances_per_query = counts.refine;
             row.set_total_cost(inputs.xb.d);
             double recall = 0;

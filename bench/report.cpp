@@ -259,7 +259,7 @@ void print_rows(const std::vector<Row>& rows) {
                 row.recall_at_k,
                 row.distances_per_query + row.refine_distances_per_query,
                 row.coarse_distances_per_query,
-                row.cell_scores_per_query + row.sketch_scores_per_query,
+                row.cell_scores_per_query + row.codes_per_query,
                 row.total_cost_per_query);
         for (const auto& [batch, qps] : row.qps) {
             fmt::print(" {:>10.0f}", qps);
@@ -371,7 +371,7 @@ nlohmann::json to_json(const std::vector<Row>& rows) {
                 {"distances_per_query", row.distances_per_query},
                 {"coarse_distances_per_query", row.coarse_distances_per_query},
                 {"cell_scores_per_query", row.cell_scores_per_query},
-                {"sketch_scores_per_query", row.sketch_scores_per_query},
+                {"codes_per_query", row.codes_per_query},
                 {"refine_distances_per_query", row.refine_distances_per_query},
                 {"total_cost_per_query", row.total_cost_per_query},
                 {"copies_per_vector", row.copies_per_vector},

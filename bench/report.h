@@ -18,7 +18,7 @@ struct Row {
     double distances_per_query = 0; ///< each vector once for each query
     double coarse_distances_per_query = 0;
     double cell_scores_per_query = 0;
-    double sketch_scores_per_query = 0;
+    double codes_per_query = 0;
     double refine_distances_per_query = 0;
     double total_cost_per_query = 0; ///< see set_total_cost
     std::map<size_t, double> qps;    ///< by batch size; empty: not measured
@@ -27,13 +27,12 @@ struct Row {
     double train_seconds = 0;
     double add_seconds = 0;
 
-    /// In distances of d dimensions; a cell's score is four operations, a
-    /// sketch's eight.
+    /// In distances of d dimensions; a cell's score is four operations, a look
+    /// at a code an eighth of a distance, as its bytes are (2 bits).
     void set_total_cost(size_t d) {
         total_cost_per_query = distances_per_query +
                 coarse_distances_per_query + refine_distances_per_query +
-                4.0 / d * cell_scores_per_query +
-                8.0 / d * sketch_scores_per_query;
+                4.0 / d * cell_scores_per_query + codes_per_query / 8;
     }
 };
 

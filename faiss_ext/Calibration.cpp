@@ -6,120 +6,70 @@
 
 #include <faiss/impl/FaissAssert.h>
 
-#include "faiss_ext/calibrate/calibrate.h"
-
 namespace faiss_ext {
 
-float Calibration::predict_tau(float d1) const {
-    return std::exp(tau_weights[0] + tau_weights[1] * log_distance(d1));
-}
+namespace {
 
-StopWeights stop_features(const Progress& progress, float kth_distance) {
-    return {1,
-            bounded_log(float(progress.entries)),
-            bounded_log(progress.last_score / kth_distance),
-            bounded_log(progress.first_score / kth_distance),
-            bounded_log(progress.frontier / kth_distance)};
-}
-
-float missing_mass(const StopWeights& weights, const StopWeights& features) {
-    float logit = 0;
-    for (size_t j = 0; j < features.size(); j++) {
-        logit += weights[j] * features[j];
-    }
-    return 1 / (1 + std::exp(-logit));
-}
-
-float Calibration::missing(
-        ProbeOrder order,
-        const Progress& progress,
-        float kth_distance,
-        size_t ntotal_now) const {
-    if (!std::isfinite(kth_distance)) {
-        return 1; // fewer than k found
-    }
-    if (kth_distance <= 0) {
-        return 0; // k at distance 0: none can be nearer
-    }
-    auto f = stop_features(progress, kth_distance);
-    if (ntotal > 0 && ntotal_now > 0) {
-        f[1] -= std::log(float(ntotal_now) / float(ntotal));
-    }
-    return missing_mass(
-            order == ProbeOrder::sketch ? sketch_stop_weights
-                                        : cell_stop_weights,
-            f);
-}
-
-Calibration::Choice Calibration::choose(
-        float target_recall, bool by_mass_only) const {
+void check(const Calibration& calibration, float target) {
     FAISS_THROW_IF_NOT_MSG(
-            fitted,
+            calibration.fitted && !calibration.curves.empty(),
             "target_recall needs a calibration: calibrate() has not been "
             "called, and calibrate_on_add was off");
     FAISS_THROW_IF_NOT_FMT(
-            target_recall > 0 && target_recall <= 1,
+            target > 0 && target <= 1,
             "target_recall = %g, expected in (0, 1]",
-            target_recall);
-    Choice best{ProbeOrder::distance, false, 0, 0, HUGE_VALF, HUGE_VALF};
-    for (const Candidate& c : candidates) {
-        if (by_mass_only && !c.by_mass) {
-            continue;
-        }
-        for (size_t p = 0; p < c.curve.size(); p++) {
-            const Point& at = c.curve[p];
-            if (at.recall < target_recall) {
-                continue;
-            }
-            // between the last point below the target and the first above
-            const Point& from = c.curve[p > 0 ? p - 1 : 0];
-            const float t = at.recall > from.recall
-                    ? (target_recall - from.recall) / (at.recall - from.recall)
-                    : 1;
-            auto between = [t](float low, float high) {
-                return low + t * (high - low);
-            };
-            const float cost = between(from.cost, at.cost);
-            if (cost < best.cost) {
-                best = {c.order,
-                        c.by_mass,
-                        between(from.parameter, at.parameter),
-                        between(from.recall, at.recall),
-                        between(from.distances, at.distances),
-                        cost};
-            }
-            break;
-        }
-    }
-    return best;
+            target);
 }
 
-ProbeOrder Calibration::best_order(float cost) const {
-    ProbeOrder best = ProbeOrder::distance;
-    float best_recall = -1;
-    for (const Candidate& c : candidates) {
-        if (c.by_mass || c.curve.empty()) {
-            continue;
-        }
-        const auto above = std::find_if(
-                c.curve.begin(), c.curve.end(), [&](const Point& p) {
-                    return p.cost >= cost;
-                });
-        float recall = c.curve.back().recall;
-        if (above == c.curve.begin()) {
-            recall = above->recall * cost / above->cost;
-        } else if (above != c.curve.end()) {
-            const Point& from = above[-1];
-            recall = from.recall +
-                    (above->recall - from.recall) * (cost - from.cost) /
-                            (above->cost - from.cost);
-        }
-        if (recall >= best_recall) { // of equals the finest, which is last
-            best_recall = recall;
-            best = c.order;
+/// Half a standard error above the target: what few queries found is not what
+/// others will. A query's neighbours are found together, so that k of them say
+/// no more than a few.
+float wanted_recall(size_t nq, size_t k, float target) {
+    const double independent = double(nq) * std::min<size_t>(k, 5);
+    return nq == 0
+            ? target
+            : float(target +
+                    0.5 * std::sqrt(target * (1 - target) / independent));
+}
+
+Calibration::Point cheapest(
+        const Calibration::Curve& curve, size_t nq, float target) {
+    const float wanted = wanted_recall(nq, curve.k, target);
+    for (const Calibration::Point& p : curve.points) {
+        if (p.recall >= wanted) {
+            return p;
         }
     }
-    return best;
+    return curve.points.back();
+}
+
+} // namespace
+
+Calibration::Point Calibration::choose(float target_recall, size_t k_in) const {
+    check(*this, target_recall);
+    auto at = std::find_if(curves.begin(), curves.end(), [&](const Curve& c) {
+        return c.k >= k_in;
+    });
+    if (at != curves.end()) {
+        return cheapest(*at, nq, target_recall);
+    }
+    Point p = cheapest(curves.back(), nq, target_recall);
+    p.budget *= float(k_in) / curves.back().k;
+    return p;
+}
+
+Calibration::Point Calibration::choose_for_range(float target_recall) const {
+    check(*this, target_recall);
+    Point most = cheapest(curves[0], nq, target_recall);
+    for (const Curve& c : curves) {
+        const Point p = cheapest(c, nq, target_recall);
+        if (p.by_codes != most.by_codes) {
+            return p.by_codes ? most : p; // lists are the surer
+        }
+        most.budget = std::max(most.budget, p.budget);
+        most.bound = std::max(most.bound, p.bound);
+    }
+    return most;
 }
 
 std::string Calibration::report() const {
@@ -130,49 +80,46 @@ std::string Calibration::report() const {
     snprintf(
             line,
             sizeof(line),
-            "calibrated on %zu %s for recall@%zu of %zu vectors; cost a query "
-            "in distances:\n",
+            "calibrated on %zu %s of %zu vectors; a query takes %.0f ns, %.2f "
+            "a code, %.1f a distance and %.1f one of a whole list\n",
             nq,
             own_queries ? "vectors of the index" : "queries given",
-            k,
-            ntotal);
+            ntotal,
+            costs.query,
+            costs.code,
+            costs.distance,
+            costs.scan);
     std::string out = line;
-    const float targets[] = {0.5f, 0.8f, 0.9f, 0.95f, 0.99f};
-    snprintf(line, sizeof(line), "%-24s", "recall");
-    out += line;
-    for (float target : targets) {
-        snprintf(line, sizeof(line), "%10g", target);
-        out += line;
-    }
-    out += "\n";
-    Calibration one = *this;
-    for (const Candidate& c : candidates) {
+    for (const Curve& curve : curves) {
         snprintf(
                 line,
                 sizeof(line),
-                "%-15s %-8s",
-                to_string(c.order),
-                c.by_mass ? "mass" : "fixed");
+                "recall@%-6zu %-5s %10s %8s %10s %10s %12s\n",
+                curve.k,
+                "of",
+                "budget",
+                "bound",
+                "codes",
+                "distances",
+                "microseconds");
         out += line;
-        one.candidates = {c};
-        for (float target : targets) {
-            const float cost = one.choose(target).cost;
-            if (std::isfinite(cost)) {
-                snprintf(line, sizeof(line), "%10.0f", cost);
-            } else {
-                snprintf(line, sizeof(line), "%10s", "-");
-            }
+        for (float target : {0.5f, 0.8f, 0.9f, 0.95f, 0.99f}) {
+            const Point p = cheapest(curve, nq, target);
+            snprintf(
+                    line,
+                    sizeof(line),
+                    "  %-11g %-5s %10.0f %8.2g %10.0f %10.0f %12.1f\n",
+                    target,
+                    p.by_codes ? "codes" : "lists",
+                    p.budget,
+                    p.bound,
+                    p.codes,
+                    p.distances,
+                    p.cost * 1e-3f);
             out += line;
         }
-        out += "\n";
     }
-    out += "chosen                  ";
-    for (float target : targets) {
-        const Choice c = choose(target);
-        snprintf(line, sizeof(line), "%10.0f", c.cost);
-        out += line;
-    }
-    return out + "\n";
+    return out;
 }
 
 } // namespace faiss_ext

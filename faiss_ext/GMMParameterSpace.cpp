@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <limits>
-#include <sstream>
+#include <regex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -26,8 +26,8 @@ struct Target {
     IVFGMM* gmm = nullptr;
     ProbePolicy* policy = nullptr;
 
+    /// `index` is one of the innermost.
     explicit Target(faiss::Index* index) {
-        index = *unwrap(&index);
         gmm = dynamic_cast<IVFGMM*>(index);
         auto ivf = dynamic_cast<faiss::IndexIVF*>(index);
         if (auto q = dynamic_cast<IndexGMM*>(ivf ? ivf->quantizer : index)) {
@@ -61,10 +61,11 @@ bool is_own(const std::string& name) {
 
 void check(faiss::Index* index, const std::string& name, double val) {
     if (name == "nprobe") {
-        require(val >= 1 && val <= std::numeric_limits<int>::max(),
+        require(val >= 1 && val <= std::numeric_limits<int>::max() &&
+                        val == std::floor(val),
                 name,
                 val,
-                "1 to 2147483647");
+                "a whole number, 1 to 2147483647");
     }
     if (name == "max_codes") {
         require(val >= 0 && val <= 9e15 && val == std::floor(val),
@@ -72,30 +73,51 @@ void check(faiss::Index* index, const std::string& name, double val) {
                 val,
                 "a whole number, 0 (no limit) to 9e15");
     }
-    if (!is_own(name)) {
-        return;
-    }
-    const Target target(index);
-    FAISS_THROW_IF_NOT_FMT(
-            target.gmm || target.policy,
-            "%s = %g: the index has no mixture",
-            name.c_str(),
-            val);
     if (name == "probe_mass") {
         require(val > 0 && val <= 1, name, val, "a value in (0, 1]");
     } else if (name == "target_recall") {
         require(val >= 0 && val < 1, name, val, "a value in [0, 1)");
-        require(target.gmm, name, val, "an IndexIVFGMM, which calibrates");
-    } else {
+    } else if (name == "probe_order") {
         order_of(val);
+    } else {
+        return;
     }
+    const std::vector<faiss::Index*> parts = innermost(index);
+    require(!parts.empty(), name, val, "an index with parts");
+    for (faiss::Index* part : parts) {
+        const Target target(part);
+        FAISS_THROW_IF_NOT_FMT(
+                target.gmm || target.policy,
+                "%s = %g: the index has no mixture",
+                name.c_str(),
+                val);
+        require(target.gmm || name != "target_recall",
+                name,
+                val,
+                "an IndexIVFGMM, which calibrates");
+    }
+}
+
+/// "a = 1, b=2 c=3", separated by commas or spaces as in FAISS, each in one
+/// piece: {"a=1", "b=2", "c=3"}.
+std::vector<std::string> split_settings(const std::string& description) {
+    static const std::regex around_equals("\\s*=\\s*");
+    const std::string text =
+            std::regex_replace(description, around_equals, "=");
+    static const std::regex setting("[^,\\s]+");
+    return {std::sregex_token_iterator(text.begin(), text.end(), setting),
+            std::sregex_token_iterator()};
 }
 
 } // namespace
 
 void GMMParameterSpace::initialize(const faiss::Index* index) {
-    faiss::ParameterSpace::initialize(unwrap(index));
-    const Target target(const_cast<faiss::Index*>(index));
+    const std::vector<faiss::Index*> parts =
+            innermost(const_cast<faiss::Index*>(index));
+    FAISS_THROW_IF_NOT_MSG(
+            !parts.empty(), "initialize: the index has no parts");
+    faiss::ParameterSpace::initialize(parts[0]);
+    const Target target(parts[0]);
     const bool stops = target.gmm ||
             (target.policy && target.policy->order == ProbeOrder::scale_free);
     if (stops) {
@@ -109,9 +131,7 @@ void GMMParameterSpace::set_index_parameters(
     FAISS_THROW_IF_NOT_MSG(
             index && description, "set_index_parameters: no index or string");
     std::vector<std::pair<std::string, double>> settings;
-    std::istringstream all(description);
-    std::string setting;
-    while (std::getline(all, setting, ',')) {
+    for (const std::string& setting : split_settings(description)) {
         const size_t equals = setting.find('=');
         const std::string name = setting.substr(0, equals);
         const std::string text =
@@ -150,14 +170,15 @@ void GMMParameterSpace::set_index_parameter(
         faiss::ParameterSpace::set_index_parameter(index, name, val);
         return;
     }
-    const Target target(index);
-    if (name == "probe_mass") {
-        (target.gmm ? target.gmm->probe_mass : target.policy->probe_mass) = val;
-    } else if (name == "target_recall") {
-        target.gmm->target_recall = val;
-    } else {
-        (target.gmm ? target.gmm->probe_order : target.policy->order) =
-                order_of(val);
+    for (faiss::Index* part : innermost(index)) {
+        const auto [gmm, policy] = Target(part);
+        if (name == "probe_mass") {
+            (gmm ? gmm->probe_mass : policy->probe_mass) = val;
+        } else if (name == "target_recall") {
+            gmm->target_recall = val;
+        } else {
+            (gmm ? gmm->probe_order : policy->order) = order_of(val);
+        }
     }
 }
 

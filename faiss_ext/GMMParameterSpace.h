@@ -6,17 +6,19 @@ namespace faiss_ext {
 
 /** faiss::ParameterSpace with the parameters of GMM indexes: for strings
  * nprobe, max_codes, probe_mass, target_recall, probe_order (the number of the
- * ProbeOrder, or its name in a string), wherever the index is wrapped; AutoTune
- * goes through nprobe and probe_mass. The others go to faiss::ParameterSpace.
+ * ProbeOrder, or its name in a string), wherever the index is wrapped and in
+ * all parts of IndexShards and IndexReplicas; AutoTune goes through nprobe and
+ * probe_mass. The others go to faiss::ParameterSpace.
  */
 struct GMMParameterSpace : faiss::ParameterSpace {
     using faiss::ParameterSpace::set_index_parameters;
 
     void initialize(const faiss::Index* index) override;
 
-    /// "nprobe=16,probe_mass=0.9,probe_order=cell_distance". nprobe, max_codes
-    /// and the mixture's own are set only if nothing in the string is wrong;
-    /// faiss's others one by one, as faiss does.
+    /// "nprobe=16,probe_mass=0.9,probe_order=codes", with spaces
+    /// wherever one likes. nprobe, max_codes and the mixture's own are set only
+    /// if nothing in the string is wrong; faiss's others one by one, as faiss
+    /// does.
     void set_index_parameters(
             faiss::Index* index, const char* description) const;
 

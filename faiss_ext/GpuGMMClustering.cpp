@@ -37,7 +37,7 @@ uint64_t actual_seed(int seed) {
 
 gmm::Initialisation initialisation(
         [[maybe_unused]] const faiss::ClusteringParameters& cp) {
-#if FAISS_EXT_FAISS_VERSION > 10703
+#ifdef FAISS_EXT_HAS_INIT_METHOD
     switch (cp.init_method) {
         case faiss::ClusteringInitMethod::RANDOM:
             return gmm::Initialisation::random_subset;
@@ -53,12 +53,19 @@ gmm::Initialisation initialisation(
 #endif
 }
 
+/// Whether k-means goes from groups to means. A GPU has done all its k-means
+/// iterations with all means before a CPU has found the groups.
+bool from_groups(
+        const GpuGMMClustering& clus,
+        gmm::Initialisation init,
+        const gmm::Backend& backend) {
+    return init == gmm::Initialisation::random_subset && clus.hard_niter > 0 &&
+            !gmm::has_matrices(clus.covariance) &&
+            clus.k >= clus.kGroupedFrom && backend.name() == "cpu";
+}
+
 double stop_tolerance(const GpuGMMClustering& clus) {
-#if FAISS_EXT_FAISS_VERSION > 10703
-    return std::max(clus.tolerance, clus.early_stop_threshold);
-#else
-    return clus.tolerance;
-#endif
+    return std::max<double>(clus.tolerance, early_stop_threshold(clus));
 }
 
 /// FAISS's choice of training vectors where there are more than are wanted.
@@ -96,12 +103,7 @@ void check_parameters(const GpuGMMClustering& clus, size_t n_given) {
             int64_t(clus.d) > 0, "d = %" PRId64 ", expected > 0", clus.d);
     FAISS_THROW_IF_NOT_FMT(
             int64_t(clus.k) > 0, "k = %" PRId64 ", expected > 0", clus.k);
-    FAISS_THROW_IF_NOT_FMT(
-            clus.covariance == gmm::Covariance::isotropic ||
-                    clus.covariance == gmm::Covariance::diagonal ||
-                    clus.covariance == gmm::Covariance::tied,
-            "covariance = %d, expected isotropic, diagonal or tied",
-            int(clus.covariance));
+    as_faiss_exception([&] { gmm::to_string(clus.covariance); });
     FAISS_THROW_IF_NOT_FMT(
             clus.niter >= 0, "niter = %d, expected >= 0", clus.niter);
     FAISS_THROW_IF_NOT_FMT(
@@ -237,7 +239,8 @@ gmm::GaussianMixture start_model(
 
 /// nredo runs; the best by likelihood.
 Fit fit_mixture(const GpuGMMClustering& clus, const TrainingSet& set) {
-    const std::unique_ptr<gmm::Backend> backend = gmm::cuda_available()
+    const std::unique_ptr<gmm::Backend> backend =
+            gmm::cuda_available() && !gmm::has_matrices(clus.covariance)
             ? gmm::make_cuda_backend(clus.cuda)
             : gmm::make_cpu_backend();
     const bool given = !clus.centroids.empty();
@@ -249,6 +252,9 @@ Fit fit_mixture(const GpuGMMClustering& clus, const TrainingSet& set) {
     options.covariance = clus.covariance;
     options.init =
             given ? gmm::Initialisation::given_means : initialisation(clus);
+    if (from_groups(clus, options.init, *backend)) {
+        options.init = gmm::Initialisation::hierarchical;
+    }
     // Hard iterations move means and nothing else.
     options.hard_iterations = clus.frozen_centroids ? 0 : clus.hard_niter;
     options.niter = clus.niter;
@@ -359,6 +365,7 @@ void publish(GpuGMMClustering& clus, Fit&& fit, faiss::Index& index) {
 
     clus.centroids = std::move(fit.model.means);
     clus.variances = std::move(fit.model.variances);
+    clus.precisions_cholesky = std::move(fit.model.precisions_cholesky);
     clus.log_weights = std::move(fit.model.log_weights);
     clus.iteration_stats = std::move(fit.stats);
     clus.backend = std::move(fit.backend);
@@ -442,6 +449,7 @@ void GpuGMMClustering::train_encoded(
             "codec: dimension %d, expected d = %zu",
             codec->d,
             d);
+    check_rows("x_in", n, d, x_in);
     FAISS_THROW_IF_NOT_MSG(
             decode_block_size > 0, "decode_block_size = 0, expected > 0");
     if (weights) {
@@ -488,6 +496,7 @@ gmm::GaussianMixture GpuGMMClustering::mixture() const {
     model.k = k;
     model.means = centroids;
     model.variances = variances;
+    model.precisions_cholesky = precisions_cholesky;
     model.log_weights = log_weights;
     return model;
 }

@@ -15,7 +15,8 @@ namespace faiss_ext {
  *
  * Trains a Gaussian mixture where faiss::Clustering runs Lloyd's k-means. It
  * uses the GPU when the library was built with CUDA and a device is there,
- * and the CPU otherwise; `backend` says which of them ran.
+ * and the CPU otherwise, which also fits the covariances `full` and `tied`;
+ * `backend` says which of them ran.
  *
  * Fields of faiss::ClusteringParameters: niter EM iterations at most (after
  * hard_niter of k-means); nredo keeps the run of the best likelihood;
@@ -28,14 +29,23 @@ namespace faiss_ext {
  */
 struct GpuGMMClustering : faiss::Clustering {
     gmm::Covariance covariance = gmm::Covariance::isotropic;
-    int hard_niter = 5;           ///< k-means iterations before EM
+    /// k-means iterations before EM, from random vectors; on the CPU, with
+    /// k >= kGroupedFrom, twice as many in each of sqrt(k) groups of vectors,
+    /// which takes less time than one iteration with all means
+    int hard_niter = 5;
     double variance_floor = 1e-3; ///< times the data's mean variance
     double tolerance = 1e-5;      ///< relative gain at which EM stops; 0: never
     gmm::CudaOptions cuda;        ///< which GPUs train, and how
 
+    /// With fewer components, iterations with all means cost little.
+    static constexpr size_t kGroupedFrom = 512;
+
     std::string backend; ///< out: what trained, "cpu" or "cuda"
-    /// out: size k, k * d (diagonal) or 1 (tied), in the user's units
+    /// out: size k, k * d (diagonal) or 1 (tied_spherical), in the user's
+    /// units; empty for full and tied
     std::vector<float> variances;
+    /// out, full and tied: as gmm::GaussianMixture's, in the user's units
+    std::vector<float> precisions_cholesky;
     std::vector<float> log_weights; ///< out: size k
 
     GpuGMMClustering(int d, int k);

@@ -11,6 +11,8 @@
 
 #include <faiss/utils/distances.h>
 
+#include "FullCovariance.h"
+#include "ParallelFor.h"
 #include "faiss_ext/GpuGMMClustering.h"
 #include "faiss_ext/impl/errors.h"
 
@@ -52,9 +54,9 @@ void all_distances(
 
 /** log pi_k + log N(x; mu_k, Sigma_k) of one query and all components.
  *
- * Isotropic and tied from the squared distances at hand. Diagonal from the
- * differences, in the plain way: |x|^2 - 2 x.mu + |mu|^2 over small variances
- * would lose all digits in single precision.
+ * Isotropic and tied_spherical from the squared distances at hand. The others
+ * from the differences, in the plain way: |x|^2 - 2 x.mu + |mu|^2 over small
+ * variances would lose all digits in single precision.
  */
 struct LogJoint {
     const IndexGMM& index;
@@ -66,7 +68,9 @@ struct LogJoint {
         const size_t d = index.d;
         for (size_t k = 0; k < index.nlist; k++) {
             double log_det = 0;
-            if (index.covariance == gmm::Covariance::diagonal) {
+            if (gmm::has_matrices(index.covariance)) {
+                log_det = gmm::log_determinant(d, factor(k));
+            } else if (index.covariance == gmm::Covariance::diagonal) {
                 for (size_t j = 0; j < d; j++) {
                     log_det += std::log(double(index.variances[k * d + j]));
                 }
@@ -77,16 +81,42 @@ struct LogJoint {
         }
     }
 
+    const float* factor(size_t k) const {
+        const bool one = index.covariance == gmm::Covariance::tied;
+        return index.precisions_cholesky.data() +
+                (one ? 0 : k * size_t(index.d) * index.d);
+    }
+
+    /// |(x - mu)^T U|^2 of an upper triangular U.
+    float mahalanobis_full(
+            size_t k, const float* x, std::vector<float>& y) const {
+        const size_t d = index.d;
+        const float* mean = index.get_xb() + k * d;
+        const float* u = factor(k);
+        y.assign(d, 0.0f);
+        for (size_t i = 0; i < d; i++) {
+            const float diff = x[i] - mean[i];
+#pragma omp simd
+            for (size_t j = i; j < d; j++) {
+                y[j] += diff * u[i * d + j];
+            }
+        }
+        return faiss::fvec_norm_L2sqr(y.data(), d);
+    }
+
     float variance(size_t k) const {
-        return index
-                .variances[index.covariance == gmm::Covariance::tied ? 0 : k];
+        return index.variances
+                [index.covariance == gmm::Covariance::tied_spherical ? 0 : k];
     }
 
     void operator()(const float* x, const float* squared, float* out) const {
         const size_t d = index.d;
+        std::vector<float> y;
         for (size_t k = 0; k < index.nlist; k++) {
             float mahalanobis = 0;
-            if (index.covariance == gmm::Covariance::diagonal) {
+            if (gmm::has_matrices(index.covariance)) {
+                mahalanobis = mahalanobis_full(k, x, y);
+            } else if (index.covariance == gmm::Covariance::diagonal) {
                 const float* mean = index.get_xb() + k * d;
                 const float* var = index.variances.data() + k * d;
 #pragma omp simd reduction(+ : mahalanobis)
@@ -330,6 +360,7 @@ void IndexGMM::set_mixture(const gmm::GaussianMixture& mixture) {
     faiss::IndexFlat::add(nlist, means.data());
     covariance = mixture.covariance;
     variances = mixture.variances;
+    precisions_cholesky = mixture.precisions_cholesky;
     log_weights = mixture.log_weights;
     backend.clear();
 }
@@ -342,6 +373,7 @@ gmm::GaussianMixture IndexGMM::mixture() const {
     model.k = nlist;
     model.means.assign(get_xb(), get_xb() + nlist * d);
     model.variances = variances;
+    model.precisions_cholesky = precisions_cholesky;
     model.log_weights = log_weights;
     return model;
 }
@@ -363,6 +395,7 @@ void IndexGMM::merge_from(faiss::Index&, idx_t) {
 void IndexGMM::reset() {
     faiss::IndexFlat::reset();
     variances.clear();
+    precisions_cholesky.clear();
     log_weights.clear();
     backend.clear();
     is_trained = false;
@@ -377,7 +410,7 @@ void IndexGMM::search(
         const faiss::SearchParameters* params) const {
     const auto check = [&] {
         FAISS_THROW_IF_NOT_MSG(is_trained, "IndexGMM is not trained");
-        check_count("n", n);
+        check_rows("x", n, d, x);
         FAISS_THROW_IF_NOT_FMT(k > 0, "k = %" PRId64 ", expected > 0", k);
         FAISS_THROW_IF_NOT_MSG(
                 !params || !params->sel,
@@ -417,14 +450,13 @@ void IndexGMM::search(
         const idx_t count = std::min(block, n - begin);
         const float* xb = x + begin * d;
         all_distances(*this, count, xb, dis.data());
-#pragma omp parallel for schedule(dynamic, 16) if (count > 1)
-        for (idx_t i = 0; i < count; i++) {
+        gmm::parallel_for(count, [&](size_t i) {
             probe(xb + i * d,
                   dis.data() + i * nlist,
                   k,
                   distances + (begin + i) * k,
                   labels + (begin + i) * k);
-        }
+        });
     }
 }
 

@@ -39,7 +39,10 @@ struct IndexGMM : faiss::IndexFlat {
     faiss::ClusteringParameters cp; ///< of the clustering that trains it
     ProbePolicy policy;
 
-    std::vector<float> variances;   ///< as in GpuGMMClustering
+    /// As in GpuGMMClustering; full and tied cost d times more per query in the
+    /// order log_likelihood, and nothing in the others.
+    std::vector<float> variances;
+    std::vector<float> precisions_cholesky;
     std::vector<float> log_weights; ///< size nlist
     std::string backend;            ///< what trained it
 

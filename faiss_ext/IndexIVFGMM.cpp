@@ -2,64 +2,101 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <limits>
 #include <memory>
 #include <unordered_map>
+#include <utility>
 
 #include <faiss/impl/FaissAssert.h>
 #include <faiss/utils/distances.h>
 
+#include "Backend.h"
 #include "faiss_ext/GpuGMMClustering.h"
 #include "faiss_ext/calibrate/calibrate.h"
 #include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/scan/gmm_search.h"
-#include "faiss_ext/store/copies.h"
+#include "faiss_ext/store/add.h"
+#include "faiss_ext/store/edit.h"
 #include "faiss_ext/store/list_storage.h"
+#include "faiss_ext/store/maintain.h"
 
 namespace faiss_ext {
 
 namespace {
-
-/// Vectors that are added, assigned and encoded at once; below the 65,536
-/// from which on IndexIVF::add_core calls itself again.
-constexpr size_t kAddBlock = 32768;
-/// A list's tail is folded in when it is longer than this and than a quarter
-/// of the list.
-constexpr size_t kMinTail = 64;
-/// The cells and the calibration are made anew whenever the index has grown
-/// by these factors. A calibration of half the vectors can miss by 0.07.
-constexpr size_t kGrowth = 2;
-constexpr double kCalibrationGrowth = 1.3;
-constexpr float kNorm2Growth = 1.2f;
-
-bool needs_new_cells(GMMIndexRef index, size_t ntotal) {
-    return index.gmm.max_assign == 1 && index.gmm.cells_per_list != 1 &&
-            ntotal >= kGrowth * index.gmm.cells.fitted_n;
-}
-
-/// Entries came in: makes cells and calibration anew if it is time to. Larger
-/// norms than before change the units of METRIC_INNER_PRODUCT's distances.
-void after_growth(GMMIndexRef index, float norm2_before) {
-    const bool new_units = norm2_before > 0 &&
-            index.gmm.cells.norm2 > kNorm2Growth * norm2_before;
-    const size_t ntotal = index.ivf.ntotal;
-    if (needs_new_cells(index, ntotal)) {
-        rebuild_cells(index);
-    }
-    const size_t next = new_units
-            ? 0
-            : size_t(kCalibrationGrowth * index.gmm.calibration.ntotal);
-    if (index.gmm.calibrate_on_add &&
-        ntotal >= std::max(kMinCalibrationVectors, next)) {
-        calibrate_again(index);
-    }
-}
 
 bool has_id(const faiss::DirectMap& map, idx_t id) {
     return map.type == faiss::DirectMap::Array
             ? id >= 0 && size_t(id) < map.array.size() && map.array[id] >= 0
             : map.hashtable.count(id) > 0;
 }
+
+void check_search(
+        const faiss::IndexIVF& index,
+        idx_t n,
+        const float* x,
+        idx_t k,
+        const float* distances,
+        const idx_t* labels) {
+    check_rows("x", n, index.d, x);
+    FAISS_THROW_IF_NOT_FMT(k > 0, "k = %zd, expected > 0", size_t(k));
+    constexpr size_t kLabelWidth = sizeof(idx_t) / sizeof(float);
+    FAISS_THROW_IF_NOT_FMT(
+            k <= std::numeric_limits<idx_t>::max() / 16,
+            "k = %zd, expected numbers of neighbours that memory can hold",
+            size_t(k));
+    check_rows("distances", n, k, distances);
+    check_rows("labels", n, k * kLabelWidth, labels);
+}
+
+/// What training changes of a codec, as it was.
+template <class IVF>
+struct Codec {
+    explicit Codec(const IVF&) {}
+    void restore(IVF&) {}
+};
+
+template <>
+struct Codec<faiss::IndexIVFPQ> {
+    faiss::ProductQuantizer pq;
+    explicit Codec(const faiss::IndexIVFPQ& index) : pq(index.pq) {}
+    void restore(faiss::IndexIVFPQ& index) {
+        std::swap(index.pq, pq);
+    }
+};
+
+template <>
+struct Codec<faiss::IndexIVFScalarQuantizer> {
+    faiss::ScalarQuantizer sq;
+    explicit Codec(const faiss::IndexIVFScalarQuantizer& index)
+            : sq(index.sq) {}
+    void restore(faiss::IndexIVFScalarQuantizer& index) {
+        std::swap(index.sq, sq);
+    }
+};
+
+/// What a call of FAISS's appended to an index's lists goes if it failed.
+struct UndoGrowth {
+    faiss::IndexIVF& index;
+    const idx_t ntotal;
+    std::vector<size_t> sizes;
+    mutable bool done = false;
+
+    explicit UndoGrowth(faiss::IndexIVF& index)
+            : index(index), ntotal(index.ntotal), sizes(index.nlist) {
+        for (size_t i = 0; i < sizes.size(); i++) {
+            sizes[i] = index.invlists->list_size(i);
+        }
+    }
+    ~UndoGrowth() {
+        for (size_t i = 0; i < sizes.size() && !done; i++) {
+            if (index.invlists->list_size(i) > sizes[i]) {
+                index.invlists->resize(i, sizes[i]);
+            }
+        }
+        index.ntotal = done ? index.ntotal : ntotal;
+    }
+};
 
 } // namespace
 
@@ -76,10 +113,27 @@ void IndexIVFGMM<IVF>::train(idx_t n, const float* x) {
             "ntotal = %zd, expected an empty index: training again would "
             "misplace its vectors",
             size_t(this->ntotal));
+    check_rows("x", n, this->d, x);
     check_storable("x", n, this->d, x);
     GpuGMMClustering clustering(this->d, this->nlist, this->cp);
     clustering.covariance = covariance;
     clustering.verbose |= this->verbose;
+    FAISS_THROW_IF_NOT_FMT(
+            !gmm::has_matrices(covariance),
+            "covariance = %s, expected isotropic, diagonal or tied_spherical",
+            gmm::to_string(covariance));
+    // The user's own centroids are kept, as FAISS does; those of an earlier
+    // training are not.
+    if (log_weights.empty() && this->quantizer && this->quantizer->is_trained &&
+        size_t(this->quantizer->ntotal) == this->nlist) {
+        clustering.centroids = quantizer_means(*this);
+        clustering.frozen_centroids = true;
+    } else if (
+            this->nlist >= clustering.kGroupedFrom && !gmm::cuda_available()) {
+        // More iterations save less than 2 % of a search's distances, and on
+        // the CPU they are most of an index's building.
+        clustering.tolerance = std::max(clustering.tolerance, 5e-3);
+    }
     std::unique_ptr<faiss::Index> means = empty_quantizer(*this);
     std::vector<float> directions; // the mixture lives on the unit sphere
     if (this->metric_type == faiss::METRIC_INNER_PRODUCT) {
@@ -88,6 +142,14 @@ void IndexIVFGMM<IVF>::train(idx_t n, const float* x) {
     }
     clustering.train(n, directions.empty() ? x : directions.data(), *means);
     directions = {};
+    PairCells partners; // in time: an addition would wait for them
+    partners.init(
+            this->nlist,
+            this->d,
+            MeansView(*means, this->nlist).data(),
+            kCellsAtFirst);
+    partners.undivide();
+    Codec<IVF> codec_before(*this);
     faiss::Index* old = this->quantizer;
     this->quantizer = means.get();
     try {
@@ -95,6 +157,7 @@ void IndexIVFGMM<IVF>::train(idx_t n, const float* x) {
         IVF::train(n, x);
     } catch (...) {
         this->quantizer = old;
+        codec_before.restore(*this);
         throw;
     }
     means.release();
@@ -102,22 +165,17 @@ void IndexIVFGMM<IVF>::train(idx_t n, const float* x) {
         delete old;
     }
     this->own_fields = true;
-    variances = clustering.variances;
-    log_weights = clustering.log_weights;
-    backend = clustering.backend;
-    cells = PairCells();
+    variances = std::move(clustering.variances);
+    log_weights = std::move(clustering.log_weights);
+    backend = std::move(clustering.backend);
+    cells = std::move(partners);
     calibration = Calibration();
 }
 
 template <class IVF>
 void IndexIVFGMM<IVF>::add_with_ids(
         idx_t n, const float* x, const idx_t* xids) {
-    check_count("n", n);
-    std::vector<idx_t> homes(n);
-    if (this->is_trained) {
-        nearest_lists(*this, n, x, homes.data());
-    }
-    static_cast<faiss::IndexIVF&>(*this).add_core(n, x, xids, homes.data());
+    add_vectors({*this, *this}, n, x, xids, nullptr);
 }
 
 template <class IVF>
@@ -125,109 +183,16 @@ void IndexIVFGMM<IVF>::add_core(
         idx_t n,
         const float* x,
         const idx_t* xids,
-        const idx_t* homes_in FAISS_EXT_ADD_CORE_TAIL_DECL) {
-    FAISS_THROW_IF_NOT_MSG(this->is_trained, "the index is not trained");
-    FAISS_THROW_IF_NOT_FMT(
-            max_assign == 1 || cells.empty(),
-            "max_assign = %zd, expected 1 in an index with cells "
-            "(cells_per_list = 1 leaves them out)",
-            max_assign);
-    check_writable(*this);
-    check_storable("x", n, this->d, x);
-    for (idx_t i = 0; i < n; i++) {
-        FAISS_THROW_IF_NOT_FMT(
-                homes_in[i] >= -1 && homes_in[i] < idx_t(this->nlist),
-                "coarse_idx[%zd] = %zd, expected -1 or a list, of %zd",
-                size_t(i),
-                size_t(homes_in[i]),
-                this->nlist);
-    }
-    this->direct_map.check_can_add(xids);
-    const GMMIndexRef self{*this, *this};
-    check_max_assign(*this, *this);
-    adopt_strays(self);
-    if (this->ntotal == 0) {
-        earlier_lists.clear();
-    }
-    const bool fold = !needs_new_cells(self, this->ntotal + n);
-    const float norm2_before = cells.norm2;
-    std::vector<uint32_t> old_size(this->nlist);
-    const std::vector<float> means = quantizer_means(*this);
-
-    for (idx_t i0 = 0; i0 < n; i0 += kAddBlock) {
-        const idx_t nb = std::min<idx_t>(kAddBlock, n - i0);
-        const float* xb = x + i0 * this->d;
-        const idx_t* homes = homes_in + i0;
-        for (size_t i = 0; i < this->nlist; i++) {
-            old_size[i] = uint32_t(this->invlists->list_size(i));
-        }
-        // FAISS would enter places in the direct map that change below.
-        faiss::DirectMap map;
-        std::swap(map, this->direct_map);
-        Assignment all;
-        if (max_assign > 1) {
-            all = assign_copies(self, nb, xb, homes);
-        }
-        const idx_t ntotal0 = this->ntotal;
-        try {
-            IVF::add_core(
-                    nb,
-                    xb,
-                    xids ? xids + i0 : nullptr,
-                    max_assign > 1 ? all.homes.data()
-                                   : homes FAISS_EXT_ADD_CORE_TAIL);
-            if (!all.copied.empty()) {
-                std::vector<idx_t> ids(all.copied.size());
-                for (size_t r = 0; r < ids.size(); r++) {
-                    ids[r] = xids ? xids[i0 + all.copied[r]]
-                                  : ntotal0 + all.copied[r];
-                }
-                IVF::add_core(
-                        ids.size(),
-                        all.gather(this->d, xb).data(),
-                        ids.data(),
-                        all.copy_lists.data() FAISS_EXT_ADD_CORE_TAIL);
-                this->ntotal = ntotal0 + nb;
-            }
-        } catch (...) {
-            std::swap(map, this->direct_map);
-            throw;
-        }
-        std::swap(map, this->direct_map);
-        if (this->direct_map.type == faiss::DirectMap::Array) {
-            this->direct_map.array.resize(this->ntotal, -1);
-        }
-
-        append_to_tails(self, nb, xb, homes, means);
-        if (max_assign > 1) {
-            all.enter(self);
-        }
-        for (size_t i = 0; i < this->nlist; i++) {
-            if (this->invlists->list_size(i) == old_size[i]) {
-                continue;
-            }
-            if (max_assign > 1) {
-                sort_copies(self, i);
-            } else if (
-                    !cells.empty() && fold &&
-                    cells.tail[i].size() >
-                            std::max(
-                                    kMinTail,
-                                    this->invlists->list_size(i) / 4)) {
-                fold_tail(self, i);
-            } else {
-                update_direct_map(self, i, old_size[i]);
-            }
-        }
-    }
-
-    after_growth(self, norm2_before);
+        const idx_t* homes FAISS_EXT_ADD_CORE_TAIL_DECL) {
+    FAISS_THROW_IF_NOT_MSG(
+            homes || n == 0, "coarse_idx = nullptr, expected n lists");
+    add_vectors({*this, *this}, n, x, xids, homes);
 }
 
 template <class IVF>
 void IndexIVFGMM<IVF>::reset() {
     IVF::reset();
-    cells = PairCells();
+    cells.undivide();
     earlier_lists.clear();
     calibration = Calibration();
 }
@@ -240,8 +205,7 @@ void IndexIVFGMM<IVF>::search(
         float* distances,
         idx_t* labels,
         const faiss::SearchParameters* params) const {
-    check_count("n", n);
-    FAISS_THROW_IF_NOT_FMT(k > 0, "k = %zd, expected > 0", size_t(k));
+    check_search(*this, n, x, k, distances, labels);
     gmm_search(
             *this,
             *this,
@@ -290,11 +254,12 @@ void IndexIVFGMM<IVF>::range_search(
         float radius,
         faiss::RangeSearchResult* result,
         const faiss::SearchParameters* params) const {
-    check_count("n", n);
+    check_rows("x", n, this->d, x);
+    FAISS_THROW_IF_NOT_MSG(result, "result = nullptr, expected a result");
     gmm_range_search(
             *this,
             *this,
-            make_plan(*this, *this, params),
+            make_plan(*this, *this, params, 0),
             n,
             x,
             radius,
@@ -310,8 +275,8 @@ void IndexIVFGMM<IVF>::search_and_reconstruct(
         idx_t* labels,
         float* recons,
         const faiss::SearchParameters* params) const {
-    check_count("n", n);
-    FAISS_THROW_IF_NOT_FMT(k > 0, "k = %zd, expected > 0", size_t(k));
+    check_search(*this, n, x, k, distances, labels);
+    check_rows("recons", n * k, this->d, recons);
     gmm_search(
             *this,
             *this,
@@ -341,14 +306,7 @@ size_t IndexIVFGMM<IVF>::remove_ids(const faiss::IDSelector& sel) {
             this->direct_map.type != faiss::DirectMap::Array,
             "remove_ids: a direct map of type Array has no room for gaps; "
             "use Hashtable or none");
-    check_max_assign(*this, *this);
-    adopt_strays({*this, *this});
-    size_t removed = 0;
-    for (size_t i = 0; i < this->nlist; i++) {
-        removed += remove_from_list({*this, *this}, i, sel);
-    }
-    this->ntotal -= removed;
-    return removed;
+    return faiss_ext::remove_ids({*this, *this}, sel);
 }
 
 template <class IVF>
@@ -357,6 +315,8 @@ void IndexIVFGMM<IVF>::update_vectors(
     FAISS_THROW_IF_NOT_MSG(
             !this->direct_map.no(), "update_vectors needs a direct map");
     check_count("nv", nv);
+    check_rows("v", nv, this->d, v);
+    check_rows("idx", nv, sizeof(idx_t) / sizeof(float), idx);
     check_storable("v", nv, this->d, v);
     std::unordered_map<idx_t, int> last; // row of each id
     for (int i = 0; i < nv; i++) {
@@ -376,20 +336,7 @@ void IndexIVFGMM<IVF>::update_vectors(
         }
         return update_vectors(int(ids.size()), ids.data(), rows.data());
     }
-    // Remove and add; the map is made anew since an Array has no gaps.
-    const auto type = this->direct_map.type;
-    this->direct_map.type = faiss::DirectMap::NoMap;
-    const idx_t ntotal = this->ntotal;
-    remove_ids(faiss::IDSelectorBatch(nv, idx));
-    this->add_with_ids(nv, v, idx);
-    this->direct_map.clear();
-    this->direct_map.type = type;
-    if (type == faiss::DirectMap::Array) {
-        this->direct_map.array.resize(ntotal, -1);
-    }
-    for (size_t i = 0; i < this->nlist; i++) {
-        update_direct_map({*this, *this}, i, 0);
-    }
+    faiss_ext::update_vectors({*this, *this}, nv, idx, v);
 }
 
 template <class IVF>
@@ -414,20 +361,17 @@ template <class IVF>
 void IndexIVFGMM<IVF>::merge_from(faiss::Index& other_index, idx_t add_id) {
     check_compatible_for_merge(other_index);
     auto& other = dynamic_cast<IndexIVFGMM&>(other_index);
-    check_writable(*this);
     check_writable(other);
-    adopt_strays({*this, *this});
     adopt_strays({other, other});
-    std::vector<size_t> old_size(this->nlist);
-    for (size_t i = 0; i < this->nlist; i++) {
-        old_size[i] = this->invlists->list_size(i);
-    }
-    const float norm2_before = cells.norm2;
-    IVF::merge_from(other_index, add_id);
-    append_foreign({*this, *this}, old_size, other.earlier_lists);
-    other.cells.clear_entries();
-    other.earlier_lists.clear();
-    after_growth({*this, *this}, norm2_before);
+    Growth growth({*this, *this}, "merge_from");
+    take_entries(
+            {*this, *this},
+            *other.invlists,
+            other.ntotal,
+            add_id,
+            other.earlier_lists);
+    other.reset();
+    growth.finish();
 }
 
 template <class IVF>
@@ -441,21 +385,36 @@ void IndexIVFGMM<IVF>::copy_subset_to(
             "copy_subset_to: max_assign = %zd, expected 1: copies would "
             "become vectors of their own",
             max_assign);
-    std::vector<size_t> old_size(other.nlist);
-    for (size_t i = 0; i < other.nlist; i++) {
-        old_size[i] = other.invlists->list_size(i);
+    auto gmm = dynamic_cast<IVFGMM*>(&other);
+    if (!gmm) {
+        const UndoGrowth undo(other);
+        IVF::copy_subset_to(other, subset_type, a1, a2);
+        undo.done = true;
+        return;
     }
-    IVF::copy_subset_to(other, subset_type, a1, a2);
-    if (auto gmm = dynamic_cast<IVFGMM*>(&other)) {
-        const float norm2_before = gmm->cells.norm2;
-        append_foreign({other, *gmm}, old_size, {});
-        after_growth({other, *gmm}, norm2_before);
-    }
+    FAISS_THROW_IF_NOT_MSG(
+            other.direct_map.no(),
+            "copy_subset_to: expected an index without a direct map");
+    IVF subset; // FAISS knows what a subset is
+    subset.nlist = other.nlist;
+    subset.code_size = other.code_size;
+    subset.invlists =
+            new faiss::ArrayInvertedLists(other.nlist, other.code_size);
+    subset.own_invlists = true;
+    IVF::copy_subset_to(subset, subset_type, a1, a2);
+    Growth growth({other, *gmm}, "copy_subset_to");
+    take_entries({other, *gmm}, *subset.invlists, subset.ntotal, 0, {});
+    growth.finish();
 }
 
 template <class IVF>
 void IndexIVFGMM<IVF>::calibrate(size_t nq, const float* xq, size_t k) {
-    calibration = calibrate_index({*this, *this}, nq, xq, k);
+    if (is_writable(*this)) {
+        adopt_strays({*this, *this});
+    }
+    Calibration fresh = calibrate_index({*this, *this}, nq, xq, k);
+    fresh.norm2 = cells.norm2;
+    calibration = std::move(fresh);
     if (this->verbose) {
         printf("%s", calibration.report().c_str());
     }
@@ -464,13 +423,33 @@ void IndexIVFGMM<IVF>::calibrate(size_t nq, const float* xq, size_t k) {
 template <class IVF>
 void IndexIVFGMM<IVF>::optimize() {
     FAISS_THROW_IF_NOT_MSG(this->is_trained, "the index is not trained");
+    // Where FAISS's own functions removed entries, the cells say nothing.
+    const GMMIndexRef self{*this, *this};
+    bool shrunk = false;
+    for (size_t i = 0; i < this->nlist; i++) {
+        shrunk |= known_size(self, i) > this->invlists->list_size(i);
+    }
+    if (!shrunk || max_assign > 1) {
+        adopt_strays(self);
+    }
     if (max_assign == 1) {
         check_writable(*this);
-        rebuild_cells({*this, *this});
+        rebuild_cells(self);
     }
     if (size_t(this->ntotal) >= kMinCalibrationVectors) {
         calibrate_again({*this, *this});
     }
+}
+
+template <class IVF>
+bool IndexIVFGMM<IVF>::maintenance_due() const {
+    auto& self = const_cast<IndexIVFGMM&>(*this); // which is only looked at
+    return faiss_ext::maintenance_due({self, self});
+}
+
+template <class IVF>
+void IndexIVFGMM<IVF>::maintain() {
+    faiss_ext::maintain({*this, *this});
 }
 
 template <class IVF>

@@ -38,15 +38,16 @@ struct IVFGMM {
     std::vector<float> log_weights; ///< size nlist
     std::string backend;            ///< what trained it: "cpu" or "cuda"
 
-    /** Order of probing. Cell orders search the nprobe * ntotal / nlist
-     * vectors of the best cells, whichever lists they are in: the cost of
-     * nprobe lists, and more recall. `sketch` computes fewer distances for
-     * it, since its scores are paid from the same budget, but 2 k at least
-     * where nprobe lists hold so many. With nprobe = nlist all is searched. */
+    /** Order of probing. By codes nprobe means the cost of so many lists: the
+     * codes of the nprobe nearest lists are looked at, and those of the nearest
+     * cells elsewhere, up to six times as many entries, of which few are
+     * compared. It finds what whole lists find, and more. Where that does not
+     * pay (d < 16, or fewer than 10 k entries in nprobe lists) `calibrated` is
+     * whole lists. With nprobe = nlist all is searched. */
     ProbeOrder probe_order = ProbeOrder::calibrated;
-    /** In (0, 1]. Below 1 a query stops once this share of its neighbours is
-     * expected to be found (needs the calibration that adding does); nprobe
-     * and max_codes remain as caps. */
+    /** In (0, 1]. Below 1 a search of whole lists stops once this share of the
+     * posterior is covered (ProbePolicy), with nprobe as a cap; by codes it is
+     * a target_recall, if there is a calibration. */
     float probe_mass = 1;
     /** In [0, 1). Above 0 the calibration chooses order and stop: the setting
      * with the least cost that reached this recall on held-out queries, of what
@@ -54,18 +55,19 @@ struct IVFGMM {
      * max_codes remains as a cap, and the nprobe of a
      * faiss::SearchParametersIVF given for one call (1, if it is not set), but
      * not that of a SearchParametersIVFGMM; the index's own nprobe is not used
-     * then. An index of fewer than 1000 vectors that is not calibrated
-     * is searched through; a larger one throws. With an IDSelector the stop
-     * looks at what was found, and can come early where few vectors pass.
-     * So it can for a k far above the calibration's: labels may end in -1.
-     * range_search stops by the same choice. */
+     * then. An index that is not calibrated is searched through, as is one of
+     * fewer than 1000 vectors; one of more with calibrate_on_add = false
+     * throws. With an IDSelector budgets grow by what it keeps out, and if
+     * fewer than k are found, all that pass are compared. range_search takes
+     * the largest of the settings that reach it for 1, 10 and 100 neighbours.
+     */
     float target_recall = 0;
 
     size_t cells_per_list = 0; ///< 0: from the list sizes; 1: plain IVF
-    /** Keep a sketch of each vector (28 bytes; see PairCells.h): by far the
-     * fewest distances at a recall. Set it before adding, or call optimize().
-     */
-    bool sketch = true;
+    /** Bits a dimension of the code of each vector (1, 2 or 4; see
+     * CellCodes.h); 0: CellCodes::default_bits. Set it before adding, or call
+     * optimize(). */
+    int code_bits = 0;
     /// Lists that a vector may be in. Above 1 no cells are made, whatever
     /// cells_per_list says.
     size_t max_assign = 1;
@@ -76,8 +78,9 @@ struct IVFGMM {
     /// Above 0: copies go to the components whose responsibility reaches it
     /// instead, the most responsible one being the home.
     float assign_threshold = 0;
-    /// Whenever the index has grown by 1.3: on the queries that calibrate() was
-    /// last given, or on vectors of the index.
+    /// In additions of half the index and in maintain(), if it has grown by
+    /// 1.3: on the queries that calibrate() was last given, or on vectors of
+    /// the index.
     bool calibrate_on_add = true;
 
     PairCells cells;
@@ -100,10 +103,29 @@ struct IVFGMM {
      */
     virtual void calibrate(size_t nq, const float* xq, size_t k = 10) = 0;
 
-    /// Folds the tails into the cells, after choosing L and fitting the cells
-    /// anew to what the index holds, and calibrates as adding does. Time
-    /// O(ntotal L d).
+    /** Chooses L, fits all cells anew to what the index holds and calibrates as
+     * adding does, due or not. Two steps, each whole: cells, calibration. Time
+     * O(ntotal L d). */
     virtual void optimize() = 0;
+
+    /** Whether the index has changed so much that its cells or its calibration
+     * should be made anew: a list has doubled since its cells were fitted, L
+     * would be twice what it is, or the index has grown by 1.3 since it was
+     * calibrated (if calibrate_on_add). Time O(nlist).
+     *
+     * An addition of at least half of what the index then holds does it at once
+     * (a whole base in one call; a merge). Smaller ones take no longer than
+     * their own vectors: they refit lists of up to 2048 entries that have
+     * doubled, and leave the rest due. Searches find what there is all the
+     * same. Of target_recall while calibration is due: the setting chosen is
+     * that for the vectors that there were, scaled to the present number; an
+     * index that never was calibrated is searched through. */
+    virtual bool maintenance_due() const = 0;
+
+    /** Does what is due, and nothing if nothing is. Each step is whole: a list
+     * (or all, where L changes), then the calibration. Like an addition it must
+     * not run beside searches. */
+    virtual void maintain() = 0;
 
     /// The fitted mixture, means included.
     virtual gmm::GaussianMixture mixture() const = 0;
@@ -113,8 +135,8 @@ struct IVFGMM {
 
 /// Counters beside faiss::indexIVF_stats, over all GMM indexes.
 struct IVFGMMStats {
-    size_t n_cell_scores = 0;   ///< cells whose likelihood was evaluated
-    size_t n_sketch_scores = 0; ///< vectors estimated from their sketch
+    size_t n_cell_scores = 0; ///< cells whose likelihood was evaluated
+    size_t n_codes = 0;       ///< vectors estimated from their code
     void reset();
 };
 extern IVFGMMStats ivf_gmm_stats;
@@ -144,7 +166,14 @@ faiss::MetricType metric_among(Args... args) {
  * updated as FAISS does it.
  *
  * Errors are FaissExceptions that name the argument, its value and what was
- * expected, and leave the index as it was.
+ * expected, and leave the index as it was; so do memory that does not suffice
+ * and faiss::InterruptCallback, wherever they come. An addition of more than
+ * 32,768 vectors is whole for each so many, and its exception says how many are
+ * in.
+ *
+ * Any number of threads may search at a time, and nothing else may run beside a
+ * call that is not const: std::shared_mutex, shared by searches and held alone
+ * by the others, is enough.
  */
 template <class IVF>
 struct IndexIVFGMM : IVF, IVFGMM {
@@ -215,6 +244,8 @@ struct IndexIVFGMM : IVF, IVFGMM {
 
     void calibrate(size_t nq, const float* xq, size_t k = 10) override;
     void optimize() override;
+    bool maintenance_due() const override;
+    void maintain() override;
     gmm::GaussianMixture mixture() const override;
 };
 

@@ -13,14 +13,12 @@ namespace faiss_ext {
 
 namespace {
 
-constexpr std::array<std::pair<ProbeOrder, const char*>, 7> kOrderNames = {{
+constexpr std::array<std::pair<ProbeOrder, const char*>, 5> kOrderNames = {{
         {ProbeOrder::calibrated, "calibrated"},
         {ProbeOrder::distance, "distance"},
         {ProbeOrder::log_likelihood, "log_likelihood"},
         {ProbeOrder::scale_free, "scale_free"},
-        {ProbeOrder::cell_distance, "cell_distance"},
-        {ProbeOrder::cell_posterior, "cell_posterior"},
-        {ProbeOrder::sketch, "sketch"},
+        {ProbeOrder::codes, "codes"},
 }};
 
 /// A list and what it is ordered by: smaller is better, ties by number.
@@ -94,10 +92,14 @@ ProbeOrder probe_order_from_string(const std::string& name) {
             return value;
         }
     }
+    for (const char* former : {"sketch", "cell_distance", "cell_posterior"}) {
+        if (name == former) {
+            return ProbeOrder::codes;
+        }
+    }
     FAISS_THROW_FMT(
             "probe order \"%s\" is none of calibrated, distance, "
-            "log_likelihood, scale_free, cell_distance, cell_posterior, "
-            "sketch",
+            "log_likelihood, scale_free, codes",
             name.c_str());
 }
 

@@ -9,8 +9,7 @@ namespace faiss_ext {
 
 /// What comes first in a search.
 enum class ProbeOrder {
-    /// What the index's calibration found best for the cost asked for;
-    /// cell_distance until there is one.
+    /// `codes` where the index has them and they pay, else `distance`.
     calibrated,
     /// Whole lists by distance to their mean: what k-means IVF does.
     distance,
@@ -22,17 +21,14 @@ enum class ProbeOrder {
     /// Whole lists by distance, with the scale-free posterior d_k^-v to stop
     /// by (the unknown local scale integrated out of the Gaussian).
     scale_free,
-    /// Cells of pairs by distance to the cell's mean.
-    cell_distance,
-    /// Cells of pairs by the likelihood that the cell holds a vector within
-    /// the query's neighbour distance: the calibrated order.
-    cell_posterior,
-    /// Vectors of the best cells by the distance that their sketch estimates:
-    /// the finest order, see Sketch in PairCells.h.
-    sketch,
+    /// Vectors of the nearest cells by the distance that their code estimates:
+    /// see CellCodes.h.
+    codes,
 };
 
-/// "distance", ...; from_string throws FaissException naming the string.
+/// "distance", ...; from_string throws FaissException naming the string. It
+/// takes "sketch", "cell_distance" and "cell_posterior", which were orders
+/// once, for "codes".
 const char* to_string(ProbeOrder order);
 ProbeOrder probe_order_from_string(const std::string& name);
 

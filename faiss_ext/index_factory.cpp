@@ -21,7 +21,7 @@
 #include "faiss_ext/IndexIVFGMM.h"
 #include "faiss_ext/impl/convert.h"
 
-#if FAISS_EXT_FAISS_VERSION > 10703
+#ifdef FAISS_EXT_HAS_FACTORY_TOOLS
 #include <faiss/factory_tools.h>
 #endif
 
@@ -59,8 +59,12 @@ std::string join(const std::vector<std::string>& tokens) {
     return out;
 }
 
+/// Empty lists alone take 0.8 GB for that many.
+constexpr size_t kMostLists = size_t(1) << 24;
+
 /// Digits, and "k" or "M" as in newer FAISS.
-size_t parse_count(const std::string& digits, const std::string& token) {
+size_t parse_count(
+        const std::string& digits, const std::string& token, size_t most) {
     size_t unit = 1;
     unit = digits.back() == 'k' ? 1024 : unit;
     unit = digits.back() == 'M' ? 1024 * 1024 : unit;
@@ -68,10 +72,11 @@ size_t parse_count(const std::string& digits, const std::string& token) {
     const size_t value =
             digits.size() > 10 ? SIZE_MAX : std::stoull(digits) * unit;
     FAISS_THROW_IF_NOT_FMT(
-            value >= 1 && value <= size_t(std::numeric_limits<int>::max()),
-            "index_factory: \"%s\" in \"%s\", expected 1 to 2147483647",
+            value >= 1 && value <= most,
+            "index_factory: \"%s\" in \"%s\", expected 1 to %zu",
             digits.c_str(),
-            token.c_str());
+            token.c_str(),
+            most);
     return value;
 }
 
@@ -86,18 +91,18 @@ GMMToken parse_token(const std::string& token) {
             "[_Diag|_Tied][_HNSW<M>]",
             token.c_str());
     GMMToken out;
-    out.nlist = parse_count(match[1], token);
+    out.nlist = parse_count(match[1], token, kMostLists);
     if (match[2].matched) {
-        out.cells_per_list = parse_count(match[2], token);
+        out.cells_per_list = parse_count(match[2], token, kMostLists);
     }
     if (match[3].matched) {
         out.covariance = match[3] == "Diag" ? gmm::Covariance::diagonal
-                                            : gmm::Covariance::tied;
+                                            : gmm::Covariance::tied_spherical;
     }
     out.graph = match[4];
     if (match[5].length() > 0) {
         // FAISS never returns from making a graph of one neighbour.
-        const size_t neighbours = parse_count(match[5], token);
+        const size_t neighbours = parse_count(match[5], token, kMostLists);
         FAISS_THROW_IF_NOT_FMT(
                 neighbours >= 2 && neighbours <= 1024,
                 "index_factory: M = %zd in \"%s\", expected 2 to 1024",
@@ -163,6 +168,46 @@ void set_gmm_quantizer(
     ivf.quantizer_trains_alone = 1;
 }
 
+/// The IVF index behind transforms and id maps alone, or nullptr.
+faiss::IndexIVF* ivf_behind(faiss::Index* index) {
+    while (faiss::Index** inner = inside(index)) {
+        if (dynamic_cast<faiss::IndexRefine*>(index)) {
+            return nullptr;
+        }
+        index = *inner;
+    }
+    return dynamic_cast<faiss::IndexIVF*>(index);
+}
+
+/** An IVF index keeps ids itself. faiss::IndexIDMap takes them for positions
+ * when something is removed, and gives wrong ids after that, so the index that
+ * it wraps stands for it. Of IndexIDMap2, which reconstructs by id, a direct
+ * map stays.
+ */
+std::unique_ptr<faiss::Index> without_id_maps(
+        std::unique_ptr<faiss::Index> index) {
+    faiss::Index* root = index.get();
+    for (faiss::Index** slot = &root; slot && *slot;) {
+        auto map = dynamic_cast<faiss::IndexIDMap*>(*slot);
+        faiss::IndexIVF* ivf = ivf_behind(*slot);
+        if (!map || !ivf) {
+            slot = inside(*slot);
+            continue;
+        }
+        if (dynamic_cast<faiss::IndexIDMap2*>(map)) {
+            ivf->set_direct_map_type(faiss::DirectMap::Hashtable);
+        }
+        map->own_fields = false;
+        *slot = map->index;
+        if (slot == &root) {
+            index.reset(root); // deletes the map
+        } else {
+            delete map;
+        }
+    }
+    return index;
+}
+
 } // namespace
 
 faiss::Index* index_factory(
@@ -223,7 +268,7 @@ faiss::Index* index_factory(
     std::unique_ptr<faiss::IndexIVF> gmm = take_as_gmm(*ivf);
     if (!gmm) {
         set_gmm_quantizer(*ivf, token, *found);
-        return index.release();
+        return without_id_maps(std::move(index)).release();
     }
     auto& part = dynamic_cast<IVFGMM&>(*gmm);
     part.covariance = token.covariance;
@@ -234,7 +279,7 @@ faiss::Index* index_factory(
     }
     delete *slot;
     *slot = gmm.release();
-    return index.release();
+    return without_id_maps(std::move(index)).release();
 }
 
 namespace {
@@ -278,7 +323,8 @@ std::string describe(const faiss::ScalarQuantizer& sq) {
 std::string describe_code(const faiss::IndexIVF* ivf) {
     if (auto pq = dynamic_cast<const faiss::IndexIVFPQ*>(ivf)) {
         return "PQ" + std::to_string(pq->pq.M) +
-                (pq->pq.nbits == 8 ? "" : "x" + std::to_string(pq->pq.nbits));
+                (pq->pq.nbits == 8 ? "" : "x" + std::to_string(pq->pq.nbits)) +
+                (pq->do_polysemous_training ? "" : "np");
     }
     if (auto fs = dynamic_cast<const faiss::IndexIVFPQFastScan*>(ivf)) {
         return "PQ" + std::to_string(fs->pq.M) + "x4fs" +
@@ -292,7 +338,7 @@ std::string describe_code(const faiss::IndexIVF* ivf) {
     if (dynamic_cast<const faiss::IndexIVFFlat*>(ivf)) {
         return "Flat";
     }
-#if FAISS_EXT_FAISS_VERSION > 10703
+#ifdef FAISS_EXT_HAS_FACTORY_TOOLS
     // "IVF16,Code", or empty
     const std::string stock = faiss::reverse_index_factory(ivf);
     const size_t comma = stock.find(',');
@@ -309,7 +355,8 @@ std::string describe_gmm(
         out += "x" + std::to_string(cells_per_list);
     }
     if (covariance != gmm::Covariance::isotropic) {
-        out += covariance == gmm::Covariance::tied ? "_Tied" : "_Diag";
+        out += covariance == gmm::Covariance::tied_spherical ? "_Tied"
+                                                             : "_Diag";
     }
     return out;
 }
@@ -384,7 +431,7 @@ std::string describe(const faiss::Index* index) {
     if (auto sq = dynamic_cast<const faiss::IndexScalarQuantizer*>(index)) {
         return describe(sq->sq);
     }
-#if FAISS_EXT_FAISS_VERSION > 10703
+#ifdef FAISS_EXT_HAS_FACTORY_TOOLS
     return faiss::reverse_index_factory(index);
 #else
     return "";

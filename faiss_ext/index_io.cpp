@@ -2,160 +2,37 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
+#include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <memory>
 #include <new>
 #include <stdexcept>
+#include <system_error>
 #include <vector>
 
 #include <faiss/impl/FaissAssert.h>
 #include <faiss/index_io.h>
+#include <faiss/invlists/OnDiskInvertedLists.h>
 
+#include "faiss_ext/IndexGMM.h"
+#include "faiss_ext/IndexIVFGMM.h"
+#include "faiss_ext/impl/convert.h"
+#include "faiss_ext/impl/errors.h"
+#include "faiss_ext/io/AtomicFileWriter.h"
+#include "faiss_ext/io/Checksum.h"
+#include "faiss_ext/io/checks.h"
+#include "faiss_ext/io/format.h"
+#include "faiss_ext/io/streams.h"
 #include "faiss_ext/io/trailer.h"
+#include "faiss_ext/store/edit.h"
 
 namespace faiss_ext {
 
-/* The file:
- *
- *   stock part   what faiss::write_index writes, but for two 8-byte words of
- *                the outermost header that FAISS sets to 1 << 20 and ignores
- *                when it reads: kStamp and the length of the stock part
- *   trailer      TrailerHead, payload (impl/trailer.cpp), checksum of both
- *
- * The stamp tells a file that has lost its trailer from one that never had
- * one, and where the trailer is before anything of the file is believed.
- */
-
 namespace {
 
-constexpr uint64_t kStamp = 0x5254'4d4d'472b'5846; // "FX+GMMTR"
-constexpr uint32_t kMagic = 0x744d'4d47;           // "GMMt"
-constexpr uint32_t kVersion = 2;
-constexpr int64_t kFaissDummy = 1 << 20;
-/// fourcc, d, ntotal: what stands before the two words.
-constexpr size_t kStampBegin = 4 + 4 + 8;
-constexpr size_t kStampEnd = kStampBegin + 16;
 constexpr size_t kBlock = 1 << 20;
-
-struct TrailerHead {
-    uint32_t magic = kMagic;
-    uint32_t version = kVersion;
-    uint64_t stock_length = 0;
-    uint64_t stock_checksum = 0;
-    uint64_t payload_length = 0;
-};
-static_assert(sizeof(TrailerHead) == 32);
-
-/** FNV-1a over 64-bit words, with a rotation so that high bits mix, too.
- *
- * Each step is a bijection of the state: a change in one word is always
- * seen. */
-struct Checksum {
-    uint64_t state = 0xcbf29ce484222325;
-    uint64_t length = 0;
-    std::array<uint8_t, 8> pending = {};
-
-    void add(const void* data, size_t size) {
-        auto bytes = static_cast<const uint8_t*>(data);
-        while (size > 0) {
-            const size_t have = length % 8;
-            if (have == 0 && size >= 8) {
-                const size_t words = size / 8;
-                for (size_t i = 0; i < words; i++) {
-                    mix(bytes + 8 * i);
-                }
-                bytes += 8 * words;
-                size -= 8 * words;
-                length += 8 * words;
-                continue;
-            }
-            const size_t take = std::min(size, 8 - have);
-            memcpy(pending.data() + have, bytes, take);
-            bytes += take;
-            size -= take;
-            length += take;
-            if (length % 8 == 0) {
-                mix(pending.data());
-            }
-        }
-    }
-
-    uint64_t value() const {
-        Checksum last = *this;
-        std::fill(
-                last.pending.begin() + length % 8,
-                last.pending.end(),
-                uint8_t(0));
-        last.mix(last.pending.data());
-        last.mix(&length);
-        return last.state;
-    }
-
-private:
-    void mix(const void* word) {
-        uint64_t w;
-        memcpy(&w, word, 8);
-        state = std::rotl(state ^ w, 29) * 0x100000001b3;
-    }
-};
-
-using Head = std::array<uint8_t, kStampEnd>;
-
-std::array<uint64_t, 2> stamp_of(const Head& head) {
-    std::array<uint64_t, 2> words;
-    memcpy(words.data(), head.data() + kStampBegin, sizeof(words));
-    return words;
-}
-
-/// Counts what is written, and keeps the outermost header.
-struct CountingWriter : faiss::IOWriter {
-    Head head = {};
-    size_t length = 0;
-
-    size_t operator()(const void* ptr, size_t size, size_t nitems) override {
-        const size_t bytes = size * nitems;
-        if (length < head.size()) {
-            memcpy(head.data() + length,
-                   ptr,
-                   std::min(bytes, head.size() - length));
-        }
-        length += bytes;
-        return nitems;
-    }
-};
-
-/// Puts the stamp where it belongs, and passes all on.
-struct StampingWriter : faiss::IOWriter {
-    faiss::IOWriter* out;
-    std::array<uint64_t, 2> stamp;
-    Checksum checksum;
-
-    StampingWriter(faiss::IOWriter* out, size_t stock_length)
-            : out(out), stamp{kStamp, stock_length} {
-        name = out->name;
-    }
-
-    size_t operator()(const void* ptr, size_t size, size_t nitems) override {
-        const size_t bytes = size * nitems;
-        const size_t at = checksum.length;
-        if (at + bytes <= kStampBegin || at >= kStampEnd) {
-            checksum.add(ptr, bytes);
-            return (*out)(ptr, size, nitems);
-        }
-        std::vector<uint8_t> copy(bytes);
-        memcpy(copy.data(), ptr, bytes);
-        for (size_t i = 0; i < bytes; i++) {
-            if (at + i >= kStampBegin && at + i < kStampEnd) {
-                copy[i] = reinterpret_cast<const uint8_t*>(
-                        stamp.data())[at + i - kStampBegin];
-            }
-        }
-        checksum.add(copy.data(), bytes);
-        return (*out)(copy.data(), size, nitems);
-    }
-};
 
 void write_all(faiss::IOWriter* writer, const void* data, size_t size) {
     FAISS_THROW_IF_NOT_FMT(
@@ -163,6 +40,17 @@ void write_all(faiss::IOWriter* writer, const void* data, size_t size) {
             "write_index: cannot write %zu bytes to \"%s\"",
             size,
             writer->name.c_str());
+}
+
+/// FAISS's own file writer keeps bytes back, and would lose them without a
+/// word when it closes the file.
+void flush(faiss::IOWriter* writer) {
+    auto file = dynamic_cast<faiss::FileIOWriter*>(writer);
+    FAISS_THROW_IF_NOT_FMT(
+            !file || fflush(file->f) == 0,
+            "write_index: cannot write to \"%s\": %s",
+            writer->name.c_str(),
+            std::generic_category().message(errno).c_str());
 }
 
 /// Reads that many bytes; memory is taken as they come, so that a length that
@@ -192,15 +80,17 @@ Trailer read_trailer(faiss::IOReader* reader, uint64_t stock_length) {
     const auto head = read_bytes(reader, sizeof(out.head));
     memcpy(&out.head, head.data(), sizeof(out.head));
     FAISS_THROW_IF_NOT_FMT(
-            out.head.magic == kMagic && out.head.stock_length == stock_length,
+            out.head.magic == TrailerHead::kMagic &&
+                    out.head.stock_length == stock_length,
             "read_index: \"%s\" has no GMM trailer where it should be",
             name);
     FAISS_THROW_IF_NOT_FMT(
-            out.head.version == kVersion,
+            out.head.version >= kOldestVersion && out.head.version <= kVersion,
             "read_index: the GMM trailer of \"%s\" has version %u, expected "
-            "%u",
+            "%u to %u",
             name,
             out.head.version,
+            kOldestVersion,
             kVersion);
     out.payload = read_bytes(reader, out.head.payload_length);
     Checksum checksum;
@@ -226,79 +116,6 @@ void check_stock(
             reader->name.c_str());
 }
 
-/// A reader that can go back: a file or a vector; not a pipe.
-struct Seekable {
-    FILE* file = nullptr;
-    faiss::VectorIOReader* vector = nullptr;
-
-    explicit Seekable(faiss::IOReader* reader)
-            : vector(dynamic_cast<faiss::VectorIOReader*>(reader)) {
-        auto file_reader = dynamic_cast<faiss::FileIOReader*>(reader);
-        if (file_reader && ftell(file_reader->f) >= 0) {
-            file = file_reader->f;
-        }
-    }
-
-    explicit operator bool() const {
-        return file || vector;
-    }
-
-    size_t tell() const {
-        return file ? size_t(ftell(file)) : vector->rp;
-    }
-
-    /// Behind the end is an error here or when it is read.
-    void seek(size_t at) const {
-        if (file) {
-            FAISS_THROW_IF_NOT_FMT(
-                    at <= size_t(INT64_MAX) && fseek(file, at, SEEK_SET) == 0,
-                    "read_index: cannot go to byte %zu",
-                    at);
-        } else {
-            FAISS_THROW_IF_NOT_FMT(
-                    at <= vector->data.size(),
-                    "read_index: byte %zu is behind the end",
-                    at);
-            vector->rp = at;
-        }
-    }
-};
-
-/// A reader's first bytes again, and no more than `limit` bytes in all.
-struct BoundedReader : faiss::IOReader {
-    faiss::IOReader* in;
-    std::vector<uint8_t> head; ///< read from `in` already
-    uint64_t limit;
-    Checksum checksum; ///< of what was read, checksum.length bytes
-
-    BoundedReader(
-            faiss::IOReader* in, std::vector<uint8_t> head, uint64_t limit)
-            : in(in), head(std::move(head)), limit(limit) {
-        name = in->name;
-    }
-
-    size_t operator()(void* ptr, size_t size, size_t nitems) override {
-        if (size == 0 || nitems == 0) {
-            return nitems;
-        }
-        if (nitems > (limit - checksum.length) / size) {
-            return 0;
-        }
-        const size_t bytes = size * nitems;
-        const size_t at = checksum.length;
-        size_t got = 0;
-        if (at < head.size()) {
-            got = std::min(bytes, head.size() - at);
-            memcpy(ptr, head.data() + at, got);
-        }
-        if (got < bytes) {
-            got += (*in)(static_cast<uint8_t*>(ptr) + got, 1, bytes - got);
-        }
-        checksum.add(ptr, got);
-        return got / size;
-    }
-};
-
 std::unique_ptr<faiss::Index> read_stock(
         faiss::IOReader* reader, int io_flags) {
     try {
@@ -321,17 +138,13 @@ uint64_t stamped_length(
     }
     std::copy(bytes.begin(), bytes.end(), head.begin());
     const auto [stamp, length] = stamp_of(head);
-    if (stamp != kStamp) {
-        // One flipped bit of the stamp must not make the mixture go.
-        FAISS_THROW_IF_NOT_FMT(
-                std::popcount(stamp ^ kStamp) > 8,
-                "read_index: \"%s\" is corrupted (stamp)",
-                reader->name.c_str());
+    if (stamp == kFaissWord && length == kFaissWord) {
         return 0;
     }
+    // Anything else is damage, and must not make the mixture go.
     FAISS_THROW_IF_NOT_FMT(
-            length >= kStampEnd,
-            "read_index: \"%s\" is corrupted (length)",
+            stamp == kStamp && length >= kStampEnd,
+            "read_index: \"%s\" is corrupted (stamp)",
             reader->name.c_str());
     return length;
 }
@@ -343,11 +156,20 @@ std::vector<uint8_t> read_head(faiss::IOReader* reader) {
     return head;
 }
 
+/// Our part of the index, and the table that FAISS was kept from computing
+/// before anybody had looked at what it read.
 std::unique_ptr<faiss::Index> finish(
-        std::unique_ptr<faiss::Index> index, const Trailer& trailer) {
+        std::unique_ptr<faiss::Index> index,
+        const Trailer& trailer,
+        int io_flags) {
     faiss::Index* root = index.release();
     try {
-        deserialize_gmm(&root, trailer.payload);
+        deserialize_gmm(&root, trailer.payload, trailer.head.version);
+        auto* pq = dynamic_cast<faiss::IndexIVFPQ*>(*unwrap(&root));
+        if (pq && pq->is_trained && pq->by_residual &&
+            (io_flags & faiss::IO_FLAG_SKIP_PRECOMPUTE_TABLE) == 0) {
+            pq->precompute_table();
+        }
     } catch (...) {
         delete root;
         throw;
@@ -389,12 +211,13 @@ std::unique_ptr<faiss::Index> read_seekable(
         check_stock(trailer, checksum, reader);
         place.seek(begin);
     }
-    auto index = read_stock(reader, io_flags);
+    auto index =
+            read_stock(reader, io_flags | faiss::IO_FLAG_SKIP_PRECOMPUTE_TABLE);
     FAISS_THROW_IF_NOT_FMT(
             place.tell() == begin + stock_length,
             "read_index: \"%s\" is corrupted (length)",
             reader->name.c_str());
-    index = finish(std::move(index), trailer);
+    index = finish(std::move(index), trailer, io_flags);
     place.seek(end);
     return index;
 }
@@ -407,30 +230,88 @@ std::unique_ptr<faiss::Index> read_stream(
             reader,
             std::move(head),
             stock_length > 0 ? stock_length : UINT64_MAX);
-    auto index = read_stock(&bounded, io_flags);
+    auto index = read_stock(
+            &bounded,
+            stock_length > 0 ? io_flags | faiss::IO_FLAG_SKIP_PRECOMPUTE_TABLE
+                             : io_flags);
     if (stock_length == 0) {
         return index;
     }
     const Trailer trailer = read_trailer(reader, stock_length);
     check_stock(trailer, bounded.checksum, reader);
-    return finish(std::move(index), trailer);
+    return finish(std::move(index), trailer, io_flags);
+}
+
+/// Takes in what FAISS's own functions appended to the lists, as every call
+/// that changes the index does. Where they removed, there is nothing to take.
+void adopt_untracked(const faiss::IndexIVF& ivf, const IVFGMM& gmm) {
+    if (gmm.max_assign == 0 ||
+        (gmm.max_assign == 1) != gmm.earlier_lists.empty()) {
+        return;
+    }
+    const GMMIndexRef index{
+            const_cast<faiss::IndexIVF&>(ivf), const_cast<IVFGMM&>(gmm)};
+    for (size_t i = 0; i < ivf.nlist; i++) {
+        if (known_size(index, i) > ivf.invlists->list_size(i)) {
+            return;
+        }
+    }
+    adopt_strays(index);
+}
+
+/// The file that an index's lists are in, or nullptr.
+const faiss::OnDiskInvertedLists* lists_on_disk(const faiss::Index* index) {
+    auto ivf = dynamic_cast<const faiss::IndexIVF*>(unwrap(index));
+    return ivf ? dynamic_cast<const faiss::OnDiskInvertedLists*>(ivf->invlists)
+               : nullptr;
+}
+
+/// Nothing is written that cannot be read.
+void check_before_writing(const faiss::Index* index) {
+    if (const auto* lists = lists_on_disk(index)) {
+        FAISS_THROW_IF_NOT_MSG(
+                !lists->filename.empty(),
+                "write_index: the inverted lists are mapped from the file that "
+                "the index was read from; copy that file, or read it without "
+                "IO_FLAG_MMAP");
+    }
+    const faiss::Index* inner = unwrap(index);
+    auto ivf = dynamic_cast<const faiss::IndexIVF*>(inner);
+    auto gmm = dynamic_cast<const IVFGMM*>(inner);
+    auto quantizer =
+            dynamic_cast<const IndexGMM*>(ivf ? ivf->quantizer : inner);
+    if (!gmm && !quantizer) {
+        return; // FAISS's own
+    }
+    check_stock_part(*index);
+    if (gmm) {
+        adopt_untracked(*ivf, *gmm);
+        check_gmm_part(*ivf, *gmm);
+    } else {
+        quantizer->policy.validate();
+        if (quantizer->is_trained) {
+            as_faiss_exception([&] { quantizer->mixture().validate(); });
+        }
+    }
 }
 
 } // namespace
 
 void write_index(const faiss::Index* index, faiss::IOWriter* writer) {
     FAISS_THROW_IF_NOT_MSG(index && writer, "write_index: no index or writer");
+    check_before_writing(index);
     const std::vector<uint8_t> payload = serialize_gmm(index);
     if (payload.empty()) {
         faiss::write_index(index, writer);
+        flush(writer);
         return;
     }
     CountingWriter counter;
     faiss::write_index(index, &counter);
     const auto words = stamp_of(counter.head);
     FAISS_THROW_IF_NOT_MSG(
-            counter.length >= kStampEnd && words[0] == kFaissDummy &&
-                    words[1] == kFaissDummy,
+            counter.length >= kStampEnd && words[0] == kFaissWord &&
+                    words[1] == kFaissWord,
             "write_index: this FAISS writes an index header that there is no "
             "room in");
     StampingWriter stamping(writer, counter.length);
@@ -447,14 +328,23 @@ void write_index(const faiss::Index* index, faiss::IOWriter* writer) {
     write_all(writer, &head, sizeof(head));
     write_all(writer, payload.data(), payload.size());
     write_all(writer, &value, sizeof(value));
+    flush(writer);
 }
 
 void write_index(const faiss::Index* index, const char* filename) {
-    // before a file of that name is overwritten
     FAISS_THROW_IF_NOT_MSG(
             index && filename, "write_index: no index or file name");
-    faiss::FileIOWriter writer(filename);
+    AtomicFileWriter writer(filename);
+    if (const auto* lists = lists_on_disk(index)) {
+        std::error_code error;
+        FAISS_THROW_IF_NOT_FMT(
+                !std::filesystem::equivalent(
+                        lists->filename, writer.target(), error),
+                "write_index: \"%s\" holds the inverted lists of the index",
+                filename);
+    }
     faiss_ext::write_index(index, &writer);
+    writer.commit();
 }
 
 faiss::Index* read_index(faiss::IOReader* reader, int io_flags) {

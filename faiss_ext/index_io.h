@@ -15,6 +15,19 @@ namespace faiss_ext {
  * with an IndexGMM quantizer, and for an IndexGMM alone; an index without a
  * mixture is written as FAISS does. Several may follow one another in one
  * writer.
+ *
+ * The file of that name is the old one or the new one, whatever happens: the
+ * index is written beside it, flushed to the device, and renamed
+ * (io/AtomicFileWriter.h). A process that is killed leaves ".NAME.PID-N.tmp"
+ * there, which may be deleted. Devices and pipes are written directly.
+ *
+ * What could not be read again is refused before anything is written: fields
+ * that were changed to what the index does not hold, entries removed by
+ * FAISS's own functions, lists that are mapped (IO_FLAG_MMAP). Entries that
+ * FAISS's own functions added are taken in first, as search and add do, which
+ * changes the index.
+ *
+ * Throws FaissException for that, and for whatever of writing fails.
  */
 void write_index(const faiss::Index* index, const char* filename);
 void write_index(const faiss::Index* index, faiss::IOWriter* writer);
@@ -22,12 +35,15 @@ void write_index(const faiss::Index* index, faiss::IOWriter* writer);
 /** Reads both.
  *
  * Throws FaissException for what is truncated, corrupted (checksums of both
- * parts) or foreign. From files and faiss::VectorIOReader the whole is checked
+ * parts) or foreign, and for parts that do not fit each other (io/checks.h). A
+ * file without a trailer is read as FAISS does if its header is what FAISS
+ * writes. From files and faiss::VectorIOReader the whole is checked
  * before FAISS parses it; with IO_FLAG_MMAP only the trailer is. From readers
  * that cannot go back FAISS's part is parsed as it comes, and checked then.
- * Every length of the trailer is checked before memory is taken. A trailer of
- * another version is refused; faiss::read_index opens the file, and swap_to_gmm
- * (ivflib.h) makes a new mixture.
+ * Every length of the trailer is checked before memory is taken. Trailers of
+ * all versions so far are read (io/format.h). One of a later version is
+ * refused; faiss::read_index opens the file, and swap_to_gmm (ivflib.h) makes a
+ * new mixture.
  */
 faiss::Index* read_index(const char* filename, int io_flags = 0);
 faiss::Index* read_index(faiss::IOReader* reader, int io_flags = 0);

@@ -7,6 +7,7 @@
 
 #include <faiss/IndexIVFPQ.h>
 #include <faiss/IndexPreTransform.h>
+#include <faiss/impl/ThreadedIndex.h>
 #include <faiss/impl/io.h>
 #include <faiss/utils/distances.h>
 
@@ -104,6 +105,11 @@ std::unique_ptr<faiss::IndexIVF> swap_to_gmm(
             "IndexIVFScalarQuantizer of FAISS's own");
     auto& part = dynamic_cast<IVFGMM&>(*out);
 
+    FAISS_THROW_IF_NOT_FMT(
+            !gmm::has_matrices(covariance),
+            "swap_to_gmm: covariance = %s, expected isotropic, diagonal or "
+            "tied_spherical",
+            gmm::to_string(covariance));
     GpuGMMClustering clustering(index.d, index.nlist, index.cp);
     clustering.covariance = covariance;
     clustering.centroids = quantizer_means(index);
@@ -142,9 +148,11 @@ std::unique_ptr<faiss::IndexIVF> swap_to_gmm(
 }
 
 void calibrate(faiss::Index* index, size_t nq, const float* xq, size_t k) {
-    IVFGMM* gmm = extract_gmm(index);
-    FAISS_THROW_IF_NOT_MSG(gmm, "calibrate: the index holds no GMM index");
-    FAISS_THROW_IF_NOT_MSG(xq, "calibrate: no queries");
+    const size_t gmms = extract_gmms(index).size();
+    FAISS_THROW_IF_NOT_MSG(
+            gmms > 0 && gmms == innermost(index).size(),
+            "calibrate: the index holds no GMM index, or parts without one");
+    check_rows("calibrate: xq", nq, index->d, xq);
     std::vector<float> x(xq, xq + nq * index->d);
     for (faiss::Index** inner; (inner = inside(index)); index = *inner) {
         if (auto pre = dynamic_cast<faiss::IndexPreTransform*>(index)) {
@@ -155,7 +163,13 @@ void calibrate(faiss::Index* index, size_t nq, const float* xq, size_t k) {
             }
         }
     }
-    gmm->calibrate(nq, x.data(), k);
+    if (auto gmm = dynamic_cast<IVFGMM*>(index)) {
+        return gmm->calibrate(nq, x.data(), k);
+    }
+    auto& parts = dynamic_cast<faiss::ThreadedIndex<faiss::Index>&>(*index);
+    for (int i = 0; i < parts.count(); i++) {
+        calibrate(parts.at(i), nq, x.data(), k);
+    }
 }
 
 std::unique_ptr<faiss::Index> clone_index(const faiss::Index* index) {
@@ -173,6 +187,17 @@ IVFGMM* extract_gmm(faiss::Index* index) {
 
 const IVFGMM* extract_gmm(const faiss::Index* index) {
     return index ? dynamic_cast<const IVFGMM*>(unwrap(index)) : nullptr;
+}
+
+std::vector<IVFGMM*> extract_gmms(faiss::Index* index) {
+    std::vector<IVFGMM*> out;
+    for (faiss::Index* part :
+         index ? innermost(index) : std::vector<faiss::Index*>()) {
+        if (IVFGMM* gmm = dynamic_cast<IVFGMM*>(part)) {
+            out.push_back(gmm);
+        }
+    }
+    return out;
 }
 
 } // namespace faiss_ext

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include <faiss/IndexIVF.h>
 
@@ -30,6 +31,11 @@ std::unique_ptr<faiss::IndexIVF> swap_to_gmm(
 /** IVFGMM::calibrate of the GMM index inside, with queries as that index's
  * user gives them: transforms on the way (IndexPreTransform) are applied.
  *
+ * The parts of IndexShards and IndexReplicas are calibrated one after another,
+ * each for its own k nearest vectors. They are farther out than the share of
+ * the k nearest of all that a shard holds, so that the whole finds more than
+ * each part does. If one part throws, those before it have been calibrated.
+ *
  * Recall is that of the GMM index itself: behind it an IndexRefine asks it for
  * k * k_factor, which is the k to give.
  */
@@ -39,8 +45,13 @@ void calibrate(faiss::Index* index, size_t nq, const float* xq, size_t k = 10);
 std::unique_ptr<faiss::Index> clone_index(const faiss::Index* index);
 
 /// The GMM part of an index, wherever it is wrapped (IndexPreTransform,
-/// IndexRefine, IndexIDMap), or nullptr.
+/// IndexRefine, IndexIDMap), or nullptr. Of IndexShards and IndexReplicas,
+/// whose parts have one each, nullptr: extract_gmms gives them all.
 IVFGMM* extract_gmm(faiss::Index* index);
 const IVFGMM* extract_gmm(const faiss::Index* index);
+
+/// Those of all parts of IndexShards and IndexReplicas, and of any other index
+/// the one that extract_gmm gives; empty where there is none.
+std::vector<IVFGMM*> extract_gmms(faiss::Index* index);
 
 } // namespace faiss_ext

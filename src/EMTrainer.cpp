@@ -6,7 +6,9 @@
 #include <queue>
 
 #include "Error.h"
+#include "HierarchicalStart.h"
 #include "Initialise.h"
+#include "Split.h"
 
 namespace gmm {
 
@@ -32,6 +34,10 @@ static void check_options(const TrainingOptions& options) {
             "variance_floor",
             options.variance_floor,
             "a positive value");
+    require(options.reg_covar >= 0 && std::isfinite(options.reg_covar),
+            "reg_covar",
+            options.reg_covar,
+            "at least 0");
     require(options.min_count >= 0 && std::isfinite(options.min_count),
             "min_count",
             options.min_count,
@@ -65,6 +71,21 @@ static double check_weights(
     return sum;
 }
 
+static bool has_spread(const GaussianMixture& model) {
+    return !model.variances.empty() || !model.precisions_cholesky.empty();
+}
+
+static void set_unit_variances(GaussianMixture& model) {
+    const size_t k = model.k, d = model.d;
+    model.variances.assign(num_variances(model.covariance, k, d), 1);
+    model.precisions_cholesky.assign(num_factors(model.covariance, k, d), 0);
+    for (size_t at = 0; at < model.precisions_cholesky.size(); at += d * d) {
+        for (size_t j = 0; j < d; j++) {
+            model.precisions_cholesky[at + j * (d + 1)] = 1;
+        }
+    }
+}
+
 static void check_start(
         const GaussianMixture* start,
         const TrainingOptions& options,
@@ -83,8 +104,8 @@ static void check_start(
     }
     GaussianMixture complete = *start;
     complete.covariance = options.covariance;
-    if (complete.variances.empty()) {
-        complete.variances.assign(num_variances(options.covariance, k, d), 1);
+    if (!has_spread(*start)) {
+        set_unit_variances(complete);
     } else if (start->covariance != options.covariance) {
         throw_invalid(
                 "start: variances of another covariance kind than "
@@ -107,12 +128,14 @@ struct Trainer {
 
     Frame frame = {};
     double variance_floor = 0;  // in the frame's units
+    double reg_covar = 0;       // in the frame's units
     double min_count = 0;       // in units of weight
     GaussianMixture model = {}; // in the frame's units
     SufficientStats stats = {};
     TrainingResult result = {};
 
     void initialise(size_t k, const GaussianMixture* start);
+    void start_hierarchically();
     bool iterate(EStep step);
     size_t reseed();
     void project();
@@ -139,17 +162,22 @@ void Trainer::initialise(size_t k, const GaussianMixture* start) {
     if (options.init == Initialisation::given_means) {
         model.means = start->means;
         model.variances = start->variances;
+        model.precisions_cholesky = start->precisions_cholesky;
         model = frame.to_frame(model);
+    } else if (options.init == Initialisation::hierarchical) {
+        start_hierarchically();
+        return;
     } else {
         model.means =
                 initial_means(source, weights, frame, k, options.init, random);
+        make_distinct(source, weights, frame, k, model.means, random);
         project();
     }
-    const bool given_variances = !model.variances.empty();
+    const bool given_variances = has_spread(model);
     const bool given_weights = start && !start->log_weights.empty() &&
             options.init == Initialisation::given_means;
     if (!given_variances) {
-        model.variances.assign(num_variances(options.covariance, k, d), 1);
+        set_unit_variances(model);
     }
     model.log_weights.assign(k, -std::log(float(k)));
     if (!given_variances) {
@@ -158,7 +186,7 @@ void Trainer::initialise(size_t k, const GaussianMixture* start) {
         if (options.hard_iterations == 0 || !options.update_means) {
             backend.set_model(model);
             backend.accumulate(EStep::hard, stats);
-            m_step(stats, variance_floor, min_count, false, model);
+            m_step(stats, variance_floor, min_count, false, model, reg_covar);
         }
     }
     if (given_weights) {
@@ -166,51 +194,76 @@ void Trainer::initialise(size_t k, const GaussianMixture* start) {
     }
 }
 
-// A dead component takes over half of the heaviest: both means move apart by
-// a tenth of the standard deviation, as faiss::Clustering splits clusters.
+void Trainer::start_hierarchically() {
+    HierarchicalStart start = hierarchical_start(
+            source,
+            weights,
+            frame,
+            model.covariance,
+            model.k,
+            2 * std::max(1, options.hard_iterations),
+            random);
+    model.means = std::move(start.means);
+    model.variances.assign(
+            num_variances(model.covariance, model.k, model.d), 1);
+    model.log_weights.assign(model.k, -std::log(float(model.k)));
+    stats = std::move(start.stats);
+    m_step(stats, variance_floor, min_count, true, model);
+    reseed();
+    project();
+}
+
+// A dead component takes over half of the one that has most to gain by it,
+// which the heaviest need not be: it may be many copies of one vector.
 size_t Trainer::reseed() {
-    std::priority_queue<std::pair<double, size_t>> heaviest;
+    auto is_dead = [&](size_t c) {
+        return stats.n_k[c] < min_count || stats.n_k[c] <= 0;
+    };
     std::vector<size_t> dead;
     for (size_t c = 0; c < model.k; c++) {
-        if (stats.n_k[c] < min_count || stats.n_k[c] <= 0) {
+        if (is_dead(c)) {
             dead.push_back(c);
-        } else {
-            heaviest.emplace(stats.n_k[c], c);
+        }
+    }
+    if (dead.empty()) {
+        return 0;
+    }
+    struct Candidate {
+        double scatter;
+        double n;
+        size_t c;
+
+        bool operator<(const Candidate& other) const {
+            return scatter != other.scatter ? scatter < other.scatter
+                                            : c < other.c;
+        }
+    };
+    const std::vector<double> scatter = component_scatter(stats);
+    std::priority_queue<Candidate> queue;
+    auto push = [&](double scatter_c, double n, size_t c) {
+        if (scatter_c > 0 && n >= 2 * min_count) {
+            queue.push({scatter_c, n, c});
+        }
+    };
+    for (size_t c = 0; c < model.k; c++) {
+        if (!is_dead(c)) {
+            push(scatter[c], stats.n_k[c], c);
         }
     }
     size_t reseeded = 0;
-    const size_t d = model.d;
     for (size_t c : dead) {
-        if (heaviest.empty() || heaviest.top().first < 2 * min_count) {
+        if (queue.empty()) {
             break;
         }
-        const auto [n, from] = heaviest.top();
-        heaviest.pop();
-        for (size_t j = 0; j < d; j++) {
-            const float step = 0.1f * std::sqrt(model.variance(from, j)) *
-                    (random() & 1 ? 1 : -1);
-            model.means[c * d + j] = model.means[from * d + j] + step;
-            model.means[from * d + j] -= step;
-        }
-        const size_t each = model.variances.size() / model.k;
-        std::copy_n(
-                model.variances.begin() + from * each,
-                each,
-                model.variances.begin() + c * each);
-        model.log_weights[from] -= std::log(2.0f);
-        model.log_weights[c] = model.log_weights[from];
-        heaviest.emplace(n / 2, from);
-        heaviest.emplace(n / 2, c);
+        const Candidate best = queue.top();
+        queue.pop();
+        split_component(model, best.c, c, random);
+        push(best.scatter / 2, best.n / 2, best.c);
+        push(best.scatter / 2, best.n / 2, c);
         reseeded++;
     }
     if (reseeded > 0) {
-        double sum = 0;
-        for (float log_weight : model.log_weights) {
-            sum += std::exp(double(log_weight));
-        }
-        for (float& log_weight : model.log_weights) {
-            log_weight -= std::log(sum);
-        }
+        normalise_weights(model);
     }
     return reseeded;
 }
@@ -246,7 +299,12 @@ bool Trainer::iterate(EStep step) {
     backend.accumulate(step, stats);
     const double e_seconds = whole.seconds();
     TrainingIteration done = report(step);
-    m_step(stats, variance_floor, min_count, options.update_means, model);
+    m_step(stats,
+           variance_floor,
+           min_count,
+           options.update_means,
+           model,
+           reg_covar);
     if (options.update_means) {
         done.reseeded = reseed();
         project();
@@ -258,6 +316,17 @@ bool Trainer::iterate(EStep step) {
 }
 
 } // namespace
+
+int TrainingResult::n_iter() const {
+    return int(std::count_if(
+            iterations.begin(), iterations.end(), [](const auto& it) {
+                return it.step == EStep::soft;
+            }));
+}
+
+double TrainingResult::lower_bound() const {
+    return n_iter() > 0 ? iterations.back().objective : -HUGE_VAL;
+}
 
 TrainingResult train(
         const VectorSource& source,
@@ -284,6 +353,7 @@ TrainingResult train(
     const DataFrame data = fit_frame(source, weights);
     trainer.frame = data.frame;
     trainer.variance_floor = options.variance_floor * data.variance;
+    trainer.reg_covar = options.reg_covar * data.frame.scale * data.frame.scale;
     trainer.min_count = options.min_count * total_weight / source.n;
     backend.set_data(source, weights, data.frame);
     trainer.initialise(k, start);
@@ -301,17 +371,20 @@ TrainingResult train(
         return std::move(trainer.result);
     };
 
-    // They would overwrite variances that were given.
-    const bool hard =
-            options.update_means && !(given && !start->variances.empty());
+    // They would overwrite variances that were given or found.
+    const bool hard = options.update_means &&
+            options.init != Initialisation::hierarchical &&
+            !(given && has_spread(*start));
     for (int i = 0; hard && i < options.hard_iterations; i++) {
         if (!trainer.iterate(EStep::hard)) {
+            trainer.result.stop = Stop::callback;
             return finish();
         }
     }
     double before = 0;
     for (int i = 0; i < options.niter; i++) {
         if (!trainer.iterate(EStep::soft)) {
+            trainer.result.stop = Stop::callback;
             break;
         }
         // In the frame's units, so that the user's unit does not matter.
@@ -322,6 +395,7 @@ TrainingResult train(
             objective - before < options.tolerance * magnitude &&
             options.tolerance > 0) {
             trainer.result.converged = true;
+            trainer.result.stop = Stop::converged;
             break;
         }
         before = objective;

@@ -15,6 +15,9 @@ enum class Initialisation {
     kmeans_plus_plus, ///< on a subsample (Arthur and Vassilvitskii 2007), for
                       ///< data in well separated groups
     random_subset,    ///< k distinct vectors
+    hierarchical,     ///< k-means in each of sqrt(k) groups, on a sample of
+                      ///< 128 vectors for a mean: what several iterations with
+                      ///< all means reach, for less than one's time on a CPU
     given_means,      ///< the means of the model passed in
 };
 
@@ -33,15 +36,20 @@ struct TrainingOptions {
     Covariance covariance = Covariance::isotropic;
     Initialisation init = Initialisation::random_subset;
     int hard_iterations = 5; ///< k-means iterations before EM; none where
-                             ///< variances are given or means are fixed
+                             ///< variances are given or means are fixed;
+                             ///< hierarchical: twice as many in each
+                             ///< group, at least 2
     int niter = 20;          ///< EM iterations at most
     double tolerance = 1e-5; ///< stop when the mean log-likelihood gains less
                              ///< than this times its magnitude (in units of
                              ///< the data's deviation, at least d); 0: never
-    double variance_floor = 1e-3; ///< times the data's mean variance
-    double min_count = 1.0;       ///< n_k below which a component is dead, in
-                                  ///< units of the mean weight
-    bool update_means = true;     ///< false: means stay, the rest is fitted
+    double variance_floor = 1e-3; ///< times the data's mean variance; full and
+                                  ///< tied: added to the diagonal
+    double reg_covar = 0;     ///< in the user's units squared, added to every
+                              ///< variance (the diagonal) as scikit-learn's
+    double min_count = 1.0;   ///< n_k below which a component is dead, in
+                              ///< units of the mean weight
+    bool update_means = true; ///< false: means stay, the rest is fitted
     uint64_t seed = 1234;
 
     /// Applied to the means (user's units, size k * d) after each M-step:
@@ -52,10 +60,24 @@ struct TrainingOptions {
     std::function<bool(const TrainingIteration&)> progress;
 };
 
+/// Why a training ended.
+enum class Stop {
+    converged,      ///< the likelihood gained less than the tolerance
+    max_iterations, ///< niter were done
+    callback,       ///< TrainingOptions::progress returned false
+};
+
 struct TrainingResult {
     GaussianMixture model; ///< in the user's units
     std::vector<TrainingIteration> iterations;
     bool converged = false;
+    Stop stop = Stop::max_iterations;
+
+    /// EM iterations done, those of k-means not counted.
+    int n_iter() const;
+    /// The mean log-likelihood that the last EM iteration found, of the model
+    /// before its M-step, as scikit-learn's lower_bound_; -infinity if none.
+    double lower_bound() const;
 };
 
 /** Fits a mixture of k components by expectation maximisation.
@@ -66,7 +88,8 @@ struct TrainingResult {
  *
  * @param weights  size source.n, non-negative, not all zero; or nullptr
  * @param start    read for Initialisation::given_means: means (k * d), and
- *                 variances and log_weights where they are not empty
+ *                 variances (precisions_cholesky) and log_weights where they
+ *                 are not empty
  *
  * Throws InvalidArgument for k = 0, k > n, a value that is not finite
  * (naming its row), weights that are negative or all zero, and options out of

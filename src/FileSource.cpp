@@ -1,8 +1,8 @@
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cinttypes>
 #include <cstdio>
@@ -19,55 +19,72 @@ namespace gmm {
 
 namespace {
 
-/// A read-only mapping of a whole file.
-struct MappedFile {
-    const std::byte* data = nullptr;
-    size_t size = 0;
+/** A file that is read at any place, from any thread.
+ *
+ * Not mapped: of a mapped file that gets shorter, or of a disk that fails, the
+ * reader hears by a signal. */
+struct InputFile {
+    std::string path;
+    int fd = -1;
+    size_t size = 0; ///< when it was opened
 
-    explicit MappedFile(const std::string& path) {
-        const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    explicit InputFile(const std::string& path) : path(path) {
+        // O_NONBLOCK: a pipe without a writer must not hold us here.
+        fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
         struct stat status;
         if (fd < 0 || fstat(fd, &status) != 0 || !S_ISREG(status.st_mode)) {
             const int error = errno;
-            if (fd >= 0) {
+            const bool opened = fd >= 0;
+            if (opened) {
                 close(fd);
             }
             throw_invalid(
                     "path = '%s': cannot be opened as a file (%s)",
                     path.c_str(),
-                    fd < 0 ? std::strerror(error) : "not a regular file");
+                    opened ? "not a regular file" : std::strerror(error));
         }
         size = size_t(status.st_size);
-        void* map = size == 0
-                ? nullptr
-                : mmap(nullptr, size, PROT_READ, MAP_SHARED, fd, 0);
-        const int error = errno;
-        close(fd);
-        if (map == MAP_FAILED) {
-            throw std::runtime_error(
-                    "mmap of '" + path + "': " + std::strerror(error));
-        }
-        data = static_cast<const std::byte*>(map);
     }
 
-    MappedFile(const MappedFile&) = delete;
+    InputFile(const InputFile&) = delete;
+    InputFile& operator=(const InputFile&) = delete;
 
-    ~MappedFile() {
-        if (data) {
-            munmap(const_cast<std::byte*>(data), size);
+    ~InputFile() {
+        close(fd);
+    }
+
+    void read(size_t offset, void* out, size_t bytes) const {
+        auto to = static_cast<std::byte*>(out);
+        while (bytes > 0) {
+            const ssize_t got = pread(fd, to, bytes, off_t(offset));
+            if (got < 0 && errno == EINTR) {
+                continue;
+            }
+            if (got <= 0) {
+                throw_invalid(
+                        "path = '%s': cannot be read at byte %zu of %zu (%s)",
+                        path.c_str(),
+                        offset,
+                        size,
+                        got == 0 ? "it has become shorter"
+                                 : std::strerror(errno));
+            }
+            to += got;
+            offset += size_t(got);
+            bytes -= size_t(got);
         }
     }
 
     uint32_t u32(size_t offset) const {
         uint32_t value;
-        std::memcpy(&value, data + offset, sizeof(value));
+        read(offset, &value, sizeof(value));
         return value;
     }
 };
 
 struct FileSource : VectorSource {
     std::string path;
-    MappedFile file;
+    InputFile file;
     size_t header = 0;     ///< bytes before the first row
     size_t row_header = 0; ///< bytes before each row: its dimension, or 0
 
@@ -86,7 +103,7 @@ struct FileSource : VectorSource {
     void read_npy();
     void check_length() const;
 
-    Rows rows(size_t begin, size_t count, std::vector<std::byte>&)
+    Rows rows(size_t begin, size_t count, std::vector<std::byte>& scratch)
             const override {
         if (begin > n || count > n - begin) {
             throw_invalid(
@@ -96,21 +113,28 @@ struct FileSource : VectorSource {
                     count,
                     n);
         }
-        const std::byte* first = file.data + header + begin * stride();
+        const size_t bytes = count * stride();
+        if (scratch.size() < bytes) {
+            scratch.resize(bytes);
+        }
+        file.read(header + begin * stride(), scratch.data(), bytes);
         for (size_t i = 0; row_header != 0 && i < count; i++) {
-            const uint32_t row_d = file.u32(header + (begin + i) * stride());
+            uint32_t row_d;
+            std::memcpy(&row_d, scratch.data() + i * stride(), sizeof(row_d));
             if (row_d != d) {
                 reject("vector " + std::to_string(begin + i) +
                        " has dimension " + std::to_string(row_d) +
                        ", expected " + std::to_string(d));
             }
         }
-        return {first + row_header, type, count, d, stride()};
+        return {scratch.data() + row_header, type, count, d, stride()};
     }
 };
 
 // No vector is this long; a foreign file's first bytes often say so.
 constexpr size_t kMaxDimension = size_t(1) << 24;
+// Numpy pads its header to a hundred bytes or so.
+constexpr size_t kMaxNpyHeader = size_t(1) << 20;
 
 void FileSource::read_vecs() {
     if (file.size < 4) {
@@ -140,18 +164,25 @@ void FileSource::read_bin() {
 }
 
 void FileSource::read_npy() {
-    if (file.size < 12 || std::memcmp(file.data, "\x93NUMPY", 6) != 0) {
+    uint8_t begin[12] = {};
+    file.read(0, begin, std::min(sizeof(begin), file.size));
+    if (std::memcmp(begin, "\x93NUMPY", 6) != 0) {
         reject("does not begin with numpy's magic bytes");
     }
-    const int version = std::to_integer<int>(file.data[6]);
-    const size_t length = version == 1 ? file.u32(8) & 0xffffu : file.u32(8);
+    const int version = begin[6];
     const size_t start = version == 1 ? 10 : 12;
-    if (version < 1 || version > 3 || length > file.size - start) {
+    uint32_t length;
+    std::memcpy(&length, begin + 8, sizeof(length));
+    if (version == 1) {
+        length &= 0xffffu;
+    }
+    if (version < 1 || version > 3 || file.size < start ||
+        length > std::min(file.size - start, kMaxNpyHeader)) {
         reject("has a damaged npy header");
     }
     header = start + length;
-    const std::string text(
-            reinterpret_cast<const char*>(file.data) + start, length);
+    std::string text(length, ' ');
+    file.read(start, text.data(), length);
 
     auto after = [&](const char* key) {
         const size_t at = text.find(key);

@@ -5,8 +5,29 @@
 #include <numbers>
 
 #include "Error.h"
+#include "FullCovariance.h"
 
 namespace gmm {
+
+const char* to_string(Covariance covariance) {
+    switch (covariance) {
+        case Covariance::isotropic:
+            return "isotropic";
+        case Covariance::diagonal:
+            return "diagonal";
+        case Covariance::tied_spherical:
+            return "tied_spherical";
+        case Covariance::full:
+            return "full";
+        case Covariance::tied:
+            return "tied";
+    }
+    throw_invalid("covariance = %d, expected 0 to 4", int(covariance));
+}
+
+bool has_matrices(Covariance covariance) {
+    return covariance == Covariance::full || covariance == Covariance::tied;
+}
 
 size_t num_variances(Covariance covariance, size_t k, size_t d) {
     switch (covariance) {
@@ -14,10 +35,19 @@ size_t num_variances(Covariance covariance, size_t k, size_t d) {
             return k;
         case Covariance::diagonal:
             return k * d;
+        case Covariance::tied_spherical:
+            return 1;
+        case Covariance::full:
         case Covariance::tied:
             break;
     }
-    return 1;
+    return 0;
+}
+
+size_t num_factors(Covariance covariance, size_t k, size_t d) {
+    return covariance == Covariance::full    ? k * d * d
+            : covariance == Covariance::tied ? d * d
+                                             : 0;
 }
 
 float GaussianMixture::variance(size_t c, size_t j) const {
@@ -26,10 +56,13 @@ float GaussianMixture::variance(size_t c, size_t j) const {
             return variances[c];
         case Covariance::diagonal:
             return variances[c * d + j];
+        case Covariance::tied_spherical:
+            return variances[0];
+        case Covariance::full:
         case Covariance::tied:
             break;
     }
-    return variances[0];
+    return component_variances(*this, c)[j];
 }
 
 static void check_values(
@@ -72,6 +105,23 @@ void GaussianMixture::validate() const {
                     variances[i]);
         }
     }
+    check_values(
+            "precisions_cholesky",
+            precisions_cholesky,
+            num_factors(covariance, k, d));
+    for (size_t row = 0; row < precisions_cholesky.size() / d; row++) {
+        const size_t i = row % d;
+        for (size_t j = 0; j <= i; j++) {
+            const float value = precisions_cholesky[row * d + j];
+            if (j < i ? value != 0 : !(value > 0)) {
+                throw_invalid(
+                        "precisions_cholesky[%zu] = %g, expected upper "
+                        "triangular matrices with positive diagonals",
+                        row * d + j,
+                        value);
+            }
+        }
+    }
     double sum = 0;
     for (float log_weight : log_weights) {
         sum += std::exp(double(log_weight));
@@ -83,12 +133,33 @@ void GaussianMixture::validate() const {
     }
 }
 
+// |(x - mean)^T U|^2 of an upper triangular U.
+static double mahalanobis_full(
+        size_t d, const float* x, const float* mean, const float* factor) {
+    std::vector<double> y(d);
+    for (size_t i = 0; i < d; i++) {
+        const double diff = double(x[i]) - mean[i];
+        for (size_t j = i; j < d; j++) {
+            y[j] += diff * factor[i * d + j];
+        }
+    }
+    double sum = 0;
+    for (double v : y) {
+        sum += v * v;
+    }
+    return sum;
+}
+
 void GaussianMixture::log_joint(size_t n, const float* x, double* out) const {
-    // Bishop, PRML, eq. 2.43 with a diagonal covariance matrix.
+    // Bishop, PRML, eq. 2.43.
+    const bool matrices = has_matrices(covariance);
     std::vector<double> at_mean(k);
     for (size_t c = 0; c < k; c++) {
         double log_det = 0;
-        for (size_t j = 0; j < d; j++) {
+        if (matrices) {
+            log_det = log_determinant(d, precision_factor(*this, c));
+        }
+        for (size_t j = 0; !matrices && j < d; j++) {
             log_det += std::log(double(variance(c, j)));
         }
         at_mean[c] = log_weights[c] -
@@ -98,7 +169,14 @@ void GaussianMixture::log_joint(size_t n, const float* x, double* out) const {
     for (size_t i = 0; i < n; i++) {
         for (size_t c = 0; c < k; c++) {
             double mahalanobis = 0;
-            for (size_t j = 0; j < d; j++) {
+            if (matrices) {
+                mahalanobis = mahalanobis_full(
+                        d,
+                        x + i * d,
+                        means.data() + c * d,
+                        precision_factor(*this, c));
+            }
+            for (size_t j = 0; !matrices && j < d; j++) {
                 const double diff = double(x[i * d + j]) - means[c * d + j];
                 mahalanobis += diff * diff / variance(c, j);
             }
@@ -148,6 +226,9 @@ GaussianMixture Frame::to_frame(const GaussianMixture& model) const {
     for (float& variance : out.variances) {
         variance = double(variance) * scale * scale;
     }
+    for (float& factor : out.precisions_cholesky) {
+        factor = double(factor) / scale;
+    }
     return out;
 }
 
@@ -159,6 +240,9 @@ GaussianMixture Frame::to_user(const GaussianMixture& model) const {
     }
     for (float& variance : out.variances) {
         variance = double(variance) / scale / scale;
+    }
+    for (float& factor : out.precisions_cholesky) {
+        factor = double(factor) * scale;
     }
     return out;
 }

@@ -5,15 +5,26 @@
 
 namespace gmm {
 
-/// The shape of a component's covariance matrix.
+/// The shape of a component's covariance matrix. Files hold these numbers.
 enum class Covariance {
-    isotropic, ///< sigma_k^2 I, one variance a component
-    diagonal,  ///< diag(sigma_kj^2), one variance a component and dimension
-    tied,      ///< sigma^2 I, one variance for all components
+    isotropic = 0,      ///< sigma_k^2 I, one variance a component
+    diagonal = 1,       ///< diag(sigma_kj^2), one a component and dimension
+    tied_spherical = 2, ///< sigma^2 I, one variance for all components
+    full = 3,           ///< Sigma_k, one matrix a component
+    tied = 4,           ///< Sigma, one matrix for all components
 };
 
-/// Number of variances of a mixture: k, k * d or 1.
+/// "isotropic", "diagonal", "tied_spherical", "full", "tied".
+const char* to_string(Covariance covariance);
+
+/// Whether precisions_cholesky holds the covariances: full and tied.
+bool has_matrices(Covariance covariance);
+
+/// Number of variances of a mixture: k, k * d or 1; 0 for full and tied.
 size_t num_variances(Covariance covariance, size_t k, size_t d);
+
+/// Size of precisions_cholesky: k * d * d (full), d * d (tied) or 0.
+size_t num_factors(Covariance covariance, size_t k, size_t d);
 
 /** The parameters of a Gaussian mixture
  *
@@ -30,13 +41,20 @@ struct GaussianMixture {
     std::vector<float> means;       ///< size k * d
     std::vector<float> variances;   ///< size num_variances(covariance, k, d)
     std::vector<float> log_weights; ///< log pi_k, size k
+    /** Of full and tied: U_k row-major, upper triangular with a positive
+     * diagonal, U_k U_k^T = Sigma_k^-1; |(x - mu_k)^T U_k|^2 is the squared
+     * Mahalanobis distance. As scikit-learn's precisions_cholesky_. Size
+     * num_factors(covariance, k, d). */
+    std::vector<float> precisions_cholesky;
 
-    /// Variance of component c in dimension j, whatever the covariance kind.
+    /// Variance of component c in dimension j, whatever the covariance kind;
+    /// O(d^3) for full and tied (FullCovariance.h has all of them at once).
     float variance(size_t c, size_t j) const;
 
     /** Throws InvalidArgument, naming the field and the first bad value, if
-     * d or k is 0, a size does not fit, a value is not finite, a variance is
-     * not positive, or the weights do not sum to 1 (within 1e-3). */
+     * d or k is 0, a size does not fit, a value is not finite, a variance or a
+     * diagonal element of a factor is not positive, a factor is not upper
+     * triangular, or the weights do not sum to 1 (within 1e-3). */
     void validate() const;
 
     /** log pi_k + log N(x_i; mu_k, Sigma_k) in double

@@ -7,9 +7,9 @@
 #include <numeric>
 #include <unordered_set>
 
+#include "Blas.h"
 #include "Error.h"
-#include "cpu/Blas.h"
-#include "cpu/ParallelFor.h"
+#include "ParallelFor.h"
 
 namespace gmm {
 
@@ -132,9 +132,7 @@ DataFrame fit_frame(const VectorSource& source, const float* weights) {
     return out;
 }
 
-// count different rows of positive weight, ascending (Floyd's algorithm; with
-// weights, those with the largest keys: Efraimidis and Spirakis 2006).
-static std::vector<size_t> sample_rows(
+std::vector<size_t> sample_rows(
         size_t n,
         const float* weights,
         size_t count,

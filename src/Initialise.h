@@ -29,6 +29,20 @@ std::vector<float> initial_means(
         Initialisation init,
         std::mt19937_64& random);
 
+/** count different rows of positive weight, ascending: Floyd's algorithm; with
+ * weights, those with the largest keys (Efraimidis and Spirakis 2006).
+ *
+ * @param weights    size n, or nullptr: all rows are alike
+ * @param count      at most the number of rows of positive weight
+ * @param by_weight  false: rows of positive weight are alike
+ */
+std::vector<size_t> sample_rows(
+        size_t n,
+        const float* weights,
+        size_t count,
+        bool by_weight,
+        std::mt19937_64& random);
+
 /// Uniform in [0, 1), the same on every platform.
 double uniform(std::mt19937_64& random);
 

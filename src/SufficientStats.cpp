@@ -4,12 +4,28 @@
 #include <cmath>
 
 #include "Error.h"
+#include "FullCovariance.h"
 
 namespace gmm {
 
+size_t num_moments(Covariance covariance, size_t k, size_t d) {
+    switch (covariance) {
+        case Covariance::diagonal:
+            return k * d;
+        case Covariance::full:
+            return k * (d * (d + 1) / 2);
+        case Covariance::tied:
+            return k + d * (d + 1) / 2;
+        case Covariance::isotropic:
+        case Covariance::tied_spherical:
+            break;
+    }
+    return k;
+}
+
 SufficientStats::SufficientStats(Covariance covariance, size_t k, size_t d)
         : covariance(covariance), d(d), k(k), n_k(k), sum_x(k * d),
-          sum_x2(covariance == Covariance::diagonal ? k * d : k) {}
+          sum_x2(num_moments(covariance, k, d)) {}
 
 void SufficientStats::clear() {
     std::fill(n_k.begin(), n_k.end(), 0.0);
@@ -57,13 +73,16 @@ static void fit_diagonal(
         const SufficientStats& stats,
         size_t c,
         double variance_floor,
+        double reg_covar,
         GaussianMixture& model) {
     for (size_t j = 0; j < stats.d; j++) {
         const size_t i = c * stats.d + j;
         const double mu = model.means[i];
         const double scatter =
                 stats.sum_x2[i] + mu * (stats.n_k[c] * mu - 2 * stats.sum_x[i]);
-        model.variances[i] = std::max(scatter / stats.n_k[c], variance_floor);
+        model.variances[i] = std::max(
+                std::max(scatter, 0.0) / stats.n_k[c] + reg_covar,
+                variance_floor);
     }
 }
 
@@ -90,7 +109,8 @@ void m_step(
         double variance_floor,
         double min_count,
         bool update_means,
-        GaussianMixture& model) {
+        GaussianMixture& model,
+        double reg_covar) {
     if (model.covariance != stats.covariance || model.k != stats.k ||
         model.d != stats.d) {
         throw_invalid(
@@ -106,7 +126,10 @@ void m_step(
                 "variance_floor = %g, expected a positive value",
                 variance_floor);
     }
-    const bool tied = stats.covariance == Covariance::tied;
+    if (!(reg_covar >= 0)) {
+        throw_invalid("reg_covar = %g, expected at least 0", reg_covar);
+    }
+    const bool tied = stats.covariance == Covariance::tied_spherical;
     std::vector<double> scatters(tied ? stats.k : 0);
 #pragma omp parallel for schedule(static) if (stats.k * stats.d > 100000)
     for (int64_t i = 0; i < int64_t(stats.k); i++) {
@@ -124,15 +147,18 @@ void m_step(
         switch (stats.covariance) {
             case Covariance::isotropic:
                 model.variances[c] = std::max(
-                        scatter(stats, c, mean) / (n * stats.d),
+                        scatter(stats, c, mean) / (n * stats.d) + reg_covar,
                         variance_floor);
                 break;
             case Covariance::diagonal:
-                fit_diagonal(stats, c, variance_floor, model);
+                fit_diagonal(stats, c, variance_floor, reg_covar, model);
                 break;
-            case Covariance::tied:
+            case Covariance::tied_spherical:
                 scatters[c] = scatter(stats, c, mean);
                 break;
+            case Covariance::full:
+            case Covariance::tied:
+                break; // all of them below
         }
     }
     if (tied) {
@@ -146,9 +172,12 @@ void m_step(
             count += n;
         }
         if (count > 0) {
-            model.variances[0] =
-                    std::max(sum / (count * stats.d), variance_floor);
+            model.variances[0] = std::max(
+                    sum / (count * stats.d) + reg_covar, variance_floor);
         }
+    }
+    if (has_matrices(stats.covariance)) {
+        fit_matrices(stats, variance_floor + reg_covar, min_count, model);
     }
     fit_weights(stats, min_count, model);
 }

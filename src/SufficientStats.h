@@ -7,10 +7,15 @@
 
 namespace gmm {
 
+/// Size of SufficientStats::sum_x2: k, k * d (diagonal), k * d (d + 1) / 2
+/// (full) or k + d (d + 1) / 2 (tied).
+size_t num_moments(Covariance covariance, size_t k, size_t d);
+
 /** What the E-step leaves for the M-step, in the units of the Frame.
  *
  * Additive: statistics of blocks, GPUs and machines can be summed in any
- * grouping. Sums are in double. Memory O(k d).
+ * grouping. Sums are in double. Memory O(k d); full: 4 k d (d + 1) bytes for
+ * the second moments, as many as the model's factors have.
  */
 struct SufficientStats {
     Covariance covariance = Covariance::isotropic;
@@ -19,7 +24,9 @@ struct SufficientStats {
 
     std::vector<double> n_k;   ///< sum_i w_i r_ik, size k
     std::vector<double> sum_x; ///< sum_i w_i r_ik y_i, size k * d
-    /// sum_i w_i r_ik |y_i|^2, size k; diagonal: of y_ij^2, size k * d
+    /// sum_i w_i r_ik |y_i|^2, size k; diagonal: of y_ij^2, size k * d; full:
+    /// of y_i y_i^T, the lower triangles row by row; tied: |y_i|^2 of each
+    /// component, then the lower triangle of all together
     std::vector<double> sum_x2;
 
     double weight = 0; ///< sum_i w_i
@@ -43,7 +50,10 @@ struct SufficientStats {
  * Components with n_k < min_count keep the means and variances that `model`
  * has on entry (with weight min_count / total): the trainer re-seeds them.
  *
- * @param variance_floor  in the frame's units, > 0
+ * @param variance_floor  in the frame's units, > 0; full and tied: added to the
+ *                        diagonal, so that no eigenvalue is below it
+ * @param reg_covar       in the frame's units, added to every variance (to the
+ *                        diagonal) as scikit-learn's reg_covar
  * @param update_means    false: means stay, the rest is fitted around them
  * @param model           in and out, in the frame's units
  */
@@ -52,6 +62,7 @@ void m_step(
         double variance_floor,
         double min_count,
         bool update_means,
-        GaussianMixture& model);
+        GaussianMixture& model,
+        double reg_covar = 0);
 
 } // namespace gmm

@@ -53,11 +53,13 @@ std::unique_ptr<VectorSource> memory_source(
         size_t d,
         ElementType type = ElementType::f32);
 
-/** A memory-mapped file: .fvecs, .bvecs, .fbin, .u8bin or .npy (float32,
- * float16 or uint8, C order, two dimensions), told apart by its name's ending.
+/** A file, of which only the rows asked for are read: .fvecs, .bvecs, .fbin,
+ * .u8bin or .npy (float32, float16 or uint8, C order, two dimensions), told
+ * apart by its name's ending.
  *
  * Throws InvalidArgument naming the file if it cannot be opened, is foreign,
- * or is shorter than its header says. */
+ * or is not as long as its header says; rows() does if it cannot be read, or
+ * has become shorter since. */
 std::unique_ptr<VectorSource> file_source(const std::string& path);
 
 /// Fills out with rows [begin, begin + count), count * d elements; called from

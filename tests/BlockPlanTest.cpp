@@ -1,4 +1,4 @@
-#include "cuda/BlockPlan.h"
+#include "cuda/engine/BlockPlan.h"
 
 #include <gtest/gtest.h>
 

@@ -104,10 +104,21 @@ std::vector<Case> all_cases() {
     std::vector<Case> out;
     for (const char* data : {"sift", "patches"}) {
         for (Covariance covariance :
-             {Covariance::isotropic, Covariance::diagonal, Covariance::tied}) {
+             {Covariance::isotropic,
+              Covariance::diagonal,
+              Covariance::tied_spherical}) {
             for (size_t k : {1, 7, 256, 1024}) {
                 for (size_t d : {1, 3, 96, 128, 960}) {
                     out.push_back({data, covariance, k, d});
+                }
+            }
+        }
+        for (Covariance covariance : {Covariance::full, Covariance::tied}) {
+            for (size_t k : {1, 7, 256}) {
+                for (size_t d : {1, 3, 50, 128, 384}) {
+                    if (k * d * d < 10'000'000) {
+                        out.push_back({data, covariance, k, d});
+                    }
                 }
             }
         }
@@ -116,9 +127,8 @@ std::vector<Case> all_cases() {
 }
 
 std::string name_of(const testing::TestParamInfo<Case>& test) {
-    const char* const kinds[] = {"isotropic", "diagonal", "tied"};
     const Case& c = test.param;
-    return std::string(c.data) + "_" + kinds[int(c.covariance)] + "_k" +
+    return std::string(c.data) + "_" + to_string(c.covariance) + "_k" +
             std::to_string(c.k) + "_d" + std::to_string(c.d);
 }
 
@@ -227,8 +237,12 @@ TEST(CpuBackend, BitsDoNotDependOnThreads) {
     const auto source = data.source();
     const Frame frame = frame_of(data, 0.02f);
     for (Covariance covariance :
-         {Covariance::isotropic, Covariance::diagonal, Covariance::tied}) {
-        const GaussianMixture model = trained(data, 300, covariance);
+         {Covariance::isotropic,
+          Covariance::diagonal,
+          Covariance::tied_spherical,
+          Covariance::full,
+          Covariance::tied}) {
+        const GaussianMixture model = trained(data, 100, covariance);
         const int before = omp_get_max_threads();
         SufficientStats first;
         for (int threads : {1, 2, 5}) {
@@ -284,7 +298,11 @@ TEST(CpuBackend, WeightsCountAsCopies) {
 TEST(CpuBackend, TopComponentsAreTheBestInOrder) {
     const RealData data = sift(700, 128);
     for (Covariance covariance :
-         {Covariance::isotropic, Covariance::diagonal, Covariance::tied}) {
+         {Covariance::isotropic,
+          Covariance::diagonal,
+          Covariance::tied_spherical,
+          Covariance::full,
+          Covariance::tied}) {
         const size_t k = 300;
         const GaussianMixture model = trained(data, k, covariance);
         const auto source = data.source();
@@ -295,8 +313,9 @@ TEST(CpuBackend, TopComponentsAreTheBestInOrder) {
         std::vector<double> joint(data.n * k), distance(data.n * k);
         model.log_joint(data.n, data.x.data(), joint.data());
         GaussianMixture unit = model;
-        unit.covariance = Covariance::tied;
+        unit.covariance = Covariance::tied_spherical;
         unit.variances = {1};
+        unit.precisions_cholesky.clear();
         unit.log_weights.assign(k, 0.0f);
         unit.log_joint(data.n, data.x.data(), distance.data());
         const double at_mean =
@@ -424,7 +443,7 @@ TEST(CpuBackend, QueriesFarAwayOrNotFinite) {
 TEST(CpuBackend, EqualMeansAreOrderedByNumber) {
     const RealData data = sift(40, 128);
     GaussianMixture model;
-    model.covariance = Covariance::tied;
+    model.covariance = Covariance::tied_spherical;
     model.d = data.d;
     model.k = 20;
     for (size_t c = 0; c < model.k; c++) {

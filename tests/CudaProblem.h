@@ -276,6 +276,8 @@ struct CudaTest : testing::Test {
 };
 
 constexpr Covariance kCovariances[] = {
-        Covariance::isotropic, Covariance::diagonal, Covariance::tied};
+        Covariance::isotropic,
+        Covariance::diagonal,
+        Covariance::tied_spherical};
 
 } // namespace cuda_test

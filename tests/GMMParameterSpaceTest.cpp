@@ -4,7 +4,10 @@
 #include <memory>
 
 #include <faiss/IndexIVF.h>
+#include <faiss/IndexPreTransform.h>
 #include <faiss/IndexRefine.h>
+#include <faiss/IndexReplicas.h>
+#include <faiss/IndexShards.h>
 
 #include "TestData.h"
 #include "faiss_ext/IndexGMM.h"
@@ -21,10 +24,7 @@ std::unique_ptr<faiss::Index> make(const char* description) {
 
 TEST(GMMParameterSpace, SetsWhereverTheIndexIsWrapped) {
     for (const char* description :
-         {"GMM16,Flat",
-          "IDMap,GMM16,Flat",
-          "PCA32,GMM16,SQ8",
-          "OPQ16,GMM16,PQ16,RFlat"}) {
+         {"GMM16,Flat", "PCA32,GMM16,SQ8", "OPQ16,GMM16,PQ16,RFlat"}) {
         auto index = make(description);
         IVFGMM* gmm = extract_gmm(index.get());
         ASSERT_NE(gmm, nullptr);
@@ -36,7 +36,7 @@ TEST(GMMParameterSpace, SetsWhereverTheIndexIsWrapped) {
         EXPECT_EQ(ivf->nprobe, 7u) << description;
         EXPECT_EQ(ivf->max_codes, 1000u);
         EXPECT_EQ(gmm->probe_mass, 0.75f);
-        EXPECT_EQ(gmm->probe_order, ProbeOrder::cell_distance);
+        EXPECT_EQ(gmm->probe_order, ProbeOrder::codes);
         EXPECT_EQ(gmm->target_recall, 0.5f);
         GMMParameterSpace().set_index_parameter(
                 index.get(), "probe_order", int(ProbeOrder::distance));
@@ -59,6 +59,63 @@ TEST(GMMParameterSpace, SetsTheQuantizerOfStockIndexes) {
             "target_recall = 0.9");
 }
 
+TEST(GMMParameterSpace, SpacesStandWhereOneLikes) {
+    for (const char* settings :
+         {" nprobe = 7 , probe_order= cell_distance,target_recall =0.5 ",
+          "nprobe=7 probe_order=cell_distance\ttarget_recall=0.5,",
+          "nprobe\n=\n7,,probe_order=cell_distance\n,target_recall=0.5"}) {
+        auto index = make("GMM16,Flat");
+        GMMParameterSpace().set_index_parameters(index.get(), settings);
+        IVFGMM* gmm = extract_gmm(index.get());
+        EXPECT_EQ(dynamic_cast<faiss::IndexIVF*>(gmm)->nprobe, 7u);
+        EXPECT_EQ(gmm->probe_order, ProbeOrder::codes);
+        EXPECT_EQ(gmm->target_recall, 0.5f);
+    }
+}
+
+TEST(GMMParameterSpace, SetsAllPartsOfShardsAndReplicas) {
+    for (const bool threaded : {false, true}) {
+        faiss::IndexShards shards(128, threaded);
+        faiss::IndexReplicas replicas(128, threaded);
+        std::vector<std::unique_ptr<faiss::Index>> parts;
+        for (int i = 0; i < 4; i++) {
+            parts.push_back(make(i % 2 ? "GMM16,Flat" : "PCA32,GMM16,Flat"));
+            (i < 2 ? static_cast<faiss::ThreadedIndex<faiss::Index>&>(shards)
+                   : replicas)
+                    .addIndex(parts[i].get());
+        }
+        // A wrapper around parts, one of which is wrapped.
+        faiss::IndexPreTransform wrapped(&shards);
+        for (faiss::Index* whole :
+             std::initializer_list<faiss::Index*>{&wrapped, &replicas}) {
+            GMMParameterSpace space;
+            space.set_index_parameters(
+                    whole, "nprobe=7,target_recall=0.5,probe_order=distance");
+            EXPECT_EQ(extract_gmms(whole).size(), 2u);
+            for (IVFGMM* gmm : extract_gmms(whole)) {
+                EXPECT_EQ(dynamic_cast<faiss::IndexIVF*>(gmm)->nprobe, 7u);
+                EXPECT_EQ(gmm->target_recall, 0.5f);
+                EXPECT_EQ(gmm->probe_order, ProbeOrder::distance);
+            }
+            EXPECT_FAISS_ERROR(
+                    space.set_index_parameters(whole, "target_recall=1.5"),
+                    "target_recall = 1.5");
+            space.initialize(whole);
+            EXPECT_GE(space.parameter_ranges.size(), 2u);
+        }
+        // Nothing is set where one part has no mixture.
+        auto stock = make("IVF16,Flat");
+        faiss::IndexReplicas mixed(128, threaded);
+        mixed.addIndex(parts[0].get());
+        mixed.addIndex(stock.get());
+        EXPECT_FAISS_ERROR(
+                GMMParameterSpace().set_index_parameter(
+                        &mixed, "target_recall", 0.75),
+                "no mixture");
+        EXPECT_EQ(extract_gmms(parts[0].get())[0]->target_recall, 0.5f);
+    }
+}
+
 TEST(GMMParameterSpace, InitializeKnowsWhatCanBeTuned) {
     auto ranges = [](const char* description) {
         auto index = make(description);
@@ -75,7 +132,7 @@ TEST(GMMParameterSpace, InitializeKnowsWhatCanBeTuned) {
     auto has = [](const std::vector<std::string>& names, const char* name) {
         return std::count(names.begin(), names.end(), name) == 1;
     };
-    for (const char* gmm : {"GMM16,Flat", "IDMap,GMM16,Flat"}) {
+    for (const char* gmm : {"GMM16,Flat", "PCA32,GMM16,Flat"}) {
         const auto names = ranges(gmm);
         EXPECT_TRUE(has(names, "nprobe")) << gmm;
         EXPECT_TRUE(has(names, "probe_mass")) << gmm;
@@ -86,7 +143,7 @@ TEST(GMMParameterSpace, InitializeKnowsWhatCanBeTuned) {
 TEST(GMMParameterSpace, BadSettingsAreNamedAndChangeNothing) {
     auto index = make("PCA32,GMM16,Flat");
     IVFGMM* gmm = extract_gmm(index.get());
-    for (const auto& [setting, part] :
+    for (const auto& wrong :
          std::initializer_list<std::pair<const char*, const char*>>{
                  {"probe_mass=0", "probe_mass = 0"},
                  {"probe_mass=1.01", "probe_mass = 1.01"},
@@ -94,6 +151,8 @@ TEST(GMMParameterSpace, BadSettingsAreNamedAndChangeNothing) {
                  {"target_recall=1", "target_recall = 1"},
                  {"target_recall=-0.5", "target_recall = -0.5"},
                  {"nprobe=0", "nprobe = 0"},
+                 {"nprobe=1.5", "nprobe = 1.5"},
+                 {"nprobe=1e30", "nprobe = 1e+30"},
                  {"max_codes=-3", "max_codes = -3"},
                  {"probe_order=17", "17"},
                  {"probe_order=1.5", "probe_order = 1.5"},
@@ -103,8 +162,9 @@ TEST(GMMParameterSpace, BadSettingsAreNamedAndChangeNothing) {
                  {"=4", "\"=4\""},
                  {"no_such_parameter=4", "no_such_parameter"}}) {
         EXPECT_FAISS_ERROR(
-                GMMParameterSpace().set_index_parameters(index.get(), setting),
-                part);
+                GMMParameterSpace().set_index_parameters(
+                        index.get(), wrong.first),
+                wrong.second);
     }
     // Nothing is set of a string of which something is wrong.
     auto* ivf = dynamic_cast<faiss::IndexIVF*>(gmm);

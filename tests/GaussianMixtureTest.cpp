@@ -26,8 +26,14 @@ static GaussianMixture two_components(Covariance covariance) {
         case Covariance::diagonal:
             m.variances = {2, 1, 0.5, 4};
             break;
-        case Covariance::tied:
+        case Covariance::tied_spherical:
             m.variances = {2};
+            break;
+        case Covariance::full:
+            m.precisions_cholesky = {0.5f, 0.25f, 0, 2, 1, -3, 0, 0.5f};
+            break;
+        case Covariance::tied:
+            m.precisions_cholesky = {0.5f, 0.25f, 0, 2};
             break;
     }
     m.log_weights = {std::log(0.25f), std::log(0.75f)};
@@ -42,7 +48,9 @@ static double normal(double x, double mean, double variance) {
 TEST(GaussianMixture, LogJointIsWeightTimesOneDimensionalDensities) {
     const float x[] = {1, 0.5f, -2, 7};
     for (Covariance covariance :
-         {Covariance::isotropic, Covariance::diagonal, Covariance::tied}) {
+         {Covariance::isotropic,
+          Covariance::diagonal,
+          Covariance::tied_spherical}) {
         const GaussianMixture m = two_components(covariance);
         double joint[4], prob[2];
         m.log_joint(2, x, joint);
@@ -63,13 +71,55 @@ TEST(GaussianMixture, LogJointIsWeightTimesOneDimensionalDensities) {
     }
 }
 
+TEST(GaussianMixture, LogJointOfMatricesIsTheDensityOfTheCovariance) {
+    const float x[] = {1, 0.5f, -2, 7};
+    for (Covariance covariance : {Covariance::full, Covariance::tied}) {
+        const GaussianMixture m = two_components(covariance);
+        double joint[4];
+        m.log_joint(2, x, joint);
+        for (int c = 0; c < 2; c++) {
+            // P = U U^T, and its inverse by Cramer's rule.
+            const float* u = m.precisions_cholesky.data() +
+                    (covariance == Covariance::full ? 4 * c : 0);
+            const double a = double(u[0]) * u[0] + double(u[1]) * u[1];
+            const double b = double(u[1]) * u[3], e = double(u[3]) * u[3];
+            const double det = a * e - b * b;
+            EXPECT_NEAR(m.variance(c, 0), e / det, 1e-6);
+            EXPECT_NEAR(m.variance(c, 1), a / det, 1e-6);
+            for (int i = 0; i < 2; i++) {
+                const double p = double(x[2 * i]) - m.means[2 * c];
+                const double q = double(x[2 * i + 1]) - m.means[2 * c + 1];
+                const double expected = m.log_weights[c] -
+                        std::log(2 * std::numbers::pi) + 0.5 * std::log(det) -
+                        0.5 * (a * p * p + 2 * b * p * q + e * q * q);
+                EXPECT_NEAR(joint[2 * i + c], expected, 1e-9);
+            }
+        }
+    }
+}
+
+TEST(GaussianMixture, NumbersOfCovarianceKindsAreThoseInFiles) {
+    EXPECT_EQ(int(Covariance::isotropic), 0);
+    EXPECT_EQ(int(Covariance::diagonal), 1);
+    EXPECT_EQ(int(Covariance::tied_spherical), 2);
+    EXPECT_EQ(int(Covariance::full), 3);
+    EXPECT_EQ(int(Covariance::tied), 4);
+    EXPECT_STREQ(to_string(Covariance::tied_spherical), "tied_spherical");
+    EXPECT_STREQ(to_string(Covariance::full), "full");
+    EXPECT_INVALID(to_string(Covariance(5)), "covariance = 5");
+}
+
 TEST(GaussianMixture, VarianceFollowsTheCovarianceKind) {
     EXPECT_EQ(two_components(Covariance::isotropic).variance(1, 0), 0.5f);
     EXPECT_EQ(two_components(Covariance::diagonal).variance(1, 1), 4.0f);
-    EXPECT_EQ(two_components(Covariance::tied).variance(1, 1), 2.0f);
+    EXPECT_EQ(two_components(Covariance::tied_spherical).variance(1, 1), 2.0f);
     EXPECT_EQ(num_variances(Covariance::isotropic, 7, 3), 7u);
     EXPECT_EQ(num_variances(Covariance::diagonal, 7, 3), 21u);
-    EXPECT_EQ(num_variances(Covariance::tied, 7, 3), 1u);
+    EXPECT_EQ(num_variances(Covariance::tied_spherical, 7, 3), 1u);
+    EXPECT_EQ(num_variances(Covariance::full, 7, 3), 0u);
+    EXPECT_EQ(num_factors(Covariance::full, 7, 3), 63u);
+    EXPECT_EQ(num_factors(Covariance::tied, 7, 3), 9u);
+    EXPECT_EQ(num_factors(Covariance::diagonal, 7, 3), 0u);
 }
 
 TEST(GaussianMixture, FrameKeepsTheMixtureWhatItIs) {
@@ -78,7 +128,11 @@ TEST(GaussianMixture, FrameKeepsTheMixtureWhatItIs) {
     frame.center = {17.5f, -3.25f};
     frame.scale = 0.37f;
     for (Covariance covariance :
-         {Covariance::isotropic, Covariance::diagonal, Covariance::tied}) {
+         {Covariance::isotropic,
+          Covariance::diagonal,
+          Covariance::tied_spherical,
+          Covariance::full,
+          Covariance::tied}) {
         const GaussianMixture user = two_components(covariance);
         const GaussianMixture inside = frame.to_frame(user);
         std::vector<float> y = data.x;
@@ -105,7 +159,7 @@ TEST(GaussianMixture, FrameKeepsTheMixtureWhatItIs) {
 }
 
 TEST(GaussianMixture, FrameOfAnotherShapeIsWrongInput) {
-    const GaussianMixture m = two_components(Covariance::tied);
+    const GaussianMixture m = two_components(Covariance::tied_spherical);
     Frame frame;
     frame.center = {1, 2, 3};
     EXPECT_INVALID(frame.to_frame(m), "frame.center.size() = 3");
@@ -149,4 +203,16 @@ TEST(GaussianMixture, ValidateNamesWhatIsWrong) {
     m = good;
     m.log_weights[0] = 0;
     EXPECT_INVALID(m.validate(), "sum to 1.75");
+    m = two_components(Covariance::full);
+    EXPECT_NO_THROW(m.validate());
+    m.precisions_cholesky[6] = 1;
+    EXPECT_INVALID(m.validate(), "precisions_cholesky[6] = 1, expected upper");
+    m = two_components(Covariance::full);
+    m.precisions_cholesky[3] = 0;
+    EXPECT_INVALID(m.validate(), "precisions_cholesky[3] = 0");
+    m.precisions_cholesky.pop_back();
+    EXPECT_INVALID(m.validate(), "precisions_cholesky.size() = 7, expected 8");
+    m = good;
+    m.precisions_cholesky = {1};
+    EXPECT_INVALID(m.validate(), "precisions_cholesky.size() = 1, expected 0");
 }

@@ -62,14 +62,13 @@ TEST(GraphQuantizer, FindsWhatAFlatOneFinds) {
             float mass;
         };
         const Case cases[] = {
-                {ProbeOrder::sketch, 8, 1},
-                {ProbeOrder::cell_posterior, 8, 1},
-                {ProbeOrder::cell_distance, 8, 1},
+                {ProbeOrder::distance, 8, 1},
+                {ProbeOrder::codes, 8, 1},
                 // 256, 1024, and then all lists are needed
-                {ProbeOrder::cell_distance, 200, 1},
-                {ProbeOrder::cell_distance, 1000, 1},
-                {ProbeOrder::sketch, kLists, 0.9f},
-                {ProbeOrder::cell_posterior, kLists, 0.9f}};
+                {ProbeOrder::codes, 60, 1},
+                {ProbeOrder::codes, 200, 1},
+                {ProbeOrder::codes, 1000, 1},
+                {ProbeOrder::codes, kLists, 0.9f}};
         auto search = [&](const Case& c) {
             SearchParametersIVFGMM params;
             params.probe_order = c.order;
@@ -83,8 +82,9 @@ TEST(GraphQuantizer, FindsWhatAFlatOneFinds) {
         }
         flatten(*index);
         for (size_t i = 0; i < by_graph.size(); i++) {
-            // the graph misses a list now and then
-            EXPECT_GT(agreement(by_graph[i], search(cases[i])), 0.95)
+            // the graph misses a list now and then, and cells at the rim of
+            // what is looked at are others
+            EXPECT_GT(agreement(by_graph[i], search(cases[i])), 0.93)
                     << to_string(cases[i].order) << " " << cases[i].nprobe;
         }
     }
@@ -94,7 +94,7 @@ TEST(GraphQuantizer, EveryListIsReached) {
     auto index = graph_index(faiss::METRIC_L2);
     const Vectors q = sift_queries(20);
     SearchParametersIVFGMM params;
-    params.probe_order = ProbeOrder::cell_distance;
+    params.probe_order = ProbeOrder::codes;
     for (size_t nprobe : {kLists - 1, kLists}) {
         SCOPED_TRACE(nprobe);
         params.nprobe = nprobe;
@@ -135,7 +135,7 @@ TEST(GraphQuantizer, TakesTheGraphsParameters) {
         find(*index, q, 10, &params);
         return distances(faiss::hnsw_stats);
     };
-    for (ProbeOrder order : {ProbeOrder::distance, ProbeOrder::sketch}) {
+    for (ProbeOrder order : {ProbeOrder::distance, ProbeOrder::codes}) {
         EXPECT_GT(efforts(order, 800), efforts(order, 2)) << to_string(order);
     }
 }
@@ -144,12 +144,11 @@ TEST(GraphQuantizer, DistancesAreTrueWhereKnown) {
     for (auto metric : {faiss::METRIC_L2, faiss::METRIC_INNER_PRODUCT}) {
         auto index = graph_index(metric);
         const Vectors q = sift_queries(5);
-        std::vector<float> all(q.n * kLists);
-        coarse_distances(*index, q.n, q.x.data(), all.data());
         QueryCoarse coarse(*index);
         ASSERT_TRUE(coarse.by_graph());
         for (size_t i = 0; i < q.n; i++) {
             coarse.start_graph(q.row(i));
+            const std::vector<float> all = mean_distances(*index, q.row(i));
             std::vector<uint32_t> lists;
             std::set<uint32_t> seen;
             size_t portions = 0;
@@ -158,7 +157,7 @@ TEST(GraphQuantizer, DistancesAreTrueWhereKnown) {
                 ASSERT_FALSE(lists.empty());
                 for (uint32_t list : lists) {
                     ASSERT_TRUE(seen.insert(list).second);
-                    const float expected = all[i * kLists + list];
+                    const float expected = all[list];
                     ASSERT_NEAR(
                             coarse.distances[list],
                             expected,

@@ -60,7 +60,7 @@ TEST(IndexFactory, MakesTheThreeTypes) {
     EXPECT_EQ(s.nlist, 2048u);
     EXPECT_EQ(s.metric_type, faiss::METRIC_INNER_PRODUCT);
     EXPECT_EQ(s.sq.qtype, faiss::ScalarQuantizer::QT_8bit);
-    EXPECT_EQ(s.covariance, gmm::Covariance::tied);
+    EXPECT_EQ(s.covariance, gmm::Covariance::tied_spherical);
     EXPECT_TRUE(s.cp.spherical);
 }
 
@@ -71,9 +71,6 @@ TEST(IndexFactory, FindsItsPlaceInWrappers) {
     EXPECT_EQ(as<IndexIVFPQGMM>(pre.index).d, 64);
     EXPECT_EQ(extract_gmm(opq.get()), &as<IVFGMM>(pre.index));
 
-    auto map = make("IDMap,GMM32,Flat");
-    as<IndexIVFFlatGMM>(as<faiss::IndexIDMap>(map.get()).index);
-
     auto fine = make("PCA64,GMM32,SQ8,Refine(SQfp16)");
     EXPECT_NE(extract_gmm(fine.get()), nullptr);
 }
@@ -83,7 +80,7 @@ TEST(IndexFactory, OtherCodesKeepTheirClass) {
     auto& fs = as<faiss::IndexIVFPQFastScan>(index.get());
     auto& quantizer = as<IndexGMM>(fs.quantizer);
     EXPECT_EQ(quantizer.nlist, 32u);
-    EXPECT_EQ(quantizer.covariance, gmm::Covariance::tied);
+    EXPECT_EQ(quantizer.covariance, gmm::Covariance::tied_spherical);
     EXPECT_EQ(fs.quantizer_trains_alone, 1);
     EXPECT_TRUE(fs.own_fields);
     EXPECT_EQ(extract_gmm(index.get()), nullptr);
@@ -163,8 +160,9 @@ TEST(IndexFactory, ReverseGivesTheStringBack) {
           "GMM32,PQ32x4fsr_64", "OPQ16_64,GMM32,PQ16,RFlat",
           "PCA64,GMM32,SQ8",    "PCAR64,GMM32,SQ8",
           "PCAW64,GMM32,SQ8",   "RR64,L2norm,GMM32,SQ8",
-          "ITQ64,GMM32,Flat",   "IDMap,GMM32,Flat",
-          "IDMap2,GMM32,Flat",  "GMM32,PQ16,Refine(SQ8)",
+          "ITQ64,GMM32,Flat",   "GMM32,PQ16,RFlat",
+          "GMM32,PQ8np",        "GMM32,PQ16x6np",
+          "IDMap2,IVF32,Flat",  "GMM32,PQ16,Refine(SQ8)",
           "IVF100,Flat",        "Flat"}) {
         EXPECT_EQ(
                 faiss_ext::reverse_index_factory(make(description).get()),
@@ -175,8 +173,52 @@ TEST(IndexFactory, ReverseGivesTheStringBack) {
     EXPECT_FAISS_ERROR(faiss_ext::reverse_index_factory(nullptr), "no index");
 }
 
+// Of vectors with the ids that they were given, whatever was removed before.
+TEST(IndexFactory, IdsOfMapsOutliveRemovals) {
+    const Vectors base = sift_base(2000);
+    std::vector<idx_t> ids(base.n);
+    for (size_t i = 0; i < base.n; i++) {
+        ids[i] = 10 * i + 7;
+    }
+    for (const char* description :
+         {"IDMap,GMM16,Flat",
+          "IDMap2,GMM16,Flat",
+          "IDMap2,L2norm,GMM16,Flat",
+          "GMM16,Flat,IDMap",
+          "IDMap,IDMap2,GMM16,Flat"}) {
+        auto index = make(description);
+        index->train(base.n, base.x.data());
+        index->add_with_ids(base.n, base.x.data(), ids.data());
+        for (size_t gone : {0, 1, 5}) {
+            const faiss::IDSelectorBatch one(1, &ids[gone]);
+            EXPECT_EQ(index->remove_ids(one), 1u) << description;
+        }
+        IVFGMM* gmm = extract_gmm(index.get());
+        dynamic_cast<faiss::IndexIVF*>(gmm)->nprobe = 16;
+        for (size_t row = 6; row < base.n; row += 97) {
+            float distance;
+            idx_t id;
+            index->search(1, base.row(row), 1, &distance, &id);
+            EXPECT_EQ(id, ids[row]) << description;
+            if (std::string(description).starts_with("IDMap2,G")) {
+                std::vector<float> x(kD);
+                index->reconstruct(ids[row], x.data());
+                EXPECT_EQ(x[1], base.row(row)[1]);
+            }
+        }
+        EXPECT_EQ(index->ntotal, idx_t(base.n) - 3);
+    }
+}
+
+TEST(IndexFactory, MoreListsThanMemoryAreRefusedAtOnce) {
+    for (const char* description :
+         {"GMM1000000000,Flat", "GMM16777217,Flat", "GMM17M,Flat"}) {
+        EXPECT_FAISS_ERROR(make(description), "expected 1 to 16777216");
+    }
+}
+
 TEST(IndexFactory, UnknownTokensAreNamed) {
-    for (const auto& [description, token] :
+    for (const auto& wrong :
          std::initializer_list<std::pair<const char*, const char*>>{
                  {"GMM,Flat", "\"GMM\""},
                  {"GMM0,Flat", "\"0\""},
@@ -193,7 +235,7 @@ TEST(IndexFactory, UnknownTokensAreNamed) {
                  {"GMM16,GMM32,Flat", "\"GMM32\""},
                  {"IVF16(GMM4),Flat", "parentheses"},
                  {"GMM16,PQ7", "GMM16,PQ7"}}) {
-        EXPECT_FAISS_ERROR(make(description), token);
+        EXPECT_FAISS_ERROR(make(wrong.first), wrong.second);
     }
     EXPECT_FAISS_ERROR(make("GMM16,Flat", faiss::METRIC_L2, 0), "d = 0");
     EXPECT_FAISS_ERROR(make("GMM16,Flat", faiss::METRIC_L1), "metric 2");

@@ -100,6 +100,8 @@ TEST(IndexGMM, LikelihoodOrderIsThatOfTheReference) {
         for (auto covariance :
              {gmm::Covariance::isotropic,
               gmm::Covariance::diagonal,
+              gmm::Covariance::tied_spherical,
+              gmm::Covariance::full,
               gmm::Covariance::tied}) {
             const auto index = trained(covariance, metric);
             index->policy.order = ProbeOrder::log_likelihood;

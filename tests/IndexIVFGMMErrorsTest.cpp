@@ -222,8 +222,7 @@ TEST(IndexIVFGMMErrors, AQueryThatIsNotFiniteFindsNothing) {
           ProbeOrder::distance,
           ProbeOrder::scale_free,
           ProbeOrder::log_likelihood,
-          ProbeOrder::cell_distance,
-          ProbeOrder::cell_posterior}) {
+          ProbeOrder::codes}) {
         for (float mass : {0.9f, 1.0f}) {
             index->probe_order = order;
             index->probe_mass = mass;
@@ -273,7 +272,10 @@ TEST(IndexIVFGMMErrors, SearchParametersAreInTheirRanges) {
         p.target_recall = target;
         refused({"target_recall = ", "[0, 1)"}, p);
     }
-    refused({"params", "SearchParametersIVF"}, faiss::SearchParameters());
+    struct Foreign : faiss::SearchParameters {
+        int of_another_index = 0;
+    };
+    refused({"params", "SearchParametersIVF"}, Foreign());
 
     expect_refused(*index, {"k = 0"}, [&] { find(*index, queries(), 0); });
     // the index's own fields are looked at alike
@@ -317,6 +319,51 @@ TEST(IndexIVFGMMErrors, NoCallTakesFewerThanNoVectors) {
     index->set_direct_map_type(faiss::DirectMap::Array);
     expect_refused(
             *index, {"nv = -1"}, [&] { index->update_vectors(-1, &label, x); });
+}
+
+TEST(IndexIVFGMMErrors, NoCallTakesMoreVectorsThanMemoryHolds) {
+    auto index = calibrated();
+    IndexIVFFlatGMM untrained(base().d, kLists);
+    const float* const x = base().x.data();
+    const idx_t many = idx_t(1) << 62;
+    float distance;
+    idx_t label = 0;
+    for (const auto& [n, given] :
+         std::initializer_list<std::pair<idx_t, const float*>>{
+                 {many, x}, {idx_t(1) << 45, x}, {100, nullptr}}) {
+        const std::string named =
+                given ? "n = " + std::to_string(n) : std::string("x = nullptr");
+        const idx_t rows = n;
+        const float* const rows_at = given;
+        expect_refused(*index, {named}, [&] { index->add(rows, rows_at); });
+        expect_refused(*index, {named}, [&] {
+            index->search(rows, rows_at, 1, &distance, &label);
+        });
+        expect_refused(*index, {named}, [&] {
+            faiss::RangeSearchResult result(1);
+            index->range_search(rows, rows_at, 1e5f, &result);
+        });
+        expect_refused(
+                untrained, {named}, [&] { untrained.train(rows, rows_at); });
+    }
+    expect_refused(*index, {"k = " + std::to_string(many)}, [&] {
+        index->search(10, x, many, &distance, &label);
+    });
+    expect_refused(*index, {"n = ", "distances"}, [&] {
+        index->search(10, x, many / 16, &distance, &label);
+    });
+    expect_refused(*index, {"labels = nullptr"}, [&] {
+        index->search(1, x, 1, &distance, nullptr);
+    });
+    expect_refused(*index, {"distances = nullptr"}, [&] {
+        index->search(1, x, 1, nullptr, &label);
+    });
+    expect_refused(*index, {"result = nullptr"}, [&] {
+        index->range_search(1, x, 1e5f, nullptr);
+    });
+    // No vectors need no memory.
+    index->search(0, nullptr, 1, nullptr, nullptr);
+    index->add(0, nullptr);
 }
 
 TEST(IndexIVFGMMErrors, WhatIsNotThereCannotBeNamed) {
@@ -423,6 +470,72 @@ TEST(IndexIVFGMMErrors, CopiesAreDecidedOnBeforeAdding) {
     EXPECT_FAISS_ERROR(find(*plain, queries(), 5), "max_assign = 2");
     plain->max_assign = 1;
     expect_model(*plain, model_of(rows_of(base(), 0, 100)), queries());
+}
+
+TEST(IndexIVFGMMErrors, NumbersThatNoMemoryHasRoomFor) {
+    auto index = calibrated();
+    const float* const x = base().x.data();
+    float distance;
+    idx_t label;
+    constexpr idx_t kHuge = idx_t(1) << 62;
+    expect_refused(*index, {"n = 46"}, [&] { index->add(kHuge, x); });
+    IndexIVFFlatGMM untrained(base().d, kLists);
+    expect_refused(untrained, {"n = 46"}, [&] { untrained.train(kHuge, x); });
+    expect_refused(*index, {"n = 46"}, [&] {
+        index->search(kHuge, x, 1, &distance, &label);
+    });
+    expect_refused(*index, {"distances"}, [&] {
+        index->search(1000, x, kHuge / 16, &distance, &label);
+    });
+    expect_refused(*index, {"k = "}, [&] {
+        index->search(1, x, kHuge, &distance, &label);
+    });
+    expect_refused(*index, {"n = 46"}, [&] {
+        faiss::RangeSearchResult result(1);
+        index->range_search(kHuge, x, 1, &result);
+    });
+    for (size_t lists : {kLists + 1, SIZE_MAX}) {
+        auto empty = trained(base(), kLists);
+        empty->max_assign = lists;
+        const std::string words = "max_assign = " + std::to_string(lists);
+        EXPECT_FAISS_ERROR(empty->add(10, x), words);
+        EXPECT_FAISS_ERROR(find(*empty, queries(), 1), words);
+        EXPECT_EQ(empty->ntotal, 0);
+    }
+}
+
+TEST(IndexIVFGMMErrors, NothingIsReadFromNowhere) {
+    auto index = calibrated();
+    const float* const x = base().x.data();
+    float distance;
+    idx_t label;
+    expect_refused(*index, {"x = nullptr"}, [&] { index->add(5, nullptr); });
+    expect_refused(*index, {"x = nullptr"}, [&] {
+        index->search(5, nullptr, 1, &distance, &label);
+    });
+    expect_refused(*index, {"distances = nullptr"}, [&] {
+        index->search(1, x, 1, nullptr, &label);
+    });
+    expect_refused(*index, {"labels = nullptr"}, [&] {
+        index->search(1, x, 1, &distance, nullptr);
+    });
+    expect_refused(*index, {"result = nullptr"}, [&] {
+        index->range_search(1, x, 1, nullptr);
+    });
+    index->add(0, nullptr);
+    index->search(0, nullptr, 1, nullptr, nullptr);
+}
+
+TEST(IndexIVFGMMErrors, AnEmptiedIndexTakesAnotherNumberOfCopies) {
+    auto index = trained(base(), kLists);
+    for (size_t assign : {2, 1, 3}) {
+        index->max_assign = assign;
+        index->add(base().n, base().x.data());
+        EXPECT_EQ(index->cells.empty(), assign > 1);
+        check_consistent(*index, *index, model_of(base()));
+        index->remove_ids(faiss::IDSelectorRange(0, base().n));
+        EXPECT_EQ(index->ntotal, 0);
+    }
 }
 
 } // namespace

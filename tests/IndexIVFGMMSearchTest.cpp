@@ -108,8 +108,7 @@ TEST(IndexIVFGMMSearch, ResultsAreTrueInEveryOrder) {
               ProbeOrder::distance,
               ProbeOrder::log_likelihood,
               ProbeOrder::scale_free,
-              ProbeOrder::cell_distance,
-              ProbeOrder::cell_posterior}) {
+              ProbeOrder::codes}) {
             for (float mass : {0.5f, 0.9f, 1.0f}) {
                 SearchParametersIVFGMM params;
                 params.nprobe = 5;
@@ -147,7 +146,7 @@ TEST(IndexIVFGMMSearch, CellsFindMoreForInnerProductsToo) {
             params.probe_order = ProbeOrder::distance;
             const double lists =
                     recall(find(*index, q, 10, &params), truth, metric);
-            params.probe_order = ProbeOrder::cell_distance;
+            params.probe_order = ProbeOrder::codes;
             const double cells =
                     recall(find(*index, q, 10, &params), truth, metric);
             EXPECT_GT(cells, lists) << power << " " << scale;
@@ -232,7 +231,7 @@ TEST(IndexIVFGMMSearch, RangeSearchFindsAllWithinTheRadius) {
         auto params = probes(kLists);
         index->range_search(
                 queries().n, queries().x.data(), radius, &all, &params);
-        params.nprobe = 4;
+        params.nprobe = 1;
         index->range_search(
                 queries().n, queries().x.data(), radius, &few, &params);
         size_t n_few = 0;
@@ -255,8 +254,7 @@ TEST(IndexIVFGMMSearch, RangeSearchFindsAllWithinTheRadius) {
                            : all.distances[j] > radius);
             }
         }
-        EXPECT_GT(n_few, expected.lims[queries().n] / 4);
-        EXPECT_LT(n_few, expected.lims[queries().n]);
+        EXPECT_GT(n_few, expected.lims[queries().n] / 2);
     }
 }
 
@@ -264,10 +262,7 @@ TEST(IndexIVFGMMSearch, BatchesThreadsAndSingleQueriesAgree) {
     auto index = filled(base(), kLists);
     index->calibrate(100, nullptr);
     const int threads = omp_get_max_threads();
-    for (auto order :
-         {ProbeOrder::distance,
-          ProbeOrder::cell_distance,
-          ProbeOrder::cell_posterior}) {
+    for (auto order : {ProbeOrder::distance, ProbeOrder::codes}) {
         for (float mass : {0.9f, 1.0f}) {
             index->probe_order = order;
             index->probe_mass = mass;
@@ -380,7 +375,7 @@ void expect_stock_results(const Index& index, Stock&& stock, const Vectors& q) {
     // through the cells, too, and one query at a time
     SearchParametersIVFGMM cells;
     cells.nprobe = index.nlist - 1;
-    cells.probe_order = ProbeOrder::cell_distance;
+    cells.probe_order = ProbeOrder::codes;
     size_t same = 0;
     for (size_t i = 0; i < q.n; i++) {
         const Found one = find(index, rows_of(q, i, i + 1), 10, &cells);

@@ -2,7 +2,10 @@
 // merged and folded in, the index holds what a map of vectors holds.
 #include "faiss_ext/IndexIVFGMM.h"
 
+#include <atomic>
 #include <numeric>
+#include <shared_mutex>
+#include <thread>
 
 #include <faiss/IndexIVFFlat.h>
 
@@ -209,15 +212,17 @@ TEST(IndexIVFGMM, HoldsWhatAMapHoldsWithAnArray) {
 TEST(IndexIVFGMM, CellsFollowTheIndexAsItGrows) {
     auto index = trained(base(), kLists);
     EXPECT_TRUE(index->cells.empty());
+    index->cells_per_list = 4;
     index->add(1000, base().row(0));
-    const size_t few = index->cells.cells_per_list;
-    index->add(5000, base().row(1000));
-    EXPECT_GT(index->cells.cells_per_list, few);
-    EXPECT_LE(index->cells.cells_per_list, kLists - 1);
+    EXPECT_EQ(index->cells.cells_per_list, 4u);
+    index->cells_per_list = 0;
+    index->add(500, base().row(1000));
+    EXPECT_EQ(index->cells.cells_per_list, 4u);
+    EXPECT_TRUE(index->maintenance_due());
+    index->add(4500, base().row(1500)); // more than half of what there is then
+    EXPECT_EQ(index->cells.cells_per_list, kLists - 1);
+    EXPECT_FALSE(index->maintenance_due());
     check_consistent(*index, *index, model_of(base()));
-    for (const auto& tail : index->cells.tail) {
-        EXPECT_TRUE(tail.empty()); // just made anew
-    }
 }
 
 TEST(IndexIVFGMM, OneAddAndManyGiveTheSameResults) {
@@ -228,25 +233,64 @@ TEST(IndexIVFGMM, OneAddAndManyGiveTheSameResults) {
     }
     by_pieces->optimize(); // the cells of what it holds in the end
     at_once->nprobe = by_pieces->nprobe = 3;
-    at_once->probe_order = by_pieces->probe_order = ProbeOrder::cell_distance;
+    at_once->probe_order = by_pieces->probe_order = ProbeOrder::codes;
     const Vectors x = sift_queries(100);
     const Found a = find(*at_once, x, 10), b = find(*by_pieces, x, 10);
     EXPECT_EQ(a.dis, b.dis);
 }
 
-TEST(IndexIVFGMM, OptimizeFoldsAllTailsIn) {
+TEST(IndexIVFGMM, AVectorAddedLaterLiesInTheCellOfItsNearestMean) {
     auto index = filled(rows_of(base(), 0, 4000), kLists);
-    index->add(300, base().row(4000));
-    size_t in_tails = 0;
-    for (const auto& tail : index->cells.tail) {
-        in_tails += tail.size();
-    }
-    EXPECT_EQ(in_tails, 300u);
-    index->optimize();
-    for (const auto& tail : index->cells.tail) {
-        EXPECT_TRUE(tail.empty());
+    for (size_t i = 4000; i < 4300; i++) {
+        index->add(1, base().row(i));
     }
     check_consistent(*index, *index, model_of(rows_of(base(), 0, 4300)));
+    const PairCells& cells = index->cells;
+    const std::vector<float> means = index->mixture().means;
+    size_t nearest = 0, n = 0;
+    for (const auto& [id, at] : entries_by_id(*index)) {
+        if (id < 4000) {
+            continue;
+        }
+        uint16_t cell;
+        cells.assign(
+                at[0].list,
+                1,
+                base().d,
+                base().row(id),
+                nullptr,
+                means.data(),
+                &cell);
+        const auto [begin, end] = cells.range(at[0].list, cell);
+        nearest += at[0].offset >= begin && at[0].offset < end;
+        n++;
+    }
+    EXPECT_EQ(n, 300u);
+    EXPECT_GE(nearest, 297u); // ties, by rounding
+}
+
+TEST(IndexIVFGMM, TheUsersOwnCentroidsAreKept) {
+    IndexIVFFlatGMM index(base().d, kLists);
+    index.quantizer->add(kLists, base().x.data());
+    index.train(base().n, base().x.data());
+    const gmm::GaussianMixture mixture = index.mixture();
+    EXPECT_EQ(
+            mixture.means,
+            std::vector<float>(base().row(0), base().row(kLists)));
+    EXPECT_NE(mixture.variances[0], mixture.variances[1]); // these are fitted
+    // Means of an earlier training are not the user's.
+    index.train(base().n, base().x.data());
+    EXPECT_NE(index.mixture().means, mixture.means);
+}
+
+TEST(IndexIVFGMM, MatricesAreRefused) {
+    auto index = trained(rows_of(base(), 0, 800), kLists);
+    for (auto covariance : {gmm::Covariance::full, gmm::Covariance::tied}) {
+        index->covariance = covariance;
+        EXPECT_FAISS_ERROR(
+                index->train(800, base().x.data()),
+                std::string("covariance = ") + to_string(covariance));
+    }
 }
 
 TEST(IndexIVFGMM, AnEmptiedIndexFillsAgain) {
@@ -294,7 +338,7 @@ TEST(IndexIVFGMM, AShardMergedIntoAnEmptyIndexGetsCells) {
     all->optimize();
     added->optimize();
     all->nprobe = added->nprobe = 2;
-    all->probe_order = added->probe_order = ProbeOrder::cell_distance;
+    all->probe_order = added->probe_order = ProbeOrder::codes;
     EXPECT_EQ(
             find(*all, sift_queries(100), 10).dis,
             find(*added, sift_queries(100), 10).dis);
@@ -332,7 +376,7 @@ TEST(IndexIVFGMM, CodesAddedBehindItsBackAreNotLost) {
     index->merge_from(*other, 2300);
     check_consistent(*index, *index, model_of(rows_of(base(), 0, 2400)));
     add_codes(2400, 300);
-    index->add(800, base().row(2700)); // folds tails in
+    index->add(800, base().row(2700));
     check_consistent(*index, *index, model_of(rows_of(base(), 0, 3500)));
     add_codes(3500, 100);
     index->remove_ids(faiss::IDSelectorRange(0, 1000));
@@ -369,6 +413,109 @@ TEST(IndexIVFGMM, TheMapCanBeMadeAfterwards) {
     std::vector<float> all(model.size() * base().d);
     index->reconstruct_n(0, model.size(), all.data());
     EXPECT_TRUE(std::equal(all.begin(), all.end(), base().x.begin()));
+}
+
+TEST(IndexIVFGMM, ByTheMapOneIsFoundAmongSelectorsOfEveryKind) {
+    const faiss::DirectMap::Type hash = faiss::DirectMap::Hashtable;
+    const idx_t ids[] = {7, 3000, 7, 123456};
+    for (int kind = 0; kind < 4; kind++) {
+        auto index = filled(rows_of(base(), 0, 4000), kLists);
+        index->set_direct_map_type(hash);
+        Model model = model_of(rows_of(base(), 0, 4000));
+        size_t removed = 0;
+        if (kind == 0) {
+            removed = index->remove_ids(faiss::IDSelectorArray(4, ids));
+        } else if (kind == 1) {
+            removed = index->remove_ids(faiss::IDSelectorBatch(4, ids));
+        } else if (kind == 2) {
+            removed = index->remove_ids(faiss::IDSelectorRange(3998, 4100));
+        } else { // an id twice: the map does not name all entries
+            index->add_with_ids(2, base().row(4000), ids);
+            removed = index->remove_ids(faiss::IDSelectorArray(4, ids));
+        }
+        EXPECT_EQ(removed, kind == 3 ? 4u : 2u);
+        std::erase_if(model, [&](const auto& entry) {
+            return kind == 2 ? entry.first >= 3998
+                             : entry.first == 7 || entry.first == 3000;
+        });
+        check_consistent(*index, *index, model);
+    }
+}
+
+TEST(IndexIVFGMM, SmallAdditionsLeaveMaintenanceDue) {
+    auto index = trained(base(), kLists);
+    index->calibrate_on_add = true;
+    index->target_recall = 0.9f;
+    EXPECT_FALSE(index->maintenance_due());
+    for (size_t i = 0; i < 1500; i += 10) {
+        index->add(10, base().row(i));
+    }
+    EXPECT_FALSE(index->calibration.fitted);
+    EXPECT_TRUE(index->maintenance_due());
+    // what was never calibrated is searched through
+    const Model model = model_of(rows_of(base(), 0, 1500));
+    expect_exact(
+            find(*index, queries(), 10),
+            exact(model, queries(), 10, faiss::METRIC_L2),
+            model,
+            queries(),
+            faiss::METRIC_L2);
+    index->maintain();
+    EXPECT_TRUE(index->calibration.fitted);
+    EXPECT_FALSE(index->maintenance_due());
+    index->add(400, base().row(1500));
+    EXPECT_FALSE(index->maintenance_due());
+    index->add(200, base().row(1900)); // 1.3 times 1,500 and more
+    EXPECT_EQ(index->calibration.ntotal, 1500);
+    EXPECT_TRUE(index->maintenance_due());
+    index->maintain();
+    EXPECT_EQ(index->calibration.ntotal, 2100);
+    check_consistent(*index, *index, model_of(rows_of(base(), 0, 2100)));
+}
+
+TEST(IndexIVFGMM, CellsAreFittedAsAListGrows) {
+    auto by_one = trained(base(), kLists);
+    for (size_t i = 0; i < 3000; i++) {
+        by_one->add(1, base().row(i));
+    }
+    for (size_t i = 0; i < kLists; i++) {
+        const size_t size = by_one->cells.list_size(i);
+        EXPECT_LT(size, std::max<size_t>(16, 2 * by_one->cells.fitted_size[i]));
+    }
+    check_consistent(*by_one, *by_one, model_of(rows_of(base(), 0, 3000)));
+}
+
+TEST(IndexIVFGMM, SearchesBesideAdditionsUnderASharedMutex) {
+    auto index = filled(rows_of(base(), 0, 1000), kLists);
+    index->nprobe = kLists;
+    std::shared_mutex mutex; // as IndexIVFGMM.h says
+    std::atomic<size_t> wrong = 0;
+    std::vector<std::thread> threads;
+    for (size_t t = 0; t < 8; t++) {
+        threads.emplace_back([&, t] {
+            for (size_t row = t; row < 1000; row += 41) {
+                Found found;
+                {
+                    const std::shared_lock lock(mutex);
+                    found = find(*index, rows_of(base(), row, row + 1), 1);
+                }
+                wrong += found.dis[0] != 0;
+                std::this_thread::yield();
+            }
+        });
+    }
+    for (size_t i = 1000; i < 1400; i += 20) {
+        const std::unique_lock lock(mutex);
+        index->add(20, base().row(i));
+        if (i % 200 == 0) {
+            index->remove_ids(faiss::IDSelectorRange(i, i + 5));
+        }
+    }
+    for (std::thread& thread : threads) {
+        thread.join();
+    }
+    EXPECT_EQ(wrong, 0u);
+    EXPECT_EQ(index->ntotal, 1390);
 }
 
 } // namespace

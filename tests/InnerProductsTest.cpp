@@ -1,4 +1,4 @@
-#include "cpu/InnerProducts.h"
+#include "InnerProducts.h"
 
 #include <gtest/gtest.h>
 

@@ -14,6 +14,8 @@
 #include <faiss/IndexIVF.h>
 #include <faiss/impl/IDSelector.h>
 
+#include <faiss/utils/distances.h>
+
 #include "TestData.h"
 #include "faiss_ext/IndexIVFGMM.h"
 
@@ -228,21 +230,64 @@ inline std::map<idx_t, std::vector<Entry>> entries_by_id(
     return entries;
 }
 
-inline void check_cells(const faiss::IndexIVF& index, const PairCells& cells) {
+/// The code of an entry is that of its vector about its cell's mean. Of vectors
+/// that are not stored as they are what is reconstructed has another.
+inline void check_code(
+        const faiss::IndexIVF& index,
+        const PairCells& cells,
+        size_t list,
+        size_t entry) {
+    const uint32_t* offset = cells.list_offsets(list);
+    const uint16_t cell = uint16_t(
+            std::upper_bound(
+                    offset,
+                    offset + cells.cells_per_list + 1,
+                    uint32_t(entry)) -
+            offset - 1);
+    std::vector<float> x(index.d);
+    index.reconstruct_from_offset(list, entry, x.data());
+    float norm = 1;
+    if (cells.codes.similarity) {
+        norm = std::sqrt(faiss::fvec_norm_L2sqr(x.data(), index.d));
+        faiss::fvec_renorm_L2(index.d, 1, x.data());
+    }
+    const size_t bytes = cells.codes.shape.entry_bytes();
+    std::vector<uint8_t> expected(bytes), record(bytes);
+    cells.codes.encode(
+            list,
+            cells.a[list],
+            cells.partners(list),
+            1,
+            x.data(),
+            nullptr,
+            &norm,
+            &cell,
+            expected.data());
+    cells.codes.get(list, entry, record.data());
+    ASSERT_EQ(record, expected) << "list " << list << ", entry " << entry;
+}
+
+inline void check_cells(
+        const faiss::IndexIVF& index, const PairCells& cells, bool lossless) {
     const size_t L = cells.cells_per_list;
     ASSERT_EQ(cells.nlist, index.nlist);
     ASSERT_EQ(cells.offsets.size(), index.nlist * (L + 1));
-    ASSERT_EQ(cells.tail.size(), index.nlist);
+    ASSERT_EQ(cells.fitted_size.size(), index.nlist);
+    ASSERT_EQ(cells.codes.blocks.size(), index.nlist);
+    ASSERT_GE(cells.codes.error, 0);
     for (size_t i = 0; i < index.nlist; i++) {
         const uint32_t* offset = cells.list_offsets(i);
         const size_t size = index.invlists->list_size(i);
         ASSERT_EQ(offset[0], 0);
         ASSERT_TRUE(std::is_sorted(offset, offset + L + 1));
-        ASSERT_EQ(offset[L] + cells.tail[i].size(), size) << "list " << i;
-        // folded in when it is longer than 64 and than a quarter of the list
-        ASSERT_LE(cells.tail[i].size(), std::max<size_t>(64, size / 4));
-        for (uint16_t l : cells.tail[i]) {
-            ASSERT_LT(l, L);
+        ASSERT_EQ(offset[L], size) << "list " << i;
+        ASSERT_EQ(
+                cells.codes.blocks[i].size(),
+                (size + kBlockEntries - 1) / kBlockEntries *
+                        cells.codes.shape.block_bytes())
+                << "list " << i;
+        for (size_t j = i % 7; lossless && j < size; j += 7) {
+            ASSERT_NO_FATAL_FAILURE(check_code(index, cells, i, j));
         }
     }
 }
@@ -288,7 +333,7 @@ inline void check_consistent(
         ASSERT_TRUE(gmm.max_assign > 1 || at.size() == 1) << "id " << id;
     }
     if (!gmm.cells.empty()) {
-        ASSERT_NO_FATAL_FAILURE(check_cells(index, gmm.cells));
+        ASSERT_NO_FATAL_FAILURE(check_cells(index, gmm.cells, lossless));
     }
     if (gmm.max_assign > 1 && !model.empty()) {
         ASSERT_EQ(gmm.earlier_lists.size(), index.nlist);
@@ -325,6 +370,24 @@ inline void check_consistent(
             ASSERT_EQ(got, v) << "id " << id;
         }
     }
+}
+
+/// Squared distances of a query to all means; for METRIC_INNER_PRODUCT those
+/// of its direction.
+inline std::vector<float> mean_distances(
+        const faiss::IndexIVF& index, const float* q) {
+    const std::vector<float> zero(index.d, 0.0f);
+    const double norm =
+            std::sqrt(true_distance(faiss::METRIC_L2, q, zero.data(), index.d));
+    std::vector<float> out(index.nlist), mean(index.d);
+    for (size_t i = 0; i < index.nlist; i++) {
+        index.quantizer->reconstruct(i, mean.data());
+        const double d =
+                true_distance(index.metric_type, q, mean.data(), index.d);
+        out[i] = float(
+                index.metric_type == faiss::METRIC_L2 ? d : 2 - 2 * d / norm);
+    }
+    return out;
 }
 
 /// An index trained on x, quickly, and empty.

@@ -10,7 +10,9 @@
 #include <faiss/IndexIVFPQ.h>
 #include <faiss/IndexIVFPQFastScan.h>
 #include <faiss/IndexPreTransform.h>
+#include <faiss/IndexReplicas.h>
 #include <faiss/IndexScalarQuantizer.h>
+#include <faiss/IndexShards.h>
 #include <faiss/impl/IDSelector.h>
 #include <faiss/index_factory.h>
 
@@ -71,7 +73,7 @@ TEST(SwapToGMM, FlatIsRefiledExactly) {
         for (auto covariance :
              {gmm::Covariance::isotropic,
               gmm::Covariance::diagonal,
-              gmm::Covariance::tied}) {
+              gmm::Covariance::tied_spherical}) {
             SCOPED_TRACE(int(metric) * 10 + int(covariance));
             auto index = filled("IVF32,Flat", metric);
             index->nprobe = 5;
@@ -153,8 +155,8 @@ TEST(SwapToGMM, BadInputIsNamed) {
 }
 
 TEST(Calibrate, QueriesAreTransformedOnTheWay) {
-    std::unique_ptr<faiss::Index> index(
-            index_factory(kD, "IDMap,PCA32,GMM64,Flat"));
+    std::unique_ptr<faiss::Index> inner(index_factory(kD, "PCA32,GMM64,Flat"));
+    auto index = std::make_unique<faiss::IndexIDMap>(inner.get());
     index->train(base().n, base().x.data());
     std::vector<idx_t> ids(base().n);
     std::iota(ids.begin(), ids.end(), 100);
@@ -164,8 +166,7 @@ TEST(Calibrate, QueriesAreTransformedOnTheWay) {
     EXPECT_EQ(c.nq, 50);
     EXPECT_EQ(c.k, 5);
     EXPECT_FALSE(c.own_queries);
-    auto& map = dynamic_cast<faiss::IndexIDMap&>(*index);
-    auto& pre = dynamic_cast<faiss::IndexPreTransform&>(*map.index);
+    auto& pre = dynamic_cast<faiss::IndexPreTransform&>(*inner);
     const std::unique_ptr<const float[]> expected(
             pre.apply_chain(50, queries().x.data()));
     ASSERT_EQ(c.queries.size(), 50 * 32);
@@ -175,6 +176,55 @@ TEST(Calibrate, QueriesAreTransformedOnTheWay) {
     EXPECT_THROW(
             faiss_ext::calibrate(&none, 50, queries().x.data()),
             faiss::FaissException);
+}
+
+// A target is reached through shards of the base and through replicas of it.
+TEST(Calibrate, GoesThroughShardsAndReplicas) {
+    std::unique_ptr<faiss::Index> trained(index_factory(kD, "GMM32,Flat"));
+    trained->train(base().n, base().x.data());
+    faiss::IndexFlatL2 exact(kD);
+    exact.add(base().n, base().x.data());
+    const auto truth = search(exact);
+    std::vector<std::unique_ptr<faiss::Index>> parts;
+    for (int i = 0; i < 4; i++) {
+        parts.push_back(clone_index(trained.get()));
+    }
+    faiss::IndexShards shards(kD, false, true);
+    faiss::IndexReplicas replicas(kD, false);
+    for (int i = 0; i < 4; i++) {
+        (i < 2 ? static_cast<faiss::ThreadedIndex<faiss::Index>&>(shards)
+               : replicas)
+                .addIndex(parts[i].get());
+    }
+    for (faiss::Index* whole :
+         std::initializer_list<faiss::Index*>{&shards, &replicas}) {
+        whole->add(base().n, base().x.data());
+        EXPECT_EQ(extract_gmm(whole), nullptr);
+        ASSERT_EQ(extract_gmms(whole).size(), 2u);
+        faiss_ext::calibrate(whole, queries().n, queries().x.data(), kK);
+        for (IVFGMM* gmm : extract_gmms(whole)) {
+            EXPECT_FALSE(gmm->calibration.own_queries);
+            gmm->target_recall = 0.9f;
+        }
+        EXPECT_GT(agreement(search(*whole), truth), 0.87);
+    }
+    faiss::IndexFlatL2 flat(kD);
+    shards.addIndex(&flat);
+    EXPECT_FAISS_ERROR(
+            faiss_ext::calibrate(&shards, 50, queries().x.data()), "no GMM");
+}
+
+TEST(Calibrate, BadNumbersAreNamed) {
+    auto index = swap_to_gmm(*filled("IVF32,Flat"));
+    EXPECT_FAISS_ERROR(
+            faiss_ext::calibrate(index.get(), 50, nullptr), "xq = nullptr");
+    EXPECT_FAISS_ERROR(
+            faiss_ext::calibrate(index.get(), SIZE_MAX, queries().x.data()),
+            "n = -1");
+    EXPECT_FAISS_ERROR(
+            faiss_ext::calibrate(
+                    index.get(), size_t(1) << 62, queries().x.data()),
+            "n = 4611686018427387904");
 }
 
 TEST(CloneIndex, IsTheSameIndex) {

@@ -85,13 +85,10 @@ TEST(ProbePolicy, SimilarityAndLikelihoodPreferTheLargest) {
     EXPECT_EQ(probes.dis, (std::vector<float>{2, 4, 3, 1}));
 }
 
-TEST(ProbePolicy, CellOrdersMeanDistance) {
+TEST(ProbePolicy, CodesMeanDistance) {
     const auto dis = random_distances(100, 1000, 1);
     const Probes expected = select({}, dis, 10);
-    for (auto order :
-         {ProbeOrder::calibrated,
-          ProbeOrder::cell_distance,
-          ProbeOrder::cell_posterior}) {
+    for (auto order : {ProbeOrder::calibrated, ProbeOrder::codes}) {
         const Probes probes = select({order, 0.1f}, dis, 10);
         EXPECT_EQ(probes.keys, expected.keys);
         EXPECT_EQ(probes.dis, expected.dis);
@@ -188,9 +185,11 @@ TEST(ProbePolicy, NamesGoBothWays) {
           ProbeOrder::distance,
           ProbeOrder::log_likelihood,
           ProbeOrder::scale_free,
-          ProbeOrder::cell_distance,
-          ProbeOrder::cell_posterior}) {
+          ProbeOrder::codes}) {
         EXPECT_EQ(probe_order_from_string(to_string(order)), order);
+    }
+    for (const char* former : {"sketch", "cell_distance", "cell_posterior"}) {
+        EXPECT_EQ(probe_order_from_string(former), ProbeOrder::codes) << former;
     }
     EXPECT_FAISS_ERROR(probe_order_from_string("nearest"), "\"nearest\"");
     EXPECT_FAISS_ERROR(to_string(ProbeOrder(17)), "17");

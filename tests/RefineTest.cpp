@@ -1,4 +1,6 @@
-#include "cuda/Refine.cuh"
+#include "HostWarp.h" // before device code: its instructions
+
+#include "cuda/sparse/Refine.cuh"
 
 #include <gtest/gtest.h>
 
@@ -129,7 +131,7 @@ struct Block {
         args.exact.lo = lo.data();
         args.exact.d = d;
         args.exact.pitch = pitch;
-        args.exact.unpower = 1;
+        args.exact.inverse_fp16_scale = 1;
         args.exact.means = means.data();
         args.exact.half_inverse = half_inverse.data();
         args.exact.log_constant = log_constant.data();
@@ -173,7 +175,7 @@ struct Block {
     template <class Score>
     void check(const Score& score) {
         uint32_t at = 0, lost = 0;
-        const EntryLayout layout = entry_layout(rows, k, 2);
+        const TripleLayout layout = entry_layout(rows, k, 2);
         for (int row = 0; row < rows; row++) {
             if (row % 13 == 5) {
                 EXPECT_TRUE(std::isnan(row_lse[row])) << row;
@@ -192,10 +194,10 @@ struct Block {
                 const double r =
                         weight_of(row) * std::exp2(score(row, c)) / sum;
                 const uint64_t entry = entries[at];
-                EXPECT_NEAR(entry_value(layout, entry), r, 1e-4)
+                EXPECT_NEAR(triple_value(layout, entry), r, 1e-4)
                         << "row " << row << " component " << c;
-                EXPECT_EQ(entry_row(layout, entry), uint32_t(row));
-                const uint32_t key = entry_key(layout, entry);
+                EXPECT_EQ(triple_row(layout, entry), uint32_t(row));
+                const uint32_t key = triple_key(layout, entry);
                 EXPECT_EQ(key_component(layout, key), uint32_t(c));
             }
         }

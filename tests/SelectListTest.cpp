@@ -1,4 +1,6 @@
-#include "cuda/Select.cuh"
+#include "HostWarp.h" // before device code: its instructions
+
+#include "cuda/score/Select.cuh"
 
 #include <gtest/gtest.h>
 
@@ -27,7 +29,7 @@ struct Unit {
     std::vector<uint2> values = std::vector<uint2>(kUnitCapacity);
     std::vector<uint16_t> ranges = std::vector<uint16_t>(kUnitRows);
     std::vector<float> lse = std::vector<float>(kUnitRows);
-    uint64_t counts = 0, probe = 0;
+    uint64_t counts = 0, pilot = 0;
     float dropped = 0;
 
     int components() const {
@@ -52,9 +54,9 @@ struct Unit {
         out.unit_counts = &counts;
         out.unit_dropped = &dropped;
         out.row_lse = lse.data();
-        out.probe = &probe;
-        out.probe_rows = kUnitRows;
-        probe = 0;
+        out.pilot = &pilot;
+        out.pilot_rows = kUnitRows;
+        pilot = 0;
         host_warp::warp.shared.assign(
                 size_t(capacity) * SelectEpilogue::kSharedPerRecord, 0xff);
         const std::vector<float4> constants(
@@ -140,7 +142,7 @@ struct Unit {
             EXPECT_EQ(found, expected) << "row " << row;
         }
         EXPECT_EQ(int(counts >> 32), overflowed);
-        EXPECT_EQ(probe, uint64_t(overflowed) | uint64_t(1) << 32);
+        EXPECT_EQ(pilot, uint64_t(overflowed) | uint64_t(1) << 32);
         for (int i = 0; i < used; i++) {
             EXPECT_GE(owner[i], 0) << "entry " << i << " is of no row";
         }
@@ -279,15 +281,15 @@ TEST(SelectListTest, GivesUp) {
     EXPECT_EQ(unit.lse[12], 5);
 }
 
-TEST(SelectListTest, ProbeFailsFromThreeQuartersOn) {
-    uint64_t probe = 0;
+TEST(SelectListTest, PilotFailsFromThreeQuartersOn) {
+    uint64_t pilot = 0;
     SelectArgs out{};
-    EXPECT_FALSE(SelectEpilogue::probe_failed(out));
-    out.probe = &probe;
-    out.probe_rows = 12 * kUnitRows;
+    EXPECT_FALSE(SelectEpilogue::pilot_failed(out));
+    out.pilot = &pilot;
+    out.pilot_rows = 12 * kUnitRows;
     for (uint64_t overflowed : {0, 144, 145, 192}) {
-        probe = overflowed | uint64_t(12) << 32;
-        EXPECT_EQ(SelectEpilogue::probe_failed(out), overflowed > 144);
+        pilot = overflowed | uint64_t(12) << 32;
+        EXPECT_EQ(SelectEpilogue::pilot_failed(out), overflowed > 144);
     }
 }
 

@@ -1,10 +1,12 @@
-#include "cuda/SparseSums.cuh"
+#include "HostWarp.h" // before device code: its instructions
+
+#include "cuda/sparse/SparseSums.cuh"
 
 #include <gtest/gtest.h>
 
 #include <random>
 
-#include "cuda/Compact.cuh"
+#include "cuda/sparse/Compact.cuh"
 
 /** Entries on their way from lists to sums, as device code has it, on an
  * emulated warp: no device is needed. */
@@ -29,7 +31,7 @@ TEST(SparseSumsTest, EntriesAsWords) {
           Case{3370752, 1024, 64, 0},
           Case{3370752, 1 << 23, 1, 2.5e-4f},
           Case{77, 1000000, 1, 0}}) {
-        const EntryLayout layout = entry_layout(c.rows, c.k, c.groups);
+        const TripleLayout layout = entry_layout(c.rows, c.k, c.groups);
         EXPECT_GE(layout.value_bits, 19);
         for (int i = 0; i < 2000; i++) {
             const uint32_t row = i ? random() % c.rows : c.rows - 1;
@@ -41,13 +43,13 @@ TEST(SparseSumsTest, EntriesAsWords) {
                     : i == 5       ? -NAN
                                    : std::exp2(-float(random() % 1000) / 50);
             const uint32_t group = row / layout.group_rows;
-            const uint64_t entry = pack_entry(layout, group, row, k, r);
-            EXPECT_EQ(entry_row(layout, entry), row);
-            const uint32_t key = entry_key(layout, entry);
+            const uint64_t entry = pack_triple(layout, group, row, k, r);
+            EXPECT_EQ(triple_row(layout, entry), row);
+            const uint32_t key = triple_key(layout, entry);
             EXPECT_EQ(key_component(layout, key), k);
             EXPECT_EQ(key >> layout.component_bits, group);
             EXPECT_LT(group, uint32_t(c.groups));
-            const float value = entry_value(layout, entry);
+            const float value = triple_value(layout, entry);
             if (std::isnan(r)) {
                 EXPECT_TRUE(std::isnan(value));
             } else {
@@ -113,10 +115,10 @@ TEST(SparseSumsTest, CompactsUnits) {
     EXPECT_EQ(found, overflowed);
     for (size_t i = 0; i < expected.size(); i++) {
         const Entry& e = expected[i];
-        EXPECT_EQ(entry_row(args.layout, entries[i]), e.row) << i;
-        const uint32_t key = entry_key(args.layout, entries[i]);
+        EXPECT_EQ(triple_row(args.layout, entries[i]), e.row) << i;
+        const uint32_t key = triple_key(args.layout, entries[i]);
         EXPECT_EQ(key_component(args.layout, key), e.k) << i;
-        EXPECT_EQ(entry_value(args.layout, entries[i]), e.r) << i;
+        EXPECT_EQ(triple_value(args.layout, entries[i]), e.r) << i;
     }
 }
 
@@ -151,17 +153,17 @@ void check_sums(const Shape& shape, bool with_narrow, unsigned seed) {
     for (unsigned char& x : narrow) {
         x = random() % 3;
     }
-    const EntryLayout layout = entry_layout(shape.rows, shape.k, shape.groups);
+    const TripleLayout layout = entry_layout(shape.rows, shape.k, shape.groups);
     std::vector<uint64_t> entries;
     for (int row = 0; row < shape.rows; row++) {
         const uint32_t group = row / layout.group_rows;
         for (double left = shape.per_row; uniform(random) < left; left--) {
-            entries.push_back(pack_entry(
+            entries.push_back(pack_triple(
                     layout, group, row, random() % shape.k, uniform(random)));
         }
     }
     std::stable_sort(entries.begin(), entries.end(), [&](auto a, auto b) {
-        return entry_key(layout, a) < entry_key(layout, b);
+        return triple_key(layout, a) < triple_key(layout, b);
     });
 
     const int size = piece_size(d, kSquares);
@@ -205,15 +207,15 @@ void check_sums(const Shape& shape, bool with_narrow, unsigned seed) {
     for (uint32_t key = 0; key <= keys; key++) {
         const auto at = std::find_if(
                 entries.begin(), entries.end(), [&](uint64_t entry) {
-                    return entry_key(layout, entry) >= key;
+                    return triple_key(layout, entry) >= key;
                 });
         ASSERT_EQ(starts[key], uint32_t(at - entries.begin())) << key;
     }
     std::vector<double> expected(size_t(shape.k) * size);
     for (uint64_t entry : entries) {
-        const double r = entry_value(layout, entry);
-        const uint32_t row = entry_row(layout, entry);
-        const uint32_t k = key_component(layout, entry_key(layout, entry));
+        const double r = triple_value(layout, entry);
+        const uint32_t row = triple_row(layout, entry);
+        const uint32_t k = key_component(layout, triple_key(layout, entry));
         double* const to = &expected[k * size];
         to[0] += r;
         to[1] += r * constant[row];

@@ -12,7 +12,9 @@ using gmm::GaussianMixture;
 using gmm::SufficientStats;
 
 static const Covariance kAll[] = {
-        Covariance::isotropic, Covariance::diagonal, Covariance::tied};
+        Covariance::isotropic,
+        Covariance::diagonal,
+        Covariance::tied_spherical};
 
 /// Hard statistics: row i belongs to component i % k with weight i % 3 + 1.
 static SufficientStats hard_stats(
@@ -141,7 +143,7 @@ TEST(SufficientStats, DeadComponentsKeepMeansAndVariances) {
         EXPECT_EQ(m.means[2], -7);
         EXPECT_EQ(m.means[3], -7);
         EXPECT_NE(m.means[0], -7);
-        if (covariance != Covariance::tied) {
+        if (covariance != Covariance::tied_spherical) {
             EXPECT_EQ(m.variance(1, 0), 0.125f);
         }
         EXPECT_NO_THROW(m.validate());
@@ -172,14 +174,18 @@ TEST(SufficientStats, VarianceHasAFloor) {
 }
 
 TEST(SufficientStats, ShapesThatDifferAreWrongInput) {
-    SufficientStats s(Covariance::tied, 3, 2);
-    EXPECT_INVALID(s.merge(SufficientStats(Covariance::tied, 4, 2)), "k = 4");
-    EXPECT_INVALID(s.merge(SufficientStats(Covariance::tied, 3, 1)), "d = 1");
+    SufficientStats s(Covariance::tied_spherical, 3, 2);
+    EXPECT_INVALID(
+            s.merge(SufficientStats(Covariance::tied_spherical, 4, 2)),
+            "k = 4");
+    EXPECT_INVALID(
+            s.merge(SufficientStats(Covariance::tied_spherical, 3, 1)),
+            "d = 1");
     EXPECT_INVALID(
             s.merge(SufficientStats(Covariance::isotropic, 3, 2)),
             "covariance kind");
-    GaussianMixture m = empty_model(Covariance::tied, 2, 2);
+    GaussianMixture m = empty_model(Covariance::tied_spherical, 2, 2);
     EXPECT_INVALID(m_step(s, 1, 1, true, m), "model: k = 2");
-    m = empty_model(Covariance::tied, 3, 2);
+    m = empty_model(Covariance::tied_spherical, 3, 2);
     EXPECT_INVALID(m_step(s, 0, 1, true, m), "variance_floor = 0");
 }

@@ -1,9 +1,11 @@
 #include "VectorSource.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <cmath>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <limits>
 
@@ -210,6 +212,29 @@ TEST_F(VectorSourceTest, RejectsFilesThatAreNotWhatTheySay) {
     }
     EXPECT_INVALID(file_source(folder.file("absent.fbin")), "absent.fbin");
     EXPECT_INVALID(file_source(folder.path), "not a regular file");
+}
+
+TEST_F(VectorSourceTest, AFileThatBecomesShorter) {
+    constexpr size_t n = 100000;
+    const std::string body(n * 4 * sizeof(float), '\0');
+    const std::string path = write("a.fbin", bin_header(n, 4) + body);
+    const auto source = file_source(path);
+    EXPECT_EQ(all(*source), std::vector<float>(n * 4));
+    std::filesystem::resize_file(path, 4096);
+    std::vector<std::byte> scratch;
+    EXPECT_EQ(source->rows(0, 200, scratch).n, 200u);
+    EXPECT_INVALID(all(*source), "become shorter");
+    EXPECT_INVALID(source->rows(n - 1, 1, scratch), path);
+    EXPECT_EQ(source->rows(0, 200, scratch).n, 200u);
+}
+
+TEST_F(VectorSourceTest, PipesAndDevicesAreNoFiles) {
+    const std::string pipe = folder.file("pipe.fbin");
+    ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+    EXPECT_INVALID(file_source(pipe), "not a regular file");
+    const std::string device = folder.file("device.npy");
+    std::filesystem::create_symlink("/dev/zero", device);
+    EXPECT_INVALID(file_source(device), "not a regular file");
 }
 
 TEST_F(VectorSourceTest, RejectsAVectorOfAnotherDimensionWhenItIsRead) {

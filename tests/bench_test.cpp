@@ -73,9 +73,9 @@ TEST(Compare, GivesTheBaselinesCostOverOurs) {
             row.recall_at_k = recall;
             row.distances_per_query = 1000 * factor * recall;
             row.coarse_distances_per_query = 4;
-            row.cell_scores_per_query = 32;   // of 4 operations
-            row.sketch_scores_per_query = 16; // of 8
-            row.set_total_cost(128);          // together 2 distances
+            row.cell_scores_per_query = 32; // of 4 operations
+            row.codes_per_query = 8;        // an eighth each
+            row.set_total_cost(128);        // together 2 distances
             rows.push_back(row);
         }
     }

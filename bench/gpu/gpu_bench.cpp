@@ -220,7 +220,7 @@ int main(int argc, char** argv) try {
             "with noise); 0: the file's, 128 of noise");
     app.add_option("-k", k, "components");
     app.add_option("--covariance", covariance)
-            ->check(CLI::IsMember({"isotropic", "tied", "diagonal"}));
+            ->check(CLI::IsMember({"isotropic", "tied_spherical", "diagonal"}));
     app.add_option("--precision", precision)
             ->check(CLI::IsMember({"fast", "exact"}));
     app.add_option("--tolerance", options.tolerance, "see CudaOptions.h");
@@ -251,7 +251,7 @@ int main(int argc, char** argv) try {
     options.devices = devices;
     TrainingOptions training;
     training.covariance = covariance == "diagonal" ? Covariance::diagonal
-            : covariance == "tied"                 ? Covariance::tied
+            : covariance == "tied_spherical"       ? Covariance::tied_spherical
                                                    : Covariance::isotropic;
     training.niter = iterations;
     training.hard_iterations = 3;

@@ -1,241 +1,285 @@
 #include "faiss_ext/calibrate/calibrate.h"
 
 #include <algorithm>
+#include <chrono>
+#include <cmath>
 
 #include <faiss/impl/FaissAssert.h>
 
-#include "cpu/Blas.h"
-#include "faiss_ext/IndexGMM.h"
-#include "faiss_ext/calibrate/regression.h"
-#include "faiss_ext/calibrate/replay.h"
+#include "faiss_ext/calibrate/ground_truth.h"
 #include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/rank/SearchPlan.h"
+#include "faiss_ext/scan/gmm_search.h"
 
 namespace faiss_ext {
 
 namespace {
 
 constexpr size_t kMinQueries = 20;
-/// Whole-list orders are followed for so many lists, then jump to all.
-constexpr size_t kMaxProbes = 2048;
-constexpr float kLeastMissing = 1e-3f;
 /// Calibrating again without the user's queries takes so many vectors.
 constexpr size_t kMinCalibrationQueries = 100;
 constexpr size_t kMaxCalibrationQueries = 1000;
-/// Of fewer lists, recall by mass goes in steps and is not interpolated.
-constexpr size_t kFewLists = 32;
-/// Queries whose coarse distances are held at once.
-constexpr size_t kTauBlock = 64;
+/// As many as take so many multiplications to find the neighbours of.
+constexpr double kCalibrationProducts = 5e9;
+/// Numbers of neighbours for which curves are made, beside the one asked for.
+constexpr size_t kNeighbours[] = {1, 10, 100};
+constexpr float kBounds[] = {0.75f, 1.5f, 2.5f, 4};
+/// A curve ends once it has reached that.
+constexpr float kSureRecall = 0.998f;
+constexpr double kBudgetStep = 1.4;
 
-using Curve = std::vector<Calibration::Point>;
+using Point = Calibration::Point;
 
-/// Sorted by cost, with recall never falling, and everything searched at the
-/// end. Of a stretch that found nothing new both ends are kept, so that
-/// choose() interpolates over none.
-Curve finish_curve(Curve curve, float all_parameter, size_t ntotal) {
-    curve.push_back({all_parameter, 1, float(ntotal), float(ntotal)});
-    std::stable_sort(
-            curve.begin(),
-            curve.end(),
-            [](const Calibration::Point& p, const Calibration::Point& q) {
-                return p.cost < q.cost;
-            });
-    Curve out;
-    for (const Calibration::Point& p : curve) {
-        if (out.empty() || p.recall > out.back().recall) {
-            out.push_back(p);
-            continue;
+/// One setting's searches of all queries.
+class Trial {
+public:
+    Trial(GMMIndexRef index_in,
+          size_t nq_in,
+          const float* xq_in,
+          const GroundTruth& truth_in)
+            : index(index_in), nq(nq_in), xq(xq_in), truth(truth_in) {}
+
+    /// Codes and distances a query, and recall at k.
+    Point operator()(const SearchPlan& plan, size_t k) {
+        // Whole lists show what is hidden, too: nearest of all.
+        const size_t n_hidden =
+                truth.hidden.empty() ? 0 : truth.hidden[0].size();
+        const size_t n = k + (plan.by_codes ? 0 : n_hidden);
+        distances.resize(nq * n);
+        labels.resize(nq * n);
+        const SearchCounts counts = gmm_search(
+                index.ivf,
+                index.gmm,
+                plan,
+                nq,
+                xq,
+                n,
+                distances.data(),
+                labels.data(),
+                true);
+        size_t found = 0;
+        for (size_t q = 0; q < nq; q++) {
+            found += truth.found(q, k, n, &labels[q * n]);
         }
-        const float recall = out.back().recall;
-        if (out.size() > 1 && out[out.size() - 2].recall == recall) {
-            out.pop_back();
-        }
-        out.push_back({p.parameter, recall, p.distances, p.cost});
+        Point p = {};
+        p.recall = float(double(found) / (nq * k));
+        p.codes = float(double(counts.codes) / nq);
+        p.distances = float(double(counts.distances) / nq);
+        return p;
     }
+
+private:
+    GMMIndexRef index;
+    size_t nq;
+    const float* xq;
+    const GroundTruth& truth;
+    std::vector<float> distances;
+    std::vector<idx_t> labels;
+};
+
+/// Keeps what nothing cheaper has found, and adds a search of everything.
+void finish(Calibration::Curve& curve, const Point& everything) {
+    std::stable_sort(
+            curve.points.begin(),
+            curve.points.end(),
+            [](const Point& p, const Point& q) { return p.cost < q.cost; });
+    std::vector<Point> kept;
+    for (const Point& p : curve.points) {
+        if (kept.empty() || p.recall > kept.back().recall) {
+            kept.push_back(p);
+        }
+    }
+    kept.push_back(everything);
+    curve.points = std::move(kept);
+}
+
+/** One thread's searches of a few queries, one by one: nanoseconds and counts a
+ * query, the best of three times. */
+struct Timing {
+    double time = HUGE_VAL, codes = 0, distances = 0;
+
+    Timing(GMMIndexRef index,
+           const SearchPlan& plan,
+           size_t n,
+           const float* xq,
+           size_t k) {
+        using Clock = std::chrono::steady_clock;
+        std::vector<float> dis(k);
+        std::vector<idx_t> ids(k);
+        for (int repeat = 0; repeat < 3; repeat++) {
+            codes = distances = 0;
+            const auto t0 = Clock::now();
+            for (size_t q = 0; q < n; q++) {
+                const SearchCounts counts = gmm_search(
+                        index.ivf,
+                        index.gmm,
+                        plan,
+                        1,
+                        xq + q * index.ivf.d,
+                        k,
+                        dis.data(),
+                        ids.data());
+                codes += double(counts.codes) / n;
+                distances += double(counts.distances) / n;
+            }
+            const std::chrono::duration<double, std::nano> t =
+                    Clock::now() - t0;
+            time = std::min(time, t.count() / n);
+        }
+    }
+};
+
+/// From searches at settings of different proportions.
+Calibration::Costs measure_costs(
+        GMMIndexRef index, size_t nq, const float* xq) {
+    const size_t n = std::min<size_t>(nq, 50), ntotal = index.ivf.ntotal;
+    const size_t nlist = index.ivf.nlist;
+    const auto by_codes = [&](double budget, size_t k) {
+        SearchPlan plan;
+        plan.by_codes = true;
+        plan.budget = budget;
+        return Timing(index, plan, n, xq, k);
+    };
+    const auto by_lists = [&](size_t nprobe) {
+        SearchPlan plan;
+        plan.nprobe = nprobe;
+        return Timing(index, plan, n, xq, 1);
+    };
+    const auto slope = [](double time, double count, double least) {
+        return float(std::max(least, time / std::max(1.0, count)));
+    };
+    const Timing one = by_lists(1),
+                 eight = by_lists(std::min<size_t>(8, nlist));
+    Calibration::Costs costs;
+    costs.scan =
+            slope(eight.time - one.time, eight.distances - one.distances, 0.1);
+    costs.query = slope(one.time - costs.scan * one.distances, 1, 1);
+    costs.code = costs.distance = costs.scan; // without codes
+    if (!index.gmm.cells.codes.empty()) {
+        const Timing few = by_codes(200, 1);
+        const Timing many = by_codes(std::min(8000.0, ntotal / 2.0), 1);
+        const Timing far = by_codes(200, std::min<size_t>(100, ntotal / 2));
+        costs.code = slope(many.time - few.time, many.codes - few.codes, 0.1);
+        costs.distance = slope(
+                far.time - few.time - costs.code * (far.codes - few.codes),
+                far.distances - few.distances,
+                1);
+        costs.query =
+                slope(few.time - costs.code * few.codes -
+                              costs.distance * few.distances,
+                      1,
+                      1);
+    }
+    return costs;
+}
+
+std::vector<size_t> neighbours(size_t k, size_t ntotal) {
+    std::vector<size_t> out = {k};
+    for (size_t other : kNeighbours) {
+        if (other < ntotal / 10) {
+            out.push_back(other);
+        }
+    }
+    std::sort(out.begin(), out.end());
+    out.erase(std::unique(out.begin(), out.end()), out.end());
     return out;
 }
 
-Curve fixed_curve(
-        const Looks& looks, size_t nlist, size_t ntotal, double with_each) {
-    Curve curve;
-    size_t rounds = 0;
-    for (const auto& query : looks) {
-        rounds = std::max(rounds, query.size());
+/// What was measured with all queries at one setting after the other.
+class Curves {
+public:
+    Curves(GMMIndexRef index,
+           Trial& trial,
+           const GroundTruth& truth,
+           Calibration& c)
+            : index(index), trial(trial), c(c) {
+        plan.hidden = truth.hidden.empty() ? nullptr : &truth.hidden;
     }
-    for (size_t r = 0; r < rounds; r++) {
-        // a query that was complete earlier goes on to the budget all the same
-        double recall = 0, distances = 0, cost = 0;
-        size_t n = 0;
-        for (const auto& query : looks) {
-            if (r < query.size()) {
-                distances += query[r].distances;
-                cost += query[r].cost;
-                n++;
-            }
-            recall += r < query.size() ? 1 - query[r].missing
-                    : !query.empty()   ? 1 - query.back().missing
-                                       : 0;
-        }
-        // nprobe is what the search makes this budget of
-        curve.push_back(
-                {float(distances / n * with_each * nlist / ntotal),
-                 float(recall / looks.size()),
-                 float(distances / n),
-                 float(cost / n)});
-    }
-    return finish_curve(curve, float(nlist), ntotal);
-}
 
-/// @param missing  what a query is predicted to miss at a look
-template <class Missing>
-Curve mass_curve(const Looks& looks, Missing missing_at, size_t ntotal) {
-    Curve curve;
-    for (float missing = 0.9f; missing > kLeastMissing; missing *= 0.85f) {
-        double recall = 0, distances = 0, cost = 0;
-        for (size_t q = 0; q < looks.size(); q++) {
-            const auto& query = looks[q];
-            auto at = std::find_if(
-                    query.begin(), query.end(), [&](const Look& l) {
-                        return l.full && missing_at(q, l) <= missing;
-                    });
-            // followed to the end: it would have gone on for who knows how
-            // long, and is counted with what it had found at twice the cost
-            if (query.empty()) {
-                cost += float(ntotal);
-                continue;
-            }
-            const bool stopped = at != query.end();
-            const Look& last = stopped ? *at : query.back();
-            const float beyond = stopped ? 1 : 2;
-            recall += 1 - last.missing;
-            distances += beyond * last.distances;
-            cost += beyond * last.cost;
+    void add(size_t k) {
+        curve = {k, {}};
+        dearest = 0;
+        if (!index.gmm.cells.codes.empty()) {
+            try_codes();
         }
-        curve.push_back(
-                {1 - missing,
-                 float(recall / looks.size()),
-                 float(distances / looks.size()),
-                 float(cost / looks.size())});
+        try_lists();
+        const float all = float(index.ivf.ntotal);
+        finish(curve,
+               {false,
+                float(index.ivf.nlist),
+                0,
+                1,
+                0,
+                all,
+                c.costs.query + c.costs.scan * all});
+        c.curves.push_back(std::move(curve));
     }
-    return finish_curve(curve, 1, ntotal);
-}
 
-StopWeights fit_stop(const Looks& looks, size_t q_begin, size_t q_end) {
-    std::vector<float> rows, target;
-    for (size_t q = q_begin; q < q_end; q++) {
-        for (const Look& l : looks[q]) {
-            if (l.full) {
-                rows.insert(rows.end(), l.features.begin(), l.features.end());
-                target.push_back(l.missing);
+private:
+    Point measure(float budget) {
+        Point p = trial(plan, curve.k);
+        p.by_codes = plan.by_codes;
+        p.budget = budget;
+        p.bound = plan.by_codes ? plan.bound : 0;
+        p.cost = c.costs.query + c.costs.code * p.codes +
+                (plan.by_codes ? c.costs.distance : c.costs.scan) * p.distances;
+        curve.points.push_back(p);
+        return p;
+    }
+
+    void try_codes() {
+        plan.by_codes = plan.by_effort = true;
+        plan.nprobe = 0;
+        const double ntotal = double(index.ivf.ntotal);
+        for (float bound : kBounds) {
+            plan.bound = bound;
+            float before = -1;
+            int stalled = 0;
+            for (double budget = 40 + 4.0 * curve.k; budget < ntotal;
+                 budget *= kBudgetStep) {
+                plan.budget = budget;
+                const Point p = measure(float(budget));
+                if (p.recall >= kSureRecall) {
+                    dearest = std::max(dearest, p.cost);
+                    return; // a larger bound finds no more
+                }
+                stalled = p.recall > before + 5e-4f ? 0 : stalled + 1;
+                if (stalled == 3) {
+                    break;
+                }
+                before = p.recall;
             }
         }
     }
-    StopWeights weights;
-    fit_logistic(
-            target.size(),
-            weights.size(),
-            rows.data(),
-            target.data(),
-            weights.data());
-    return weights;
-}
 
-/// Curve of an order of whole lists: by a fixed number of them, or by mass.
-Curve list_curve(
-        GMMIndexRef index,
-        ProbeOrder order,
-        bool by_mass,
-        size_t nq,
-        const float* xq,
-        const Truth& truth) {
-    const faiss::IndexIVF& ivf = index.ivf;
-    const size_t nlist = ivf.nlist, width = std::min(nlist, kMaxProbes);
-    IndexGMM policy(ivf.d, nlist, index.gmm.covariance, ivf.metric_type);
-    policy.set_mixture(index.gmm.mixture());
-    policy.policy.order = order;
-
-    std::vector<float> parameters;
-    if (by_mass) {
-        for (float missing = 0.9f; missing > kLeastMissing; missing *= 0.5f) {
-            parameters.push_back(1 - missing);
-        }
-    } else {
-        for (double p = 1; p <= width; p = std::max(p + 1, p * 1.2)) {
-            parameters.push_back(float(size_t(p)));
-        }
-    }
-    std::vector<double> recall(parameters.size()), ndis(parameters.size());
-    const size_t block = std::max<size_t>(1, (size_t(1) << 22) / width);
-    std::vector<float> dis(std::min(block, nq) * width);
-    std::vector<idx_t> keys(dis.size());
-    std::vector<uint32_t> rank(nlist);
-    std::vector<size_t> cumulated(width + 1);
-    auto account = [&](size_t q, size_t row, size_t p) {
-        // list p is the first that is not probed
-        size_t found = 0;
-        for (const Truth::Near& near : truth.near[q]) {
-            found += near.distance <= truth.kth[q] &&
-                    rank[faiss::lo_listno(near.location)] < row;
-        }
-        recall[p] += double(std::min(found, truth.k)) / truth.k;
-        ndis[p] += cumulated[row];
-    };
-    auto order_of = [&](const idx_t* key) {
-        std::fill(rank.begin(), rank.end(), uint32_t(-1));
-        size_t row = 0;
-        for (; row < width && key[row] >= 0; row++) {
-            rank[key[row]] = uint32_t(row);
-            cumulated[row + 1] =
-                    cumulated[row] + ivf.invlists->list_size(key[row]);
-        }
-        return row;
-    };
-    for (size_t q0 = 0; q0 < nq; q0 += block) {
-        const size_t nb = std::min(block, nq - q0);
-        for (size_t p = 0; p < parameters.size(); p++) {
-            policy.policy.probe_mass = by_mass ? parameters[p] : 1;
-            if (by_mass || p == 0) {
-                policy.search(
-                        nb, xq + q0 * ivf.d, width, dis.data(), keys.data());
-            }
-            if (!by_mass) {
+    /// While lists are not dearer than codes that find everything.
+    void try_lists() {
+        plan.by_codes = plan.by_effort = false;
+        const size_t nlist = index.ivf.nlist;
+        for (size_t nprobe = 1; nprobe < nlist;
+             nprobe = std::max(nprobe + 1, size_t(nprobe * kBudgetStep))) {
+            plan.nprobe = nprobe;
+            const Point p = measure(float(nprobe));
+            if (p.recall >= kSureRecall || (dearest > 0 && p.cost > dearest)) {
                 break;
             }
-            for (size_t q = 0; q < nb; q++) {
-                account(q0 + q, order_of(&keys[q * width]), p);
-            }
-        }
-        for (size_t q = 0; q < nb && !by_mass; q++) {
-            order_of(&keys[q * width]);
-            for (size_t p = 0; p < parameters.size(); p++) {
-                account(q0 + q, size_t(parameters[p]), p);
-            }
         }
     }
-    const float all = by_mass ? 1 : float(nlist);
-    const bool steps = by_mass && nlist < kFewLists;
-    Curve curve;
-    const auto step_to = [&](float parameter, float cost) {
-        if (steps && !curve.empty()) { // nothing is in between
-            curve.push_back({parameter, curve.back().recall, cost, cost});
-        }
-    };
-    for (size_t p = 0; p < parameters.size(); p++) {
-        const float cost = float(ndis[p] / nq);
-        step_to(parameters[p], cost);
-        curve.push_back({parameters[p], float(recall[p] / nq), cost, cost});
-    }
-    step_to(all, float(ivf.ntotal));
-    return finish_curve(curve, all, ivf.ntotal);
-}
+
+    GMMIndexRef index;
+    Trial& trial;
+    Calibration& c;
+    SearchPlan plan;
+    Calibration::Curve curve;
+    float dearest = 0; ///< cost of codes that found everything; 0: none did
+};
 
 } // namespace
 
 Calibration calibrate_index(
         GMMIndexRef index, size_t nq, const float* xq, size_t k) {
     faiss::IndexIVF& ivf = index.ivf;
-    IVFGMM& gmm = index.gmm;
     FAISS_THROW_IF_NOT_FMT(
             nq >= kMinQueries,
             "nq = %zu, expected at least %zu",
@@ -251,7 +295,6 @@ Calibration calibrate_index(
             "nq = %zu, expected at most ntotal = %zd",
             nq,
             size_t(ivf.ntotal));
-    const gmm::SerialBlas serial_blas;
     std::vector<float> drawn;
     std::vector<idx_t> self(nq, -1);
     const bool own_queries = !xq;
@@ -262,98 +305,24 @@ Calibration calibrate_index(
     check_storable("xq", nq, ivf.d, xq);
 
     Calibration c;
+    c.costs = index.gmm.calibration.costs;
     c.k = k;
     c.nq = nq;
     c.ntotal = ivf.ntotal;
     c.own_queries = own_queries;
+    c.norm2 = index.gmm.cells.norm2;
     if (!own_queries) {
         c.queries.assign(xq, xq + nq * ivf.d);
     }
-    const size_t half = nq / 2;
-    const Truth truth = exact_neighbours(index, nq, xq, k, self);
-
-    { // tau, of all queries: two numbers
-        std::vector<float> rows, target, coarse(kTauBlock * ivf.nlist);
-        for (size_t q = 0; q < nq; q++) {
-            float* distances = &coarse[q % kTauBlock * ivf.nlist];
-            if (q % kTauBlock == 0) {
-                coarse_distances(
-                        ivf,
-                        std::min(kTauBlock, nq - q),
-                        xq + q * ivf.d,
-                        distances);
-            }
-            const float d1 =
-                    *std::min_element(distances, distances + ivf.nlist);
-            const float kth = truth.kth[q];
-            if (kth > 0 && d1 > 0) {
-                rows.insert(rows.end(), {1, log_distance(d1)});
-                target.push_back(log_distance(kth));
-            }
-        }
-        if (!target.empty()) {
-            fit_linear(
-                    target.size(),
-                    2,
-                    rows.data(),
-                    target.data(),
-                    c.tau_weights.data());
-        }
+    const GroundTruth truth = exact_neighbours(
+            index, nq, xq, neighbours(k, ivf.ntotal).back(), k, self);
+    Trial trial(index, nq, xq, truth);
+    if (!c.costs.known()) {
+        c.costs = measure_costs(index, nq, xq);
     }
-
-    auto add = [&](ProbeOrder order, bool by_mass, Curve curve) {
-        c.candidates.push_back({order, by_mass, std::move(curve)});
-    };
-    auto add_lists = [&](ProbeOrder order, bool by_mass) {
-        add(order, by_mass, list_curve(index, order, by_mass, nq, xq, truth));
-    };
-    add_lists(ProbeOrder::distance, false);
-    add_lists(ProbeOrder::log_likelihood, false);
-    add_lists(ProbeOrder::scale_free, true);
-    if (gmm.cells.empty()) {
-        c.fitted = true;
-        return c;
-    }
-
-    // The traces read tau from the index.
-    struct Restore {
-        Calibration& slot;
-        Calibration saved;
-        ~Restore() {
-            slot = std::move(saved);
-        }
-    } restore{gmm.calibration, gmm.calibration};
-    gmm.calibration = c;
-    gmm.calibration.fitted = true;
-    auto add_fixed = [&](ProbeOrder order, const Looks& looks) {
-        add(order,
-            false,
-            fixed_curve(
-                    looks, ivf.nlist, ivf.ntotal, cost_factor(order, ivf.d)));
-    };
-    add_fixed(
-            ProbeOrder::cell_distance,
-            trace_queries(index, ProbeOrder::cell_distance, nq, xq, truth));
-    auto fit_and_add = [&](ProbeOrder order, StopWeights& weights) {
-        const Looks looks = trace_queries(index, order, nq, xq, truth);
-        add_fixed(order, looks);
-        // each half is judged by what the other taught
-        const StopWeights of_first = fit_stop(looks, 0, half);
-        const StopWeights of_second = fit_stop(looks, half, nq);
-        add(order,
-            true,
-            mass_curve(
-                    looks,
-                    [&](size_t q, const Look& look) {
-                        return missing_mass(
-                                q < half ? of_second : of_first, look.features);
-                    },
-                    ivf.ntotal));
-        weights = fit_stop(looks, 0, nq);
-    };
-    fit_and_add(ProbeOrder::cell_posterior, c.cell_stop_weights);
-    if (!gmm.cells.sketches.empty()) {
-        fit_and_add(ProbeOrder::sketch, c.sketch_stop_weights);
+    Curves curves(index, trial, truth, c);
+    for (size_t each : neighbours(k, ivf.ntotal)) {
+        curves.add(each);
     }
     c.fitted = true;
     return c;
@@ -369,11 +338,16 @@ void calibrate_again(GMMIndexRef index) {
                 std::min(k, size_t(index.ivf.ntotal) - 1));
         return;
     }
+    const double affordable =
+            kCalibrationProducts / (double(index.ivf.ntotal) * index.ivf.d);
+    const size_t stored = size_t(index.ivf.ntotal);
     index.gmm.calibrate(
-            std::clamp(
-                    index.ivf.nlist / 4,
-                    kMinCalibrationQueries,
-                    kMaxCalibrationQueries),
+            std::min(
+                    stored / 4,
+                    std::clamp(
+                            std::max(index.ivf.nlist / 4, size_t(affordable)),
+                            kMinCalibrationQueries,
+                            kMaxCalibrationQueries)),
             nullptr,
             std::min(k > 0 ? k : 10, size_t(index.ivf.ntotal) - 1));
 }

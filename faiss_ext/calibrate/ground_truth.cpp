@@ -5,24 +5,27 @@
 #include <limits>
 #include <random>
 
+#include <faiss/impl/FaissAssert.h>
 #include <faiss/utils/distances.h>
 
-#include "cpu/Blas.h"
+#include "InnerProducts.h"
+#include "ParallelFor.h"
 #include "faiss_ext/coarse/coarse.h"
+#include "faiss_ext/impl/errors.h"
 #include "faiss_ext/impl/simd.h"
 
 namespace faiss_ext {
 
 namespace {
 
-constexpr size_t kNear = 1024;
-constexpr size_t kNearPerNeighbour = 4;
+/// Equally near ones are kept beyond k.
+constexpr size_t kNearPerNeighbour = 2;
 /// Vectors decoded at once.
 constexpr size_t kBlock = 8192;
 /// Queries that one thread compares with them at once.
 constexpr size_t kQueries = 32;
 /// Of the norms: what rounding can do to a distance made of products.
-constexpr float kRounding = 4e-7f;
+constexpr float kRounding = 1e-6f;
 
 /// Distances from inner products, in place.
 FAISS_EXT_SIMD_CLONES
@@ -65,7 +68,7 @@ void subtract(
     }
 }
 
-bool nearer(const Truth::Near& p, const Truth::Near& q) {
+bool nearer(const GroundTruth::Near& p, const GroundTruth::Near& q) {
     return p.distance < q.distance;
 }
 
@@ -98,7 +101,7 @@ public:
     }
 
     size_t width = 0;
-    std::vector<Truth::Near> best;
+    std::vector<GroundTruth::Near> best;
 
 private:
     float bound = std::numeric_limits<float>::infinity();
@@ -106,11 +109,12 @@ private:
 
 } // namespace
 
-Truth exact_neighbours(
+GroundTruth exact_neighbours(
         GMMIndexRef index,
         size_t nq,
         const float* xq,
         size_t k,
+        size_t left_out,
         const std::vector<idx_t>& self) {
     const faiss::IndexIVF& ivf = index.ivf;
     const bool ip = is_ip(ivf);
@@ -121,11 +125,12 @@ Truth exact_neighbours(
         centre = centre_of(nq, d, xq);
         subtract(nq, d, centre.data(), queries.data());
     }
+    const bool own = nq > 0 && self[0] >= 0;
     std::vector<Nearest> nearest(nq);
     std::vector<float> query_norms(nq);
     faiss::fvec_norms_L2sqr(query_norms.data(), queries.data(), d, nq);
     for (Nearest& n : nearest) {
-        n.width = std::max(kNear, kNearPerNeighbour * k);
+        n.width = kNearPerNeighbour * k + left_out;
     }
     // 2 - 2 q.x / (|q| sqrt(norm2)); without cells norm2 is not known, and
     // only the order counts
@@ -139,7 +144,6 @@ Truth exact_neighbours(
 
     std::vector<float> x, list_x, norms;
     std::vector<idx_t> where;
-    const gmm::SerialBlas serial_blas;
     auto compare = [&]() {
         const size_t n = where.size();
         norms.assign(n, 0);
@@ -147,12 +151,13 @@ Truth exact_neighbours(
             subtract(n, d, centre.data(), x.data());
             faiss::fvec_norms_L2sqr(norms.data(), x.data(), d, n);
         }
-#pragma omp parallel for schedule(dynamic)
-        for (size_t q0 = 0; q0 < nq; q0 += kQueries) {
+        const gmm::PackedMeans packed(n, d, x.data());
+        gmm::parallel_for((nq + kQueries - 1) / kQueries, [&](size_t b) {
+            check_interrupt();
+            const size_t q0 = b * kQueries;
             const size_t nb = std::min(kQueries, nq - q0);
             std::vector<float> dis(nb * n);
-            const float* xb = &queries[q0 * d];
-            gmm::sgemm("T", n, nb, d, x.data(), d, xb, d, 0, dis.data(), n);
+            gmm::inner_products(packed, nb, &queries[q0 * d], dis.data(), n);
             for (size_t q = q0; q < q0 + nb; q++) {
                 float* row = &dis[(q - q0) * n];
                 to_distances(
@@ -163,7 +168,7 @@ Truth exact_neighbours(
                         row);
                 nearest[q].look(row, where, self[q]);
             }
-        }
+        });
         x.clear();
         where.clear();
     };
@@ -180,29 +185,46 @@ Truth exact_neighbours(
         }
     }
 
-    Truth truth;
-    truth.k = k;
+    GroundTruth truth;
     truth.near.resize(nq);
-    truth.kth.resize(nq);
-#pragma omp parallel for
-    for (size_t q = 0; q < nq; q++) {
+    truth.rounding.resize(nq);
+    truth.hidden.resize(own ? nq : 0);
+    gmm::parallel_for(nq, [&](size_t q) {
         nearest[q].cut();
         auto& near = truth.near[q] = std::move(nearest[q].best);
         std::sort(near.begin(), near.end(), nearer);
-        if (self[q] >= 0) {
-            near.erase(
-                    near.begin(), near.begin() + std::min(k, near.size() - k));
+        truth.rounding[q] = kRounding * (ip ? 2 : query_norms[q]);
+        if (own) {
+            const size_t n = std::min(left_out, near.size() - 1);
+            truth.hidden[q].push_back(self[q]);
+            for (size_t j = 0; j < n; j++) {
+                truth.hidden[q].push_back(near[j].location);
+            }
+            std::sort(truth.hidden[q].begin(), truth.hidden[q].end());
+            near.erase(near.begin(), near.begin() + n);
         }
-        const float kth = near[k - 1].distance;
-        truth.kth[q] = kth + kRounding * (ip ? 2 : query_norms[q] + kth);
-        std::sort(
-                near.begin(),
-                near.end(),
-                [](const Truth::Near& p, const Truth::Near& r) {
-                    return p.location < r.location;
-                });
-    }
+    });
     return truth;
+}
+
+size_t GroundTruth::found(
+        size_t q, size_t k, size_t n, const idx_t* locations) const {
+    const std::vector<Near>& all = near[q];
+    const size_t last = std::min(k, all.size()) - 1;
+    const float farthest = all[last].distance * (1 + kRounding) + rounding[q];
+    std::vector<idx_t> wanted;
+    for (const Near& each : all) {
+        if (each.distance > farthest) {
+            break;
+        }
+        wanted.push_back(each.location);
+    }
+    std::sort(wanted.begin(), wanted.end());
+    size_t out = 0;
+    for (size_t i = 0; i < n; i++) {
+        out += std::binary_search(wanted.begin(), wanted.end(), locations[i]);
+    }
+    return std::min(out, k);
 }
 
 void draw_queries(
@@ -219,6 +241,11 @@ void draw_queries(
             }
         }
     }
+    FAISS_THROW_IF_NOT_FMT(
+            nq <= all.size(),
+            "nq = %zu, expected at most the %zu vectors that are in lists",
+            nq,
+            all.size());
     std::mt19937_64 rng(ivf.cp.seed);
     for (size_t q = 0; q < nq; q++) {
         std::swap(all[q], all[q + rng() % (all.size() - q)]);

@@ -7,34 +7,38 @@
 
 namespace faiss_ext {
 
-/// What is near the calibration's queries.
-struct Truth {
+/// The nearest vectors of the calibration's queries.
+struct GroundTruth {
     struct Near {
         idx_t location; ///< (list, offset) pair
         float distance; ///< in the units of coarse_distances
     };
-    size_t k;
-    /// The many vectors nearest to each query, sorted by location: far more
-    /// than k, so that a search's k-th distance so far is known from what it
-    /// has scanned of them.
+    /// More than k of each query, nearest first.
     std::vector<std::vector<Near>> near;
-    /// Distance of the k-th neighbour; near ones up to it count as found. It
-    /// allows for rounding, so that equal vectors are equally near.
-    std::vector<float> kth;
+    /// Of queries that are themselves in the index: they and those left out, as
+    /// (list, offset) pairs, ascending; else empty.
+    std::vector<std::vector<idx_t>> hidden;
+
+    /// How many of n locations are among the k nearest of query q, or as near
+    /// as the last of them but for rounding; k at most.
+    size_t found(size_t q, size_t k, size_t n, const idx_t* locations) const;
+    /// What rounding can do to distances, over the distance and beside it.
+    std::vector<float> rounding;
 };
 
 /** By brute force over blocks of decoded lists, O(ntotal d nq) time as matrix
  * products.
  *
  * A query that is itself in the index, at `self` (or -1), is left out, and so
- * are its k nearest: vectors of one picture or document have near-duplicates
- * that a new query has not, and are easier to find.
+ * are its `left_out` nearest: vectors of one picture or document have
+ * near-duplicates that a new query has not, and are easier to find.
  */
-Truth exact_neighbours(
+GroundTruth exact_neighbours(
         GMMIndexRef index,
         size_t nq,
         const float* xq,
         size_t k,
+        size_t left_out,
         const std::vector<idx_t>& self);
 
 /// nq vectors of the index, drawn without replacement, and where they are.

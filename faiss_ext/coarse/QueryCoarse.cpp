@@ -2,9 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
 #include <faiss/utils/distances.h>
+
+#include "faiss_ext/coarse/coarse.h"
 
 namespace faiss_ext {
 
@@ -29,8 +30,10 @@ QueryCoarse::QueryCoarse(
     }
 }
 
-void QueryCoarse::start(const float* all) {
+void QueryCoarse::start(const float* all, float least_in, float largest_in) {
     distances = all;
+    least = least_in;
+    largest = largest_in;
     query = nullptr;
     n_asked = 0;
 }
@@ -49,12 +52,6 @@ bool QueryCoarse::more_lists(std::vector<uint32_t>& lists) {
         return false;
     }
     lists.clear();
-    if (!query) {
-        n_asked = ivf.nlist;
-        lists.resize(ivf.nlist);
-        std::iota(lists.begin(), lists.end(), 0);
-        return true;
-    }
     n_asked = n_asked == 0 ? kFirstAsked : 4 * n_asked;
     if (n_asked > kMostAsked || n_asked >= ivf.nlist) {
         n_asked = ivf.nlist;

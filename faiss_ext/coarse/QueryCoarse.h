@@ -1,10 +1,10 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 #include <vector>
 
-#include "faiss_ext/coarse/coarse.h"
+#include <faiss/IndexIVF.h>
+
 #include "faiss_ext/impl/faiss_compat.h"
 
 namespace faiss_ext {
@@ -28,13 +28,13 @@ public:
     }
 
     /// @param all  coarse_distances of the query; must stay valid
-    void start(const float* all);
+    void start(const float* all, float least, float largest);
     /// @param q  the query, if by_graph(); must stay valid
     void start_graph(const float* q);
 
-    /// Replaces `lists` by some that were not among those before, the nearer
-    /// ones first if they come in portions, and makes their distances known;
-    /// false if there are no more.
+    /// If by_graph(): replaces `lists` by some that were not among those
+    /// before, the nearer ones first, and makes their distances known; false if
+    /// there are no more.
     bool more_lists(std::vector<uint32_t>& lists);
 
     /// Makes the distances of these lists known.
@@ -42,6 +42,8 @@ public:
 
     /// Size nlist; valid where known.
     const float* distances = nullptr;
+    /// Of all distances, unless by_graph().
+    float least = 0, largest = 0;
 
 private:
     const faiss::IndexIVF& ivf;

@@ -2,76 +2,49 @@
 
 #include <algorithm>
 #include <cmath>
-#include <optional>
 #include <vector>
-
-#include <omp.h>
 
 #include <faiss/IndexHNSW.h>
 #include <faiss/utils/distances.h>
 
-#include "cpu/Blas.h"
-#include "faiss_ext/impl/simd.h"
+#include "InnerProducts.h"
+#include "ParallelFor.h"
+#include "faiss_ext/codes/kernels.h"
 #include "faiss_ext/store/list_storage.h"
 
 namespace faiss_ext {
 
 namespace {
 
-/// From so many queries on, a matrix product beats plain dot products.
-constexpr size_t kGemmQueries = 8;
+/// Fewer vectors are not worth the packing of the means.
+constexpr size_t kPackedFrom = 32;
+/// Vectors that a thread compares with the means at once.
+constexpr size_t kBlock = 64;
 
-FAISS_EXT_SIMD_CLONES
-void inner_products(
-        const float* __restrict q,
-        const float* __restrict means,
-        size_t d,
-        size_t n,
-        float* __restrict out) {
-    for (size_t i = 0; i < n; i++) {
-        float sum = 0;
-        for (size_t j = 0; j < d; j++) {
-            sum += q[j] * means[i * d + j];
-        }
-        out[i] = sum;
-    }
-}
+} // namespace
 
-FAISS_EXT_SIMD_CLONES
-void squared_distances(
-        const float* __restrict q,
-        const float* __restrict means,
-        size_t d,
-        size_t n,
-        float* __restrict out) {
-    for (size_t i = 0; i < n; i++) {
-        float sum = 0;
-        for (size_t j = 0; j < d; j++) {
-            const float t = q[j] - means[i * d + j];
-            sum += t * t;
-        }
-        out[i] = sum;
-    }
-}
+namespace {
 
-/// Vectors that a thread compares with the means at a time; FAISS takes as many
-/// at most.
-size_t block_of(size_t n) {
-    return std::min<size_t>(n / size_t(omp_get_max_threads()) + 1, 4096);
+const faiss::IndexFlat* behind_graph(const faiss::Index& quantizer) {
+    auto hnsw = dynamic_cast<const faiss::IndexHNSWFlat*>(&quantizer);
+    return hnsw ? dynamic_cast<const faiss::IndexFlat*>(hnsw->storage)
+                : nullptr;
 }
 
 } // namespace
 
 const faiss::IndexFlat* hnsw_of(const faiss::IndexIVF& ivf) {
-    auto hnsw = dynamic_cast<const faiss::IndexHNSWFlat*>(ivf.quantizer);
-    return hnsw ? dynamic_cast<const faiss::IndexFlat*>(hnsw->storage)
-                : nullptr;
+    return behind_graph(*ivf.quantizer);
+}
+
+const float* means_in_memory(const faiss::Index& quantizer) {
+    auto flat = dynamic_cast<const faiss::IndexFlat*>(&quantizer);
+    flat = flat ? flat : behind_graph(quantizer);
+    return flat ? flat->get_xb() : nullptr;
 }
 
 const float* means_in_memory(const faiss::IndexIVF& ivf) {
-    auto flat = dynamic_cast<const faiss::IndexFlat*>(ivf.quantizer);
-    flat = flat ? flat : hnsw_of(ivf);
-    return flat ? flat->get_xb() : nullptr;
+    return means_in_memory(*ivf.quantizer);
 }
 
 std::unique_ptr<faiss::Index> empty_quantizer(const faiss::IndexIVF& ivf) {
@@ -88,68 +61,73 @@ std::unique_ptr<faiss::Index> empty_quantizer(const faiss::IndexIVF& ivf) {
 
 void nearest_lists(
         const faiss::IndexIVF& ivf, size_t n, const float* x, idx_t* lists) {
-    // A small block is all packing of the means.
-    const size_t block = std::max<size_t>(256, block_of(n));
-    if (n <= block || !dynamic_cast<const faiss::IndexFlat*>(ivf.quantizer)) {
+    const float* means = means_in_memory(*ivf.quantizer);
+    if (n < kPackedFrom || !means ||
+        !dynamic_cast<const faiss::IndexFlat*>(ivf.quantizer)) {
         ivf.quantizer->assign(n, x, lists);
         return;
     }
-    const gmm::SerialBlas serial_blas;
-#pragma omp parallel for schedule(dynamic)
-    for (size_t i = 0; i < n; i += block) {
-        ivf.quantizer->assign(std::min(block, n - i), x + i * ivf.d, lists + i);
-    }
-}
-
-void coarse_distances(
-        const faiss::IndexIVF& ivf, size_t n, const float* x, float* out) {
+    // |x - m|^2 = |x|^2 - 2 (x.m - |m|^2 / 2), about the centre of the means:
+    // the rounding is relative to their spread.
     const size_t d = ivf.d, nlist = ivf.nlist;
-    std::vector<float> copied;
-    const float* means = means_in_memory(ivf);
-    if (!means) {
-        copied = quantizer_means(ivf);
-        means = copied.data();
-    }
-    if (n < kGemmQueries && !is_ip(ivf)) {
-        for (size_t i = 0; i < n; i++) {
-            squared_distances(x + i * d, means, d, nlist, out + i * nlist);
-        }
-        return;
-    }
-    std::vector<float> norms;
+    std::vector<float> centre(d), centred(means, means + nlist * d);
+    std::vector<float> half_norms(nlist);
     if (!is_ip(ivf)) {
-        norms.resize(nlist);
-        faiss::fvec_norms_L2sqr(norms.data(), means, d, nlist);
-    }
-    const size_t block = std::max(kGemmQueries, block_of(n));
-    std::optional<gmm::SerialBlas> serial_blas;
-    if (n >= kGemmQueries) { // it locks: not for single queries
-        serial_blas.emplace();
-    }
-#pragma omp parallel for if (n * nlist > 65536)
-    for (size_t b = 0; b < n; b += block) {
-        const size_t end = std::min(n, b + block), nb = end - b;
-        if (nb >= kGemmQueries) {
-            const float* const xb = x + b * d;
-            float* const ob = out + b * nlist;
-            gmm::sgemm("T", nlist, nb, d, means, d, xb, d, 0, ob, nlist);
-        } else {
-            for (size_t i = b; i < end; i++) {
-                inner_products(x + i * d, means, d, nlist, out + i * nlist);
+        for (size_t j = 0; j < d; j++) {
+            double sum = 0;
+            for (size_t i = 0; i < nlist; i++) {
+                sum += means[i * d + j];
+            }
+            centre[j] = float(sum / nlist);
+        }
+        for (size_t i = 0; i < nlist; i++) {
+            for (size_t j = 0; j < d; j++) {
+                centred[i * d + j] -= centre[j];
             }
         }
-        for (size_t i = b; i < end; i++) {
-            const float qq = faiss::fvec_norm_L2sqr(x + i * d, d);
-            const float scale = qq > 0 ? 2 / std::sqrt(qq) : 0;
-            float* o = out + i * nlist;
-            for (size_t j = 0; j < nlist; j++) {
-                o[j] = std::max(
-                        norms.empty() ? 2 - scale * o[j]
-                                      : qq + norms[j] - 2 * o[j],
-                        0.0f);
-            }
+        faiss::fvec_norms_L2sqr(half_norms.data(), centred.data(), d, nlist);
+        for (float& h : half_norms) {
+            h *= 0.5f;
         }
     }
+    const gmm::PackedMeans packed(nlist, d, centred.data());
+    struct Worker {
+        const gmm::PackedMeans& packed;
+        const float *centre, *half_norms, *x;
+        const size_t n;
+        idx_t* lists;
+        std::vector<float> block, products;
+
+        void operator()(size_t b) {
+            const size_t begin = b * kBlock, rows = std::min(kBlock, n - begin);
+            const size_t d = packed.d, k = packed.k;
+            block.resize(rows * d);
+            products.resize(rows * k);
+            for (size_t i = 0; i < rows * d; i++) {
+                block[i] = x[begin * d + i] - centre[i % d];
+            }
+            gmm::inner_products(packed, rows, block.data(), products.data(), k);
+            for (size_t i = 0; i < rows; i++) {
+                lists[begin + i] = best_code_kernels().largest_difference(
+                        k, &products[i * k], half_norms);
+            }
+        }
+    };
+    gmm::parallel_workers(
+            (n + kBlock - 1) / kBlock,
+            n > kBlock,
+            [&] {
+                return Worker{
+                        packed,
+                        centre.data(),
+                        half_norms.data(),
+                        x,
+                        n,
+                        lists,
+                        {},
+                        {}};
+            },
+            [](const Worker&) {});
 }
 
 } // namespace faiss_ext

@@ -20,23 +20,16 @@ const faiss::IndexFlat* hnsw_of(const faiss::IndexIVF& ivf);
 
 /// The means where the quantizer has them, size nlist * d, or nullptr.
 const float* means_in_memory(const faiss::IndexIVF& ivf);
+const float* means_in_memory(const faiss::Index& quantizer);
 
 /// An empty quantizer of the index's kind: an IndexHNSWFlat with its
 /// parameters, or an IndexFlat.
 std::unique_ptr<faiss::Index> empty_quantizer(const faiss::IndexIVF& ivf);
 
-/** The quantizer's nearest list of each vector. Blocks of vectors side by side,
- * each in one thread: FAISS's own threads and those of its BLAS wait for each
- * other, which takes half as long again. */
+/** The list of the nearest mean of each vector (of the largest inner product);
+ * as the quantizer says where it is not an IndexFlat. Time O(n nlist d) as
+ * matrix products, memory a copy of the means. */
 void nearest_lists(
         const faiss::IndexIVF& ivf, size_t n, const float* x, idx_t* lists);
-
-/** Squared distances of queries to all means; for METRIC_INNER_PRODUCT those
- * of the queries' directions, 2 - 2 q.mu / |q|.
- *
- * @param out  size n * nlist
- */
-void coarse_distances(
-        const faiss::IndexIVF& ivf, size_t n, const float* x, float* out);
 
 } // namespace faiss_ext

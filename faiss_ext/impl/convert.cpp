@@ -6,6 +6,7 @@
 #include <faiss/IndexIDMap.h>
 #include <faiss/IndexPreTransform.h>
 #include <faiss/IndexRefine.h>
+#include <faiss/impl/ThreadedIndex.h>
 
 #include "faiss_ext/IndexIVFGMM.h"
 
@@ -36,6 +37,20 @@ const faiss::Index* unwrap(const faiss::Index* index) {
     return *unwrap(&writable);
 }
 
+std::vector<faiss::Index*> innermost(faiss::Index* index) {
+    index = *unwrap(&index);
+    auto parts = dynamic_cast<faiss::ThreadedIndex<faiss::Index>*>(index);
+    if (!parts) {
+        return {index};
+    }
+    std::vector<faiss::Index*> out;
+    for (int i = 0; i < parts->count(); i++) {
+        const std::vector<faiss::Index*> some = innermost(parts->at(i));
+        out.insert(out.end(), some.begin(), some.end());
+    }
+    return out;
+}
+
 namespace {
 
 /// What the codec learnt, and how it is used.
@@ -62,7 +77,9 @@ void copy_codec(
 void move_tables(faiss::IndexIVF&, faiss::IndexIVF&) {}
 
 void move_tables(faiss::IndexIVFPQ& from, faiss::IndexIVFPQ& to) {
-    to.precomputed_table = std::move(from.precomputed_table);
+    if (from.precomputed_table.size() > 0) { // FAISS copies from nullptr else
+        to.precomputed_table = std::move(from.precomputed_table);
+    }
 }
 
 template <class IVF>

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include <faiss/IndexIVF.h>
 
@@ -12,6 +13,9 @@ faiss::Index** inside(faiss::Index* index);
 /// The same for the innermost; `index` itself where it is not wrapped.
 faiss::Index** unwrap(faiss::Index** index);
 const faiss::Index* unwrap(const faiss::Index* index);
+/// The innermost indexes: those of all parts of IndexShards and IndexReplicas,
+/// however they are nested with the wrappers above; without such, the one.
+std::vector<faiss::Index*> innermost(faiss::Index* index);
 
 /** The IndexIVFGMM of a stock index's codec, with all that the stock index
  * held: lists, quantizer, codec and settings move, and `stock` is left fit for

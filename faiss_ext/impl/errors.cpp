@@ -1,10 +1,12 @@
 #include "faiss_ext/impl/errors.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cinttypes>
 #include <cmath>
 #include <cstdint>
 
+#include <faiss/impl/AuxIndexStructures.h>
 #include <faiss/invlists/OnDiskInvertedLists.h>
 #include <faiss/utils/distances.h>
 
@@ -15,7 +17,25 @@ void check_count(const char* argument, int64_t n) {
             n >= 0, "%s = %" PRId64 ", expected at least 0", argument, n);
 }
 
+void check_rows(const char* argument, int64_t n, size_t d, const void* rows) {
+    constexpr size_t kMost = size_t(1) << 45; // 128 TB: a process's addresses
+    FAISS_THROW_IF_NOT_FMT(
+            n >= 0 && size_t(n) <= kMost / std::max<size_t>(d, 1),
+            "%s: n = %" PRId64 " rows of %zu values, expected 0 to %zu rows",
+            argument,
+            n,
+            d,
+            kMost / std::max<size_t>(d, 1));
+    FAISS_THROW_IF_NOT_FMT(
+            n == 0 || d == 0 || rows,
+            "%s = nullptr, expected n = %" PRId64 " rows of %zu values",
+            argument,
+            n,
+            d);
+}
+
 void check_finite(const char* argument, size_t n, size_t d, const float* x) {
+    check_rows(argument, n, d, x);
     // v * 0 is 0 for finite values and NaN for all others, so that a row is
     // checked by a sum without branches.
     std::atomic<int64_t> first_bad{-1};
@@ -55,8 +75,19 @@ void check_finite(const char* argument, size_t n, size_t d, const float* x) {
 }
 
 void check_storable(const char* argument, size_t n, size_t d, const float* x) {
-    check_finite(argument, n, d, x);
     constexpr float kMaxNorm2 = 1e37f;
+    std::atomic<bool> all_are = true;
+#pragma omp parallel for if (n * d > 100000)
+    for (size_t i = 0; i < n; i++) {
+        // not so for a NaN either
+        if (!(faiss::fvec_norm_L2sqr(x + i * d, d) <= kMaxNorm2)) {
+            all_are = false;
+        }
+    }
+    if (all_are) {
+        return;
+    }
+    check_finite(argument, n, d, x);
     for (size_t i = 0; i < n; i++) {
         const float norm2 = faiss::fvec_norm_L2sqr(x + i * d, d);
         FAISS_THROW_IF_NOT_FMT(
@@ -69,6 +100,12 @@ void check_storable(const char* argument, size_t n, size_t d, const float* x) {
     }
 }
 
+void check_interrupt() {
+    FAISS_THROW_IF_NOT_MSG(
+            !faiss::InterruptCallback::is_interrupted(),
+            "computation interrupted");
+}
+
 void check_metric(faiss::MetricType metric) {
     FAISS_THROW_IF_NOT_FMT(
             metric == faiss::METRIC_L2 || metric == faiss::METRIC_INNER_PRODUCT,
@@ -76,13 +113,41 @@ void check_metric(faiss::MetricType metric) {
             int(metric));
 }
 
-void check_writable(const faiss::IndexIVF& index) {
+bool is_writable(const faiss::IndexIVF& index) {
     const auto* disk =
             dynamic_cast<const faiss::OnDiskInvertedLists*>(index.invlists);
+    return !disk || !disk->read_only;
+}
+
+void check_writable(const faiss::IndexIVF& index) {
     FAISS_THROW_IF_NOT_MSG(
-            !disk || !disk->read_only,
+            is_writable(index),
             "the inverted lists are mapped read-only; an index that is to "
             "change must be read without IO_FLAG_MMAP");
+}
+
+namespace {
+
+/// FAISS's lists in memory can be views of a mapped file since 1.11.
+template <class Lists>
+bool is_view(const Lists& lists, size_t list) {
+    if constexpr (requires { lists.codes[list].is_owned; }) {
+        return !lists.codes[list].is_owned || !lists.ids[list].is_owned;
+    } else {
+        return false;
+    }
+}
+
+} // namespace
+
+void check_writable(const faiss::IndexIVF& index, size_t list) {
+    const auto* memory =
+            dynamic_cast<const faiss::ArrayInvertedLists*>(index.invlists);
+    FAISS_THROW_IF_NOT_FMT(
+            !memory || !is_view(*memory, list),
+            "inverted list %zu is mapped; an index that is to change must be "
+            "read without IO_FLAG_MMAP_IFC",
+            list);
 }
 
 } // namespace faiss_ext

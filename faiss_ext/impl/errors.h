@@ -26,19 +26,34 @@ decltype(auto) as_faiss_exception(F&& f) {
 /// Throws a FaissException naming the argument if there are fewer than 0.
 void check_count(const char* argument, int64_t n);
 
-/// Throws a FaissException naming the argument, its row and the value if any
-/// of the n * d values is NaN or infinite.
+/// The same, and throws where no memory holds n * d values of four bytes, and
+/// for rows = nullptr if there are to be any.
+void check_rows(const char* argument, int64_t n, size_t d, const void* rows);
+
+/// As check_rows, and throws a FaissException naming the argument, its row and
+/// the value if any of the n * d values is NaN or infinite.
 void check_finite(const char* argument, size_t n, size_t d, const float* x);
 
 /// The same, and throws if a row's squared norm is above 1e37: distances would
 /// overflow, and FAISS loses such vectors.
 void check_storable(const char* argument, size_t n, size_t d, const float* x);
 
+/// Throws a FaissException if faiss::InterruptCallback wants that. From any
+/// thread.
+void check_interrupt();
+
 /// Throws for metrics other than the two that mixtures are for.
 void check_metric(faiss::MetricType metric);
+
+/// Whether entries can be added and moved: not where lists are mapped
+/// read-only.
+bool is_writable(const faiss::IndexIVF& index);
 
 /// Throws where the lists are mapped read-only: FAISS would, from threads of
 /// its own, where nobody can catch it.
 void check_writable(const faiss::IndexIVF& index);
+
+/// The same of one list that FAISS may have mapped.
+void check_writable(const faiss::IndexIVF& index, size_t list);
 
 } // namespace faiss_ext

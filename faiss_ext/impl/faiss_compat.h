@@ -20,6 +20,14 @@
 #define FAISS_EXT_ADD_CORE_TAIL
 #endif
 
+/// What versions in between got, or install, is asked for itself.
+#if __has_include(<faiss/impl/ClusteringInitialization.h>)
+#define FAISS_EXT_HAS_INIT_METHOD
+#endif
+#if __has_include(<faiss/factory_tools.h>)
+#define FAISS_EXT_HAS_FACTORY_TOOLS
+#endif
+
 namespace faiss_ext {
 
 /// faiss::Index::idx_t until 1.7.3, faiss::idx_t since.
@@ -41,6 +49,16 @@ inline faiss::InvertedListScanner* make_scanner(
 #else
     return index.get_InvertedListScanner(store_pairs, sel);
 #endif
+}
+
+/// The least gain for which training goes on, 0 in versions without it.
+template <class Parameters>
+double early_stop_threshold(const Parameters& cp) {
+    if constexpr (requires { cp.early_stop_threshold; }) {
+        return cp.early_stop_threshold;
+    } else {
+        return 0;
+    }
 }
 
 } // namespace faiss_ext

@@ -9,6 +9,8 @@
 
 #include <faiss/impl/FaissAssert.h>
 
+#include "faiss_ext/io/format.h"
+
 /// The two archives of the GMM trailer: one visit writes what another reads.
 namespace faiss_ext {
 
@@ -16,6 +18,7 @@ namespace faiss_ext {
  * have eight bytes, bools one, floats their own; arrays their length first. */
 struct FieldWriter {
     static constexpr bool reading = false;
+    static constexpr uint32_t version = kVersion;
     std::vector<uint8_t> bytes;
 
     void raw(const void* data, size_t size) {
@@ -59,6 +62,7 @@ struct FieldReader {
     static constexpr bool reading = true;
     const uint8_t* at;
     const uint8_t* end;
+    uint32_t version = kVersion; ///< of the trailer that they are from
 
     void raw(void* data, size_t size) {
         FAISS_THROW_IF_NOT_FMT(

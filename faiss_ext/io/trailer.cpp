@@ -1,6 +1,5 @@
 #include "faiss_ext/io/trailer.h"
 
-#include <cmath>
 #include <memory>
 #include <string>
 #include <type_traits>
@@ -10,18 +9,30 @@
 
 #include "faiss_ext/IndexGMM.h"
 #include "faiss_ext/IndexIVFGMM.h"
+#include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/impl/convert.h"
 #include "faiss_ext/impl/errors.h"
+#include "faiss_ext/io/checks.h"
 #include "faiss_ext/io/fields.h"
+#include "faiss_ext/io/version2.h"
 
 namespace faiss_ext {
 
 namespace {
 
-enum class Kind : uint32_t {
-    ivf_gmm = 1,   ///< an IndexIVFGMM
-    quantizer = 2, ///< an IndexGMM, alone or under a stock IVF index
-};
+using Kind = PayloadKind;
+
+// The numbers of enums in files.
+static_assert(int(gmm::Covariance::isotropic) == 0);
+static_assert(int(gmm::Covariance::diagonal) == 1);
+static_assert(int(gmm::Covariance::tied_spherical) == 2);
+static_assert(int(gmm::Covariance::full) == 3);
+static_assert(int(gmm::Covariance::tied) == 4);
+static_assert(int(ProbeOrder::calibrated) == 0);
+static_assert(int(ProbeOrder::distance) == 1);
+static_assert(int(ProbeOrder::log_likelihood) == 2);
+static_assert(int(ProbeOrder::scale_free) == 3);
+static_assert(int(ProbeOrder::codes) == 4);
 
 /// What the stock index says about the shapes of the arrays.
 struct Shape {
@@ -54,81 +65,73 @@ void visit_mixture(Archive& ar, G& g, const Shape& shape) {
             g.variances,
             gmm::num_variances(g.covariance, shape.nlist, shape.d),
             none);
+    if (gmm::has_matrices(g.covariance)) {
+        if constexpr (requires { g.precisions_cholesky; }) {
+            ar.array(
+                    "precisions_cholesky",
+                    g.precisions_cholesky,
+                    gmm::num_factors(g.covariance, shape.nlist, shape.d),
+                    none);
+        } else {
+            FAISS_THROW_FMT(
+                    "covariance = %s, expected isotropic, diagonal or "
+                    "tied_spherical in an IndexIVFGMM",
+                    gmm::to_string(g.covariance));
+        }
+    }
     ar.array("log_weights", g.log_weights, shape.nlist, none);
     ar.text(g.backend);
 }
 
 template <class Archive, class G>
-void visit_cells(Archive& ar, G& c, const Shape& shape) {
+void visit_codes(
+        Archive& ar, G& c, const Shape& shape, const IVFGMM& gmm, bool ip) {
+    int bits = c.codes.shape.bits;
+    ar.scalar(bits);
+    if constexpr (Archive::reading) {
+        const gmm::GaussianMixture mixture = gmm.mixture();
+        c.codes.init(shape.nlist, shape.d, bits, mixture.means.data(), ip);
+    }
+    ar.scalar(c.codes.error);
+    for (size_t i = 0; i < shape.nlist; i++) {
+        const size_t blocks =
+                (c.list_size(i) + kBlockEntries - 1) / kBlockEntries;
+        ar.array(
+                "codes.blocks",
+                c.codes.blocks[i],
+                blocks * c.codes.shape.block_bytes());
+    }
+}
+
+template <class Archive, class G>
+void visit_cells(
+        Archive& ar, G& c, const Shape& shape, const IVFGMM& gmm, bool ip) {
     ar.scalar(c.cells_per_list);
     ar.scalar(c.fitted_n);
     ar.scalar(c.norm2);
     if (c.empty()) {
         return;
     }
-    ar.scalar(c.nlist);
-    ar.scalar(c.n_partners);
     const size_t nlist = shape.nlist, L = c.cells_per_list;
-    const size_t P = c.n_partners;
     if constexpr (Archive::reading) {
         FAISS_THROW_IF_NOT_FMT(
-                c.nlist == nlist && L <= P && P < nlist,
-                "GMM trailer: %zu cells of %zu partners in each of %zu lists, "
-                "expected fewer than nlist = %zu in as many lists",
+                L < nlist,
+                "GMM trailer: %zu cells of each list, expected fewer than "
+                "nlist = %zu",
                 L,
-                P,
-                c.nlist,
                 nlist);
+        c.nlist = nlist;
+        c.n_partners = L;
     }
-    ar.array("cells.partner", c.partner, nlist * P);
-    ar.array("cells.gap", c.gap, nlist * P);
+    ar.array("cells.partner", c.partner, nlist * L);
+    ar.array("cells.gap", c.gap, nlist * L);
     ar.array("cells.a", c.a, nlist);
-    ar.array("cells.variance", c.variance, nlist * (L + 1));
     ar.array("cells.offsets", c.offsets, nlist * (L + 1));
+    ar.array("cells.fitted_size", c.fitted_size, nlist);
     if constexpr (Archive::reading) {
-        c.tail.resize(nlist);
+        check_offsets(c, *shape.invlists);
     }
-    for (size_t i = 0; i < nlist; i++) {
-        size_t expected = c.tail[i].size();
-        if constexpr (Archive::reading) {
-            const uint32_t* offsets = c.list_offsets(i);
-            bool ascending = true;
-            for (size_t l = 0; l < L; l++) {
-                ascending &= offsets[l] <= offsets[l + 1];
-            }
-            const size_t size = shape.list_size(i);
-            FAISS_THROW_IF_NOT_FMT(
-                    ascending && offsets[L] <= size,
-                    "GMM trailer: the cells of list %zu do not fit its %zu "
-                    "entries",
-                    i,
-                    size);
-            expected = size - offsets[L];
-        }
-        ar.array("cells.tail", c.tail[i], expected);
-    }
-    bool sketched = !c.sketches.empty();
-    ar.scalar(sketched);
-    if (!sketched) {
-        return;
-    }
-    if constexpr (Archive::reading) {
-        c.sketches.resize(nlist);
-    }
-    for (size_t i = 0; i < nlist; i++) {
-        ar.array("cells.sketches", c.sketches[i], shape.list_size(i));
-        if constexpr (Archive::reading) {
-            for (const Sketch& sketch : c.sketches[i]) {
-                for (uint8_t partner : sketch.partner) {
-                    FAISS_THROW_IF_NOT_FMT(
-                            partner < P,
-                            "GMM trailer: a sketch names partner %d of %zu",
-                            int(partner),
-                            P);
-                }
-            }
-        }
-    }
+    visit_codes(ar, c, shape, gmm, ip);
 }
 
 template <class Archive, class G>
@@ -138,31 +141,34 @@ void visit_calibration(Archive& ar, G& c, size_t d) {
     ar.scalar(c.ntotal);
     ar.scalar(c.nq);
     ar.scalar(c.own_queries);
-    ar.array("calibration.queries", c.queries, c.own_queries ? 0 : c.nq * d);
-    ar.array("calibration.tau_weights", c.tau_weights, c.tau_weights.size());
-    ar.array(
-            "calibration.cell_stop_weights",
-            c.cell_stop_weights,
-            c.cell_stop_weights.size());
-    ar.array(
-            "calibration.sketch_stop_weights",
-            c.sketch_stop_weights,
-            c.sketch_stop_weights.size());
-    const size_t n_candidates = ar.count(c.candidates.size(), 8);
+    ar.scalar(c.norm2);
     if constexpr (Archive::reading) {
-        c.candidates.resize(n_candidates);
+        FAISS_THROW_IF_NOT_FMT(
+                c.nq < (size_t(1) << 48) / d,
+                "GMM trailer: calibration.nq = %zu is more than there can be",
+                c.nq);
     }
-    for (auto& candidate : c.candidates) {
-        ar.scalar(candidate.order);
-        ar.scalar(candidate.by_mass);
-        const size_t n_points = ar.count(candidate.curve.size(), 16);
+    ar.array("calibration.queries", c.queries, c.own_queries ? 0 : c.nq * d);
+    ar.scalar(c.costs.query);
+    ar.scalar(c.costs.code);
+    ar.scalar(c.costs.distance);
+    ar.scalar(c.costs.scan);
+    const size_t n_curves = ar.count(c.curves.size(), 16);
+    if constexpr (Archive::reading) {
+        c.curves.resize(n_curves);
+    }
+    for (auto& curve : c.curves) {
+        ar.scalar(curve.k);
+        const size_t n_points = ar.count(curve.points.size(), 25);
         if constexpr (Archive::reading) {
-            to_string(candidate.order); // throws for what is none
-            candidate.curve.resize(n_points);
+            curve.points.resize(n_points);
         }
-        for (auto& point : candidate.curve) {
-            ar.scalar(point.parameter);
+        for (auto& point : curve.points) {
+            ar.scalar(point.by_codes);
+            ar.scalar(point.budget);
+            ar.scalar(point.bound);
             ar.scalar(point.recall);
+            ar.scalar(point.codes);
             ar.scalar(point.distances);
             ar.scalar(point.cost);
         }
@@ -181,6 +187,14 @@ void visit_settings(Archive& ar, Index& ivf) {
     if (auto pq = dynamic_cast<PQ*>(&ivf)) {
         ar.scalar(pq->scan_table_threshold);
         ar.scalar(pq->polysemous_ht);
+        if constexpr (Archive::reading) {
+            pq->do_polysemous_training = true; // FAISS's default for PQ
+            if (ar.version > 2) {
+                ar.scalar(pq->do_polysemous_training);
+            }
+        } else {
+            ar.scalar(pq->do_polysemous_training);
+        }
     }
 }
 
@@ -189,19 +203,45 @@ void visit_ivf_gmm(Archive& ar, Index& ivf, G& g) {
     const Shape shape{ivf.nlist, size_t(ivf.d), ivf.is_trained, ivf.invlists};
     visit_settings(ar, ivf);
     visit_mixture(ar, g, shape);
-    ar.scalar(g.probe_order);
+    const bool version2 = ar.version == 2; // of files that are read
+    if constexpr (Archive::reading) {
+        g.probe_order = read_order(ar);
+    } else {
+        ar.scalar(g.probe_order);
+    }
     ar.scalar(g.probe_mass);
     ar.scalar(g.target_recall);
     ar.scalar(g.cells_per_list);
-    ar.scalar(g.sketch);
+    if constexpr (Archive::reading) {
+        if (version2) {
+            bool sketch;
+            ar.scalar(sketch);
+        } else {
+            ar.scalar(g.code_bits);
+        }
+    } else {
+        ar.scalar(g.code_bits);
+    }
     ar.scalar(g.max_assign);
     ar.scalar(g.assign_ratio);
     ar.scalar(g.assign_threshold);
     ar.scalar(g.calibrate_on_add);
-    visit_cells(ar, g.cells, shape);
+    if constexpr (Archive::reading) {
+        if (version2) {
+            read_cells_of_version2(ar, g.cells, *ivf.invlists, ivf.nlist);
+        } else {
+            visit_cells(ar, g.cells, shape, g, is_ip(ivf));
+        }
+    } else {
+        visit_cells(ar, g.cells, shape, g, is_ip(ivf));
+    }
     // Nothing, or a row of max_assign - 1 lists for each entry.
     const size_t lists = ar.count(g.earlier_lists.size(), 8);
     if constexpr (Archive::reading) {
+        FAISS_THROW_IF_NOT_FMT(
+                g.max_assign > 0 && g.max_assign < (size_t(1) << 31),
+                "GMM trailer: max_assign = %zu, expected from 1 to 2^31",
+                g.max_assign);
         FAISS_THROW_IF_NOT_FMT(
                 lists == 0 || lists == shape.nlist,
                 "GMM trailer: earlier_lists of %zu lists, expected nlist = %zu",
@@ -210,11 +250,16 @@ void visit_ivf_gmm(Archive& ar, Index& ivf, G& g) {
         g.earlier_lists.resize(lists);
     }
     for (size_t i = 0; i < lists; i++) {
-        size_t expected = 0;
-        if (g.max_assign > 1 && g.max_assign <= shape.nlist) {
-            expected = shape.list_size(i) * (g.max_assign - 1);
+        ar.array(
+                "earlier_lists",
+                g.earlier_lists[i],
+                shape.list_size(i) * (g.max_assign - 1));
+    }
+    if constexpr (Archive::reading) {
+        if (version2) {
+            read_calibration_of_version2(ar, g.calibration, ivf.d);
+            return;
         }
-        ar.array("earlier_lists", g.earlier_lists[i], expected);
     }
     visit_calibration(ar, g.calibration, ivf.d);
 }
@@ -222,46 +267,13 @@ void visit_ivf_gmm(Archive& ar, Index& ivf, G& g) {
 template <class Archive, class G>
 void visit_quantizer(Archive& ar, G& q) {
     visit_mixture(ar, q, {q.nlist, size_t(q.d), q.is_trained, nullptr});
-    ar.scalar(q.policy.order);
+    if constexpr (Archive::reading) {
+        q.policy.order = read_order(ar);
+    } else {
+        ar.scalar(q.policy.order);
+    }
     ar.scalar(q.policy.probe_mass);
     ar.scalar(q.policy.exponent);
-}
-
-bool all_in_range(
-        const std::vector<int32_t>& values, int64_t low, size_t high) {
-    for (int64_t v : values) {
-        if (v < low || v >= int64_t(high)) {
-            return false;
-        }
-    }
-    return true;
-}
-
-/// Values by which memory is addressed, or that nothing else checks.
-void check_values(const IVFGMM& g, size_t nlist) {
-    to_string(g.probe_order);
-    const PairCells& c = g.cells;
-    FAISS_THROW_IF_NOT_MSG(
-            all_in_range(c.partner, 0, nlist),
-            "GMM trailer: cells.partner names a list that is not there");
-    for (const auto& tail : c.tail) {
-        for (size_t cell : tail) {
-            FAISS_THROW_IF_NOT_MSG(
-                    cell < c.cells_per_list,
-                    "GMM trailer: cells.tail names a cell that is not there");
-        }
-    }
-    for (const auto& lists : g.earlier_lists) {
-        FAISS_THROW_IF_NOT_MSG(
-                all_in_range(lists, -1, nlist),
-                "GMM trailer: earlier_lists names a list that is not there");
-    }
-    check_finite("GMM trailer: cells.a", 1, c.a.size(), c.a.data());
-    check_finite(
-            "GMM trailer: cells.variance",
-            1,
-            c.variance.size(),
-            c.variance.data());
 }
 
 std::unique_ptr<IndexGMM> quantizer_from(
@@ -285,6 +297,7 @@ std::unique_ptr<IndexGMM> quantizer_from(
     mixture.k = nlist;
     mixture.means.assign(flat.get_xb(), flat.get_xb() + nlist * flat.d);
     mixture.variances = out->variances;
+    mixture.precisions_cholesky = out->precisions_cholesky;
     mixture.log_weights = out->log_weights;
     as_faiss_exception([&] { mixture.validate(); });
     // Not set_mixture: means that are normalised again are not the same bits.
@@ -315,10 +328,13 @@ std::vector<uint8_t> serialize_gmm(const faiss::Index* index) {
 }
 
 void deserialize_gmm(
-        faiss::Index** index, const std::vector<uint8_t>& payload) {
+        faiss::Index** index,
+        const std::vector<uint8_t>& payload,
+        uint32_t version) {
+    check_stock_part(**index);
     faiss::Index** slot = unwrap(index);
     auto* ivf = dynamic_cast<faiss::IndexIVF*>(*slot);
-    FieldReader ar{payload.data(), payload.data() + payload.size()};
+    FieldReader ar{payload.data(), payload.data() + payload.size(), version};
     auto finish = [&] {
         FAISS_THROW_IF_NOT_FMT(
                 ar.at == ar.end,
@@ -340,11 +356,11 @@ void deserialize_gmm(
         auto& part = dynamic_cast<IVFGMM&>(**slot);
         visit_ivf_gmm(ar, *ivf, part);
         finish();
-        check_values(part, ivf->nlist);
-        if (ivf->is_trained) {
-            auto check = [&] { part.mixture().validate(); };
-            as_faiss_exception(check);
+        check_search_settings(*ivf);
+        if (version == 2) {
+            complete_version2({*ivf, part});
         }
+        check_gmm_part(*ivf, part);
         return;
     }
     FAISS_THROW_IF_NOT_FMT(
@@ -357,11 +373,13 @@ void deserialize_gmm(
     size_t nlist;
     ar.scalar(nlist);
     FAISS_THROW_IF_NOT_FMT(
-            nlist > 0 && (!ivf || ivf->nlist == nlist),
+            nlist > 0 && nlist < (size_t(1) << 31) &&
+                    (!ivf || ivf->nlist == nlist),
             "GMM trailer: nlist = %zu does not fit the index",
             nlist);
     if (ivf) {
         visit_settings(ar, *ivf);
+        check_search_settings(*ivf);
     }
     std::unique_ptr<IndexGMM> quantizer = quantizer_from(ar, *flat, nlist);
     finish();

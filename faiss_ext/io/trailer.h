@@ -5,6 +5,8 @@
 
 #include <faiss/Index.h>
 
+#include "faiss_ext/io/format.h"
+
 namespace faiss_ext {
 
 /** What a GMM index has beyond the stock index in its file, as bytes; empty
@@ -18,11 +20,16 @@ std::vector<uint8_t> serialize_gmm(const faiss::Index* index);
  *
  * @param index    wrapped or not; stays whole where this throws
  * @param payload  what serialize_gmm returned
+ * @param version  of the trailer that it is from
  *
- * Throws FaissException for a payload that does not fit the index: every
- * length is compared with what is left of the payload and with the index's
- * own nlist, d and list sizes before memory is taken.
+ * Throws FaissException for an index that is not sound or a payload that does
+ * not fit it (checks.h): every length is compared with what is left of the
+ * payload and with the index's own nlist, d and list sizes before memory is
+ * taken.
  */
-void deserialize_gmm(faiss::Index** index, const std::vector<uint8_t>& payload);
+void deserialize_gmm(
+        faiss::Index** index,
+        const std::vector<uint8_t>& payload,
+        uint32_t version = kVersion);
 
 } // namespace faiss_ext

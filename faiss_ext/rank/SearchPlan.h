@@ -1,6 +1,9 @@
 #pragma once
 
 #include <cstddef>
+#include <vector>
+
+#include <faiss/IndexIVF.h>
 
 #include "faiss_ext/IndexIVFGMM.h"
 
@@ -8,30 +11,39 @@ namespace faiss_ext {
 
 /// The settings of one call, with everything that was left open decided.
 struct SearchPlan {
-    ProbeOrder order = ProbeOrder::distance; ///< never `calibrated`
-    float probe_mass = 1;                    ///< below 1: stop by mass
-    size_t nprobe = 1;                       ///< whole-list orders: lists
-    size_t budget = 0;                       ///< cell orders: entries
-    size_t max_codes = 0;                    ///< 0: no cap
-    const faiss::IDSelector* sel = nullptr;
-    const faiss::SearchParameters* quantizer_params = nullptr;
+    bool by_codes = false; ///< else whole lists
 
-    bool by_cells() const {
-        return order == ProbeOrder::cell_distance ||
-                order == ProbeOrder::cell_posterior ||
-                order == ProbeOrder::sketch;
-    }
+    /// Whole lists: how many, in which order. By codes: so many nearest lists
+    /// are looked at in any case.
+    size_t nprobe = 0;
+    ProbeOrder order = ProbeOrder::distance;
+    float probe_mass = 1;
+
+    /// By codes: how many are looked at, fewer where neighbours are near
+    /// already if by_effort (CellSelector::bucket_of_effort).
+    double budget = 0;
+    bool by_effort = false;
+    float bound = 0; ///< Calibration::Point::bound
+
+    size_t max_codes = 0; ///< exact distances a query may compute; 0: no cap
+    const faiss::IDSelector* sel = nullptr;
+    /// Of the entries, those that the selector lets pass, about: with a target
+    /// budgets grow by it, and where fewer than k are found all are looked at.
+    double share = 1;
+    const faiss::SearchParameters* quantizer_params = nullptr;
+    /// Of each query of the call, (list, offset) pairs that it must not see,
+    /// ascending; or nullptr.
+    const std::vector<std::vector<idx_t>>* hidden = nullptr;
 };
 
-/// What a budgeted search spends for each distance, scores included, in
-/// distances: nprobe lists buy nprobe * ntotal / nlist / cost_factor of them.
-double cost_factor(ProbeOrder order, size_t d);
-
-/// Throws FaissException for parameters of a foreign type or out of range.
+/** Throws FaissException for parameters of a foreign type or out of range.
+ *
+ * @param k  0: a range search
+ */
 SearchPlan make_plan(
         const faiss::IndexIVF& ivf,
         const IVFGMM& gmm,
         const faiss::SearchParameters* params,
-        size_t k = 1);
+        size_t k);
 
 } // namespace faiss_ext

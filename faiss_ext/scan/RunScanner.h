@@ -8,11 +8,16 @@
 #include <faiss/IndexIVF.h>
 
 #include "faiss_ext/impl/faiss_compat.h"
-#include "faiss_ext/rank/CellRanker.h"
 #include "faiss_ext/rank/SearchPlan.h"
-#include "faiss_ext/scan/ShortRuns.h"
 
 namespace faiss_ext {
+
+/// Consecutive entries of one inverted list.
+struct Run {
+    uint32_t list;
+    uint32_t begin;
+    uint32_t end;
+};
 
 /// One thread's scanner: runs of entries in, codes and ids to a handler.
 struct RunScanner {
@@ -26,28 +31,17 @@ struct RunScanner {
     size_t n_distances = 0; ///< of this query
     size_t n_lists = 0;
     std::vector<idx_t> pairs;
-    const faiss::ArrayInvertedLists* in_memory; ///< or nullptr
-
-    // Short runs are gathered as vectors, decoded if need be, and scanned
-    // together: FAISS's loop over codes overlaps one distance with the next,
-    // and a product quantizer's table for a list costs as much as decoding
-    // dozens of its codes.
-    ShortRuns gathered;
 
     RunScanner(
             const faiss::IndexIVF& ivf_in,
             const SearchPlan& plan_in,
             bool store_pairs_in)
             : ivf(ivf_in), plan(plan_in), store_pairs(store_pairs_in),
-              scanner(make_scanner(ivf_in, false, nullptr, nullptr)),
-              in_memory(dynamic_cast<const faiss::ArrayInvertedLists*>(
-                      ivf_in.invlists)),
-              gathered(ivf_in) {}
+              scanner(make_scanner(ivf_in, false, nullptr, nullptr)) {}
 
     void set_query(const float* q) {
         query = q;
         query_is_set = false;
-        gathered.set_query(q);
         n_distances = n_lists = 0;
     }
 
@@ -72,7 +66,8 @@ struct RunScanner {
                 }
             }
             if (plan.max_codes > 0) {
-                end = std::min(end, begin + plan.max_codes - n_distances);
+                end = begin +
+                        std::min(end - begin, plan.max_codes - n_distances);
             }
             if (begin == end) {
                 return;
@@ -103,17 +98,11 @@ struct RunScanner {
             faiss::InvertedLists::ScopedCodes codes(ivf.invlists, list);
             faiss::InvertedLists::ScopedIds ids(ivf.invlists, list);
             for (; r < n_runs && runs[r].list == list; r++) {
-                if (in_memory && r + kPrefetched < n_runs) {
-                    prefetch(runs[r + kPrefetched]);
-                }
                 scan_run(
                         codes.get(),
                         ids.get(),
                         runs[r],
                         [&](size_t n, const uint8_t* c, const idx_t* i) {
-                            if (gathered.take(list, n, c, i)) {
-                                return;
-                            }
                             if (!query_is_set) { // PQ makes tables of it
                                 scanner->set_query(query);
                                 query_is_set = true;
@@ -126,22 +115,7 @@ struct RunScanner {
                         });
             }
         }
-        gathered.scan(scan);
     }
-
-    /// The best vectors of many cells are where no hardware would guess.
-    void prefetch(const Run& run) const {
-        const uint8_t* code =
-                in_memory->codes[run.list].data() + run.begin * ivf.code_size;
-        const size_t bytes = std::min<size_t>(
-                (run.end - run.begin) * ivf.code_size, kPrefetchedBytes);
-        for (size_t b = 0; b < bytes; b += 64) {
-            __builtin_prefetch(code + b);
-        }
-        __builtin_prefetch(in_memory->ids[run.list].data() + run.begin);
-    }
-    static constexpr size_t kPrefetched = 6; ///< runs ahead
-    static constexpr size_t kPrefetchedBytes = 1024;
 
     bool capped() const {
         return plan.max_codes > 0 && n_distances >= plan.max_codes;

@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <exception>
 #include <limits>
 #include <memory>
+#include <mutex>
+#include <numeric>
+
+#include <omp.h>
 
 #include <faiss/impl/AuxIndexStructures.h>
 #include <faiss/impl/FaissAssert.h>
@@ -12,10 +15,12 @@
 #include <faiss/utils/distances.h>
 #include <faiss/utils/utils.h>
 
+#include "ParallelFor.h"
 #include "faiss_ext/IndexGMM.h"
+#include "faiss_ext/coarse/QueryBlock.h"
 #include "faiss_ext/coarse/coarse.h"
-#include "faiss_ext/rank/SketchRanker.h"
-#include "faiss_ext/rank/StopSchedule.h"
+#include "faiss_ext/impl/errors.h"
+#include "faiss_ext/scan/CodeSearcher.h"
 #include "faiss_ext/scan/RunScanner.h"
 
 namespace faiss_ext {
@@ -25,19 +30,26 @@ using HeapForL2 = faiss::CMax<float, idx_t>;
 
 namespace {
 
-/// A block of queries takes at most so many coarse distances.
-constexpr size_t kCoarseBlock = size_t(1) << 23;
+/// Queries whose nearest lists a thread finds at once.
+constexpr size_t kListQueries = 16;
+/// Queries that a thread takes at once: their products with the means share
+/// what is loaded of these.
+constexpr size_t kQueryBlock = 48;
 
-/// Collects the k best in FAISS's heaps.
-struct KnnHandler {
-    const faiss::IndexIVF& ivf;
-    size_t k;
-    float* dis;
-    idx_t* ids;
+/// Collects the k best of one query in FAISS's heaps: from whole lists with
+/// FAISS's scanners, or one by one by codes, as negated inner products.
+struct KnnCollector {
+    static constexpr bool is_range = false;
+    const bool similarity;
+    const size_t k;
+    float* dis = nullptr;
+    idx_t* ids = nullptr;
     size_t n_updates = 0;
 
-    void begin() {
-        if (is_ip(ivf)) {
+    void begin(float* distances, idx_t* labels, bool by_codes) {
+        dis = distances;
+        ids = labels;
+        if (similarity && !by_codes) {
             faiss::heap_heapify<HeapForIP>(k, dis, ids);
         } else {
             faiss::heap_heapify<HeapForL2>(k, dis, ids);
@@ -50,67 +62,103 @@ struct KnnHandler {
             const idx_t* code_ids) {
         n_updates += scanner.scan_codes(n, codes, code_ids, dis, ids, k);
     }
-    void end() {
-        if (is_ip(ivf)) {
-            faiss::heap_reorder<HeapForIP>(k, dis, ids);
-        } else {
-            faiss::heap_reorder<HeapForL2>(k, dis, ids);
+    float threshold() const {
+        return dis[0]; // the largest float until there are k
+    }
+    void offer(float distance, idx_t location) {
+        if (distance < dis[0]) {
+            faiss::heap_replace_top<HeapForL2>(k, dis, ids, distance, location);
+            n_updates++;
         }
     }
-    /// In the units of coarse_distances, infinite while the heap is not full.
-    float kth(float largest_ip) const {
-        if (ids[0] < 0) {
-            return std::numeric_limits<float>::infinity();
+    /// Sorted, and by codes with ids in the place of locations unless those are
+    /// wanted.
+    void end(bool by_codes, const faiss::InvertedLists* to_ids) {
+        if (similarity && !by_codes) {
+            faiss::heap_reorder<HeapForIP>(k, dis, ids);
+            return;
         }
-        return !is_ip(ivf)       ? dis[0]
-                : largest_ip > 0 ? std::max(2 - 2 * dis[0] / largest_ip, 0.0f)
-                                 : 2;
+        faiss::heap_reorder<HeapForL2>(k, dis, ids);
+        if (!by_codes) {
+            return;
+        }
+        for (size_t i = 0; i < k; i++) {
+            if (similarity) {
+                dis[i] = -dis[i];
+            }
+            if (to_ids && ids[i] >= 0) {
+                ids[i] = to_ids->get_single_id(
+                        faiss::lo_listno(ids[i]), faiss::lo_offset(ids[i]));
+            }
+        }
     }
 };
 
-struct RangeHandler {
-    float radius;
-    faiss::RangeQueryResult& result;
+struct RangeCollector {
+    static constexpr bool is_range = true;
+    const bool similarity;
+    const float radius;
+    const faiss::InvertedLists* lists;
+    faiss::RangeSearchPartialResult* partial;
+    faiss::RangeQueryResult* result = nullptr;
 
     void operator()(
             const faiss::InvertedListScanner& scanner,
             size_t n,
             const uint8_t* codes,
             const idx_t* ids) {
-        scanner.scan_codes_range(n, codes, ids, radius, result);
+        scanner.scan_codes_range(n, codes, ids, radius, *result);
     }
-    float kth(float) const {
-        return std::numeric_limits<float>::infinity();
+    float threshold() const {
+        return similarity ? -radius : radius;
+    }
+    void offer(float distance, idx_t location) {
+        if (distance < threshold()) {
+            result->add(
+                    similarity ? -distance : distance,
+                    lists->get_single_id(
+                            faiss::lo_listno(location),
+                            faiss::lo_offset(location)));
+        }
     }
 };
 
-/// One thread's handlers of all its queries.
+/// One thread's searches with k results each.
 struct KnnHandlers {
-    KnnHandler handler;
+    KnnCollector collector;
     float* distances;
     idx_t* labels;
-    size_t n_updates = 0;
+    bool by_codes;
+    const faiss::InvertedLists* to_ids; ///< or nullptr
 
+    size_t k() const {
+        return collector.k;
+    }
+    size_t n_updates() const {
+        return collector.n_updates;
+    }
     template <class F>
     void with_query(size_t i, F&& f) {
-        handler.dis = distances + i * handler.k;
-        handler.ids = labels + i * handler.k;
-        handler.begin();
-        f(handler);
-        handler.end();
-        n_updates = handler.n_updates;
+        const size_t k = collector.k;
+        collector.begin(distances + i * k, labels + i * k, by_codes);
+        f(collector);
+        collector.end(by_codes, to_ids);
     }
 };
 
 struct RangeHandlers {
-    float radius;
-    faiss::RangeSearchPartialResult* partial;
-    size_t n_updates = 0;
+    RangeCollector collector;
 
+    size_t k() const {
+        return 1;
+    }
+    size_t n_updates() const {
+        return 0;
+    }
     template <class F>
     void with_query(size_t i, F&& f) {
-        RangeHandler handler{radius, partial->new_result(i)};
-        f(handler);
+        collector.result = &collector.partial->new_result(i);
+        f(collector);
     }
 };
 
@@ -161,9 +209,10 @@ private:
     void runs_without_copies(size_t list, size_t n) {
         const size_t width = gmm.max_assign - 1;
         const int32_t* earlier = gmm.earlier_lists[list].data();
+        const size_t known = gmm.earlier_lists[list].size() / width;
         for (size_t j = 0; j < n; j++) {
             bool skip = false;
-            for (size_t w = 0; w < width; w++) {
+            for (size_t w = 0; w < width && j < known; w++) {
                 const int32_t other = earlier[j * width + w];
                 skip |= other >= 0 && probed[other] == stamp;
             }
@@ -184,75 +233,6 @@ private:
     std::vector<Run> runs;
 };
 
-/// The best cells (Ranker = CellRanker) or the best vectors of the best cells
-/// (SketchRanker), in rounds where the query stops by mass.
-template <class Ranker>
-class RankedSearcher {
-public:
-    RankedSearcher(
-            const faiss::IndexIVF& ivf_in,
-            const IVFGMM& gmm_in,
-            const SearchPlan& plan_in,
-            Ranker&& ranker_in)
-            : ivf(ivf_in), gmm(gmm_in), plan(plan_in),
-              ranker(std::move(ranker_in)) {}
-
-    /// @param coarse  started for the query
-    /// @param q_norm  read for METRIC_INNER_PRODUCT
-    /// @param tau     see start_order
-    template <class Handler>
-    Progress operator()(
-            RunScanner& scanner,
-            QueryCoarse& coarse,
-            float q_norm,
-            float tau,
-            Handler& handler) {
-        const bool ip = is_ip(ivf);
-        const float largest_norm = std::sqrt(gmm.cells.norm2);
-        start_order(ranker, ivf, gmm, plan.order, coarse, tau);
-        const float* distances = coarse.distances;
-        const bool by_mass = plan.probe_mass < 1;
-        double target = by_mass ? kFirstRound : double(plan.budget);
-        for (;;) {
-            const size_t want = std::min(size_t(target), plan.budget);
-            if (!ranker.advance(want, runs)) {
-                break;
-            }
-            if (!scanner.gathered.takes_single() ||
-                plan.order != ProbeOrder::sketch) {
-                join_runs(runs); // the scanner is set up for each list
-            }
-            scanner.scan_runs(
-                    runs.data(),
-                    runs.size(),
-                    [&](size_t list) {
-                        return ip ? q_norm * (1 - 0.5f * distances[list])
-                                  : distances[list];
-                    },
-                    handler);
-            if (ranker.progress.entries >= plan.budget || scanner.capped() ||
-                stop(handler.kth(q_norm * largest_norm))) {
-                break;
-            }
-            target = next_round(target, ranker.progress);
-        }
-        return ranker.progress;
-    }
-
-private:
-    bool stop(float kth) const {
-        return gmm.calibration.missing(
-                       plan.order, ranker.progress, kth, ivf.ntotal) <=
-                1 - plan.probe_mass;
-    }
-
-    const faiss::IndexIVF& ivf;
-    const IVFGMM& gmm;
-    const SearchPlan& plan;
-    Ranker ranker;
-    std::vector<Run> runs;
-};
-
 bool finite(const float* x, size_t d) {
     float sum = 0;
     for (size_t j = 0; j < d; j++) {
@@ -261,135 +241,280 @@ bool finite(const float* x, size_t d) {
     return sum == 0;
 }
 
-/** Runs search(query, scanner, lists or cells) for all queries in parallel.
+/// The nearest lists by the distances that codes start from: about the centre
+/// of the means, which vectors were assigned by.
+void probe_by_distance(
+        const faiss::IndexIVF& ivf,
+        const CellCodes& codes,
+        size_t nprobe,
+        size_t n,
+        const float* x,
+        float* coarse,
+        idx_t* keys) {
+    struct Worker {
+        const CellCodes& codes;
+        const size_t n, d, nlist, nprobe;
+        const float* x;
+        float* coarse;
+        idx_t* keys;
+        QueryBlock block;
+        std::vector<uint32_t> order;
+
+        void operator()(size_t b) {
+            const size_t i0 = b * kListQueries;
+            const size_t nb = std::min(kListQueries, n - i0);
+            block.start(codes, nb, x + i0 * d, true);
+            for (size_t i = 0; i < nb; i++) {
+                select(&block.distances[i * nlist], block.norm(i), i0 + i);
+            }
+        }
+
+        void select(const float* distances, float norm, size_t query) {
+            order.resize(nlist);
+            std::iota(order.begin(), order.end(), 0);
+            std::partial_sort(
+                    order.begin(),
+                    order.begin() + nprobe,
+                    order.end(),
+                    [&](uint32_t p, uint32_t q) {
+                        return distances[p] != distances[q]
+                                ? distances[p] < distances[q]
+                                : p < q;
+                    });
+            for (size_t p = 0; p < nprobe; p++) {
+                keys[query * nprobe + p] = order[p];
+                coarse[query * nprobe + p] = codes.similarity
+                        ? norm * (1 - 0.5f * distances[order[p]])
+                        : distances[order[p]];
+            }
+        }
+    };
+    const size_t n_blocks = (n + kListQueries - 1) / kListQueries;
+    gmm::parallel_workers(
+            n_blocks,
+            n_blocks > 1,
+            [&] {
+                return Worker{
+                        codes,
+                        n,
+                        size_t(ivf.d),
+                        ivf.nlist,
+                        std::min(nprobe, ivf.nlist),
+                        x,
+                        coarse,
+                        keys,
+                        {},
+                        {}};
+            },
+            [](const Worker&) {});
+}
+
+/// The lists of each query by the plan's order, and their distances.
+void probe(
+        const faiss::IndexIVF& ivf,
+        const IVFGMM& gmm,
+        const SearchPlan& plan,
+        size_t n,
+        const float* x,
+        float* coarse,
+        idx_t* keys) {
+    if (plan.order == ProbeOrder::distance && !gmm.cells.codes.empty() &&
+        !hnsw_of(ivf)) {
+        probe_by_distance(
+                ivf, gmm.cells.codes, plan.nprobe, n, x, coarse, keys);
+        return;
+    }
+    if (plan.order == ProbeOrder::distance) {
+        // A graph does not find all lists.
+        const faiss::Index* const behind =
+                plan.nprobe >= ivf.nlist ? hnsw_of(ivf) : nullptr;
+        if (behind) {
+            behind->search(n, x, plan.nprobe, coarse, keys);
+        } else {
+            ivf.quantizer->search(
+                    n, x, plan.nprobe, coarse, keys, plan.quantizer_params);
+        }
+        return;
+    }
+    IndexGMM policy(ivf.d, ivf.nlist, gmm.covariance, ivf.metric_type);
+    policy.set_mixture(gmm.mixture());
+    policy.policy.order = plan.order;
+    policy.policy.probe_mass = plan.probe_mass;
+    policy.search(n, x, plan.nprobe, coarse, keys);
+}
+
+/// One thread's searches of whole lists, of queries whose lists are known.
+template <class Handlers>
+struct ListSearches {
+    RunScanner scanner;
+    ListSearcher searcher;
+    Handlers handlers;
+    const size_t nprobe;
+    const idx_t* keys;
+    const float* coarse;
+
+    void operator()(size_t i0, size_t n, const float* x, SearchCounts& counts) {
+        const size_t d = scanner.ivf.d;
+        for (size_t i = 0; i < n; i++) {
+            const float* q = x + i * d;
+            handlers.with_query(i0 + i, [&](auto& collector) {
+                if (!finite(q, d)) {
+                    return;
+                }
+                scanner.set_query(q);
+                searcher(
+                        scanner,
+                        keys + (i0 + i) * nprobe,
+                        coarse + (i0 + i) * nprobe,
+                        nprobe,
+                        collector);
+                counts.distances += scanner.n_distances;
+                counts.lists += scanner.n_lists;
+            });
+        }
+    }
+};
+
+/// One thread's searches by codes.
+template <class Handlers>
+struct CodeSearches {
+    const faiss::IndexIVF& ivf;
+    const IVFGMM& gmm;
+    const SearchPlan& plan;
+    QueryBlock block;
+    QueryCoarse coarse;
+    CodeSearcher searcher;
+    Handlers handlers;
+
+    CodeSearches(
+            const faiss::IndexIVF& ivf_in,
+            const IVFGMM& gmm_in,
+            const SearchPlan& plan_in,
+            Handlers handlers_in)
+            : ivf(ivf_in), gmm(gmm_in), plan(plan_in),
+              coarse(ivf_in, plan_in.quantizer_params),
+              searcher(ivf_in, gmm_in, plan_in), handlers(handlers_in) {}
+
+    void operator()(size_t i0, size_t n, const float* x, SearchCounts& counts) {
+        const size_t d = ivf.d;
+        block.start(gmm.cells.codes, n, x, !coarse.by_graph());
+        for (size_t i = 0; i < n; i++) {
+            const float* q = x + i * d;
+            handlers.with_query(i0 + i, [&](auto& collector) {
+                if (!finite(q, d)) {
+                    return;
+                }
+                if (coarse.by_graph()) {
+                    coarse.start_graph(q);
+                } else {
+                    coarse.start(
+                            &block.distances[i * ivf.nlist],
+                            block.least[i],
+                            block.largest[i]);
+                }
+                const float q_norm = is_ip(ivf) ? block.norm(i) : 0;
+                searcher.hidden =
+                        plan.hidden ? &(*plan.hidden)[i0 + i] : nullptr;
+                searcher(
+                        q,
+                        &block.rotated[i * d],
+                        coarse,
+                        q_norm,
+                        handlers.k(),
+                        collector);
+                counts.distances += searcher.n_distances;
+                counts.cells += searcher.n_cells;
+                counts.codes += searcher.n_codes;
+            });
+        }
+    }
+};
+
+/// One thread's searches, of one block of queries after the other.
+template <class Searches>
+struct SearchWorker {
+    Searches searches;
+    const size_t d, n, block;
+    const float* x;
+    SearchCounts counts;
+
+    void operator()(size_t b) {
+        check_interrupt();
+        const size_t i = b * block;
+        searches(i, std::min(block, n - i), x + i * d, counts);
+    }
+};
+
+/// Runs make_searches()(i0, n, x, counts) over blocks of queries in parallel.
+template <class MakeSearches>
+SearchCounts in_parallel(
+        size_t d, size_t n, const float* x, MakeSearches&& make_searches) {
+    using Worker = SearchWorker<decltype(make_searches())>;
+    const size_t block = std::clamp<size_t>(
+            n / (4 * size_t(omp_get_max_threads())), 1, kQueryBlock);
+    const size_t n_blocks = (n + block - 1) / block;
+    SearchCounts counts;
+    gmm::parallel_workers(
+            n_blocks,
+            n_blocks > 1,
+            [&] {
+                return Worker{make_searches(), d, n, block, x, {}};
+            },
+            [&](Worker& worker) {
+                counts += worker.counts;
+                counts.updates += worker.searches.handlers.n_updates();
+            });
+    return counts;
+}
+
+/** Searches all queries.
  *
- * make_handler() gives what collects a thread's results; a query that is not
+ * make_handlers() gives what collects a thread's results; a query that is not
  * finite gets an empty one.
  */
-template <class MakeHandler>
-void for_each_query(
+template <class MakeHandlers>
+SearchCounts for_each_query(
         const faiss::IndexIVF& ivf,
         const IVFGMM& gmm,
         const SearchPlan& plan,
         size_t n,
         const float* x,
         bool store_pairs,
-        float tau,
-        MakeHandler&& make_handler) {
-    const size_t d = ivf.d, nlist = ivf.nlist;
-    const bool by_cells = plan.by_cells();
-    const bool by_graph = by_cells && hnsw_of(ivf);
-    const size_t width = by_graph ? 0 : by_cells ? nlist : plan.nprobe;
-    const size_t block = std::max<size_t>(1, kCoarseBlock / nlist);
-    std::vector<float> coarse(std::min(block, n) * width);
-    std::vector<idx_t> keys(by_cells ? 0 : coarse.size());
-    std::unique_ptr<IndexGMM> policy;
-    if (!by_cells && plan.order != ProbeOrder::distance) {
-        policy = std::make_unique<IndexGMM>(
-                d, nlist, gmm.covariance, ivf.metric_type);
-        policy->set_mixture(gmm.mixture());
-        policy->policy.order = plan.order;
-        policy->policy.probe_mass = plan.probe_mass;
-    }
-
-    for (size_t i0 = 0; i0 < n; i0 += block) {
-        const size_t nb = std::min(block, n - i0);
-        const float* xb = x + i0 * d;
-        const double t0 = faiss::getmillisecs();
-        if (by_cells && !by_graph) {
-            coarse_distances(ivf, nb, xb, coarse.data());
-        } else if (!by_cells) {
-            // A graph does not find all lists.
-            const faiss::Index* const behind =
-                    plan.nprobe >= nlist ? hnsw_of(ivf) : nullptr;
-            const faiss::Index& quantizer = policy ? *policy
-                    : behind                       ? *behind
-                                                   : *ivf.quantizer;
-            quantizer.search(
-                    nb,
-                    xb,
+        MakeHandlers&& make_handlers) {
+    using Handlers = decltype(make_handlers());
+    const double t0 = faiss::getmillisecs();
+    double t1 = t0;
+    SearchCounts counts;
+    if (plan.by_codes) {
+        counts = in_parallel(ivf.d, n, x, [&] {
+            return CodeSearches<Handlers>(ivf, gmm, plan, make_handlers());
+        });
+    } else {
+        std::vector<float> coarse(n * plan.nprobe);
+        std::vector<idx_t> keys(coarse.size());
+        probe(ivf, gmm, plan, n, x, coarse.data(), keys.data());
+        t1 = faiss::getmillisecs();
+        counts = in_parallel(ivf.d, n, x, [&] {
+            return ListSearches<Handlers>{
+                    RunScanner(ivf, plan, store_pairs),
+                    ListSearcher(gmm, ivf.nlist),
+                    make_handlers(),
                     plan.nprobe,
-                    coarse.data(),
                     keys.data(),
-                    &quantizer == ivf.quantizer ? plan.quantizer_params
-                                                : nullptr);
-        }
-        const double t1 = faiss::getmillisecs();
-
-        size_t ndis = 0, nlists = 0, nupdates = 0;
-        size_t n_cells = 0, n_sketches = 0;
-        std::exception_ptr exception; // the first of any thread
-#pragma omp parallel if (nb > 1) reduction(+ : ndis, nlists, nupdates, n_cells, n_sketches)
-        {
-            RunScanner scanner(ivf, plan, store_pairs);
-            ListSearcher by_list(gmm, nlist);
-            QueryCoarse of_query(ivf, plan.quantizer_params);
-            RankedSearcher by_cell(
-                    ivf, gmm, plan, CellRanker(gmm.cells, *ivf.invlists));
-            RankedSearcher by_sketch(
-                    ivf, gmm, plan, SketchRanker(gmm.cells, *ivf.invlists));
-            auto handlers = make_handler();
-#pragma omp for schedule(dynamic)
-            for (size_t i = 0; i < nb; i++) {
-                const float* q = xb + i * d;
-                auto search_one = [&](auto& handler) {
-                    if (!finite(q, d)) {
-                        return;
-                    }
-                    scanner.set_query(q);
-                    if (by_cells) {
-                        const float q_norm = is_ip(ivf)
-                                ? std::sqrt(faiss::fvec_norm_L2sqr(q, d))
-                                : 0;
-                        if (by_graph) {
-                            of_query.start_graph(q);
-                        } else {
-                            of_query.start(&coarse[i * nlist]);
-                        }
-                        auto ranked = [&](auto& searcher) {
-                            return searcher(
-                                    scanner, of_query, q_norm, tau, handler);
-                        };
-                        const Progress progress =
-                                plan.order == ProbeOrder::sketch
-                                ? ranked(by_sketch)
-                                : ranked(by_cell);
-                        n_cells += progress.n_cell_scores;
-                        n_sketches += progress.n_sketch_scores;
-                    } else {
-                        by_list(scanner,
-                                &keys[i * width],
-                                &coarse[i * width],
-                                width,
-                                handler);
-                    }
-                    ndis += scanner.n_distances;
-                    nlists += scanner.n_lists;
-                };
-                try {
-                    handlers.with_query(i0 + i, search_one);
-                } catch (...) {
-#pragma omp critical(faiss_ext_search_exception)
-                    exception =
-                            exception ? exception : std::current_exception();
-                }
-            }
-            nupdates += handlers.n_updates;
-        }
-        if (exception) {
-            std::rethrow_exception(exception);
-        }
-        const double t2 = faiss::getmillisecs();
-        faiss::IndexIVFStats& stats = faiss::indexIVF_stats;
-        stats.nq += nb;
-        stats.nlist += nlists;
-        stats.ndis += ndis;
-        stats.nheap_updates += nupdates;
-        stats.quantization_time += t1 - t0;
-        stats.search_time += t2 - t0;
-        ivf_gmm_stats.n_cell_scores += n_cells;
-        ivf_gmm_stats.n_sketch_scores += n_sketches;
+                    coarse.data()};
+        });
     }
+    const double t2 = faiss::getmillisecs();
+    faiss::IndexIVFStats& stats = faiss::indexIVF_stats;
+    stats.nq += n;
+    stats.nlist += counts.lists;
+    stats.ndis += counts.distances;
+    stats.nheap_updates += counts.updates;
+    stats.quantization_time += t1 - t0;
+    stats.search_time += t2 - t0;
+    ivf_gmm_stats.n_cell_scores += counts.cells;
+    ivf_gmm_stats.n_codes += counts.codes;
+    return counts;
 }
 
 } // namespace
@@ -400,7 +525,7 @@ void IVFGMMStats::reset() {
     *this = {};
 }
 
-void gmm_search(
+SearchCounts gmm_search(
         const faiss::IndexIVF& ivf,
         const IVFGMM& gmm,
         const SearchPlan& plan,
@@ -410,8 +535,13 @@ void gmm_search(
         float* distances,
         idx_t* labels,
         bool store_pairs) {
-    for_each_query(ivf, gmm, plan, n, x, store_pairs, 0, [&]() {
-        return KnnHandlers{{ivf, k, nullptr, nullptr}, distances, labels};
+    return for_each_query(ivf, gmm, plan, n, x, store_pairs, [&]() {
+        return KnnHandlers{
+                {is_ip(ivf), k},
+                distances,
+                labels,
+                plan.by_codes,
+                store_pairs ? nullptr : ivf.invlists};
     });
 }
 
@@ -425,14 +555,13 @@ void gmm_range_search(
         faiss::RangeSearchResult* result) {
     using Partial = faiss::RangeSearchPartialResult;
     std::vector<std::unique_ptr<Partial>> partials;
-    for_each_query(ivf, gmm, plan, n, x, false, is_ip(ivf) ? 0 : radius, [&]() {
-        Partial* partial;
-#pragma omp critical(faiss_ext_range_partials)
-        {
-            partials.push_back(std::make_unique<Partial>(result));
-            partial = partials.back().get();
-        }
-        return RangeHandlers{radius, partial};
+    std::mutex growing;
+    for_each_query(ivf, gmm, plan, n, x, false, [&]() {
+        auto own = std::make_unique<Partial>(result);
+        const std::lock_guard<std::mutex> lock(growing);
+        partials.push_back(std::move(own));
+        Partial* partial = partials.back().get();
+        return RangeHandlers{{is_ip(ivf), radius, ivf.invlists, partial}};
     });
     std::vector<Partial*> all;
     for (auto& partial : partials) {

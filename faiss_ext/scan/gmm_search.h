@@ -9,9 +9,22 @@
 
 namespace faiss_ext {
 
+/// What a search has done, summed over queries.
+struct SearchCounts {
+    size_t distances = 0, lists = 0, updates = 0, cells = 0, codes = 0;
+
+    void operator+=(const SearchCounts& o) {
+        distances += o.distances;
+        lists += o.lists;
+        updates += o.updates;
+        cells += o.cells;
+        codes += o.codes;
+    }
+};
+
 /** k nearest neighbours under a plan; labels are (list, offset) pairs if
  * store_pairs. Updates faiss::indexIVF_stats. */
-void gmm_search(
+SearchCounts gmm_search(
         const faiss::IndexIVF& ivf,
         const IVFGMM& gmm,
         const SearchPlan& plan,

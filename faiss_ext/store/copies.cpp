@@ -90,22 +90,6 @@ std::vector<float> Assignment::gather(size_t d, const float* x) const {
     return out;
 }
 
-void Assignment::enter(GMMIndexRef index) const {
-    auto& earlier = index.gmm.earlier_lists;
-    const size_t width = index.gmm.max_assign - 1;
-    earlier.resize(index.ivf.nlist);
-    for (idx_t home : homes) {
-        if (home >= 0) {
-            earlier[home].insert(earlier[home].end(), width, -1);
-        }
-    }
-    for (size_t c = 0; c < copied.size(); c++) {
-        const auto from = copy_earlier.begin() + c * width;
-        auto& list = earlier[copy_lists[c]];
-        list.insert(list.end(), from, from + width);
-    }
-}
-
 Assignment assign_copies(
         GMMIndexRef index, size_t n, const float* x, const idx_t* homes) {
     if (index.gmm.assign_threshold > 0) {
@@ -153,81 +137,29 @@ Assignment assign_copies(
 }
 
 void check_max_assign(const faiss::IndexIVF& ivf, const IVFGMM& gmm) {
-    FAISS_THROW_IF_NOT_MSG(
-            gmm.max_assign > 0, "max_assign = 0, expected at least 1");
+    FAISS_THROW_IF_NOT_FMT(
+            gmm.max_assign > 0 && gmm.max_assign <= ivf.nlist,
+            "max_assign = %zu, expected at least 1 and at most nlist = %zu",
+            gmm.max_assign,
+            ivf.nlist);
+    const auto& earlier = gmm.earlier_lists;
     size_t list = 0;
-    while (list < ivf.nlist && ivf.invlists->list_size(list) == 0) {
+    while (list < earlier.size() && earlier[list].empty()) {
         list++;
     }
-    if (list == ivf.nlist) {
-        return;
+    size_t filled_with = gmm.max_assign;
+    if (list < earlier.size()) { // untracked entries make the list longer
+        const size_t n = ivf.invlists->list_size(list);
+        filled_with =
+                1 + (earlier[list].size() + n - 1) / std::max<size_t>(n, 1);
+    } else if (ivf.ntotal > 0) {
+        filled_with = 1;
     }
-    const size_t filled_with = gmm.earlier_lists.empty() ? 1
-                                                         : 1 +
-                    gmm.earlier_lists[list].size() /
-                            ivf.invlists->list_size(list);
     FAISS_THROW_IF_NOT_FMT(
             gmm.max_assign == filled_with,
             "max_assign = %zu, expected %zu, which the index was filled with",
             gmm.max_assign,
             filled_with);
-}
-
-void adopt_strays(GMMIndexRef index) {
-    const IVFGMM& gmm = index.gmm;
-    std::vector<size_t> known(index.ivf.nlist);
-    bool strays = false;
-    for (size_t i = 0; i < known.size(); i++) {
-        const size_t size = index.ivf.invlists->list_size(i);
-        known[i] = !gmm.cells.empty()
-                ? gmm.cells.list_offsets(i)[gmm.cells.cells_per_list] +
-                        gmm.cells.tail[i].size()
-                : gmm.earlier_lists.empty()
-                ? size
-                : gmm.earlier_lists[i].size() / (gmm.max_assign - 1);
-        strays |= known[i] < size;
-    }
-    if (strays) {
-        append_foreign(index, known, {});
-    }
-}
-
-void append_foreign(
-        GMMIndexRef index,
-        const std::vector<size_t>& old_size,
-        const std::vector<std::vector<int32_t>>& earlier) {
-    faiss::IndexIVF& ivf = index.ivf;
-    IVFGMM& gmm = index.gmm;
-    const std::vector<float> means = quantizer_means(ivf);
-    if (gmm.max_assign > 1) {
-        gmm.earlier_lists.resize(ivf.nlist);
-    }
-    std::vector<float> x;
-    for (size_t i = 0; i < ivf.nlist; i++) {
-        const size_t added = ivf.invlists->list_size(i) - old_size[i];
-        if (added == 0) {
-            continue;
-        }
-        if (!gmm.cells.empty()) {
-            decode_list(ivf, i, x);
-            const std::vector<idx_t> homes(added, idx_t(i));
-            append_to_tails(
-                    index, added, &x[old_size[i] * ivf.d], homes.data(), means);
-            fold_tail(index, i);
-        }
-        if (gmm.max_assign > 1) {
-            auto& own = gmm.earlier_lists[i];
-            if (earlier.empty()) {
-                own.insert(own.end(), added * (gmm.max_assign - 1), -1);
-            } else {
-                own.insert(own.end(), earlier[i].begin(), earlier[i].end());
-            }
-            sort_copies(index, i);
-        }
-        if (gmm.cells.empty() && gmm.max_assign == 1) {
-            update_direct_map(index, i, old_size[i]);
-        }
-    }
 }
 
 } // namespace faiss_ext

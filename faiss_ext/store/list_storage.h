@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <vector>
 
 #include <faiss/IndexIVF.h>
@@ -15,6 +16,15 @@ struct GMMIndexRef {
     IVFGMM& gmm;
 };
 
+/// Decodes n codes of a list by the index's codec, wherever they lie; out has
+/// size n * d.
+void decode_codes(
+        const faiss::IndexIVF& ivf,
+        size_t list,
+        size_t n,
+        const uint8_t* codes,
+        float* out);
+
 /// The vectors of a list, decoded; size list_size * d.
 void decode_list(
         const faiss::IndexIVF& ivf, size_t list, std::vector<float>& out);
@@ -22,44 +32,72 @@ void decode_list(
 /// The means as floats, size nlist * d.
 std::vector<float> quantizer_means(const faiss::IndexIVF& ivf);
 
+/// The same, copied only where the quantizer does not hold them so.
+class MeansView {
+public:
+    explicit MeansView(const faiss::IndexIVF& ivf);
+    /// Of a quantizer of nlist means.
+    MeansView(const faiss::Index& quantizer, size_t nlist);
+    const float* data() const {
+        return means;
+    }
+
+private:
+    std::vector<float> copy;
+    const float* means;
+};
+
 /// Whether this entry is the vector itself and not a copy of one whose home
 /// is elsewhere.
 bool is_primary(const IVFGMM& gmm, size_t list, size_t offset);
 
-/** Rewrites a list as its entries order[0], order[1], ...; entries that are
- * not named go. Parallel arrays are not touched. */
-void permute_list(
-        faiss::IndexIVF& ivf, size_t list, const std::vector<uint32_t>& order);
+/// Cells of a list at least, and of one that nothing is known of yet.
+constexpr size_t kCellsAtFirst = 16;
 
-/// Enters the primary entries of a list from `begin` on in the direct map.
-void update_direct_map(GMMIndexRef index, size_t list, size_t begin);
+/// Entries of a list that the index has its own data of: all but those that
+/// FAISS's functions appended behind its back.
+size_t known_size(GMMIndexRef index, size_t list);
 
-/// Sorts the tail of a list into its cells.
-void fold_tail(GMMIndexRef index, size_t list);
+/// Where the direct map says that a vector is, to be read or changed; nullptr
+/// if it does not know the id.
+idx_t* map_slot(faiss::DirectMap& map, idx_t id);
 
-/// Sorts a list's entries so that what has the same earlier lists is
-/// together, primaries first.
-void sort_copies(GMMIndexRef index, size_t list);
+/** The entries of one list in every place where something is kept of them:
+ * FAISS's lists, the payload and the direct map (which follows an entry that
+ * it names). Lists must be as long as the places that are written to. */
+class ListEntries {
+public:
+    ListEntries(GMMIndexRef index, size_t list);
 
-/// Removes all entries of a list whose ids the selector has; returns how many
-/// of them were primary.
-size_t remove_from_list(
-        GMMIndexRef index, size_t list, const faiss::IDSelector& sel);
+    /// Copies an entry to another place, where it then is.
+    void move(size_t from, size_t to) noexcept;
 
-/** Enters the cells and sketches of vectors that were appended to their home
- * lists (size n; -1: nowhere) in this order.
- *
- * With METRIC_INNER_PRODUCT the means are unit vectors, and the cell of a
- * vector is that of its direction.
- */
-void append_to_tails(
-        GMMIndexRef index,
-        size_t n,
-        const float* x,
-        const idx_t* homes,
-        const std::vector<float>& means);
+    /// Writes an entry, without its payload.
+    void set(size_t entry, idx_t id, const uint8_t* code) noexcept;
 
-/// Chooses L for what the index holds and sorts every list into its cells.
-void rebuild_cells(GMMIndexRef index);
+    idx_t id(size_t entry) const noexcept;
+
+    /// Has the direct map name this entry for this id; the map has a slot.
+    void enter_in_map(size_t entry, idx_t id) noexcept;
+
+    /// Takes an id out of a Hashtable if it names this entry.
+    void leave_map(size_t entry) noexcept;
+
+    /** Puts the old entry order[p] in place p, for all p < order.size(), which
+     * is made the identity. The payload stays.
+     *
+     * @param spare  code_size bytes
+     */
+    void permute(std::vector<uint32_t>& order, uint8_t* spare) noexcept;
+
+private:
+    void copy(size_t from, size_t to) noexcept;
+    void follow(idx_t id, size_t from, size_t to) noexcept;
+
+    GMMIndexRef index;
+    const size_t list, code_size;
+    uint8_t* codes = nullptr; ///< of FAISS's plain lists in memory
+    idx_t* ids = nullptr;
+};
 
 } // namespace faiss_ext

@@ -4,9 +4,8 @@
 #include <cmath>
 
 #include "../Error.h"
-#include "Blas.h"
+#include "../ParallelFor.h"
 #include "CpuBackend.h"
-#include "ParallelFor.h"
 
 namespace gmm {
 
@@ -51,7 +50,7 @@ void CpuBackend::score(
     scratch.found.clear();
     block.weight = block.objective = block.dropped_mass = 0;
     scorer.multiply(
-            count, block.y.data(), scratch.squares.data(), scratch.v.data());
+            count, block.y.data(), scratch.extended.data(), scratch.v.data());
     Candidates& candidates = scratch.candidates;
     for (size_t i = 0; i < count; i++) {
         if (!std::isfinite(block.norm[i])) {
@@ -126,11 +125,14 @@ void CpuBackend::accumulate(EStep step, SufficientStats& stats) {
                 source ? source->d : 0,
                 model.d);
     }
+    if (has_matrices(model.covariance)) {
+        accumulate_matrices(step, stats);
+        return;
+    }
     const Scorer& scores = scorer(step);
     const size_t n = source->n, k = model.k, d = model.d;
     stats = SufficientStats(model.covariance, k, d);
 
-    const SerialBlas serial_blas;
     const size_t threads = size_t(omp_get_max_threads());
     const size_t rows = std::min(block_rows(k, d), n);
     const size_t n_blocks = (n + rows - 1) / rows;

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "../Error.h"
+#include "Matrices.h"
 
 namespace gmm {
 
@@ -22,7 +23,7 @@ void FrameBlock::load(const Rows& rows, const Frame& frame) {
 }
 
 Scratch::Scratch(const Scorer& scorer, size_t rows)
-        : squares(scorer.diagonal() ? rows * scorer.d : 0),
+        : extended(scorer.diagonal() ? rows * 2 * scorer.d : 0),
           v(rows * scorer.padded), candidates(scorer.k) {}
 
 size_t block_rows(size_t k, size_t d) {
@@ -47,6 +48,7 @@ void CpuBackend::set_data(
     source = &new_source;
     weights = new_weights;
     frame = new_frame;
+    total_moments.clear();
 }
 
 void CpuBackend::set_model(const GaussianMixture& new_model) {
@@ -55,13 +57,16 @@ void CpuBackend::set_model(const GaussianMixture& new_model) {
     for (auto& scorer : scorers) {
         scorer.reset();
     }
+    full_scorer.reset();
 }
 
 const Scorer& CpuBackend::scorer(EStep step) {
     std::lock_guard<std::mutex> lock(scorers_mutex);
     auto& wanted = scorers[step == EStep::hard];
     if (!wanted) {
-        wanted = std::make_unique<const Scorer>(model, step);
+        const bool tied = model.covariance == Covariance::tied;
+        wanted = std::make_unique<const Scorer>(
+                tied && step == EStep::soft ? whitened(model) : model, step);
     }
     return *wanted;
 }

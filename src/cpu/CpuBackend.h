@@ -4,6 +4,7 @@
 #include <mutex>
 
 #include "../Backend.h"
+#include "FullScorer.h"
 #include "Scorer.h"
 
 namespace gmm {
@@ -27,15 +28,15 @@ struct Found {
 struct Scratch {
     std::vector<std::byte> raw;
     std::vector<Found> found;
-    std::vector<float> squares; ///< size rows * d, diagonal only
-    std::vector<float> v;       ///< log-joints, size rows * padded
+    std::vector<float> extended; ///< size rows * 2 * d, diagonal only
+    std::vector<float> v;        ///< log-joints, size rows * padded
     Candidates candidates;
 
     Scratch(const Scorer& scorer, size_t rows);
 };
 
 /// Rows that a thread takes at a time: their log-joints stay in the
-/// second-level cache, and sgemm's packing of the model is paid back.
+/// second-level cache.
 size_t block_rows(size_t k, size_t d);
 
 struct CpuBackend : Backend {
@@ -72,6 +73,29 @@ private:
     std::mutex scorers_mutex; // top_components may run in several threads
 
     const Scorer& scorer(EStep step);
+
+    // full and tied, in Matrices.cpp
+    struct MatrixBlock;
+    struct MatrixScratch;
+    std::unique_ptr<const FullScorer> full_scorer;
+    std::vector<double> total_moments; // tied: the same in each pass
+
+    const FullScorer& matrix_scorer();
+    void accumulate_matrices(EStep step, SufficientStats& stats);
+    void score_matrices(
+            EStep step,
+            size_t begin,
+            size_t count,
+            MatrixScratch& scratch,
+            MatrixBlock& block);
+    void top_of_matrices(
+            const Rows& x,
+            size_t m,
+            int64_t* components,
+            float* log_joint,
+            float* distances,
+            float* log_prob,
+            EStep order);
 
     void score(
             EStep step,

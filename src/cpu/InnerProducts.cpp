@@ -1,4 +1,4 @@
-#include "InnerProducts.h"
+#include "../InnerProducts.h"
 
 #include <algorithm>
 

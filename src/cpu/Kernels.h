@@ -54,6 +54,23 @@ struct Kernels {
             const float* mean,
             const float* precision);
 
+    /// out = y - mean; the sum of its squares
+    float (*subtract)(size_t d, const float* y, const float* mean, float* out);
+
+    /** square[r] += |v_r^T u|^2 of some rows and kLanes columns.
+     *
+     * @param v       row r begins at r * stride
+     * @param u       size depth * kLanes, row-major
+     * @param square  size rows
+     */
+    void (*squares)(
+            size_t rows,
+            size_t depth,
+            const float* v,
+            size_t stride,
+            const float* u,
+            float* square);
+
     /// sum_j y_j^2 in double
     double (*norm)(size_t d, const float* y);
 

@@ -70,6 +70,8 @@ inline V without(V a, uint32_t lanes) {
 
 // 12 of 16 registers: two make a V.
 constexpr size_t kProductSums = 6, kProductRows = 6;
+// Sums and a column fit into the registers.
+constexpr int kSquareRows = 6;
 
 } // namespace
 } // namespace gmm

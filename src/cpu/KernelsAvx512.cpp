@@ -50,6 +50,8 @@ inline V without(V a, uint32_t lanes) {
 
 // 24 of 32 registers.
 constexpr size_t kProductSums = 24, kProductRows = 12;
+// Sums and a column fit into the registers.
+constexpr int kSquareRows = 12;
 
 } // namespace
 } // namespace gmm

@@ -121,6 +121,65 @@ double distance(
     return sum;
 }
 
+float subtract(size_t d, const float* y, const float* mean, float* out) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (size_t j = 0; j < d; j++) {
+        const float diff = y[j] - mean[j];
+        out[j] = diff;
+        sum += diff * diff;
+    }
+    return sum;
+}
+
+// One block of rows: their sums stay in registers.
+template <int Rows>
+void squares_of(
+        size_t depth,
+        const float* v,
+        size_t stride,
+        const float* u,
+        float* square) {
+    V sum[Rows];
+    for (int r = 0; r < Rows; r++) {
+        sum[r] = V::all(0);
+    }
+    for (size_t i = 0; i < depth; i++) {
+        const V column = V::load(u + i * kLanes);
+        for (int r = 0; r < Rows; r++) {
+            sum[r] = fma(V::all(v[r * stride + i]), column, sum[r]);
+        }
+    }
+    for (int r = 0; r < Rows; r++) {
+        float lanes[kLanes], total = 0;
+        (sum[r] * sum[r]).store(lanes);
+#pragma omp simd reduction(+ : total)
+        for (size_t l = 0; l < kLanes; l++) {
+            total += lanes[l];
+        }
+        square[r] += total;
+    }
+}
+
+void squares(
+        size_t rows,
+        size_t depth,
+        const float* v,
+        size_t stride,
+        const float* u,
+        float* square) {
+    size_t r = 0;
+    for (; r + kSquareRows <= rows; r += kSquareRows) {
+        squares_of<kSquareRows>(depth, v + r * stride, stride, u, square + r);
+    }
+    for (; r + 4 <= rows; r += 4) {
+        squares_of<4>(depth, v + r * stride, stride, u, square + r);
+    }
+    for (; r < rows; r++) {
+        squares_of<1>(depth, v + r * stride, stride, u, square + r);
+    }
+}
+
 double norm(size_t d, const float* y) {
     double sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -223,6 +282,8 @@ constexpr Kernels table = {
         lane_max,
         exp_all,
         distance,
+        subtract,
+        squares,
         norm,
         add,
         add_squares,

@@ -86,6 +86,8 @@ inline V without(V a, uint32_t lanes) {
 
 // 12 of SSE's 16 registers: four make a V.
 constexpr size_t kProductSums = 3, kProductRows = 3;
+// Sums and a column fit into the registers.
+constexpr int kSquareRows = 4;
 
 } // namespace
 } // namespace gmm

@@ -6,8 +6,6 @@
 #include <limits>
 #include <numbers>
 
-#include "Blas.h"
-
 namespace gmm {
 
 // Log-joints that may be wrong by more nats than this are computed again.
@@ -45,14 +43,14 @@ Scorer::Scorer(const GaussianMixture& model, EStep step)
         : d(model.d), k(model.k),
           padded((model.k + kLanes - 1) / kLanes * kLanes),
           kernel(best_kernels()), step(step), means(model.means),
-          linear(model.k * model.d),
           bias(padded, -std::numeric_limits<float>::infinity()),
           precision(padded), variance(model.k), log_norm(model.k),
           mean_norm(model.k) {
     const bool soft = step == EStep::soft;
     const bool is_diagonal = soft && model.covariance == Covariance::diagonal;
+    const size_t width = is_diagonal ? 2 * d : d;
+    std::vector<float> factors(k * width);
     if (is_diagonal) {
-        quadratic.resize(k * d);
         precisions.resize(k * d);
     }
 #pragma omp parallel for
@@ -61,11 +59,10 @@ Scorer::Scorer(const GaussianMixture& model, EStep step)
         for (size_t j = 0; j < d; j++) {
             const double mu = means[c * d + j];
             const double var = soft ? model.variance(c, j) : 1;
-            // d-major: sgemm then packs contiguous memory
-            linear[j * k + c] = mu / var;
+            factors[c * width + j] = mu / var;
             norm += mu * mu / var;
             if (is_diagonal) {
-                quadratic[j * k + c] = -0.5 / var;
+                factors[c * width + d + j] = -0.5 / var;
                 precisions[c * d + j] = 1 / var;
                 log_det += std::log(var);
             }
@@ -84,20 +81,25 @@ Scorer::Scorer(const GaussianMixture& model, EStep step)
             precision[c] = 1 / variance[c];
         }
     }
+    products = PackedMeans(k, width, factors.data());
     largest_log_norm = *std::max_element(log_norm.begin(), log_norm.end());
     largest_mean_norm = *std::max_element(mean_norm.begin(), mean_norm.end());
     rounding = std::ldexp(std::sqrt(is_diagonal ? 2.0 * d : d) + 8, -24);
 }
 
 void Scorer::multiply(
-        size_t n, const float* y, float* squares, float* v) const {
-    sgemm("N", k, n, d, linear.data(), k, y, d, 0, v, padded);
+        size_t n, const float* y, float* extended, float* v) const {
     if (diagonal()) {
-        for (size_t i = 0; i < n * d; i++) {
-            squares[i] = y[i] * y[i];
+        for (size_t i = 0; i < n; i++) {
+            float* const row = extended + i * 2 * d;
+            for (size_t j = 0; j < d; j++) {
+                row[j] = y[i * d + j];
+                row[d + j] = y[i * d + j] * y[i * d + j];
+            }
         }
-        sgemm("N", k, n, d, quadratic.data(), k, squares, d, 1, v, padded);
+        y = extended;
     }
+    inner_products(products, n, y, v, padded, kernel);
 }
 
 // How far a float log-joint may be off. Its terms are |y|^2 p / 2 <= 2 q + 2 m

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "../Backend.h"
+#include "../InnerProducts.h"
 #include "Kernels.h"
 
 namespace gmm {
@@ -34,9 +35,9 @@ struct Candidates {
 
 /** Log-joints of blocks of vectors under one mixture, in the frame's units.
  *
- * One sgemm gives float log-joints of all components; they select the
- * candidates. A candidate whose rounding error might be seen is computed again
- * in double, which costs d operations where the sgemm spent k * d.
+ * One matrix product gives float log-joints of all components; they select
+ * the candidates. A candidate whose rounding error might be seen is computed
+ * again in double: d operations where the product spent k * d.
  *
  * EStep::hard: the same with -|y - mu|^2 / 2 for the log-joint.
  */
@@ -49,14 +50,14 @@ struct Scorer {
 
     /** The part of the log-joints that is a matrix product.
      *
-     * @param y        size n * d
-     * @param squares  size n * d, overwritten; only used if diagonal
-     * @param v        size n * padded, zero beyond k before the first call
+     * @param y         size n * d
+     * @param extended  size n * 2 * d, overwritten; only used if diagonal
+     * @param v         size n * padded, zero beyond k before the first call
      */
-    void multiply(size_t n, const float* y, float* squares, float* v) const;
+    void multiply(size_t n, const float* y, float* extended, float* v) const;
 
     bool diagonal() const {
-        return !quadratic.empty();
+        return !precisions.empty();
     }
 
     /// Completes a row of v, given |y|^2; its largest value.
@@ -90,9 +91,8 @@ private:
     const Kernels& kernel;
     EStep step;
     std::vector<float> means;
-    std::vector<float> linear;     ///< mu_kj / var_kj, size d * k
-    std::vector<float> quadratic;  ///< -1 / (2 var_kj), size d * k; diagonal
-    std::vector<float> bias;       ///< what does not depend on y, size padded
+    PackedMeans products;    ///< mu_kj / var_kj; diagonal: then -1 / (2 var_kj)
+    std::vector<float> bias; ///< what does not depend on y, size padded
     std::vector<float> precision;  ///< 1 / var_k, size padded; diagonal: 0
     std::vector<float> precisions; ///< 1 / var_kj, size k * d; diagonal
     std::vector<double> variance;  ///< size k; not diagonal

@@ -5,9 +5,8 @@
 #include <limits>
 
 #include "../Error.h"
-#include "Blas.h"
+#include "../ParallelFor.h"
 #include "CpuBackend.h"
-#include "ParallelFor.h"
 
 namespace gmm {
 
@@ -29,6 +28,11 @@ void CpuBackend::top_components(
     }
     if (m == 0 || m > model.k) {
         throw_invalid("m = %zu, expected 1 to k = %zu", m, model.k);
+    }
+    if (has_matrices(model.covariance)) {
+        top_of_matrices(
+                x, m, components, log_joint, distances, log_prob, order);
+        return;
     }
     const size_t d = model.d;
     const Scorer& soft = scorer(EStep::soft);
@@ -65,7 +69,7 @@ void CpuBackend::top_components(
         std::vector<std::pair<double, int32_t>> best;
         const size_t n = block.norm.size();
         scorer.multiply(
-                n, block.y.data(), scratch.squares.data(), scratch.v.data());
+                n, block.y.data(), scratch.extended.data(), scratch.v.data());
         for (size_t i = 0; i < n; i++) {
             const float* y = block.y.data() + i * d;
             float* v = scratch.v.data() + i * scorer.padded;
@@ -90,7 +94,6 @@ void CpuBackend::top_components(
         }
     };
 
-    const SerialBlas serial_blas;
     const size_t threads = size_t(omp_get_max_threads());
     const size_t rows = std::clamp<size_t>(
             (x.n + threads - 1) / threads, 1, block_rows(model.k, d));

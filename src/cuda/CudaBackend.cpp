@@ -5,7 +5,7 @@
 #include <thread>
 
 #include "CudaOptions.h"
-#include "Engine.h"
+#include "cuda/engine/Engine.h"
 
 namespace gmm {
 
@@ -134,6 +134,13 @@ struct CudaBackend : Backend {
                 "model.k",
                 model.k,
                 kMaxComponents);
+        if (has_matrices(model.covariance)) {
+            throw_invalid(
+                    "model.covariance = %s, expected isotropic, diagonal or "
+                    "tied_spherical with CUDA (the CPU backend fits the "
+                    "others)",
+                    to_string(model.covariance));
+        }
         model.validate();
         covariance = model.covariance;
         k = model.k;

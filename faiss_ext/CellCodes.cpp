@@ -1,0 +1,208 @@
+#include "faiss_ext/CellCodes.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include <faiss/impl/FaissAssert.h>
+
+#include "InnerProducts.h"
+
+namespace faiss_ext {
+
+namespace {
+
+/// `error` for residuals of normal values, by bits.
+float normal_error(int bits) {
+    return bits == 1 ? 0.30f : bits == 2 ? 0.37f : 0.33f;
+}
+
+/// The bytes of a group's columns within a record: of columns 0 and 2, then of
+/// 1 and 3, the higher column in the high half.
+template <int bits>
+void pack(size_t d, const uint8_t* level, uint8_t* record) {
+    constexpr size_t dims = 4 / bits;
+    for (size_t j = 0; j < d; j++) {
+        const size_t column = j / dims, t = j % dims;
+        const uint8_t nibble = uint8_t(level[j] << (t * bits));
+        record[column / 4 * 2 + (column & 1)] |=
+                uint8_t(column & 2 ? nibble << 4 : nibble);
+    }
+}
+
+} // namespace
+
+int CellCodes::default_bits(size_t d) {
+    return d < 32 ? 4 : 2;
+}
+
+void CellCodes::init(
+        size_t nlist,
+        size_t d,
+        int bits,
+        const float* means,
+        bool similarity_in) {
+    FAISS_THROW_IF_NOT_FMT(
+            bits == 1 || bits == 2 || bits == 4,
+            "code_bits = %d, expected 1, 2 or 4",
+            bits);
+    CellCodes out;
+    out.similarity = similarity_in;
+    out.shape.d = d;
+    out.shape.bits = bits;
+    out.shape.groups = (d * bits + 15) / 16;
+    out.rotation = Rotation(d);
+    out.centre.assign(d, 0);
+    if (!similarity_in) {
+        std::vector<double> sum(d);
+        for (size_t i = 0; i < nlist; i++) {
+            for (size_t j = 0; j < d; j++) {
+                sum[j] += means[i * d + j];
+            }
+        }
+        for (size_t j = 0; j < d; j++) {
+            out.centre[j] = float(sum[j] / nlist);
+        }
+    }
+    out.rotated_means.resize(nlist * d);
+    out.rotation.apply(
+            nlist, means, out.centre.data(), 1, out.rotated_means.data());
+    std::vector<float> centred(means, means + nlist * d);
+    for (size_t i = 0; i < nlist * d; i++) {
+        centred[i] -= out.centre[i % d];
+    }
+    out.packed_means =
+            std::make_shared<gmm::PackedMeans>(nlist, d, centred.data());
+    out.mean_norms.assign(nlist, 0);
+    if (!similarity_in) {
+        for (size_t i = 0; i < nlist; i++) {
+            const float* m = &centred[i * d];
+            out.mean_norms[i] = best_code_kernels().inner_product(m, m, d);
+        }
+    }
+    out.blocks.resize(nlist);
+    out.error = normal_error(bits);
+    *this = std::move(out);
+}
+
+double CellCodes::encode(
+        size_t list,
+        float a,
+        const int32_t* partners,
+        size_t n,
+        const float* x,
+        const uint32_t* rows,
+        const float* norms,
+        const uint16_t* cell,
+        uint8_t* out) const {
+    const CodeKernels& kernels = best_code_kernels();
+    const size_t d = shape.d, record_bytes = shape.entry_bytes();
+    const float* own = &rotated_means[list * d];
+    const float middle = 0.5f * ((1 << shape.bits) - 1);
+    const auto pack_level = shape.bits == 1 ? pack<1>
+            : shape.bits == 2               ? pack<2>
+                                            : pack<4>;
+    std::vector<float> y(d), m(d), r(d), o(d);
+    std::vector<uint8_t> level(d);
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) {
+        const float* xi = x + (rows ? rows[i] : i) * d;
+        rotation.apply(1, xi, centre.data(), 1, y.data());
+        const float* partner = &rotated_means[partners[cell[i]] * d];
+        for (size_t j = 0; j < d; j++) {
+            m[j] = own[j] + a * (partner[j] - own[j]);
+            r[j] = y[j] - m[j];
+        }
+        const float rr = kernels.inner_product(r.data(), r.data(), d);
+        float ro = 0, oo = 0;
+        kernels.encode(d, shape.bits, r.data(), level.data(), &ro, &oo);
+        const float scale = ro > 0 ? rr / ro : 0;
+        const float norm = norms ? norms[i] : 1;
+        float terms[2] = {norm, -norm * scale};
+        if (!similarity) {
+            for (size_t j = 0; j < d; j++) {
+                o[j] = level[j] - middle;
+            }
+            const float mo = kernels.inner_product(m.data(), o.data(), d);
+            terms[0] = rr + 2 * scale * mo;
+            terms[1] = -2 * scale;
+        }
+        if (rr > 0) { // |o|^2 sin^2 of its angle with r, by dimension
+            sum += std::max(oo - double(ro) * ro / rr, 0.0) /
+                    std::max<double>(1, d - 1.0);
+        }
+        uint8_t* record = out + i * record_bytes;
+        memset(record, 0, record_bytes);
+        pack_level(d, level.data(), record);
+        memcpy(record + shape.groups * 2, terms, sizeof(terms));
+    }
+    return sum;
+}
+
+void CellCodes::resize(size_t list, size_t n) {
+    const size_t n_blocks = (n + kBlockEntries - 1) / kBlockEntries;
+    blocks[list].resize(n_blocks * shape.block_bytes());
+}
+
+namespace {
+
+template <class Byte>
+struct Place {
+    Byte* columns; ///< every 16th byte
+    Byte* terms;   ///< A; B is 16 floats behind it
+};
+
+template <class Byte>
+Place<Byte> place(const CodeShape& shape, Byte* blocks, size_t entry) {
+    Byte* block = blocks + entry / kBlockEntries * shape.block_bytes();
+    const size_t lane = entry % kBlockEntries;
+    return {block + lane, block + shape.groups * 32 + lane * sizeof(float)};
+}
+
+constexpr size_t kTermStride = kBlockEntries * sizeof(float);
+
+} // namespace
+
+void CellCodes::set(size_t list, size_t entry, const uint8_t* record) noexcept {
+    const auto to = place(shape, blocks[list].data(), entry);
+    const size_t bytes = shape.groups * 2;
+    for (size_t b = 0; b < bytes; b++) {
+        to.columns[b * kBlockEntries] = record[b];
+    }
+    memcpy(to.terms, record + bytes, sizeof(float));
+    memcpy(to.terms + kTermStride,
+           record + bytes + sizeof(float),
+           sizeof(float));
+}
+
+void CellCodes::get(size_t list, size_t entry, uint8_t* record) const noexcept {
+    const auto from = place(shape, blocks[list].data(), entry);
+    const size_t bytes = shape.groups * 2;
+    for (size_t b = 0; b < bytes; b++) {
+        record[b] = from.columns[b * kBlockEntries];
+    }
+    memcpy(record + bytes, from.terms, sizeof(float));
+    memcpy(record + bytes + sizeof(float),
+           from.terms + kTermStride,
+           sizeof(float));
+}
+
+void CellCodes::move(size_t list, size_t from, size_t to) noexcept {
+    const auto source = place(shape, blocks[list].data(), from);
+    const auto target = place(shape, blocks[list].data(), to);
+    for (size_t b = 0; b < shape.groups * 2; b++) {
+        target.columns[b * kBlockEntries] = source.columns[b * kBlockEntries];
+    }
+    memcpy(target.terms, source.terms, sizeof(float));
+    memcpy(target.terms + kTermStride,
+           source.terms + kTermStride,
+           sizeof(float));
+}
+
+void CellCodes::clear_entries() {
+    for (AlignedBytes& b : blocks) {
+        b = AlignedBytes();
+    }
+}
+
+} // namespace faiss_ext

@@ -1,0 +1,108 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "faiss_ext/codes/AlignedBytes.h"
+#include "faiss_ext/codes/Rotation.h"
+#include "faiss_ext/codes/kernels.h"
+
+namespace gmm {
+struct PackedMeans;
+}
+
+namespace faiss_ext {
+
+/** Codes of 1, 2 or 4 bits a dimension about the means of cells.
+ *
+ * With P a random rotation, m the mean of x's cell (PairCells) and c the centre
+ * of the means, r = P (x - m) is coded as levels o, D of them, and
+ * S = |r|^2 / <r, o> makes S <q, o> an unbiased estimate of <q, r> for a query
+ * in a direction that the code knows nothing of (RaBitQ, arXiv 2405.12497,
+ * equation 12; arXiv 2409.09913 for several bits). So
+ *
+ *     |q - x|^2 ~ |q - m|^2 + A + B <P (q - c), o>,
+ *     A = |r|^2 + 2 S <P (m - c), o>,    B = -2 S,
+ *
+ * where |q - m|^2 follows from the query's distances to the means and costs no
+ * inner product: one table of P (q - c) serves all cells of all lists.
+ *
+ * METRIC_INNER_PRODUCT: the code of the direction u = x / |x|, cells being of
+ * directions, c = 0:
+ *
+ *     -q.x ~ A (-q.m) + B <P q, o>,    A = |x|,    B = -|x| S.
+ *
+ * The error of <P (q - m), o> is normal, of standard deviation
+ * `error` |q - m| (|q| for inner products).
+ *
+ * Memory: (groups * 2 + 8) bytes an entry, D rounded up to 16 bits * 8 / bits.
+ * Entries lie in blocks of 16, by the place that they have in their list: the
+ * bytes of their columns group by group, 16 A, 16 B.
+ */
+struct CellCodes {
+    CodeShape shape; ///< bits = 0: there are no codes
+    bool similarity = false;
+    std::vector<float> centre;        ///< c, size d; zeros for similarity
+    std::vector<float> rotated_means; ///< P (mu_i - c), size nlist * d
+    /// mu_i - c in the order that products read; not rotated, which would
+    /// round.
+    std::shared_ptr<const gmm::PackedMeans> packed_means;
+    /// |mu_i - c|^2, size nlist; zeros for similarity
+    std::vector<float> mean_norms;
+    float error = 0; ///< about what it is for normal residuals, until measured
+    std::vector<AlignedBytes> blocks; ///< of each list
+    Rotation rotation;
+
+    bool empty() const {
+        return shape.bits == 0;
+    }
+
+    /// 2 bits where a code's bytes are few beside a vector's, else 4.
+    static int default_bits(size_t d);
+
+    /** Without entries, for these means. Throws FaissException unless bits is
+     * 1, 2 or 4.
+     *
+     * @param means  size nlist * d
+     */
+    void
+    init(size_t nlist, size_t d, int bits, const float* means, bool similarity);
+
+    /** The records of vectors of one list, as set() takes them. Time
+     * O(n d log d).
+     *
+     * @param a         the list's PairCells::a
+     * @param partners  the list's
+     * @param x         size n * d; directions for similarity
+     * @param rows      of x that are meant, or nullptr: the first n
+     * @param norms     of the vectors whose directions x are, or nullptr
+     * @param cell      of each, size n
+     * @param out       size n * shape.entry_bytes()
+     * @return          the sum of the squares that `error` is the mean of
+     */
+    double encode(
+            size_t list,
+            float a,
+            const int32_t* partners,
+            size_t n,
+            const float* x,
+            const uint32_t* rows,
+            const float* norms,
+            const uint16_t* cell,
+            uint8_t* out) const;
+
+    /// Room for n entries; new ones are nowhere until they are set. Throws
+    /// bad_alloc, and then nothing has changed.
+    void resize(size_t list, size_t n);
+    void set(size_t list, size_t entry, const uint8_t* record) noexcept;
+    void get(size_t list, size_t entry, uint8_t* record) const noexcept;
+    /// Copies one entry over another.
+    void move(size_t list, size_t from, size_t to) noexcept;
+
+    /// No entries; keeps what init() made.
+    void clear_entries();
+};
+
+} // namespace faiss_ext

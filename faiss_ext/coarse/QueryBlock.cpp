@@ -1,0 +1,54 @@
+#include "faiss_ext/coarse/QueryBlock.h"
+
+#include <cmath>
+
+#include "InnerProducts.h"
+
+namespace faiss_ext {
+
+void QueryBlock::start(
+        const CellCodes& codes, size_t n, const float* x, bool with_distances) {
+    d = codes.shape.d;
+    nlist = codes.mean_norms.size();
+    rotated.resize(n * d);
+    codes.rotation.apply(n, x, codes.centre.data(), 1, rotated.data());
+    if (!with_distances) {
+        return;
+    }
+    centred.resize(n * d);
+    for (size_t i = 0; i < n * d; i++) {
+        centred[i] = x[i] - codes.centre[i % d];
+    }
+    distances.resize(n * nlist);
+    least.resize(n);
+    largest.resize(n);
+    gmm::inner_products(
+            *codes.packed_means, n, centred.data(), distances.data(), nlist);
+    const CodeKernels& kernels = best_code_kernels();
+    for (size_t i = 0; i < n; i++) {
+        const float* q = &centred[i * d];
+        const float qq = kernels.inner_product(q, q, d);
+        float scale = -2, offset = qq;
+        if (codes.similarity) {
+            scale = qq > 0 ? -2 / std::sqrt(qq) : 0;
+            offset = 2;
+        }
+        float* out = &distances[i * nlist];
+        kernels.distances(
+                nlist,
+                out,
+                codes.mean_norms.data(),
+                scale,
+                offset,
+                out,
+                &least[i],
+                &largest[i]);
+    }
+}
+
+float QueryBlock::norm(size_t i) const {
+    const float* q = &rotated[i * d];
+    return std::sqrt(best_code_kernels().inner_product(q, q, d));
+}
+
+} // namespace faiss_ext

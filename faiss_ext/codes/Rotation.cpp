@@ -1,0 +1,61 @@
+#include "faiss_ext/codes/Rotation.h"
+
+#include <algorithm>
+#include <numeric>
+#include <random>
+#include <utility>
+
+#include "faiss_ext/codes/kernels.h"
+
+namespace faiss_ext {
+
+Rotation::Rotation(size_t d_in)
+        : d(d_in), power(d_in > 0 ? 1 : 0), signs(kRounds * d_in) {
+    while (power > 0 && 2 * power <= d) {
+        power *= 2;
+    }
+    std::mt19937 rng(1234);
+    for (float& s : signs) {
+        s = rng() >> 31 ? -1.0f : 1.0f;
+    }
+    if (power < d) {
+        order.resize(d);
+        std::iota(order.begin(), order.end(), 0);
+        for (size_t j = d; j > 1; j--) { // Fisher and Yates
+            std::swap(order[j - 1], order[rng() % j]);
+        }
+    }
+}
+
+void Rotation::apply(
+        size_t n,
+        const float* x,
+        const float* centre,
+        float scale,
+        float* out) const {
+    const CodeKernels& kernels = best_code_kernels();
+    std::vector<float> scratch(power), before(order.empty() ? 0 : d);
+    for (size_t i = 0; i < n; i++) {
+        const float* xi = x + i * d;
+        float* y = out + i * d;
+        for (size_t j = 0; j < d; j++) {
+            y[j] = scale * (xi[j] - (centre ? centre[j] : 0));
+        }
+        for (size_t round = 0; round < kRounds; round++) {
+            const float* s = signs.data() + round * d;
+            if (round == kRounds / 2 && !order.empty()) {
+                std::copy(y, y + d, before.begin());
+                for (size_t j = 0; j < d; j++) {
+                    y[j] = before[order[j]];
+                }
+            }
+            for (size_t j = 0; j < d; j++) {
+                y[j] *= s[j];
+            }
+            kernels.hadamard(
+                    y + (round % 2 ? d - power : 0), power, scratch.data());
+        }
+    }
+}
+
+} // namespace faiss_ext

@@ -1,0 +1,42 @@
+#include "faiss_ext/codes/kernels.h"
+
+#include <initializer_list>
+
+namespace faiss_ext {
+
+extern const CodeKernels code_kernels_portable;
+#ifdef FAISS_EXT_X86_64
+extern const CodeKernels code_kernels_avx2;
+extern const CodeKernels code_kernels_avx512;
+#endif
+
+const CodeKernels* code_kernels(SimdLevel level) {
+#ifdef FAISS_EXT_X86_64
+    if (level == SimdLevel::avx512) {
+        return __builtin_cpu_supports("avx512f") &&
+                        __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512vl") &&
+                        __builtin_cpu_supports("avx512dq")
+                ? &code_kernels_avx512
+                : nullptr;
+    }
+    if (level == SimdLevel::avx2) {
+        return __builtin_cpu_supports("avx2") ? &code_kernels_avx2 : nullptr;
+    }
+#endif
+    return level == SimdLevel::portable ? &code_kernels_portable : nullptr;
+}
+
+const CodeKernels& best_code_kernels() {
+    static const CodeKernels* const best = [] {
+        for (SimdLevel level : {SimdLevel::avx512, SimdLevel::avx2}) {
+            if (const CodeKernels* found = code_kernels(level)) {
+                return found;
+            }
+        }
+        return code_kernels(SimdLevel::portable);
+    }();
+    return *best;
+}
+
+} // namespace faiss_ext

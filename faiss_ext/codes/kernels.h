@@ -1,0 +1,174 @@
+#pragma once
+
+/// The inner loops of a search, for one instruction set each: they do not
+/// depend on the flags that the FAISS beneath was built with.
+///
+/// Every set gives the same bits: sums of integers, then products and sums of
+/// floats in one order, none of them fused.
+
+#include <cstddef>
+#include <cstdint>
+
+namespace faiss_ext {
+
+/// Entries whose codes lie together, see CellCodes.
+constexpr size_t kBlockEntries = 16;
+
+/// Consecutive entries of a list that share a cell, as one query sees them.
+struct Segment {
+    const uint8_t* blocks; ///< the list's, 64-byte aligned
+    uint32_t list;
+    uint32_t begin;
+    uint32_t end; ///< above begin
+    /// |q - m|^2 of the cell's mean, or -q.m for inner products
+    float score;
+    /// added to <q, o> so that an estimate becomes a lower bound
+    float slack;
+};
+
+/// An entry that came below the threshold.
+struct CodeCandidate {
+    float bound; ///< its estimate, less what the slack allows for
+    uint32_t list;
+    uint32_t entry;
+};
+
+/** What a query knows of every code: for each column of four bits, the share
+ * of <q, o> of each of its 16 values, as whole steps above the least.
+ *
+ * tables: groups * 32 bytes for the low halves of a group's bytes (columns 0
+ * and 1), then as many for the high halves (columns 2 and 3).
+ */
+struct CodeQuery {
+    const uint8_t* tables;
+    float base; ///< <q, o> = base + step * sum of the tables' entries
+    float step;
+};
+
+/// The shape of blocks, see CellCodes.
+struct CodeShape {
+    size_t d = 0;
+    int bits = 0;
+    size_t groups = 0; ///< of four columns of four bits: 32 bytes a block
+
+    size_t block_bytes() const {
+        return groups * 32 + kBlockEntries * 2 * sizeof(float);
+    }
+    /// Of one entry: the bytes of its columns, then A, then B.
+    size_t entry_bytes() const {
+        return groups * 2 + 2 * sizeof(float);
+    }
+};
+
+struct CodeKernels {
+    /** Estimates the entries of segments from their codes.
+     *
+     *     estimate = score + A + B (<q, o> + slack)   (squared distances)
+     *     estimate = A score   + B (<q, o> + slack)   (similarity)
+     *
+     * @param segments  those that share a block side by side, for their sums
+     *                  are taken once
+     * @param ahead     segments behind these, whose blocks may be fetched
+     * @param out       those below the threshold, in order; has room for all
+     * @return          how many they are
+     */
+    size_t (*scan)(
+            const CodeShape& shape,
+            const CodeQuery& query,
+            bool similarity,
+            const Segment* segments,
+            size_t n_segments,
+            size_t ahead,
+            float threshold,
+            CodeCandidate* out);
+
+    /** The tables of a query.
+     *
+     * @param q       rotated, size d
+     * @param tables  output, size groups * 64
+     */
+    void (*make_tables)(
+            const CodeShape& shape,
+            const float* q,
+            uint8_t* tables,
+            float* base,
+            float* step);
+
+    float (*squared_distance)(const float* x, const float* y, size_t d);
+    float (*inner_product)(const float* x, const float* y, size_t d);
+
+    /// In place: the Walsh-Hadamard transform of n = 2^p values over sqrt(n).
+    /// scratch has size n.
+    void (*hadamard)(float* x, size_t n, float* scratch);
+
+    /// out[j] = max(0, products[j] * scale + (offset + norms[j])); the least
+    /// and the largest of them
+    void (*distances)(
+            size_t n,
+            const float* products,
+            const float* norms,
+            float scale,
+            float offset,
+            float* out,
+            float* least,
+            float* largest);
+
+    /// The place of the largest x[j] - y[j], the first of equals.
+    size_t (*largest_difference)(size_t n, const float* x, const float* y);
+
+    /// out[l] = own + a distances[partner[l]] - weight gap[l]; widens least
+    /// and largest to hold them
+    void (*score_cells)(
+            size_t n,
+            const float* distances,
+            const int32_t* partner,
+            const float* gap,
+            float a,
+            float own,
+            float weight,
+            float* out,
+            float* least,
+            float* largest);
+
+    /// bucket[j] = (x[j] - least) * scale, as a whole number
+    void (*buckets)(
+            size_t n,
+            const float* x,
+            float least,
+            float scale,
+            uint16_t* bucket);
+
+    /// The places of values from low to low + width, ascending; returns how
+    /// many. out has size n.
+    size_t (*places)(
+            size_t n,
+            const uint16_t* value,
+            uint16_t low,
+            uint16_t width,
+            uint32_t* out);
+
+    /** The code of a rotated residual: the levels that come nearest to its
+     * direction among a few steps.
+     *
+     * @param level  output, size d, below 2^bits
+     * @param ro     <r, o>
+     * @param oo     <o, o>, o = level - (2^bits - 1) / 2
+     */
+    void (*encode)(
+            size_t d,
+            int bits,
+            const float* r,
+            uint8_t* level,
+            float* ro,
+            float* oo);
+};
+
+enum class SimdLevel { portable, avx2, avx512 };
+
+/// nullptr where this machine or this build lacks it.
+const CodeKernels* code_kernels(SimdLevel level);
+
+/// The fastest that this machine has.
+const CodeKernels& best_code_kernels();
+
+} // namespace faiss_ext

@@ -1,0 +1,111 @@
+#include "faiss_ext/codes/kernels.h"
+
+#include <immintrin.h>
+
+namespace faiss_ext {
+namespace {
+
+/// As in kernels_avx2.cpp, of two groups.
+inline __m512i look_up(
+        const uint8_t* codes, const uint8_t* low, const uint8_t* high) {
+    const __m512i mask = _mm512_set1_epi8(15);
+    const __m512i code = _mm512_loadu_si512(codes);
+    return _mm512_add_epi8(
+            _mm512_shuffle_epi8(
+                    _mm512_loadu_si512(low), _mm512_and_si512(code, mask)),
+            _mm512_shuffle_epi8(
+                    _mm512_loadu_si512(high),
+                    _mm512_and_si512(_mm512_srli_epi16(code, 4), mask)));
+}
+
+/// The scores and the slacks of a block's entries.
+struct BlockLanes {
+    __m512 score = {}, slack = {};
+
+    void set(unsigned mask, float its_score, float its_slack) {
+        score = _mm512_mask_mov_ps(
+                score, __mmask16(mask), _mm512_set1_ps(its_score));
+        slack = _mm512_mask_mov_ps(
+                slack, __mmask16(mask), _mm512_set1_ps(its_slack));
+    }
+};
+
+/// As in kernels_avx2.cpp.
+template <bool similarity, bool pairs>
+inline unsigned below_threshold(
+        const uint8_t* block,
+        size_t groups,
+        const uint8_t* tables,
+        float base,
+        float step,
+        const BlockLanes& lanes,
+        float threshold,
+        float* estimate) {
+    const uint8_t* high = tables + groups * 32;
+    __m512i all = _mm512_setzero_si512(), odd = all;
+    auto widen = [&](__m512i bytes) {
+        all = _mm512_add_epi16(all, bytes);
+        odd = _mm512_add_epi16(odd, _mm512_srli_epi16(bytes, 8));
+    };
+    size_t g = 0;
+    if (pairs) {
+        for (; g + 4 <= groups; g += 4) {
+            widen(_mm512_add_epi8(
+                    look_up(block + g * 32, tables + g * 32, high + g * 32),
+                    look_up(block + g * 32 + 64,
+                            tables + g * 32 + 64,
+                            high + g * 32 + 64)));
+        }
+    }
+    for (; g + 2 <= groups; g += 2) {
+        widen(look_up(block + g * 32, tables + g * 32, high + g * 32));
+    }
+    if (g < groups) {
+        const __mmask64 half = 0xffffffffu;
+        const __m512i mask = _mm512_set1_epi8(15);
+        const __m512i code = _mm512_maskz_loadu_epi8(half, block + g * 32);
+        widen(_mm512_add_epi8(
+                _mm512_shuffle_epi8(
+                        _mm512_maskz_loadu_epi8(half, tables + g * 32),
+                        _mm512_and_si512(code, mask)),
+                _mm512_shuffle_epi8(
+                        _mm512_maskz_loadu_epi8(half, high + g * 32),
+                        _mm512_and_si512(_mm512_srli_epi16(code, 4), mask))));
+    }
+    const __m512i even = _mm512_sub_epi16(all, _mm512_slli_epi16(odd, 8));
+    const __m256i e2 = _mm256_add_epi16(
+            _mm512_castsi512_si256(even), _mm512_extracti64x4_epi64(even, 1));
+    const __m256i o2 = _mm256_add_epi16(
+            _mm512_castsi512_si256(odd), _mm512_extracti64x4_epi64(odd, 1));
+    const __m128i e = _mm_add_epi16(
+            _mm256_castsi256_si128(e2), _mm256_extracti128_si256(e2, 1));
+    const __m128i o = _mm_add_epi16(
+            _mm256_castsi256_si128(o2), _mm256_extracti128_si256(o2, 1));
+    const __m256i words = _mm256_set_m128i(
+            _mm_unpackhi_epi16(e, o), _mm_unpacklo_epi16(e, o));
+    const __m512 product = _mm512_add_ps(
+            _mm512_mul_ps(
+                    _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(words)),
+                    _mm512_set1_ps(step)),
+            _mm512_set1_ps(base));
+    const float* terms = reinterpret_cast<const float*>(block + groups * 32);
+    const __m512 a = _mm512_load_ps(terms);
+    const __m512 own = similarity ? _mm512_mul_ps(a, lanes.score)
+                                  : _mm512_add_ps(a, lanes.score);
+    const __m512 v = _mm512_add_ps(
+            _mm512_mul_ps(
+                    _mm512_load_ps(terms + 16),
+                    _mm512_add_ps(product, lanes.slack)),
+            own);
+    _mm512_store_ps(estimate, v);
+    return _mm512_cmp_ps_mask(v, _mm512_set1_ps(threshold), _CMP_LT_OQ);
+}
+
+} // namespace
+} // namespace faiss_ext
+
+#include "faiss_ext/codes/kernels_impl.h"
+
+namespace faiss_ext {
+extern const CodeKernels code_kernels_avx512 = kTable;
+}

@@ -1,0 +1,236 @@
+#include "faiss_ext/io/AtomicFileWriter.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+
+#include <faiss/impl/FaissAssert.h>
+
+namespace faiss_ext {
+
+int FileSystem::open(const char* path, int flags, mode_t mode) {
+    return ::open(path, flags, mode);
+}
+ssize_t FileSystem::write(int fd, const void* data, size_t size) {
+    return ::write(fd, data, size);
+}
+int FileSystem::fchown(int fd, uid_t owner, gid_t group) {
+    return ::fchown(fd, owner, group);
+}
+int FileSystem::fchmod(int fd, mode_t mode) {
+    return ::fchmod(fd, mode);
+}
+int FileSystem::fsync(int fd) {
+    return ::fsync(fd);
+}
+int FileSystem::close(int fd) {
+    return ::close(fd);
+}
+int FileSystem::rename(const char* from, const char* to) {
+    return ::rename(from, to);
+}
+int FileSystem::unlink(const char* path) {
+    return ::unlink(path);
+}
+
+FileSystem& FileSystem::real() {
+    static FileSystem files;
+    return files;
+}
+
+namespace {
+
+constexpr size_t kBuffer = 1 << 20;
+/// Linux follows as many.
+constexpr int kMaxLinks = 40;
+constexpr int kMaxNames = 1000;
+/// The longest file name that every common file system takes.
+constexpr size_t kMaxName = 255;
+
+std::string folder_of(const std::string& path) {
+    const std::string parent = std::filesystem::path(path).parent_path();
+    return parent.empty() ? "." : parent;
+}
+
+bool is_link(const std::string& path) {
+    struct stat status;
+    return lstat(path.c_str(), &status) == 0 && S_ISLNK(status.st_mode);
+}
+
+} // namespace
+
+AtomicFileWriter::AtomicFileWriter(const std::string& path, FileSystem& files)
+        : files(files), path(path) {
+    name = path;
+    for (int links = 0; is_link(this->path); links++) {
+        if (links == kMaxLinks) {
+            fail("open", ELOOP);
+        }
+        std::error_code error;
+        const auto to = std::filesystem::read_symlink(this->path, error);
+        if (error) {
+            fail("open", error.value());
+        }
+        // of an absolute `to` nothing else is left
+        this->path = std::filesystem::path(this->path).parent_path() / to;
+    }
+    folder = folder_of(this->path);
+    struct stat old;
+    const bool exists = stat(this->path.c_str(), &old) == 0;
+    if (!exists && errno != ENOENT) {
+        fail("open", errno);
+    }
+    try {
+        if (exists && !S_ISREG(old.st_mode)) {
+            fd = files.open(this->path.c_str(), O_WRONLY | O_CLOEXEC, 0);
+            if (fd < 0) {
+                fail("open", errno);
+            }
+        } else {
+            open_beside(exists ? &old : nullptr);
+        }
+        buffer.reserve(kBuffer);
+    } catch (...) {
+        abandon();
+        throw;
+    }
+}
+
+AtomicFileWriter::~AtomicFileWriter() {
+    abandon();
+}
+
+void AtomicFileWriter::abandon() {
+    if (fd >= 0) {
+        files.close(fd);
+        fd = -1;
+    }
+    if (folder_fd >= 0) {
+        files.close(folder_fd);
+        folder_fd = -1;
+    }
+    if (!temporary.empty()) {
+        files.unlink(temporary.c_str());
+        temporary.clear();
+    }
+}
+
+void AtomicFileWriter::fail(const char* what, int error) const {
+    FAISS_THROW_FMT(
+            "write_index: cannot %s \"%s\": %s",
+            what,
+            name.c_str(),
+            std::generic_category().message(error).c_str());
+}
+
+void AtomicFileWriter::open_folder() {
+    folder_fd =
+            files.open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+    if (folder_fd < 0 && errno != EACCES) {
+        fail("open the folder of", errno);
+    }
+}
+
+void AtomicFileWriter::open_beside(const struct stat* old) {
+    // A file that may not be written is not replaced, either.
+    if (old && faccessat(AT_FDCWD, path.c_str(), W_OK, AT_EACCESS) != 0) {
+        fail("open", errno);
+    }
+    open_folder();
+    static std::atomic<unsigned> counter{0};
+    const std::string own = std::filesystem::path(path).filename();
+    for (int i = 0; fd < 0 && i < kMaxNames; i++) {
+        std::string end = std::to_string(getpid());
+        end += '-' + std::to_string(counter++) + ".tmp";
+        temporary = folder + "/.";
+        temporary += own.substr(0, kMaxName - 2 - end.size());
+        temporary += '.' + end;
+        fd = files.open(
+                temporary.c_str(),
+                O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC,
+                old ? 0600 : 0666);
+        if (fd < 0) {
+            const int error = errno;
+            temporary.clear(); // not ours
+            if (error != EEXIST || i + 1 == kMaxNames) {
+                fail("make a file beside", error);
+            }
+        }
+    }
+    if (!old) {
+        return;
+    }
+    mode_t mode = old->st_mode & 0777;
+    if ((old->st_uid != geteuid() || old->st_gid != getegid()) &&
+        files.fchown(fd, old->st_uid, old->st_gid) != 0 &&
+        files.fchown(fd, uid_t(-1), old->st_gid) != 0) {
+        mode &= 0707; // what its group may do is not for another
+    }
+    if (files.fchmod(fd, mode) != 0) {
+        fail("set the permissions of", errno);
+    }
+}
+
+void AtomicFileWriter::write_out(const uint8_t* data, size_t size) {
+    while (size > 0) {
+        const ssize_t n = files.write(fd, data, size);
+        if (n > 0) {
+            data += n;
+            size -= size_t(n);
+        } else if (n == 0 || errno != EINTR) {
+            fail("write", n == 0 ? EIO : errno);
+        }
+    }
+}
+
+void AtomicFileWriter::flush() {
+    write_out(buffer.data(), buffer.size());
+    buffer.clear();
+}
+
+size_t AtomicFileWriter::operator()(
+        const void* ptr, size_t size, size_t nitems) {
+    const size_t bytes = size * nitems;
+    const auto data = static_cast<const uint8_t*>(ptr);
+    if (buffer.size() + bytes > kBuffer) {
+        flush();
+    }
+    if (bytes >= kBuffer) {
+        write_out(data, bytes);
+    } else {
+        buffer.insert(buffer.end(), data, data + bytes);
+    }
+    return nitems;
+}
+
+void AtomicFileWriter::commit() {
+    flush();
+    // Pipes and most devices have nothing to flush to.
+    if (files.fsync(fd) != 0 &&
+        (!temporary.empty() || (errno != EINVAL && errno != ENOTSUP))) {
+        fail("flush", errno);
+    }
+    const int closing = fd;
+    fd = -1;
+    if (files.close(closing) != 0 && errno != EINTR) {
+        fail("close", errno);
+    }
+    if (temporary.empty()) {
+        return;
+    }
+    if (files.rename(temporary.c_str(), path.c_str()) != 0) {
+        fail("replace", errno);
+    }
+    temporary.clear();
+    if (folder_fd >= 0 && files.fsync(folder_fd) != 0 && errno != EINVAL) {
+        fail("flush the folder of the new", errno);
+    }
+}
+
+} // namespace faiss_ext

@@ -1,0 +1,434 @@
+#include <algorithm>
+#include <cinttypes>
+#include <cmath>
+#include <cstring>
+#include <memory>
+
+#include <faiss/IndexFlat.h>
+#include <faiss/IndexHNSW.h>
+#include <faiss/IndexIDMap.h>
+#include <faiss/IndexIVFFlat.h>
+#include <faiss/IndexIVFPQ.h>
+#include <faiss/IndexPreTransform.h>
+#include <faiss/IndexRefine.h>
+#include <faiss/IndexScalarQuantizer.h>
+#include <faiss/VectorTransform.h>
+#include <faiss/impl/FaissAssert.h>
+#include <faiss/invlists/OnDiskInvertedLists.h>
+
+#include "faiss_ext/IndexGMM.h"
+#include "faiss_ext/impl/convert.h"
+#include "faiss_ext/impl/errors.h"
+#include "faiss_ext/impl/faiss_compat.h"
+#include "faiss_ext/io/checks.h"
+
+namespace faiss_ext {
+
+namespace {
+
+/// Throws unless the two are equal.
+void check_equal(const char* what, int64_t value, int64_t expected) {
+    FAISS_THROW_IF_NOT_FMT(
+            value == expected,
+            "the index does not fit together: %s is %" PRId64
+            ", expected %" PRId64,
+            what,
+            value,
+            expected);
+}
+
+/// Throws unless low <= value < high.
+void check_range(const char* what, int64_t value, int64_t low, int64_t high) {
+    FAISS_THROW_IF_NOT_FMT(
+            value >= low && value < high,
+            "the index does not fit together: %s is %" PRId64
+            ", expected from %" PRId64 " to below %" PRId64,
+            what,
+            value,
+            low,
+            high);
+}
+
+/// An enum's number, be it one that the enum has or not.
+template <class Enum>
+int number_of(const Enum& value) {
+    int out;
+    static_assert(sizeof(out) == sizeof(value));
+    memcpy(&out, &value, sizeof(out));
+    return out;
+}
+
+/// FAISS reads a bool as a byte, whatever is in it.
+void check_bool(const char* what, const bool& value) {
+    uint8_t byte;
+    memcpy(&byte, &value, 1);
+    check_range(what, byte, 0, 2);
+}
+
+void check_header(const faiss::Index& index) {
+    check_bool("is_trained", index.is_trained);
+    check_range("d", index.d, 1, INT64_C(1) << 24);
+    check_range("ntotal", index.ntotal, 0, INT64_C(1) << 48);
+    check_range("metric", number_of(index.metric_type), 0, 2);
+}
+
+void check_flat(
+        const char* what, const faiss::IndexFlat& flat, size_t d, size_t n) {
+    check_equal("d of the vectors", flat.d, d);
+    check_equal("number of the vectors", flat.ntotal, n);
+    check_equal("bytes of the vectors", flat.codes.size(), n * d * 4);
+    check_storable(what, n, d, flat.get_xb()); // distances do not overflow
+}
+
+void check_graph(const faiss::HNSW& graph, size_t n) {
+    const auto& per_level = graph.cum_nneighbor_per_level;
+    check_range("efSearch", graph.efSearch, 1, INT64_C(1) << 31);
+    check_range("efConstruction", graph.efConstruction, 1, INT64_C(1) << 31);
+    check_range("levels of HNSW", per_level.size(), 2, 256);
+    check_equal("first neighbor of HNSW", per_level[0], 0);
+    for (size_t l = 1; l < per_level.size(); l++) {
+        check_range(
+                "neighbors per level of HNSW",
+                per_level[l],
+                INT64_C(1) + per_level[l - 1],
+                1 << 24);
+    }
+    check_equal("number of levels", graph.levels.size(), n);
+    check_equal("number of offsets", graph.offsets.size(), n + 1);
+    check_equal("first offset", graph.offsets[0], 0);
+    for (size_t i = 0; i < n; i++) {
+        check_range("level of a node", graph.levels[i], 1, per_level.size());
+        check_equal(
+                "links of a node",
+                graph.offsets[i + 1] - graph.offsets[i],
+                per_level[graph.levels[i]]);
+    }
+    check_equal("number of links", graph.neighbors.size(), graph.offsets[n]);
+    for (size_t i = 0; i < n; i++) {
+        for (int l = 0; l < graph.levels[i]; l++) {
+            for (int k = per_level[l]; k < per_level[l + 1]; k++) {
+                const int to = graph.neighbors[graph.offsets[i] + k];
+                check_range("a link", to, -1, n);
+                // a search goes on from there on the same level
+                FAISS_THROW_IF_NOT_FMT(
+                        to < 0 || graph.levels[to] > l,
+                        "the index does not fit together: a link of level %d "
+                        "leads to a node of %d levels",
+                        l,
+                        graph.levels[to]);
+            }
+        }
+    }
+    if (n == 0) {
+        check_equal("entry point", graph.entry_point, -1);
+        return;
+    }
+    check_range("entry point", graph.entry_point, 0, n);
+    check_equal(
+            "level of the entry point",
+            graph.levels[graph.entry_point],
+            graph.max_level + 1);
+    for (int level : graph.levels) {
+        check_range("level of a node", level, 1, graph.max_level + 2);
+    }
+}
+
+/// Of an index of ours: an IndexFlat (or IndexGMM), or an IndexHNSWFlat.
+void check_quantizer(const faiss::IndexIVF& ivf) {
+    FAISS_THROW_IF_NOT_MSG(ivf.quantizer, "the index has no quantizer");
+    const faiss::Index& quantizer = *ivf.quantizer;
+    check_header(quantizer);
+    check_equal("d of the quantizer", quantizer.d, ivf.d);
+    check_equal(
+            "metric of the quantizer", quantizer.metric_type, ivf.metric_type);
+    const size_t n = quantizer.ntotal;
+    if (ivf.is_trained || n > 0) {
+        check_equal("number of means in the quantizer", n, ivf.nlist);
+    }
+    if (auto flat = dynamic_cast<const faiss::IndexFlat*>(&quantizer)) {
+        check_flat("means of the quantizer", *flat, ivf.d, n);
+        return;
+    }
+    auto hnsw = dynamic_cast<const faiss::IndexHNSWFlat*>(&quantizer);
+    auto flat = hnsw ? dynamic_cast<const faiss::IndexFlat*>(hnsw->storage)
+                     : nullptr;
+    FAISS_THROW_IF_NOT_MSG(
+            flat,
+            "the quantizer is neither an IndexFlat nor an IndexHNSWFlat over "
+            "an IndexFlat");
+    check_equal(
+            "metric of the quantizer's vectors",
+            flat->metric_type,
+            ivf.metric_type);
+    check_flat("means of the quantizer", *flat, ivf.d, n);
+    check_graph(hnsw->hnsw, n);
+}
+
+void check_scalar_quantizer(
+        const faiss::ScalarQuantizer& sq, size_t d, bool trained) {
+    using SQ = faiss::ScalarQuantizer;
+    check_equal("d of the scalar quantizer", sq.d, d);
+    check_range("type of the scalar quantizer", number_of(sq.qtype), 0, 64);
+    if (sq.qtype > SQ::QT_6bit) {
+        return; // newer than what every FAISS has; it checks them when reading
+    }
+    const bool uniform =
+            sq.qtype == SQ::QT_8bit_uniform || sq.qtype == SQ::QT_4bit_uniform;
+    const bool none = sq.qtype == SQ::QT_fp16 || sq.qtype == SQ::QT_8bit_direct;
+    check_equal(
+            "code size of the scalar quantizer",
+            sq.code_size,
+            SQ(d, sq.qtype).code_size);
+    if (trained) {
+        check_equal(
+                "number of trained values of the scalar quantizer",
+                sq.trained.size(),
+                none              ? 0
+                        : uniform ? 2
+                                  : 2 * d);
+        check_finite(
+                "trained values of the scalar quantizer",
+                1,
+                sq.trained.size(),
+                sq.trained.data());
+    }
+}
+
+void check_product_quantizer(const faiss::ProductQuantizer& pq, size_t d) {
+    check_equal("d of the product quantizer", pq.d, d);
+    check_range("M of the product quantizer", pq.M, 1, d + 1);
+    check_equal("d of the product quantizer modulo M", d % pq.M, 0);
+    check_range("nbits of the product quantizer", pq.nbits, 1, 17);
+    check_equal("dsub of the product quantizer", pq.dsub, d / pq.M);
+    check_equal("ksub of the product quantizer", pq.ksub, 1 << pq.nbits);
+    check_equal(
+            "code size of the product quantizer",
+            pq.code_size,
+            (pq.M * pq.nbits + 7) / 8);
+    check_equal(
+            "number of centroids of the product quantizer",
+            pq.centroids.size(),
+            pq.ksub * d);
+    check_finite(
+            "centroids of the product quantizer",
+            1,
+            pq.centroids.size(),
+            pq.centroids.data());
+}
+
+void check_codec(const faiss::IndexIVF& ivf) {
+    const size_t d = ivf.d;
+    if (auto sq = dynamic_cast<const faiss::IndexIVFScalarQuantizer*>(&ivf)) {
+        check_bool("by_residual", sq->by_residual);
+        check_scalar_quantizer(sq->sq, d, ivf.is_trained);
+        check_equal("code size", ivf.code_size, sq->sq.code_size);
+    } else if (auto pq = dynamic_cast<const faiss::IndexIVFPQ*>(&ivf)) {
+        check_bool("by_residual", pq->by_residual);
+        check_product_quantizer(pq->pq, d);
+        check_equal("code size", ivf.code_size, pq->pq.code_size);
+    } else if (dynamic_cast<const faiss::IndexIVFFlat*>(&ivf)) {
+        check_equal("code size", ivf.code_size, d * sizeof(float));
+    }
+}
+
+size_t count_entries(const faiss::IndexIVF& ivf) {
+    size_t n = 0;
+    for (size_t i = 0; i < ivf.nlist; i++) {
+        n += ivf.invlists->list_size(i);
+    }
+    return n;
+}
+
+void check_lists(const faiss::IndexIVF& ivf) {
+    FAISS_THROW_IF_NOT_MSG(ivf.invlists, "the index has no inverted lists");
+    check_equal("number of inverted lists", ivf.invlists->nlist, ivf.nlist);
+    if (ivf.invlists->code_size != faiss::InvertedLists::INVALID_CODE_SIZE) {
+        check_equal(
+                "code size of the inverted lists",
+                ivf.invlists->code_size,
+                ivf.code_size);
+    }
+    FAISS_THROW_IF_NOT_FMT(
+            ivf.is_trained || count_entries(ivf) == 0,
+            "the index is not trained, and its lists hold %zu entries",
+            count_entries(ivf));
+}
+
+void check_direct_map(const faiss::IndexIVF& ivf) {
+    const faiss::DirectMap& map = ivf.direct_map;
+    auto check_place = [&](idx_t id, idx_t at) {
+        const size_t list = faiss::lo_listno(at), offset = faiss::lo_offset(at);
+        FAISS_THROW_IF_NOT_FMT(
+                at >= 0 && list < ivf.nlist &&
+                        offset < ivf.invlists->list_size(list) &&
+                        ivf.invlists->get_single_id(list, offset) == id,
+                "the index does not fit together: id %" PRId64
+                " is not where the direct map says (%" PRId64 ")",
+                int64_t(id),
+                int64_t(at));
+    };
+    check_range("type of the direct map", number_of(map.type), 0, 3);
+    if (map.type == faiss::DirectMap::Array) {
+        check_equal("size of the direct map", map.array.size(), ivf.ntotal);
+        for (size_t id = 0; id < map.array.size(); id++) {
+            if (map.array[id] != -1) {
+                check_place(id, map.array[id]);
+            }
+        }
+    } else if (map.type == faiss::DirectMap::Hashtable) {
+        for (const auto& [id, at] : map.hashtable) {
+            check_place(id, at);
+        }
+    }
+}
+
+void check_ivf(const faiss::IndexIVF& ivf) {
+    check_range("nlist", ivf.nlist, 1, INT64_C(1) << 31);
+    check_search_settings(ivf);
+    check_quantizer(ivf);
+    check_codec(ivf);
+    check_lists(ivf);
+    check_direct_map(ivf);
+}
+
+void check_transform(const faiss::VectorTransform& transform, bool trained) {
+    check_range("input dimension", transform.d_in, 1, INT64_C(1) << 24);
+    check_range("output dimension", transform.d_out, 1, INT64_C(1) << 24);
+    check_bool("training of a transform", transform.is_trained);
+    if (!trained) {
+        return;
+    }
+    check_equal("training of a transform", transform.is_trained, true);
+    const size_t in = transform.d_in, out = transform.d_out;
+    if (auto t = dynamic_cast<const faiss::LinearTransform*>(&transform)) {
+        check_bool("have_bias", t->have_bias);
+        check_equal("size of a transform's matrix", t->A.size(), in * out);
+        check_finite("A", 1, t->A.size(), t->A.data());
+        if (t->have_bias) {
+            check_equal("size of a transform's bias", t->b.size(), out);
+            check_finite("b", 1, t->b.size(), t->b.data());
+        }
+    }
+    if (auto t = dynamic_cast<const faiss::RemapDimensionsTransform*>(
+                &transform)) {
+        check_equal("size of a transform's map", t->map.size(), out);
+        for (int from : t->map) {
+            check_range("dimension in a transform's map", from, -1, in);
+        }
+    }
+    if (auto t = dynamic_cast<const faiss::CenteringTransform*>(&transform)) {
+        check_equal("size of a transform's mean", t->mean.size(), in);
+    }
+    if (dynamic_cast<const faiss::NormalizationTransform*>(&transform) ||
+        dynamic_cast<const faiss::CenteringTransform*>(&transform)) {
+        check_equal("output dimension", out, in);
+    }
+}
+
+/// Throws unless all ids that a search can return are below a limit: what is
+/// around the index looks them up without a question.
+void check_ids(const faiss::Index& index, idx_t limit) {
+    if (auto map = dynamic_cast<const faiss::IndexIDMap*>(&index)) {
+        for (idx_t id : map->id_map) {
+            check_range("id in the IDMap", id, 0, limit);
+        }
+    } else if (
+            auto pre = dynamic_cast<const faiss::IndexPreTransform*>(&index)) {
+        check_ids(*pre->index, limit);
+    } else if (auto refine = dynamic_cast<const faiss::IndexRefine*>(&index)) {
+        check_ids(*refine->base_index, limit);
+    } else if (auto ivf = dynamic_cast<const faiss::IndexIVF*>(&index)) {
+        for (size_t i = 0; i < ivf->nlist; i++) {
+            const size_t n = ivf->invlists->list_size(i);
+            if (n == 0) {
+                continue;
+            }
+            faiss::InvertedLists::ScopedIds ids(ivf->invlists, i);
+            for (size_t j = 0; j < n; j++) {
+                check_range("id in a list under a wrapper", ids[j], 0, limit);
+            }
+        }
+    }
+}
+
+void check_refine(const faiss::IndexRefine& refine) {
+    FAISS_THROW_IF_NOT_MSG(
+            refine.refine_index, "the IndexRefine has no index to refine by");
+    const faiss::Index& by = *refine.refine_index;
+    check_header(by);
+    check_equal("d of the refining index", by.d, refine.d);
+    check_equal("ntotal of the refining index", by.ntotal, refine.ntotal);
+    check_equal(
+            "metric of the refining index", by.metric_type, refine.metric_type);
+    FAISS_THROW_IF_NOT_FMT(
+            refine.k_factor >= 1 && refine.k_factor < 1e9f,
+            "k_factor = %g, expected from 1 to 1e9",
+            refine.k_factor);
+    if (auto flat = dynamic_cast<const faiss::IndexFlat*>(&by)) {
+        check_flat("vectors to refine by", *flat, by.d, by.ntotal);
+    } else if (
+            auto sq = dynamic_cast<const faiss::IndexScalarQuantizer*>(&by)) {
+        check_scalar_quantizer(sq->sq, by.d, by.is_trained);
+        check_equal("code size", sq->code_size, sq->sq.code_size);
+        check_equal(
+                "bytes of the codes to refine by",
+                sq->codes.size(),
+                sq->code_size * by.ntotal);
+    }
+    check_ids(*refine.base_index, refine.ntotal);
+}
+
+} // namespace
+
+void check_search_settings(const faiss::IndexIVF& ivf) {
+    check_range(
+            "parallel_mode",
+            ivf.parallel_mode & ~ivf.PARALLEL_MODE_NO_HEAP_INIT,
+            0,
+            4);
+    auto pq = dynamic_cast<const faiss::IndexIVFPQ*>(&ivf);
+    FAISS_THROW_IF_NOT_FMT(
+            !pq || pq->polysemous_ht == 0 || pq->pq.nbits == 8,
+            "polysemous_ht = %d, expected 0 for codes of other than 8 bits",
+            pq->polysemous_ht);
+}
+
+void check_stock_part(const faiss::Index& index) {
+    check_header(index);
+    auto* writable = const_cast<faiss::Index*>(&index);
+    if (faiss::Index** slot = inside(writable)) {
+        const faiss::Index* inner = *slot;
+        FAISS_THROW_IF_NOT_MSG(inner, "a wrapper holds no index");
+        check_stock_part(*inner);
+        check_equal("ntotal of a wrapper", index.ntotal, inner->ntotal);
+        check_equal(
+                "metric of a wrapper", index.metric_type, inner->metric_type);
+        check_equal(
+                "training of what a wrapper holds",
+                !index.is_trained || inner->is_trained,
+                true);
+        int d = index.d;
+        if (auto pre = dynamic_cast<const faiss::IndexPreTransform*>(&index)) {
+            for (const faiss::VectorTransform* transform : pre->chain) {
+                FAISS_THROW_IF_NOT_MSG(transform, "a transform is missing");
+                check_equal("input dimension", transform->d_in, d);
+                check_transform(*transform, index.is_trained);
+                d = transform->d_out;
+            }
+        }
+        check_equal("d of what a wrapper holds", inner->d, d);
+        if (auto map = dynamic_cast<const faiss::IndexIDMap*>(&index)) {
+            check_equal("size of the IDMap", map->id_map.size(), index.ntotal);
+            check_ids(*inner, index.ntotal);
+        }
+        if (auto refine = dynamic_cast<const faiss::IndexRefine*>(&index)) {
+            check_refine(*refine);
+        }
+    } else if (auto ivf = dynamic_cast<const faiss::IndexIVF*>(&index)) {
+        check_ivf(*ivf);
+    } else if (auto flat = dynamic_cast<const faiss::IndexFlat*>(&index)) {
+        check_flat("means", *flat, index.d, index.ntotal);
+    }
+}
+
+} // namespace faiss_ext

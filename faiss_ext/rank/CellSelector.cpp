@@ -1,0 +1,255 @@
+#include "faiss_ext/rank/CellSelector.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace faiss_ext {
+
+namespace {
+
+constexpr size_t kListBuckets = 256;
+
+/// Of values from least to largest: value to bucket below n.
+float bucket_scale(float least, float largest, size_t n) {
+    const float width = largest - least;
+    return width > 0 && std::isfinite(width) ? (n - 0.01f) / width : 0;
+}
+
+} // namespace
+
+CellSelector::CellSelector(
+        const PairCells& cells_in, const faiss::InvertedLists& lists)
+        : cells(cells_in), codes(cells_in.codes), L(cells_in.cells_per_list),
+          sizes(cells_in.nlist), list_bucket(cells_in.nlist) {
+    for (size_t i = 0; i < sizes.size(); i++) {
+        const size_t n = lists.list_size(i), known = cells.list_size(i);
+        sizes[i] = uint32_t(known);
+        if (n > known) {
+            untracked.push_back({uint32_t(i), uint32_t(known), uint32_t(n)});
+        }
+    }
+}
+
+void CellSelector::start(QueryCoarse& coarse_in, size_t forced_in) {
+    coarse = &coarse_in;
+    n_forced = forced_in;
+    lists_up_to = 0;
+    forced_distance = -1;
+    ties = 0;
+    lists_left = cells.nlist;
+    n_lists = n_entries = 0;
+    list_of.clear();
+    forced.clear();
+    scores.clear();
+    least = std::numeric_limits<float>::infinity();
+    largest = -least;
+    if (!coarse->by_graph()) {
+        best_code_kernels().buckets(
+                cells.nlist,
+                coarse->distances,
+                coarse->least,
+                bucket_scale(coarse->least, coarse->largest, kListBuckets),
+                list_bucket.data());
+    }
+}
+
+void CellSelector::score_list(size_t list, bool first) {
+    n_lists++;
+    lists_left--;
+    if (sizes[list] == 0) {
+        return;
+    }
+    n_entries += sizes[list];
+    list_of.push_back(uint32_t(list));
+    forced.push_back(first);
+    scores.resize(list_of.size() * L);
+    coarse->need(cells.partners(list), L);
+    const float a = cells.a[list];
+    best_code_kernels().score_cells(
+            L,
+            coarse->distances,
+            cells.partners(list),
+            cells.gaps(list),
+            a,
+            (1 - a) * coarse->distances[list],
+            codes.similarity ? 0 : a * (1 - a),
+            &scores[scores.size() - L],
+            &least,
+            &largest);
+}
+
+size_t CellSelector::find_forced() {
+    std::array<uint32_t, kListBuckets> lists_in = {};
+    for (uint16_t b : list_bucket) {
+        lists_in[b]++;
+    }
+    size_t held = 0, up_to = 0;
+    while (up_to < kListBuckets && held < n_forced) {
+        held += lists_in[up_to++];
+    }
+    nearest.clear();
+    for (size_t i = 0; i < sizes.size(); i++) {
+        if (list_bucket[i] < up_to) {
+            nearest.push_back(coarse->distances[i]);
+        }
+    }
+    const size_t last = std::min(n_forced, nearest.size()) - 1;
+    std::nth_element(nearest.begin(), nearest.begin() + last, nearest.end());
+    forced_distance = nearest[last];
+    const size_t below =
+            std::count_if(nearest.begin(), nearest.end(), [&](float distance) {
+                return distance < forced_distance;
+            });
+    ties = int64_t(last + 1 - below);
+    return up_to;
+}
+
+void CellSelector::score(size_t entries) {
+    if (coarse->by_graph()) {
+        while (n_entries < entries && coarse->more_lists(portion)) {
+            for (uint32_t list : portion) {
+                score_list(list, n_lists < n_forced);
+            }
+        }
+    } else if (lists_left > 0) {
+        std::array<uint32_t, kListBuckets> in_bucket = {};
+        for (size_t i = 0; i < sizes.size(); i++) {
+            in_bucket[list_bucket[i]] += sizes[i];
+        }
+        size_t held = 0, up_to = 0;
+        while (up_to < kListBuckets && held < entries) {
+            held += in_bucket[up_to++];
+        }
+        size_t forced_up_to = 0;
+        if (lists_up_to == 0 && n_forced > 0) {
+            forced_up_to = find_forced();
+        }
+        up_to = std::max(up_to, forced_up_to);
+        for (size_t i = 0; i < sizes.size(); i++) {
+            if (list_bucket[i] < up_to && list_bucket[i] >= lists_up_to) {
+                const float distance = coarse->distances[i];
+                const bool first = distance < forced_distance ||
+                        (distance == forced_distance && ties-- > 0);
+                score_list(i, first);
+            }
+        }
+        lists_up_to = std::max(lists_up_to, up_to);
+    }
+    count();
+}
+
+void CellSelector::count() {
+    bucket.resize(scores.size());
+    best_code_kernels().buckets(
+            scores.size(),
+            scores.data(),
+            least,
+            bucket_scale(least, largest, kBuckets),
+            bucket.data());
+    std::array<uint32_t, kBuckets> odd = {};
+    entries_in = {};
+    for (size_t i = 0; i < list_of.size(); i++) {
+        const uint32_t* offset = cells.list_offsets(list_of[i]);
+        uint16_t* b = &bucket[i * L];
+        if (forced[i]) {
+            std::fill(b, b + L, uint16_t(0));
+        }
+        size_t l = 0;
+        for (; l + 2 <= L; l += 2) { // neighbours often share a bucket
+            entries_in[b[l]] += offset[l + 1] - offset[l];
+            odd[b[l + 1]] += offset[l + 2] - offset[l + 1];
+        }
+        if (l < L) {
+            entries_in[b[l]] += offset[l + 1] - offset[l];
+        }
+    }
+    for (size_t b = 0; b < kBuckets; b++) {
+        entries_in[b] += odd[b];
+    }
+}
+
+size_t CellSelector::forced_entries() const {
+    size_t out = 0;
+    for (size_t i = 0; i < list_of.size(); i++) {
+        out += forced[i] ? sizes[list_of[i]] : 0;
+    }
+    return out;
+}
+
+std::vector<uint32_t> CellSelector::forced_lists() const {
+    std::vector<uint32_t> out;
+    for (size_t i = 0; i < list_of.size(); i++) {
+        if (forced[i]) {
+            out.push_back(list_of[i]);
+        }
+    }
+    return out;
+}
+
+size_t CellSelector::bucket_of_entries(size_t entries) const {
+    size_t held = 0, b = 0;
+    for (; b + 1 < kBuckets; b++) {
+        held += entries_in[b];
+        if (held >= entries) {
+            break;
+        }
+    }
+    return b;
+}
+
+size_t CellSelector::bucket_of_effort(double entries, float t) const {
+    const float scale = bucket_scale(least, largest, kBuckets);
+    const float width = scale > 0 ? 1 / scale : 0;
+    const float inverse = t > 0 ? 1 / t : 0;
+    double held = 0;
+    size_t b = 0;
+    for (; b + 1 < kBuckets; b++) {
+        held += entries_in[b];
+        const float ratio =
+                std::clamp((least + b * width) * inverse, 0.5f, 2.0f);
+        if (held * ratio * ratio >= entries) {
+            break;
+        }
+    }
+    return b;
+}
+
+void CellSelector::choose(
+        size_t first,
+        size_t last,
+        float q_norm,
+        float slack2,
+        float rounding2,
+        std::vector<Segment>& out) {
+    chosen.resize(bucket.size());
+    const size_t n = best_code_kernels().places(
+            bucket.size(),
+            bucket.data(),
+            uint16_t(first),
+            uint16_t(last - first),
+            chosen.data());
+    out.resize(n);
+    const float for_all = std::sqrt(slack2 * q_norm * q_norm + rounding2);
+    size_t m = 0;
+    for (size_t i = 0; i < n; i++) {
+        const size_t cell = chosen[i], place = cell / L;
+        const uint32_t list = list_of[place];
+        const uint32_t* offset = cells.list_offsets(list) + (cell - place * L);
+        const float score = scores[cell];
+        out[m] = {
+                codes.blocks[list].data(),
+                list,
+                offset[0],
+                offset[1],
+                codes.similarity ? q_norm * (0.5f * score - 1) : score,
+                codes.similarity
+                        ? for_all
+                        : std::sqrt(
+                                  slack2 * std::max(score, 0.0f) + rounding2)};
+        m += offset[1] > offset[0];
+    }
+    out.resize(m);
+}
+
+} // namespace faiss_ext

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include <faiss/IndexIVF.h>
+#include <faiss/invlists/InvertedLists.h>
+
+#include "faiss_ext/codes/kernels.h"
+
+namespace faiss_ext {
+
+/** One thread's distances of a query to single entries, wherever they are:
+ * squared, or negated inner products, so that less is nearer.
+ *
+ * Codes that are not floats are decoded: the distance is to what the index
+ * would reconstruct.
+ */
+class ExactDistances {
+public:
+    explicit ExactDistances(const faiss::IndexIVF& ivf);
+
+    void set_query(const float* q) {
+        query = q;
+    }
+
+    void prefetch(size_t list, size_t entry) const {
+        if (in_memory) {
+            const uint8_t* code =
+                    in_memory->codes[list].data() + entry * code_size;
+            for (size_t b = 0; b < code_size; b += 64) {
+                __builtin_prefetch(code + b);
+            }
+        }
+    }
+
+    float operator()(size_t list, size_t entry) {
+        const float* x = decoded.data();
+        if (flat && in_memory) {
+            x = reinterpret_cast<const float*>(
+                    in_memory->codes[list].data() + entry * code_size);
+        } else {
+            ivf.reconstruct_from_offset(list, entry, decoded.data());
+        }
+        return similarity ? -kernels.inner_product(query, x, d)
+                          : kernels.squared_distance(query, x, d);
+    }
+
+private:
+    const faiss::IndexIVF& ivf;
+    const CodeKernels& kernels = best_code_kernels();
+    const size_t d, code_size;
+    const bool similarity, flat;
+    const faiss::ArrayInvertedLists* const in_memory; ///< or nullptr
+    const float* query = nullptr;
+    std::vector<float> decoded;
+};
+
+} // namespace faiss_ext

@@ -1,0 +1,441 @@
+#include "faiss_ext/store/add.h"
+
+#include <algorithm>
+#include <memory>
+#include <numeric>
+#include <optional>
+
+#include <faiss/impl/FaissAssert.h>
+#include <faiss/impl/IDSelector.h>
+
+#include "Blas.h"
+#include "ParallelFor.h"
+#include "faiss_ext/coarse/coarse.h"
+#include "faiss_ext/impl/errors.h"
+#include "faiss_ext/store/copies.h"
+#include "faiss_ext/store/edit.h"
+#include "faiss_ext/store/maintain.h"
+
+namespace faiss_ext {
+
+namespace {
+
+/// Vectors that are assigned, encoded and added at once.
+constexpr size_t kAddBlock = 32768;
+/// Fewer vectors are not worth waking threads for.
+constexpr size_t kParallelRows = 64;
+
+/// The rows that have a list, by list, in their order within each.
+std::vector<uint32_t> rows_by_list(size_t n, const idx_t* lists, size_t nlist) {
+    std::vector<uint32_t> rows;
+    rows.reserve(n);
+    if (n < nlist / 4) {
+        for (size_t r = 0; r < n; r++) {
+            if (lists[r] >= 0) {
+                rows.push_back(uint32_t(r));
+            }
+        }
+        std::sort(rows.begin(), rows.end(), [&](uint32_t p, uint32_t q) {
+            return lists[p] != lists[q] ? lists[p] < lists[q] : p < q;
+        });
+        return rows;
+    }
+    std::vector<uint32_t> next(nlist + 1);
+    for (size_t r = 0; r < n; r++) {
+        next[lists[r] + 1]++; // those without a list first
+    }
+    const size_t nowhere = next[0];
+    std::partial_sum(next.begin(), next.end(), next.begin());
+    rows.resize(n - nowhere);
+    for (size_t r = 0; r < n; r++) {
+        if (lists[r] >= 0) {
+            rows[next[lists[r]]++ - nowhere] = uint32_t(r);
+        }
+    }
+    return rows;
+}
+
+/// Vectors on their way into lists, and what they are there.
+class Block {
+public:
+    /// @param lists  of each vector, or -1
+    Block(GMMIndexRef index,
+          size_t n,
+          const float* x,
+          const idx_t* ids,
+          idx_t first_id,
+          const idx_t* lists)
+            : index(index), entry_lists(lists), n_entries(n), x(x), ids(ids),
+              first_id(first_id) {
+        if (index.gmm.max_assign > 1 && n > 0) {
+            with_copies(n, lists);
+        }
+    }
+
+    /// Adds to the edit's arrivals; *this must outlive it.
+    void enter(Edit& edit);
+
+private:
+    void with_copies(size_t n, const idx_t* lists);
+
+    GMMIndexRef index;
+    const idx_t* entry_lists;
+    size_t n_entries;
+    const float* x; ///< of the entries
+    const idx_t* ids;
+    idx_t first_id;
+    std::vector<uint8_t> codes;
+    // max_assign > 1: the vectors, then their copies
+    std::optional<Assignment> copies;
+    std::vector<idx_t> own_lists, own_ids;
+    std::vector<float> own_x;
+};
+
+void Block::with_copies(size_t n, const idx_t* lists) {
+    const size_t d = index.ivf.d;
+    copies = assign_copies(index, n, x, lists);
+    own_lists = copies->homes;
+    own_lists.insert(
+            own_lists.end(),
+            copies->copy_lists.begin(),
+            copies->copy_lists.end());
+    own_x = copies->gather(d, x);
+    own_x.insert(own_x.begin(), x, x + n * d);
+    for (size_t r = 0; r < n; r++) {
+        own_ids.push_back(ids ? ids[r] : first_id + r);
+    }
+    for (uint32_t row : copies->copied) {
+        own_ids.push_back(own_ids[row]);
+    }
+    entry_lists = own_lists.data();
+    n_entries = own_lists.size();
+    x = own_x.data();
+    ids = own_ids.data();
+    first_id = 0;
+}
+
+void Block::enter(Edit& edit) {
+    const faiss::IndexIVF& ivf = index.ivf;
+    const auto rows = rows_by_list(n_entries, entry_lists, ivf.nlist);
+    const uint8_t* bytes = reinterpret_cast<const uint8_t*>(x);
+    if (!dynamic_cast<const faiss::IndexIVFFlat*>(&ivf)) {
+        codes.resize(n_entries * ivf.code_size);
+        ivf.encode_vectors(n_entries, x, entry_lists, codes.data());
+        bytes = codes.data();
+    }
+    const size_t width = index.gmm.max_assign - 1;
+    const size_t n_primary = n_entries - (copies ? copies->copied.size() : 0);
+    for (size_t begin = 0; begin < rows.size();) {
+        const idx_t list = entry_lists[rows[begin]];
+        Arrivals& a = edit.arrivals.emplace_back();
+        a.list = list;
+        size_t end = begin;
+        while (end < rows.size() && entry_lists[rows[end]] == list) {
+            end++;
+        }
+        a.n = end - begin;
+        a.rows.assign(rows.begin() + begin, rows.begin() + end);
+        a.codes = bytes;
+        a.ids = ids;
+        a.add_id = ids ? 0 : first_id;
+        for (size_t r = begin; copies && r < end; r++) {
+            const size_t row = rows[r];
+            if (row < n_primary) {
+                a.earlier.insert(a.earlier.end(), width, -1);
+            } else {
+                const auto from = copies->copy_earlier.begin() +
+                        (row - n_primary) * width;
+                a.earlier.insert(a.earlier.end(), from, from + width);
+            }
+        }
+        begin = end;
+    }
+    for (const Arrivals& a : edit.arrivals) {
+        adopt_strays(index, a.list);
+    }
+    if (index.gmm.cells.empty()) {
+        return;
+    }
+    const MeansView means(ivf);
+    std::optional<gmm::SerialBlas> serial_blas;
+    if (n_entries >= kParallelRows) { // it locks: not for single vectors
+        serial_blas.emplace();
+    }
+    gmm::parallel_for(
+            edit.arrivals.size(),
+            [&](size_t i) { edit.arrivals[i].place(index, x, means.data()); },
+            n_entries >= kParallelRows);
+}
+
+void add_block(
+        GMMIndexRef index,
+        size_t n,
+        const float* x,
+        const idx_t* ids,
+        const idx_t* homes) {
+    std::vector<idx_t> nearest;
+    if (!homes) {
+        nearest.resize(n);
+        nearest_lists(index.ivf, n, x, nearest.data());
+        homes = nearest.data();
+    }
+    Edit edit(index);
+    Block block(index, n, x, ids, index.ivf.ntotal, homes);
+    block.enter(edit);
+    edit.array_size = index.ivf.ntotal + n;
+    edit.prepare();
+    edit.commit();
+    index.ivf.ntotal += n;
+    refit_grown_lists(index, edit.arrivals, n);
+}
+
+/// Where the map says that an entry with this id is; nothing if it does not.
+std::optional<uint64_t> place_of(GMMIndexRef index, idx_t id, bool& adopted) {
+    const idx_t* slot = map_slot(index.ivf.direct_map, id);
+    if (!slot || *slot < 0) {
+        return {};
+    }
+    const size_t list = faiss::lo_listno(*slot);
+    adopted |= adopt_strays(index, list);
+    const faiss::InvertedLists& lists = *index.ivf.invlists;
+    const size_t entry = faiss::lo_offset(*slot); // now
+    FAISS_THROW_IF_NOT_FMT(
+            entry < lists.list_size(list) &&
+                    lists.get_single_id(list, entry) == id,
+            "the direct map names entry %zu of list %zu for id %zd, which is "
+            "not there",
+            entry,
+            list,
+            size_t(id));
+    return uint64_t(*slot);
+}
+
+/// Every entry that is selected, found by looking at all.
+std::vector<uint64_t> scan(GMMIndexRef index, const faiss::IDSelector& sel) {
+    adopt_strays(index);
+    const faiss::IndexIVF& ivf = index.ivf;
+    std::vector<uint64_t> out;
+    using Places = std::vector<uint64_t>;
+    struct Worker {
+        const faiss::IndexIVF& ivf;
+        const faiss::IDSelector& sel;
+        Places places;
+        void operator()(size_t list) {
+            const size_t n = ivf.invlists->list_size(list);
+            faiss::InvertedLists::ScopedIds ids(ivf.invlists, list);
+            for (size_t j = 0; j < n; j++) {
+                if (sel.is_member(ids[j])) {
+                    places.push_back(faiss::lo_build(list, j));
+                }
+            }
+        }
+    };
+    gmm::parallel_workers(
+            ivf.nlist,
+            ivf.ntotal > 100000,
+            [&] {
+                return Worker{ivf, sel, {}};
+            },
+            [&](const Worker& worker) {
+                out.insert(
+                        out.end(), worker.places.begin(), worker.places.end());
+            });
+    return out;
+}
+
+/// The ids that a selector lists, if it does and they are fewer than the
+/// entries.
+std::optional<std::vector<idx_t>> listed_ids(
+        const faiss::IDSelector& sel, size_t ntotal) {
+    if (auto a = dynamic_cast<const faiss::IDSelectorArray*>(&sel)) {
+        if (a->n < ntotal) {
+            return std::vector<idx_t>(a->ids, a->ids + a->n);
+        }
+    } else if (auto b = dynamic_cast<const faiss::IDSelectorBatch*>(&sel)) {
+        if (b->set.size() < ntotal) {
+            return std::vector<idx_t>(b->set.begin(), b->set.end());
+        }
+    } else if (auto r = dynamic_cast<const faiss::IDSelectorRange*>(&sel)) {
+        // as unsigned numbers: no difference is too large for them
+        if (r->imin >= r->imax) {
+            return std::vector<idx_t>();
+        }
+        if (uint64_t(r->imax) - uint64_t(r->imin) < ntotal) {
+            std::vector<idx_t> ids(size_t(r->imax - r->imin));
+            std::iota(ids.begin(), ids.end(), r->imin);
+            return ids;
+        }
+    }
+    return {};
+}
+
+/// Whether the direct map names all entries: no copies, no id twice.
+bool map_is_complete(GMMIndexRef index) {
+    const faiss::DirectMap& map = index.ivf.direct_map;
+    return index.gmm.max_assign == 1 &&
+            (map.type == faiss::DirectMap::Array ||
+             (map.type == faiss::DirectMap::Hashtable &&
+              map.hashtable.size() == size_t(index.ivf.ntotal)));
+}
+
+/// The entries of these ids, each once.
+std::vector<uint64_t> mapped_places(
+        GMMIndexRef index, size_t n, const idx_t* ids) {
+    std::vector<uint64_t> places;
+    bool adopted;
+    do { // what is adopted on the way moves entries that were looked up before
+        adopted = false;
+        places.clear();
+        for (size_t i = 0; i < n; i++) {
+            if (const auto place = place_of(index, ids[i], adopted)) {
+                places.push_back(*place);
+            }
+        }
+    } while (adopted);
+    std::sort(places.begin(), places.end());
+    places.erase(std::unique(places.begin(), places.end()), places.end());
+    return places;
+}
+
+} // namespace
+
+void add_vectors(
+        GMMIndexRef index,
+        idx_t n,
+        const float* x,
+        const idx_t* ids,
+        const idx_t* homes) {
+    faiss::IndexIVF& ivf = index.ivf;
+    check_rows("x", n, ivf.d, x);
+    FAISS_THROW_IF_NOT_MSG(ivf.is_trained, "the index is not trained");
+    check_writable(ivf);
+    check_storable("x", n, ivf.d, x);
+    for (idx_t i = 0; homes && i < n; i++) {
+        FAISS_THROW_IF_NOT_FMT(
+                homes[i] >= -1 && homes[i] < idx_t(ivf.nlist),
+                "coarse_idx[%zd] = %zd, expected -1 or a list, of %zd",
+                size_t(i),
+                size_t(homes[i]),
+                ivf.nlist);
+    }
+    ivf.direct_map.check_can_add(ids);
+    if (ivf.ntotal == 0) {
+        begin_anew(index);
+    }
+    FAISS_THROW_IF_NOT_FMT(
+            index.gmm.max_assign == 1 || index.gmm.cells.empty(),
+            "max_assign = %zd, expected 1 in an index with cells "
+            "(cells_per_list = 1 leaves them out)",
+            index.gmm.max_assign);
+    check_max_assign(ivf, index.gmm);
+
+    Growth growth(index, "add");
+    for (idx_t i = 0; i < n; i += kAddBlock) {
+        growth.run([&] {
+            check_interrupt();
+            const size_t nb = std::min<idx_t>(kAddBlock, n - i);
+            add_block(
+                    index,
+                    nb,
+                    x + i * ivf.d,
+                    ids ? ids + i : nullptr,
+                    homes ? homes + i : nullptr);
+        });
+    }
+    growth.finish();
+}
+
+void update_vectors(
+        GMMIndexRef index, size_t n, const idx_t* ids, const float* v) {
+    check_writable(index.ivf);
+    check_max_assign(index.ivf, index.gmm);
+    std::vector<idx_t> homes(n);
+    nearest_lists(index.ivf, n, v, homes.data());
+    FAISS_THROW_IF_NOT_MSG(
+            std::find(homes.begin(), homes.end(), -1) == homes.end(),
+            "update_vectors: the quantizer finds no list for a vector");
+    Edit edit(index);
+    edit.ids_stay = true;
+    edit.removed = map_is_complete(index)
+            ? mapped_places(index, n, ids)
+            : scan(index, faiss::IDSelectorBatch(n, ids));
+    Block block(index, n, v, ids, 0, homes.data());
+    block.enter(edit);
+    edit.prepare();
+    edit.commit();
+    refit_grown_lists(index, edit.arrivals, n);
+}
+
+size_t remove_ids(GMMIndexRef index, const faiss::IDSelector& sel) {
+    check_writable(index.ivf);
+    check_max_assign(index.ivf, index.gmm);
+    Edit edit(index);
+    std::optional<std::vector<idx_t>> ids;
+    if (!index.ivf.direct_map.no() && map_is_complete(index)) {
+        ids = listed_ids(sel, index.ivf.ntotal);
+    }
+    edit.removed = ids ? mapped_places(index, ids->size(), ids->data())
+                       : scan(index, sel);
+    const size_t n = std::count_if(
+            edit.removed.begin(), edit.removed.end(), [&](uint64_t place) {
+                return is_primary(
+                        index.gmm,
+                        faiss::lo_listno(place),
+                        faiss::lo_offset(place));
+            });
+    edit.prepare();
+    edit.commit();
+    index.ivf.ntotal -= n;
+    return n;
+}
+
+void take_entries(
+        GMMIndexRef index,
+        const faiss::InvertedLists& from,
+        idx_t ntotal,
+        idx_t add_id,
+        const std::vector<std::vector<int32_t>>& earlier) {
+    faiss::IndexIVF& ivf = index.ivf;
+    check_writable(ivf);
+    if (ivf.ntotal == 0) {
+        begin_anew(index);
+    }
+    adopt_strays(index);
+    using Codes = faiss::InvertedLists::ScopedCodes;
+    using Ids = faiss::InvertedLists::ScopedIds;
+    std::vector<std::unique_ptr<Codes>> codes;
+    std::vector<std::unique_ptr<Ids>> ids;
+    Edit edit(index);
+    for (size_t i = 0; i < ivf.nlist; i++) {
+        const size_t n = from.list_size(i);
+        if (n == 0) {
+            continue;
+        }
+        codes.push_back(std::make_unique<Codes>(&from, i));
+        ids.push_back(std::make_unique<Ids>(&from, i));
+        Arrivals& a = edit.arrivals.emplace_back();
+        a.list = i;
+        a.n = n;
+        a.codes = codes.back()->get();
+        a.ids = ids.back()->get();
+        a.add_id = add_id;
+        if (!earlier.empty()) {
+            a.earlier = earlier[i];
+        }
+    }
+    if (!index.gmm.cells.empty()) {
+        const MeansView means(ivf);
+        const gmm::SerialBlas serial_blas;
+        gmm::parallel_for(edit.arrivals.size(), [&](size_t i) {
+            Arrivals& a = edit.arrivals[i];
+            std::vector<float> x(a.n * ivf.d);
+            decode_codes(ivf, a.list, a.n, a.codes, x.data());
+            a.place(index, x.data(), means.data());
+        });
+    }
+    edit.prepare();
+    edit.commit();
+    ivf.ntotal += ntotal;
+}
+
+} // namespace faiss_ext

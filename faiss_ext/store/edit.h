@@ -1,0 +1,125 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "faiss_ext/store/list_storage.h"
+#include "faiss_ext/store/payload.h"
+
+namespace faiss_ext {
+
+/// Entries that come into one list. Entry r has row rows[r] of codes and ids,
+/// or row r where rows is empty.
+struct Arrivals {
+    size_t list;
+    size_t n;
+    std::vector<uint32_t> rows;
+    const uint8_t* codes = nullptr;
+    const idx_t* ids = nullptr; ///< nullptr: the rows' numbers
+    idx_t add_id = 0;           ///< added to either
+    /// max_assign > 1: earlier_lists of each entry, or empty: all are primary
+    std::vector<int32_t> earlier;
+
+    size_t row(size_t r) const {
+        return rows.empty() ? r : rows[r];
+    }
+    idx_t id(size_t r) const {
+        return add_id + (ids ? ids[row(r)] : idx_t(row(r)));
+    }
+
+    /// Finds the cell of each entry in an index with cells.
+    void place(GMMIndexRef index, const float* x, const float* means);
+
+    // What place() found.
+    std::vector<uint16_t> cell;
+    Payload payload;
+    float norm2 = 0; ///< METRIC_INNER_PRODUCT: the largest squared norm
+};
+
+/** Changes to some lists, all or none: entries that go, then entries that
+ * come.
+ *
+ * prepare() does all that can fail, and undoes it when it does; commit()
+ * moves entries in places that are there. Every list that is touched must
+ * have no untracked entries (adopt_strays). At most L moves for each entry
+ * that comes or goes, and no more than the lists have entries.
+ */
+class Edit {
+public:
+    explicit Edit(GMMIndexRef index) : index(index) {}
+    ~Edit();
+    Edit(const Edit&) = delete;
+
+    /// Places (list, entry) of those that go, in any order, each once.
+    std::vector<uint64_t> removed;
+    /// At most one for each list, in any order.
+    std::vector<Arrivals> arrivals;
+    /// Those that go come back under their ids, which stay in the map.
+    bool ids_stay = false;
+    /// A direct map of type Array is made as long as that at least.
+    size_t array_size = 0;
+
+    void prepare();
+    /// ntotal is left to the caller.
+    void commit() noexcept;
+
+private:
+    struct ListEdit {
+        size_t list;
+        const uint64_t* removed = nullptr;
+        const uint64_t* removed_end = nullptr;
+        Arrivals* arrivals = nullptr;
+        size_t known = 0;            ///< entries before
+        size_t places = 0;           ///< of FAISS's list, before
+        bool growing = false;        ///< prepare() may have lengthened it
+        std::vector<uint32_t> order; ///< of the arrivals, by cell
+        // max_assign > 1: final place to entry, and their earlier lists
+        std::vector<uint32_t> all_order;
+        std::vector<int32_t> all_earlier;
+        std::vector<uint8_t> spare;
+
+        size_t n_removed() const {
+            return removed_end - removed;
+        }
+        size_t n_new() const {
+            return arrivals ? arrivals->n : 0;
+        }
+        size_t n_after() const {
+            return known - n_removed() + n_new();
+        }
+    };
+
+    void group_by_list();
+    void sort_arrivals(ListEdit& edit) const;
+    void sort_copies(ListEdit& edit) const;
+    void enter_ids();
+    void grow(ListEdit& edit);
+    void change(ListEdit& edit) noexcept;
+    void take_out(
+            ListEdit& edit,
+            ListEntries& entries,
+            uint32_t* offset,
+            size_t L) noexcept;
+    void put_in(
+            ListEdit& edit,
+            ListEntries& entries,
+            uint32_t* offset,
+            size_t L) noexcept;
+
+    GMMIndexRef index;
+    std::vector<ListEdit> lists;
+    std::vector<idx_t> entered; ///< ids that prepare() put in the Hashtable
+    size_t array_before = 0;    ///< size of the Array
+    bool first_copies = false;  ///< there was no earlier_lists before
+    bool prepared = false, committed = false;
+};
+
+/// Takes in what FAISS's functions appended to a list behind our back; the
+/// list is as it was if it throws. Returns whether there was anything.
+bool adopt_strays(GMMIndexRef index, size_t list);
+
+/// The same for all lists, one after the other.
+void adopt_strays(GMMIndexRef index);
+
+} // namespace faiss_ext

@@ -1,0 +1,398 @@
+#include "faiss_ext/store/maintain.h"
+
+#include <algorithm>
+#include <cmath>
+#include <new>
+#include <numeric>
+
+#include <omp.h>
+
+#include <faiss/utils/distances.h>
+
+#include "Blas.h"
+#include "ParallelFor.h"
+#include "faiss_ext/calibrate/calibrate.h"
+#include "faiss_ext/coarse/coarse.h"
+#include "faiss_ext/impl/errors.h"
+
+namespace faiss_ext {
+
+namespace {
+
+/// A list is fitted anew when it has grown by this factor, and L is chosen anew
+/// when it would be so many times as large.
+constexpr size_t kGrowth = 2;
+/// A list of fewer entries is not fitted.
+constexpr size_t kLeastFitted = 16;
+/// Lists of so many entries are fitted anew within an addition however small.
+constexpr size_t kRefitEntries = 2048;
+/// A calibration of half the vectors can miss by 0.07.
+constexpr double kCalibrationGrowth = 1.3;
+/// Larger norms change the units of METRIC_INNER_PRODUCT's distances.
+constexpr float kNorm2Growth = 1.2f;
+
+size_t stored_entries(const faiss::IndexIVF& ivf) {
+    size_t n = 0;
+    for (size_t i = 0; i < ivf.nlist; i++) {
+        n += ivf.invlists->list_size(i);
+    }
+    return n;
+}
+
+/// L for an index of so many entries.
+size_t choose_cells(GMMIndexRef index, size_t entries) {
+    const IVFGMM& gmm = index.gmm;
+    const size_t nlist = index.ivf.nlist;
+    if (gmm.max_assign > 1) {
+        return 1;
+    }
+    const size_t wanted = gmm.cells_per_list > 0
+            ? gmm.cells_per_list
+            : std::max(
+                      kCellsAtFirst,
+                      PairCells::default_cells_per_list(
+                              double(entries) / nlist));
+    return std::min(wanted, nlist - 1);
+}
+
+/// A list's vectors, and its cells fitted to them.
+struct ListFit {
+    std::vector<float> decoded, norms;
+    std::vector<uint16_t> cell;
+    std::vector<uint32_t> order; ///< entries by cell
+    Payload payload;
+    float norm2 = 0;
+
+    /// Into the cells' a and, through `offset`, the sizes. Those
+    /// change only when nothing can fail any more.
+    void fit(
+            GMMIndexRef index,
+            PairCells& cells,
+            size_t list,
+            const float* means,
+            uint32_t* offset) {
+        const faiss::IndexIVF& ivf = index.ivf;
+        const size_t n = ivf.invlists->list_size(list), d = ivf.d;
+        const size_t L = cells.cells_per_list;
+        faiss::InvertedLists::ScopedCodes codes(ivf.invlists, list);
+        const float* x = reinterpret_cast<const float*>(codes.get());
+        if (is_ip(ivf) || !dynamic_cast<const faiss::IndexIVFFlat*>(&ivf)) {
+            decoded.resize(n * d);
+            decode_codes(ivf, list, n, codes.get(), decoded.data());
+            x = decoded.data();
+        }
+        if (is_ip(ivf)) {
+            norms.resize(n);
+            for (size_t r = 0; r < n; r++) {
+                const float length2 = faiss::fvec_norm_L2sqr(x + r * d, d);
+                norm2 = std::max(norm2, length2);
+                norms[r] = std::sqrt(length2);
+            }
+            faiss::fvec_renorm_L2(d, n, decoded.data());
+        }
+        cell.resize(n);
+        order.resize(n);
+        payload.fit(
+                cells,
+                list,
+                n,
+                d,
+                x,
+                is_ip(ivf) ? norms.data() : nullptr,
+                means,
+                cell.data());
+        std::fill(offset, offset + L + 1, 0);
+        for (uint16_t l : cell) {
+            offset[l + 1]++;
+        }
+        std::partial_sum(offset, offset + L + 1, offset);
+        for (size_t r = 0; r < n; r++) {
+            order[offset[cell[r]]++] = uint32_t(r);
+        }
+        std::copy_backward(offset, offset + L, offset + L + 1);
+        offset[0] = 0;
+    }
+};
+
+/// A list all of whose entries are known. It is as it was if this throws.
+void refit_list(GMMIndexRef index, size_t list, const float* means) {
+    PairCells& cells = index.gmm.cells;
+    std::vector<uint32_t> offset(cells.cells_per_list + 1);
+    std::vector<uint8_t> spare(index.ivf.code_size);
+    ListFit fit;
+    fit.fit(index, cells, list, means, offset.data());
+    // nothing throws any more
+    std::copy(offset.begin(), offset.end(), cells.list_offsets(list));
+    for (size_t p = 0; p < fit.order.size(); p++) {
+        fit.payload.set(cells, list, p, fit.order[p]);
+    }
+    ListEntries(index, list).permute(fit.order, spare.data());
+}
+
+bool list_is_due(const PairCells& cells, size_t list) {
+    const size_t size = cells.list_size(list);
+    return size >= kLeastFitted && size >= kGrowth * cells.fitted_size[list];
+}
+
+bool cells_are_due(GMMIndexRef index, size_t entries) {
+    const size_t L = choose_cells(index, entries);
+    const PairCells& cells = index.gmm.cells;
+    return entries > 0 &&
+            (cells.empty() ? L > 1 : L >= kGrowth * cells.cells_per_list);
+}
+
+bool calibration_is_due(GMMIndexRef index) {
+    const Calibration& c = index.gmm.calibration;
+    const size_t n = index.ivf.ntotal;
+    const bool new_units =
+            c.norm2 > 0 && index.gmm.cells.norm2 > kNorm2Growth * c.norm2;
+    return index.gmm.calibrate_on_add && n >= kMinCalibrationVectors &&
+            (!c.fitted || new_units ||
+             n >= size_t(kCalibrationGrowth * c.ntotal));
+}
+
+void init_codes(GMMIndexRef index, PairCells& cells, const float* means) {
+    const IVFGMM& gmm = index.gmm;
+    cells.codes.init(
+            index.ivf.nlist,
+            index.ivf.d,
+            gmm.code_bits > 0 ? gmm.code_bits
+                              : CellCodes::default_bits(index.ivf.d),
+            means,
+            is_ip(index.ivf));
+}
+
+/// @param squared  sums of CellCodes::encode over n entries
+void set_error(PairCells& cells, const std::vector<double>& squared, size_t n) {
+    if (n > 0) {
+        cells.codes.error = float(std::sqrt(
+                std::accumulate(squared.begin(), squared.end(), 0.0) / n));
+    }
+}
+
+} // namespace
+
+void make_codes(GMMIndexRef index) {
+    const faiss::IndexIVF& ivf = index.ivf;
+    PairCells& cells = index.gmm.cells;
+    if (cells.empty()) {
+        return;
+    }
+    const MeansView means(ivf);
+    init_codes(index, cells, means.data());
+    std::vector<double> squared_error(ivf.nlist);
+    gmm::parallel_for(ivf.nlist, [&](size_t i) {
+        const size_t n = cells.list_size(i), d = ivf.d;
+        std::vector<float> x(n * d), norms;
+        {
+            faiss::InvertedLists::ScopedCodes codes(ivf.invlists, i);
+            decode_codes(ivf, i, n, codes.get(), x.data());
+        }
+        if (is_ip(ivf)) {
+            norms.resize(n);
+            faiss::fvec_norms_L2(norms.data(), x.data(), d, n);
+            faiss::fvec_renorm_L2(d, n, x.data());
+        }
+        std::vector<uint16_t> cell(n);
+        for (size_t l = 0; l < cells.cells_per_list; l++) {
+            const auto [begin, end] = cells.range(i, l);
+            std::fill(cell.begin() + begin, cell.begin() + end, uint16_t(l));
+        }
+        Payload payload;
+        payload.encode(
+                cells,
+                i,
+                n,
+                x.data(),
+                nullptr,
+                is_ip(ivf) ? norms.data() : nullptr,
+                cell.data());
+        squared_error[i] = payload.squared_error;
+        Payload::resize(cells, i, n);
+        for (size_t j = 0; j < n; j++) {
+            payload.set(cells, i, j, j);
+        }
+    });
+    size_t entries = 0;
+    for (size_t i = 0; i < ivf.nlist; i++) {
+        entries += cells.list_size(i);
+    }
+    set_error(cells, squared_error, entries);
+}
+
+void begin_anew(GMMIndexRef index) noexcept {
+    index.gmm.earlier_lists.clear();
+    bool empty = true;
+    for (size_t i = 0; i < index.ivf.nlist && empty; i++) {
+        empty = index.ivf.invlists->list_size(i) == 0;
+    }
+    if (empty) {
+        index.gmm.cells.undivide();
+    }
+}
+
+void rebuild_cells(GMMIndexRef index) {
+    faiss::IndexIVF& ivf = index.ivf;
+    IVFGMM& gmm = index.gmm;
+    const size_t stored = stored_entries(ivf);
+    const MeansView means(ivf);
+    PairCells fresh;
+    fresh.nlist = gmm.cells.nlist;
+    fresh.n_partners = gmm.cells.n_partners;
+    fresh.partner = gmm.cells.partner;
+    fresh.gap = gmm.cells.gap;
+    fresh.divide(ivf.nlist, ivf.d, means.data(), choose_cells(index, stored));
+    fresh.fitted_n = stored;
+    if (fresh.empty()) {
+        gmm.cells.undivide();
+        return;
+    }
+    init_codes(index, fresh, means.data());
+    std::vector<std::vector<uint32_t>> orders(ivf.nlist);
+    std::vector<float> norm2(ivf.nlist);
+    std::vector<double> squared_error(ivf.nlist);
+    std::vector<uint8_t> spare(omp_get_max_threads() * ivf.code_size);
+    {
+        const gmm::SerialBlas serial_blas;
+        gmm::parallel_for(ivf.nlist, [&](size_t i) {
+            check_interrupt();
+            if (ivf.invlists->list_size(i) == 0) {
+                return;
+            }
+            check_writable(ivf, i);
+            ListFit fit;
+            fit.fit(index, fresh, i, means.data(), fresh.list_offsets(i));
+            norm2[i] = fit.norm2;
+            squared_error[i] = fit.payload.squared_error;
+            Payload::resize(fresh, i, fit.order.size());
+            for (size_t p = 0; p < fit.order.size(); p++) {
+                fit.payload.set(fresh, i, p, fit.order[p]);
+            }
+            orders[i] = std::move(fit.order);
+        });
+    }
+    fresh.norm2 = *std::max_element(norm2.begin(), norm2.end());
+    set_error(fresh, squared_error, stored);
+    // nothing throws any more
+    gmm::parallel_for(
+            ivf.nlist,
+            [&](size_t i) {
+                ListEntries(index, i).permute(
+                        orders[i],
+                        &spare[omp_get_thread_num() * ivf.code_size]);
+            },
+            ivf.direct_map.type != faiss::DirectMap::Hashtable);
+    gmm.cells = std::move(fresh);
+}
+
+void refit_grown_lists(
+        GMMIndexRef index, const std::vector<Arrivals>& arrivals, size_t n) {
+    const PairCells& cells = index.gmm.cells;
+    if (cells.empty()) {
+        return;
+    }
+    std::vector<size_t> due;
+    try {
+        size_t entries = 0;
+        for (const Arrivals& a : arrivals) {
+            const size_t size = cells.list_size(a.list);
+            if (list_is_due(cells, a.list) &&
+                entries + size <= std::max(kRefitEntries, kGrowth * n)) {
+                entries += size;
+                due.push_back(a.list);
+            }
+        }
+        if (due.empty()) {
+            return;
+        }
+        const MeansView means(index.ivf);
+        const gmm::SerialBlas serial_blas;
+        gmm::parallel_for(
+                due.size(),
+                [&](size_t i) { refit_list(index, due[i], means.data()); },
+                entries > kRefitEntries &&
+                        index.ivf.direct_map.type !=
+                                faiss::DirectMap::Hashtable);
+    } catch (const std::bad_alloc&) {
+        // each list is old or new; those that are old stay due
+    }
+}
+
+bool maintenance_due(GMMIndexRef index) {
+    if (!index.ivf.is_trained) {
+        return false;
+    }
+    if (cells_are_due(index, stored_entries(index.ivf)) ||
+        calibration_is_due(index)) {
+        return true;
+    }
+    const PairCells& cells = index.gmm.cells;
+    for (size_t i = 0; !cells.empty() && i < cells.nlist; i++) {
+        if (list_is_due(cells, i)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void maintain(GMMIndexRef index) {
+    FAISS_THROW_IF_NOT_MSG(index.ivf.is_trained, "the index is not trained");
+    check_writable(index.ivf);
+    adopt_strays(index);
+    const PairCells& cells = index.gmm.cells;
+    if (cells_are_due(index, stored_entries(index.ivf))) {
+        rebuild_cells(index);
+    } else if (!cells.empty()) {
+        std::vector<size_t> due;
+        for (size_t i = 0; i < cells.nlist; i++) {
+            if (list_is_due(cells, i)) {
+                check_writable(index.ivf, i);
+                due.push_back(i);
+            }
+        }
+        const MeansView means(index.ivf);
+        const gmm::SerialBlas serial_blas;
+        gmm::parallel_for(
+                due.size(),
+                [&](size_t i) {
+                    check_interrupt();
+                    refit_list(index, due[i], means.data());
+                },
+                index.ivf.direct_map.type != faiss::DirectMap::Hashtable);
+    }
+    if (calibration_is_due(index)) {
+        calibrate_again(index);
+    }
+}
+
+void Growth::explain(const std::exception& e) const {
+    const idx_t added = index.ivf.ntotal - before;
+    if (added > 0) {
+        FAISS_THROW_FMT(
+                "%s: %zd vectors are in, and then: %s",
+                call,
+                size_t(added),
+                e.what());
+    }
+}
+
+void Growth::finish() {
+    const idx_t added = index.ivf.ntotal - before;
+    if (added == 0 || 2 * added < index.ivf.ntotal) {
+        return;
+    }
+    try {
+        if (index.gmm.max_assign == 1 && index.gmm.cells_per_list != 1) {
+            rebuild_cells(index);
+        }
+        if (calibration_is_due(index)) {
+            calibrate_again(index);
+        }
+    } catch (const std::bad_alloc&) {
+        // the vectors are in; it stays due
+    } catch (const std::exception& e) {
+        explain(e);
+    }
+}
+
+} // namespace faiss_ext

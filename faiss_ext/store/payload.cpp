@@ -1,0 +1,75 @@
+#include "faiss_ext/store/payload.h"
+
+namespace faiss_ext {
+
+void Payload::encode(
+        const PairCells& cells,
+        size_t list,
+        size_t n,
+        const float* x,
+        const uint32_t* rows,
+        const float* norms,
+        const uint16_t* cell) {
+    const CellCodes& codes = cells.codes;
+    records.resize(n * codes.shape.entry_bytes());
+    squared_error = codes.encode(
+            list,
+            cells.a[list],
+            cells.partners(list),
+            n,
+            x,
+            rows,
+            norms,
+            cell,
+            records.data());
+}
+
+void Payload::assign(
+        const PairCells& cells,
+        size_t list,
+        size_t n,
+        size_t d,
+        const float* x,
+        const uint32_t* rows,
+        const float* norms,
+        const float* means,
+        uint16_t* out) {
+    cells.assign(list, n, d, x, rows, means, out);
+    encode(cells, list, n, x, rows, norms, out);
+}
+
+void Payload::fit(
+        PairCells& cells,
+        size_t list,
+        size_t n,
+        size_t d,
+        const float* x,
+        const float* norms,
+        const float* means,
+        uint16_t* out) {
+    const float a = cells.a[list];
+    cells.fit_list(list, n, d, x, means, out);
+    try {
+        encode(cells, list, n, x, nullptr, norms, out);
+    } catch (...) {
+        cells.a[list] = a;
+        throw;
+    }
+}
+
+void Payload::resize(PairCells& cells, size_t list, size_t n) {
+    cells.codes.resize(list, n);
+}
+
+void Payload::move(
+        PairCells& cells, size_t list, size_t from, size_t to) noexcept {
+    cells.codes.move(list, from, to);
+}
+
+void Payload::set(PairCells& cells, size_t list, size_t entry, size_t row)
+        const noexcept {
+    cells.codes.set(
+            list, entry, &records[row * cells.codes.shape.entry_bytes()]);
+}
+
+} // namespace faiss_ext

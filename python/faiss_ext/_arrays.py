@@ -1,0 +1,185 @@
+"""From what users have to the arrays that the C++ side takes."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Ids = NDArray[np.int64]
+
+#: Bytes of float32 that are converted at once.
+BLOCK_BYTES = 64 << 20
+_Scalar = TypeVar("_Scalar", bound=np.generic)
+_CPU = 1  # DLPack's kDLCPU
+
+
+def as_array(x: Any, name: str) -> NDArray[Any]:
+    """A numpy view of `x`, or a copy where there can be none."""
+    if isinstance(x, np.ndarray):
+        return x
+    if isinstance(x, (str, bytes)):
+        raise TypeError(f"{name}: a {type(x).__name__}, expected vectors")
+    if hasattr(x, "__dlpack_device__"):
+        if x.__dlpack_device__()[0] != _CPU:
+            x = x.get() if hasattr(x, "get") else x.cpu()
+        if not isinstance(x, np.ndarray):
+            if hasattr(x, "detach"):
+                x = x.detach()
+            x = np.from_dlpack(x)
+        return np.asarray(x)
+    try:
+        return np.asarray(x)
+    except ValueError as error:
+        raise ValueError(f"{name}: not an array ({error})") from None
+
+
+def _check_matrix(a: NDArray[Any], name: str, d: int | None) -> None:
+    if a.dtype.kind not in "fiub":
+        raise TypeError(
+            f"{name}: dtype {a.dtype}, expected real numbers such as float32"
+        )
+    if a.ndim != 2:
+        raise ValueError(
+            f"{name}: shape {a.shape}, expected two dimensions (n, d)"
+        )
+    if d is not None and a.shape[1] != d:
+        raise ValueError(
+            f"{name}: {a.shape[1]} columns, expected the index's d = {d}"
+        )
+
+
+def matrix(x: Any, name: str, d: int | None = None) -> NDArray[Any]:
+    """`x` as a checked matrix of any real dtype and order, not converted."""
+    a = as_array(x, name)
+    _check_matrix(a, name, d)
+    return a
+
+
+def floats(x: Any, name: str, d: int | None = None) -> Floats:
+    """`x` as C-contiguous float32 of shape (n, d), itself where it is that."""
+    if (
+        type(x) is np.ndarray
+        and x.dtype == np.float32
+        and x.ndim == 2
+        and x.flags.c_contiguous
+        and (d is None or x.shape[1] == d)
+    ):
+        return x
+    a = matrix(x, name, d)
+    return np.ascontiguousarray(a, dtype=np.float32)
+
+
+def float_blocks(a: NDArray[Any]) -> Iterator[tuple[int, Floats]]:
+    """(first row, block) of a checked matrix; one block of what needs no
+    conversion."""
+    if a.dtype == np.float32 and a.flags.c_contiguous:
+        yield 0, np.asarray(a)
+        return
+    step = max(1, BLOCK_BYTES // (4 * max(1, a.shape[1])))
+    for begin in range(0, len(a), step):
+        block = a[begin : begin + step]
+        yield begin, np.ascontiguousarray(block, dtype=np.float32)
+
+
+def is_blocks(x: Any) -> bool:
+    """Whether `x` is an iterator of blocks, and not an array or a list."""
+    return isinstance(x, Iterator) and not hasattr(x, "__array__")
+
+
+def ids(x: Any, name: str, n: int | None = None) -> Ids:
+    """`x` as C-contiguous int64 of shape (n,)."""
+    a = as_array(x, name)
+    if a.size == 0 and a.dtype.kind == "f":
+        a = a.astype(np.int64)  # an empty list
+    if a.dtype.kind not in "iu":
+        raise TypeError(f"{name}: dtype {a.dtype}, expected integers")
+    if a.dtype == np.uint64 and a.size and a.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"{name}: {a.max()} does not fit in int64")
+    if a.ndim != 1:
+        raise ValueError(f"{name}: shape {a.shape}, expected one dimension")
+    if n is not None and len(a) != n:
+        raise ValueError(
+            f"{name}: {len(a)} of them, expected one for each of {n} vectors"
+        )
+    return np.ascontiguousarray(a, dtype=np.int64)
+
+
+def count(value: Any, name: str, least: int = 1) -> int:
+    """`value` as an int of at least `least`."""
+    if isinstance(value, bool) or not isinstance(
+        value, (numbers.Integral, np.integer)
+    ):
+        raise TypeError(
+            f"{name} = {value!r}, expected an integer of at least {least}"
+        )
+    if value < least:
+        raise ValueError(f"{name} = {value}, expected at least {least}")
+    return int(value)
+
+
+def out(
+    array: NDArray[Any] | None,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: type[_Scalar],
+) -> NDArray[_Scalar]:
+    """`array` if it can be written to, or a new one for None."""
+    if array is None:
+        return np.empty(shape, dtype)
+    if (
+        not isinstance(array, np.ndarray)
+        or array.dtype != dtype
+        or array.shape != shape
+        or not array.flags.c_contiguous
+        or not array.flags.writeable
+    ):
+        raise ValueError(
+            f"{name}: expected a writeable C-contiguous array of shape "
+            f"{shape} and dtype {np.dtype(dtype)}"
+        )
+    return array
+
+
+def sample_rows(a: NDArray[Any], most: int, seed: int) -> NDArray[Any]:
+    """At most that many rows, evenly drawn, in their order."""
+    if len(a) <= most:
+        return a
+    rows = np.random.default_rng(seed).choice(len(a), most, replace=False)
+    rows.sort()
+    return a[rows]
+
+
+def sample_blocks(
+    blocks: Iterable[Any], name: str, d: int, most: int, seed: int
+) -> Floats:
+    """At most that many rows of all blocks, each as likely as any other
+    (Vitter 1985, algorithm R)."""
+    random = np.random.default_rng(seed)
+    kept: list[Floats] = []
+    seen = 0
+    reservoir: Floats | None = None
+    for number, x in enumerate(blocks):
+        block = floats(x, f"{name}[{number}]", d)
+        if reservoir is None:
+            room = most - seen
+            kept.append(block[:room].copy())
+            seen += len(kept[-1])
+            block = block[room:]
+            if seen < most:
+                continue
+            reservoir = np.concatenate(kept)
+            kept = []
+        # Row t of the stream takes a random place among t + 1, if it is one
+        # of the reservoir's.
+        places = random.integers(0, seen + 1 + np.arange(len(block)))
+        seen += len(block)
+        for row in np.flatnonzero(places < most):
+            reservoir[places[row]] = block[row]
+    if reservoir is not None:
+        return reservoir
+    return np.concatenate(kept) if kept else np.empty((0, d), np.float32)

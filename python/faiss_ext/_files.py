@@ -1,0 +1,257 @@
+"""Files of vectors, read in blocks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Rows that are read at once.
+BLOCK_ROWS = 32768
+
+ENDINGS = (
+    ".fbin",
+    ".u8bin",
+    ".i8bin",
+    ".ibin",
+    ".fvecs",
+    ".bvecs",
+    ".ivecs",
+    ".npy",
+    ".hdf5",
+    ".h5",
+    ".parquet",
+)
+
+
+class Vectors:
+    """Vectors of a file, shape (n, d); memory is one block.
+
+    Attributes
+    ----------
+    n, d : int
+    dtype : dtype
+    path : str
+    """
+
+    def __init__(self, path: str, n: int, d: int, dtype: Any) -> None:
+        self.path = path
+        self.n = n
+        self.d = d
+        self.dtype = np.dtype(dtype)
+
+    def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[NDArray[Any]]:
+        """All rows, in order."""
+        raise NotImplementedError
+
+    def array(self) -> NDArray[Any]:
+        """All rows as one array; mapped where the file allows it."""
+        parts = list(self.blocks())
+        empty = np.empty((0, self.d), self.dtype)
+        return np.concatenate(parts) if parts else empty
+
+
+class _Mapped(Vectors):
+    """Rows in a mapped file, whatever lies between them."""
+
+    def __init__(self, path: str, rows: NDArray[Any]) -> None:
+        super().__init__(path, rows.shape[0], rows.shape[1], rows.dtype)
+        self._rows = rows
+
+    def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[NDArray[Any]]:
+        for begin in range(0, self.n, rows):
+            yield self._rows[begin : begin + rows]
+
+    def array(self) -> NDArray[Any]:
+        return self._rows
+
+
+class _Hdf5(Vectors):
+    def __init__(self, path: str, name: str) -> None:
+        import h5py
+
+        self._file = h5py.File(path, "r")
+        if name not in self._file:
+            raise ValueError(
+                f"{path}: no data set {name!r}, expected one of "
+                f"{sorted(self._file)}"
+            )
+        self._data = self._file[name]
+        if self._data.ndim != 2:
+            raise ValueError(
+                f"{path}: {name!r} has shape {self._data.shape}, expected two "
+                "dimensions"
+            )
+        n, d = self._data.shape
+        super().__init__(path, n, d, self._data.dtype)
+
+    def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[NDArray[Any]]:
+        for begin in range(0, self.n, rows):
+            yield self._data[begin : begin + rows]
+
+
+class _Parquet(Vectors):
+    """A column of lists of one length."""
+
+    def __init__(self, path: str, column: str | None) -> None:
+        import pyarrow.parquet
+
+        self._file = pyarrow.parquet.ParquetFile(path)
+        names = self._file.schema_arrow.names
+        lists = [
+            f.name for f in self._file.schema_arrow if "list" in str(f.type)
+        ]
+        if column is None:
+            if len(lists) != 1:
+                raise ValueError(
+                    f"{path}: {len(lists)} columns of lists ({lists}), name "
+                    "one behind the path: FILE:COLUMN"
+                )
+            column = lists[0]
+        if column not in names:
+            raise ValueError(
+                f"{path}: no column {column!r}, expected one of {names}"
+            )
+        self._column = column
+        first = next(self._batches(1), None)
+        if first is None:
+            raise ValueError(f"{path}: the column {column!r} is empty")
+        super().__init__(
+            path, self._file.metadata.num_rows, first.shape[1], first.dtype
+        )
+
+    def _batches(self, rows: int) -> Iterator[NDArray[Any]]:
+        done = 0
+        for batch in self._file.iter_batches(rows, columns=[self._column]):
+            column = batch.column(0)
+            if column.null_count:
+                raise ValueError(
+                    f"{self._column!r} has a null near row {done}"
+                )
+            flat = column.flatten().to_numpy(zero_copy_only=False)
+            if len(flat) % len(column):
+                raise ValueError(
+                    f"{self._column!r} has lists of different lengths near "
+                    f"row {done}"
+                )
+            done += len(column)
+            yield flat.reshape(len(column), -1)
+
+    def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[NDArray[Any]]:
+        for block in self._batches(rows):
+            if block.shape[1] != self.d:
+                raise ValueError(
+                    f"{self.path}: {self._column!r} has lists of different "
+                    "lengths"
+                )
+            yield block
+
+
+def _bin(path: str, dtype: Any) -> NDArray[Any]:
+    size = os.path.getsize(path)
+    if size < 8:
+        raise ValueError(f"{path}: {size} bytes, expected a header of 8")
+    n, d = (int(v) for v in np.fromfile(path, np.uint32, 2))
+    expected = 8 + n * d * np.dtype(dtype).itemsize
+    if size != expected or d == 0:
+        raise ValueError(
+            f"{path}: {size} bytes, expected {expected} by its header "
+            f"({n} x {d})"
+        )
+    return np.memmap(path, dtype, "r", offset=8, shape=(n, d))
+
+
+def _vecs(path: str, dtype: Any) -> NDArray[Any]:
+    size = os.path.getsize(path)
+    if size < 4:
+        raise ValueError(f"{path}: {size} bytes, expected a header of 4")
+    d = int(np.fromfile(path, np.int32, 1)[0])
+    item = np.dtype(dtype).itemsize
+    if d <= 0 or size % (4 + d * item):
+        raise ValueError(
+            f"{path}: {size} bytes are no multiple of 4 + {d} * {item}, the "
+            "size of a row"
+        )
+    n = size // (4 + d * item)
+    row = np.dtype([("d", np.int32), ("x", dtype, (d,))])
+    rows = np.memmap(path, row, "r", shape=(n,))
+    return rows["x"]
+
+
+def open_vectors(path: str | os.PathLike[str], part: str = "train") -> Vectors:
+    """The vectors of a file, by its ending.
+
+    Parameters
+    ----------
+    path : str or path
+        .fbin, .u8bin, .i8bin, .ibin, .fvecs, .bvecs, .ivecs, .npy, .hdf5 (of
+        ann-benchmarks) or .parquet; ``FILE:NAME`` names a data set or column.
+    part : str
+        The data set of an .hdf5 that is not named: ``"train"``, ``"test"`` or
+        ``"neighbors"``.
+
+    Raises
+    ------
+    ValueError
+        Naming the file, for one that is foreign or truncated.
+    OSError
+        For one that cannot be opened.
+    """
+    text = os.fspath(path)
+    name: str | None = None
+    if not os.path.exists(text) and ":" in text:
+        text, name = text.rsplit(":", 1)
+    ending = Path(text).suffix.lower()
+    if ending not in ENDINGS:
+        raise ValueError(
+            f"{text}: expected a name that ends in one of {', '.join(ENDINGS)}"
+        )
+    if not os.path.isfile(text):
+        raise FileNotFoundError(f"{text}: no such file")
+    if ending in (".hdf5", ".h5"):
+        return _Hdf5(text, name or part)
+    if ending == ".parquet":
+        return _Parquet(text, name)
+    if ending == ".npy":
+        try:
+            rows = np.load(text, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise ValueError(f"{text}: {error}") from None
+        if rows.ndim != 2:
+            raise ValueError(
+                f"{text}: shape {rows.shape}, expected two dimensions"
+            )
+        return _Mapped(text, rows)
+    read, dtype = {
+        ".fbin": (_bin, np.float32),
+        ".u8bin": (_bin, np.uint8),
+        ".i8bin": (_bin, np.int8),
+        ".ibin": (_bin, np.int32),
+        ".fvecs": (_vecs, np.float32),
+        ".bvecs": (_vecs, np.uint8),
+        ".ivecs": (_vecs, np.int32),
+    }[ending]
+    return _Mapped(text, read(text, dtype))
+
+
+def write_matrix(path: str | os.PathLike[str], rows: NDArray[Any]) -> None:
+    """Writes .npy, .fbin (float32) or .ibin (int32)."""
+    text = os.fspath(path)
+    ending = Path(text).suffix.lower()
+    if ending == ".npy":
+        np.save(text, rows)
+        return
+    dtypes: dict[str, Any] = {".fbin": np.float32, ".ibin": np.int32}
+    if ending not in dtypes:
+        raise ValueError(
+            f"{text}: expected a name that ends in .npy, .fbin or .ibin"
+        )
+    if ending == ".ibin" and rows.size and rows.max() > 2**31 - 1:
+        raise ValueError(f"{text}: ids do not fit in int32, use .npy")
+    with open(text, "wb") as file:
+        np.array(rows.shape, np.uint32).tofile(file)
+        rows.astype(dtypes[ending]).tofile(file)

@@ -1,0 +1,224 @@
+"""faiss.Kmeans by the mixture's hard step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from . import _arrays, _core
+from ._arrays import Floats, Ids
+
+
+class Kmeans:
+    """k-means, with the signature of faiss.Kmeans.
+
+    Parameters
+    ----------
+    d, k : int
+        Dimension of the vectors, and how many centroids.
+    niter : int
+        Iterations.
+    nredo : int
+        Runs, of which the one with the least objective is kept.
+    verbose : bool
+    spherical : bool
+        Centroids are normalised after each iteration, and vectors assigned by
+        inner product.
+    int_centroids : bool
+        Centroids are rounded at the end.
+    max_points_per_centroid : int
+        Training uses a random sample of so many vectors a centroid.
+    min_points_per_centroid : int
+        Fewer than so many a centroid are warned of.
+    seed : int
+    gpu : bool or int
+        True takes CUDA and fails where there is none; False takes the CPU.
+    init : {"random", "k-means++"}
+
+    Attributes
+    ----------
+    centroids : ndarray of shape (k, d)
+    obj : ndarray
+        The sum of squared distances of each iteration of the best run.
+    iteration_stats : list of dict
+        ``obj``, ``time``, ``time_search``, ``imbalance_factor``, ``nsplit``.
+    backend : str
+        What trained it.
+    """
+
+    def __init__(
+        self,
+        d: int,
+        k: int,
+        niter: int = 25,
+        nredo: int = 1,
+        *,
+        verbose: bool = False,
+        spherical: bool = False,
+        int_centroids: bool = False,
+        max_points_per_centroid: int = 256,
+        min_points_per_centroid: int = 39,
+        seed: int = 1234,
+        gpu: bool | int = False,
+        init: str = "random",
+    ) -> None:
+        self.d = _arrays.count(d, "d")
+        self.k = _arrays.count(k, "k")
+        self.niter = _arrays.count(niter, "niter", 0)
+        self.nredo = _arrays.count(nredo, "nredo")
+        self.verbose = verbose
+        self.spherical = spherical
+        self.int_centroids = int_centroids
+        self.max_points_per_centroid = _arrays.count(
+            max_points_per_centroid, "max_points_per_centroid"
+        )
+        self.min_points_per_centroid = min_points_per_centroid
+        self.seed = seed
+        self.gpu = gpu
+        if init not in ("random", "k-means++"):
+            raise ValueError(
+                f'init = {init!r}, expected "random" or "k-means++"'
+            )
+        self.init = init
+        self.centroids: Floats | None = None
+        self.obj: np.ndarray[Any, Any] | None = None
+        self.iteration_stats: list[dict[str, Any]] = []
+        self.backend = ""
+
+    def train(
+        self,
+        x: Any,
+        weights: Any = None,
+        init_centroids: Any = None,
+        progress: Callable[[int, float], None] | None = None,
+    ) -> float:
+        """Finds the centroids.
+
+        Parameters
+        ----------
+        x : array of shape (n, d)
+            Of any real dtype; read in blocks.
+        weights : array of shape (n,), optional
+        init_centroids : array of shape (k, d), optional
+        progress : callable, optional
+            Called with the iteration's number and objective.
+
+        Returns
+        -------
+        float
+            The last objective: the sum of squared distances.
+        """
+        a = _arrays.matrix(x, "x", self.d)
+        w = None
+        if weights is not None:
+            w = np.ascontiguousarray(
+                _arrays.as_array(weights, "weights"), np.float32
+            )
+            if w.shape != (len(a),):
+                raise ValueError(
+                    f"weights: shape {w.shape}, expected ({len(a)},)"
+                )
+        if len(a) < self.k:
+            raise ValueError(
+                f"x: {len(a)} vectors, expected at least k = {self.k}"
+            )
+        most = self.k * self.max_points_per_centroid
+        if len(a) > most:
+            rows = np.random.default_rng(abs(self.seed)).choice(
+                len(a), most, replace=False
+            )
+            rows.sort()
+            a = np.ascontiguousarray(a[rows])
+            w = None if w is None else w[rows]
+        means = None
+        if init_centroids is not None:
+            means = _arrays.floats(init_centroids, "init_centroids", self.d)
+            if len(means) != self.k:
+                raise ValueError(
+                    f"init_centroids: {len(means)}, expected k = {self.k}"
+                )
+        best = None
+        for redo in range(self.nredo if means is None else 1):
+            fitted = self._run(a, w, means, redo, progress)
+            if best is None or fitted["obj"][-1:] < best["obj"][-1:]:
+                best = fitted
+        assert best is not None
+        self.backend = best["backend"]
+        self.centroids = best["means"]
+        if self.int_centroids:
+            self.centroids = np.round(best["means"])
+        self.obj = np.array(best["obj"])
+        self.iteration_stats = best["stats"]
+        return float(self.obj[-1]) if len(self.obj) else 0.0
+
+    def _run(
+        self,
+        a: np.ndarray[Any, Any],
+        w: np.ndarray[Any, Any] | None,
+        means: Floats | None,
+        redo: int,
+        progress: Callable[[int, float], None] | None,
+    ) -> dict[str, Any]:
+        total = float(len(a) if w is None else w.sum(dtype=np.float64))
+        done = 0
+
+        def report(hard: bool, objective: float, seconds: float) -> None:
+            nonlocal done
+            done += 1
+            if self.verbose:
+                print(f"iteration {done}: objective {objective * total:g}")
+            if progress is not None:
+                progress(done, objective * total)
+
+        fitted = _core.train(
+            a,
+            w,
+            self.k,
+            init=self.init,
+            hard_iterations=self.niter,
+            niter=0,
+            seed=abs(self.seed) + redo,
+            spherical=self.spherical,
+            backend="cuda" if self.gpu else "cpu",
+            means=means,
+            progress=report,
+        )
+        fitted["obj"] = [it[1] * total for it in fitted["iterations"]]
+        fitted["stats"] = [
+            {
+                "obj": it[1] * total,
+                "time": it[2],
+                "time_search": it[3],
+                "imbalance_factor": it[5],
+                "nsplit": it[4],
+            }
+            for it in fitted["iterations"]
+        ]
+        return fitted
+
+    def assign(self, x: Any) -> tuple[Floats, Ids]:
+        """The nearest centroid of each vector.
+
+        Returns
+        -------
+        D : ndarray of shape (n,)
+            Squared distances; inner products where spherical.
+        I : ndarray of shape (n,)
+        """
+        if self.centroids is None:
+            raise ValueError("assign: call train first")
+        a = _arrays.matrix(x, "x", self.d)
+        index = _core.index_factory(
+            self.d,
+            "Flat",
+            _core.METRIC_INNER_PRODUCT if self.spherical else _core.METRIC_L2,
+        )
+        index.add(self.centroids)
+        D = np.empty((len(a), 1), np.float32)
+        labels = np.empty((len(a), 1), np.int64)
+        for begin, block in _arrays.float_blocks(a):
+            end = begin + len(block)
+            index.search(block, D[begin:end], labels[begin:end])
+        return D[:, 0], labels[:, 0]

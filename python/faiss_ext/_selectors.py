@@ -1,0 +1,164 @@
+"""Which ids a search may find, and what one search says."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+
+from . import _arrays, _core
+from ._core import IDSelector
+
+__all__ = [
+    "IDSelector",
+    "IDSelectorBatch",
+    "IDSelectorBitmap",
+    "IDSelectorRange",
+    "SearchParameters",
+]
+
+
+def IDSelectorRange(imin: int, imax: int) -> IDSelector:
+    """Ids from `imin` to below `imax`."""
+    return _core.IDSelectorRange(imin, imax)
+
+
+def IDSelectorBatch(ids: Any) -> IDSelector:
+    """The ids of an integer array."""
+    return _core.IDSelectorBatch(_arrays.ids(ids, "ids"))
+
+
+def IDSelectorBitmap(bitmap: Any) -> IDSelector:
+    """Id i where bit ``i % 8`` of byte ``i // 8`` is set."""
+    a = np.ascontiguousarray(_arrays.as_array(bitmap, "bitmap"))
+    if a.dtype != np.uint8 or a.ndim != 1:
+        raise TypeError(
+            f"bitmap: dtype {a.dtype}, shape {a.shape}, expected uint8 of one "
+            "dimension"
+        )
+    return _core.IDSelectorBitmap(a)
+
+
+def selector(sel: Any, name: str = "sel") -> IDSelector | None:
+    """`sel` as an IDSelector; None stays None."""
+    if sel is None or isinstance(sel, IDSelector):
+        return sel
+    if isinstance(sel, range):
+        if sel.step == 1:
+            return IDSelectorRange(sel.start, sel.stop)
+        return IDSelectorBatch(np.arange(sel.start, sel.stop, sel.step))
+    # faiss's own: what can be read of it from outside.
+    if hasattr(sel, "imin") and hasattr(sel, "imax"):
+        return IDSelectorRange(sel.imin, sel.imax)
+    if hasattr(sel, "is_member"):
+        raise TypeError(
+            f"{name}: a faiss.{type(sel).__name__}, expected ids, a boolean "
+            "mask, a range or a selector of faiss_ext"
+        )
+    a = _arrays.as_array(sel, name)
+    if a.dtype == np.bool_ and a.ndim == 1:
+        return IDSelectorBitmap(np.packbits(a, bitorder="little"))
+    return _core.IDSelectorBatch(_arrays.ids(a, name))
+
+
+class SearchParameters(_core.SearchParameters):
+    """What one search says; what is left out is the index's own.
+
+    Parameters
+    ----------
+    nprobe : int, optional
+        Lists that are looked at in any case; the cost of that many.
+    max_codes : int, optional
+        The most distances a query computes; 0 sets no limit.
+    probe_order : str, optional
+        ``"calibrated"``, ``"codes"``, ``"distance"``, ``"scale_free"`` or
+        ``"log_likelihood"``.
+    probe_mass : float, optional
+        In (0, 1]. A query stops once this share of its neighbours is expected
+        to be found.
+    target_recall : float, optional
+        In [0, 1). Above 0 the calibration chooses order and cost, and `nprobe`
+        is not used. Left out, it is the index's own, or 0 where `nprobe`,
+        `probe_order` or `probe_mass` is given.
+    sel : IDSelector, range, array of int or array of bool, optional
+        The ids that may be found; a boolean array is a mask by id.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a value that cannot be, naming it.
+    """
+
+    def __init__(
+        self,
+        *,
+        nprobe: int | None = None,
+        max_codes: int | None = None,
+        probe_order: str | None = None,
+        probe_mass: float | None = None,
+        target_recall: float | None = None,
+        sel: Any = None,
+    ) -> None:
+        if nprobe is not None:
+            nprobe = _arrays.count(nprobe, "nprobe")
+        if max_codes is not None:
+            max_codes = _arrays.count(max_codes, "max_codes", 0)
+        if probe_mass is not None and not 0 < probe_mass <= 1:
+            raise ValueError(
+                f"probe_mass = {probe_mass}, expected a value in (0, 1]"
+            )
+        if target_recall is not None and not 0 <= target_recall < 1:
+            raise ValueError(
+                f"target_recall = {target_recall}, expected a value in [0, 1)"
+            )
+        try:
+            super().__init__(
+                nprobe=nprobe,
+                max_codes=max_codes,
+                probe_order=probe_order,
+                probe_mass=probe_mass,
+                target_recall=target_recall,
+                sel=selector(sel),
+            )
+        except _core.FaissError as error:
+            raise ValueError(f"probe_order: {error}") from None
+
+    def __repr__(self) -> str:
+        names = (
+            "nprobe",
+            "max_codes",
+            "probe_order",
+            "probe_mass",
+            "target_recall",
+            "sel",
+        )
+        given = ((name, getattr(self, name)) for name in names)
+        inside = ", ".join(f"{n}={v!r}" for n, v in given if v is not None)
+        return f"SearchParameters({inside})"
+
+
+def parameters(params: Any) -> _core.SearchParameters | None:
+    """`params` as ours; a faiss.SearchParametersIVF is read field by field."""
+    if params is None or isinstance(params, _core.SearchParameters):
+        return params
+    read: dict[str, Any] = {
+        name: operator.index(getattr(params, name))
+        for name in ("nprobe", "max_codes")
+        if hasattr(params, name)
+    }
+    if not read and not hasattr(params, "sel"):
+        raise TypeError(
+            f"params: a {type(params).__name__}, expected SearchParameters"
+        )
+    sel = getattr(params, "sel", None)
+    # faiss gives the selector back as its base class; what it was stands
+    # among what the parameters keep alive, by a name that depends on the
+    # version.
+    for kept in (
+        *getattr(params, "referenced_objects", ()),
+        *getattr(params, "_sp_field_refs", {}).values(),
+    ):
+        if hasattr(kept, "is_member"):
+            sel = kept
+    return SearchParameters(**read, sel=sel)

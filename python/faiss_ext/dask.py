@@ -1,0 +1,501 @@
+"""Training, building and searching on the workers of a Dask cluster.
+
+Scheduling, transport and retries are Dask's. E-steps run over global blocks of
+rows of one size, and their sums are merged in a tree of fixed shape: with one
+backend and instruction set the fitted mixture has the same bits whatever the
+number of workers, and whichever of them die.
+
+Workers write and read shards by path: the folder must be one that all of them
+see. A worker with one thread leaves all its cores to OpenMP.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from dask import compute, delayed
+from numpy.typing import NDArray
+
+from . import _arrays, _core, _files
+from ._estimator import GaussianMixture, _Frame, _needs_offset
+from ._index import Index, index_factory, read_index, write_index
+from ._selectors import SearchParameters
+
+__all__ = ["build", "fit", "merge", "search"]
+
+#: Rows of a block, whose sums are added up before any are merged.
+BLOCK_ROWS = 65536
+_FORMAT = 1
+
+
+class _Rows:
+    """Vectors as blocks of BLOCK_ROWS that workers compute or read."""
+
+    def __init__(self, x: Any, block_rows: int) -> None:
+        self.block_rows = block_rows
+        if hasattr(x, "to_delayed"):
+            if x.ndim != 2 or any(np.isnan(x.shape)):
+                raise ValueError(
+                    f"x: shape {x.shape}, expected two known dimensions "
+                    "(compute_chunk_sizes)"
+                )
+            self.n, self.d = (int(v) for v in x.shape)
+            self.dtype = np.dtype(x.dtype)
+            x = x.rechunk({0: block_rows, 1: -1})
+            self.blocks = list(x.to_delayed().ravel())
+            self.names = [f"x, rows from {b}" for b in self._begins()]
+            return
+        if isinstance(x, (str, os.PathLike)):
+            x = [x]
+        files = [(os.fspath(p), _files.open_vectors(p)) for p in x]
+        if not files:
+            raise ValueError("x: no files")
+        self.d = files[0][1].d
+        self.dtype = files[0][1].dtype
+        for path, vectors in files:
+            if vectors.d != self.d or vectors.dtype != self.dtype:
+                raise ValueError(
+                    f"{path}: {vectors.d} columns of {vectors.dtype}, "
+                    f"expected {self.d} of {self.dtype}"
+                )
+        self.n = sum(v.n for _, v in files)
+        self.blocks, self.names = [], []
+        for begin in self._begins():
+            end = min(begin + block_rows, self.n)
+            parts, first = [], 0
+            for path, vectors in files:
+                a, b = max(begin, first), min(end, first + vectors.n)
+                if a < b:
+                    parts.append((path, a - first, b - first))
+                first += vectors.n
+            self.blocks.append(delayed(_read, pure=True)(parts))
+            self.names.append(f"{parts[0][0]}, rows from {parts[0][1]}")
+
+    def _begins(self) -> range:
+        return range(0, self.n, self.block_rows)
+
+    def sample(self, most: int) -> NDArray[Any]:
+        """At most that many rows, evenly spaced."""
+        most = min(most, self.n)
+        parts = [
+            delayed(_spaced, pure=True)(block, begin, self.n, most)
+            for begin, block in zip(self._begins(), self.blocks, strict=True)
+        ]
+        return np.concatenate(compute(*parts))
+
+
+def _read(parts: list[tuple[str, int, int]]) -> NDArray[Any]:
+    rows = [_files.open_vectors(p).array()[a:b] for p, a, b in parts]
+    return rows[0] if len(rows) == 1 else np.concatenate(rows)
+
+
+def _spaced(
+    block: NDArray[Any], begin: int, n: int, most: int
+) -> NDArray[Any]:
+    i = np.arange(begin, begin + len(block))
+    return np.asarray(block[(i + 1) * most // n > i * most // n])
+
+
+def _tree(merge: Callable[[Any, Any], Any], leaves: Sequence[Any]) -> Any:
+    """Merges neighbours, then neighbours of these: a shape of the number of
+    leaves alone."""
+    level = list(leaves)
+    while len(level) > 1:
+        pairs = [
+            delayed(merge, pure=True)(level[i], level[i + 1])
+            for i in range(0, len(level) - 1, 2)
+        ]
+        level = pairs + level[len(pairs) * 2 :]
+    return level[0]
+
+
+Moments = tuple[int, NDArray[np.float64], float]
+
+
+def _moments(
+    block: NDArray[Any], pivot: NDArray[np.float64], name: str
+) -> Moments:
+    """Rows, their sum and the sum of their squares about the pivot."""
+    total = np.zeros(len(pivot))
+    squares = 0.0
+    for begin in range(0, len(block), 4096):
+        y = np.asarray(block[begin : begin + 4096], np.float64) - pivot
+        if not np.isfinite(y).all():
+            row = begin + int(np.flatnonzero(~np.isfinite(y).all(axis=1))[0])
+            raise ValueError(f"{name}: row {row} of these is not finite")
+        total += y.sum(axis=0)
+        squares += float(np.square(y).sum())
+    return len(block), total, squares
+
+
+def _add_moments(a: Moments, b: Moments) -> Moments:
+    return a[0] + b[0], a[1] + b[1], a[2] + b[2]
+
+
+def _frame_of(rows: _Rows) -> _Frame:
+    pivot = np.asarray(rows.sample(1)[0], np.float64)
+    n, total, squares = _tree(
+        _add_moments,
+        [
+            delayed(_moments, pure=True)(block, pivot, name)
+            for block, name in zip(rows.blocks, rows.names, strict=True)
+        ],
+    ).compute()
+    mean = total / n
+    variance = max(squares / n - float(mean @ mean), 0.0) / rows.d
+    scale = float(np.float32(1 / np.sqrt(variance))) if variance > 0 else 1.0
+    middle = pivot + mean
+    if _needs_offset(np.empty(0, rows.dtype)):
+        return _Frame(middle, np.zeros(rows.d, np.float32), scale)
+    return _Frame(None, middle.astype(np.float32), scale)
+
+
+def _block_stats(
+    block: NDArray[Any],
+    frame: _Frame,
+    backend: str,
+    covariance_type: str,
+    means: NDArray[np.float32],
+    variances: NDArray[np.float32],
+    log_weights: NDArray[np.float32],
+    hard: bool,
+) -> _core.SufficientStats:
+    engine = _core.EStepEngine(
+        np.ascontiguousarray(block),
+        None,
+        frame.center,
+        frame.scale,
+        backend,
+        frame.offset,
+    )
+    return engine.accumulate(
+        covariance_type, means, variances, log_weights, hard
+    )
+
+
+def _add_stats(
+    a: _core.SufficientStats, b: _core.SufficientStats
+) -> _core.SufficientStats:
+    out = copy.copy(a)  # Dask may run this again with the same a
+    out.merge(b)
+    return out
+
+
+class _Engine:
+    """E-steps on the cluster."""
+
+    def __init__(self, rows: _Rows, frame: _Frame, backend: str) -> None:
+        self.rows = rows
+        self.frame = frame
+        self.backend = backend
+
+    def accumulate(
+        self,
+        covariance_type: str,
+        means: NDArray[np.float32],
+        variances: NDArray[np.float32],
+        log_weights: NDArray[np.float32],
+        hard: bool,
+    ) -> _core.SufficientStats:
+        model = [
+            delayed(v, pure=True) for v in (means, variances, log_weights)
+        ]
+        stats: _core.SufficientStats = _tree(
+            _add_stats,
+            [
+                delayed(_block_stats, pure=True)(
+                    block,
+                    self.frame,
+                    self.backend,
+                    covariance_type,
+                    *model,
+                    hard,
+                )
+                for block in self.rows.blocks
+            ],
+        ).compute()
+        return stats
+
+
+def fit(
+    x: Any,
+    n_components: int,
+    *,
+    block_rows: int = BLOCK_ROWS,
+    sample_rows: int | None = None,
+    backend: str = "cpu",
+    **options: Any,
+) -> GaussianMixture:
+    """A mixture fitted by all workers.
+
+    Parameters
+    ----------
+    x : dask array of shape (n, d), or paths of files
+        Files as the command line reads them, of one dtype. Persist an array
+        that fits in the workers' memory.
+    n_components : int
+    block_rows : int
+        Rows of a block; part of what decides the result's last bits.
+    sample_rows : int, optional
+        Evenly spaced rows that means start among; 256 a component and at
+        least 16,384 if left out.
+    backend : {"cpu", "cuda", "auto"}
+        Of each worker.
+    **options
+        Of `GaussianMixture`.
+
+    Returns
+    -------
+    GaussianMixture
+        Fitted.
+
+    Raises
+    ------
+    ValueError
+        Naming file and row for a value that is not finite.
+    """
+    model = GaussianMixture(n_components, **options)
+    model._check_parameters()
+    rows = _Rows(x, _arrays.count(block_rows, "block_rows"))
+    if rows.n < n_components:
+        raise ValueError(
+            f"x: {rows.n} rows, expected at least n_components = "
+            f"{n_components}"
+        )
+    frame = _frame_of(rows)
+    start = rows.sample(sample_rows or max(16384, 256 * n_components))
+    model.n_features_in_ = rows.d
+    return model._fit_by(_Engine(rows, frame, backend), frame, start, None)
+
+
+# Indexes in shards
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while data := file.read(1 << 20):
+            digest.update(data)
+    return digest.hexdigest()
+
+
+def _write(index: Index, path: Path) -> str:
+    """A whole file or none, and its checksum."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        write_index(index, partial)
+        digest = _sha256(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return digest
+
+
+def _build_shard(
+    folder: str,
+    trained_sha256: str,
+    name: str,
+    begin: int,
+    blocks: list[NDArray[Any]],
+) -> dict[str, Any]:
+    index = _load(f"{folder}/trained.index", trained_sha256, False)
+    if index.has_mixture:
+        index.calibrate_on_add = False
+    at = begin
+    for block in blocks:
+        index.add_with_ids(block, np.arange(at, at + len(block)))
+        at += len(block)
+    path = Path(folder) / name
+    return {
+        "file": name,
+        "begin": begin,
+        "rows": at - begin,
+        "sha256": _write(index, path),
+    }
+
+
+def _load(path: str, sha256: str, cached: bool = True) -> Index:
+    if cached:
+        return _load_once(path, sha256)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{path}: a shard of the manifest is missing")
+    if _sha256(Path(path)) != sha256:
+        raise ValueError(
+            f"{path}: its checksum is not the manifest's: it is damaged, or "
+            "of another training"
+        )
+    return read_index(path)
+
+
+@functools.lru_cache(maxsize=4)
+def _load_once(path: str, sha256: str) -> Index:
+    return _load(path, sha256, False)
+
+
+def build(
+    x: Any,
+    factory: str,
+    out: str | os.PathLike[str],
+    *,
+    metric: int = _core.METRIC_L2,
+    shard_rows: int = 1 << 20,
+    sample_rows: int | None = None,
+    block_rows: int = BLOCK_ROWS,
+) -> Path:
+    """Shards of one index, which share what was trained.
+
+    Parameters
+    ----------
+    x : dask array of shape (n, d), or paths of files
+    factory : str
+        As for `index_factory`. Trained here, on a sample.
+    out : str or path
+        A folder that all workers see.
+    metric : int
+    shard_rows : int
+        Rows of a shard at most, whole blocks; a worker holds as many.
+    sample_rows : int, optional
+        Evenly spaced rows to train on; 256 a list and at least 65,536 if left
+        out.
+    block_rows : int
+
+    Returns
+    -------
+    Path
+        The manifest, ``out/manifest.json``. Ids are numbers of rows.
+    """
+    rows = _Rows(x, _arrays.count(block_rows, "block_rows"))
+    index = index_factory(rows.d, factory, metric)
+    nlist = index.nlist if hasattr(index, "nlist") else 1
+    index.train(rows.sample(sample_rows or max(65536, 256 * nlist)))
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    trained = _write(index, folder / "trained.index")
+    each = max(1, shard_rows // block_rows)
+    tasks = []
+    for number, first in enumerate(range(0, len(rows.blocks), each)):
+        tasks.append(
+            delayed(_build_shard)(
+                str(folder.resolve()),
+                trained,
+                f"shard{number:05d}.index",
+                first * block_rows,
+                rows.blocks[first : first + each],
+            )
+        )
+    manifest = {
+        "format": _FORMAT,
+        "factory": factory,
+        "d": rows.d,
+        "metric": metric,
+        "ntotal": rows.n,
+        "trained_sha256": trained,
+        "shards": list(compute(*tasks)),
+    }
+    path = folder / "manifest.json"
+    partial = folder / "manifest.json.partial"
+    partial.write_text(json.dumps(manifest, indent=1) + "\n")
+    os.replace(partial, path)
+    return path
+
+
+def _read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads(Path(path).read_text())
+    if manifest.get("format") != _FORMAT:
+        raise ValueError(
+            f"{path}: format {manifest.get('format')}, expected {_FORMAT}"
+        )
+    return manifest
+
+
+Found = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+
+def _search_shard(
+    path: str, sha256: str, queries: Any, k: int, nprobe: int
+) -> Found:
+    index = _load(path, sha256)
+    if not index._core.has_lists():
+        return index.search(queries, k)
+    order = "distance" if index.has_mixture else None
+    params = SearchParameters(nprobe=nprobe, probe_order=order)
+    return index.search(queries, k, params=params)
+
+
+def _best(a: Found, b: Found, similarity: bool) -> Found:
+    D = np.hstack([a[0], b[0]])
+    labels = np.hstack([a[1], b[1]])
+    k = a[0].shape[1]
+    order = np.argsort(-D if similarity else D, axis=1, kind="stable")[:, :k]
+    return (
+        np.take_along_axis(D, order, 1),
+        np.take_along_axis(labels, order, 1),
+    )
+
+
+def search(
+    manifest: str | os.PathLike[str], queries: Any, k: int, *, nprobe: int
+) -> Found:
+    """Searches all shards, each on one worker.
+
+    Whole lists in the order of their distance (``probe_order="distance"``),
+    which is the same for all shards: the result is that of the unsharded
+    index with this order and nprobe. Searches by codes spread one cost over
+    all vectors: `merge` the shards for these.
+
+    Parameters
+    ----------
+    manifest : str or path
+        What `build` returned.
+    queries : array of shape (n, d)
+    k : int
+    nprobe : int
+
+    Returns
+    -------
+    D, I : ndarray of shape (n, k)
+    """
+    parts = _read_manifest(manifest)
+    folder = Path(manifest).resolve().parent
+    q = delayed(_arrays.floats(queries, "queries", parts["d"]))
+    k = _arrays.count(k, "k")
+    nprobe = _arrays.count(nprobe, "nprobe")
+    similarity = parts["metric"] == _core.METRIC_INNER_PRODUCT
+    found: Found = _tree(
+        functools.partial(_best, similarity=similarity),
+        [
+            delayed(_search_shard)(
+                str(folder / s["file"]), s["sha256"], q, k, nprobe
+            )
+            for s in parts["shards"]
+        ],
+    ).compute()
+    return found
+
+
+def merge(manifest: str | os.PathLike[str]) -> Index:
+    """All shards as one index in memory, calibrated."""
+    parts = _read_manifest(manifest)
+    folder = Path(manifest).resolve().parent
+    index = _load(
+        str(folder / "trained.index"), parts["trained_sha256"], False
+    )
+    calibrates = index.has_mixture and index.calibrate_on_add
+    if calibrates:
+        index.calibrate_on_add = False
+    for shard in parts["shards"]:
+        index.merge_from(
+            _load(str(folder / shard["file"]), shard["sha256"], False)
+        )
+    if calibrates:
+        index.calibrate_on_add = True
+        index.optimize()
+    return index

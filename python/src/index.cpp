@@ -1,0 +1,496 @@
+#include <cmath>
+
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <faiss/IndexPreTransform.h>
+#include <faiss/IndexRefine.h>
+#include <faiss/impl/FaissAssert.h>
+
+#include "bindings.h"
+#include "faiss_ext/GMMParameterSpace.h"
+#include "faiss_ext/IndexGMM.h"
+#include "faiss_ext/impl/convert.h"
+#include "faiss_ext/index_factory.h"
+#include "faiss_ext/ivflib.h"
+#include "interrupt.h"
+
+namespace faiss_ext_python {
+
+gmm::Covariance covariance_from_string(const std::string& name) {
+    for (gmm::Covariance covariance :
+         {gmm::Covariance::isotropic,
+          gmm::Covariance::diagonal,
+          gmm::Covariance::tied_spherical}) {
+        if (name == to_string(covariance)) {
+            return covariance;
+        }
+    }
+    FAISS_THROW_FMT(
+            "covariance_type = \"%s\", expected \"spherical\", \"diag\" or "
+            "\"tied_spherical\"",
+            name.c_str());
+}
+
+const char* to_string(gmm::Covariance covariance) {
+    switch (covariance) {
+        case gmm::Covariance::isotropic:
+            return "spherical";
+        case gmm::Covariance::diagonal:
+            return "diag";
+        case gmm::Covariance::tied_spherical:
+            return "tied_spherical";
+    }
+    FAISS_THROW_MSG("a covariance kind that Python has no name for");
+}
+
+faiss::IndexIVF* extract_ivf(faiss::Index& index) {
+    faiss::Index* root = &index;
+    return dynamic_cast<faiss::IndexIVF*>(*faiss_ext::unwrap(&root));
+}
+
+faiss::IndexIVF& PyIndex::ivf(const char* what) const {
+    faiss::IndexIVF* out = extract_ivf(*index);
+    FAISS_THROW_IF_NOT_FMT(out, "%s: the index has no inverted lists", what);
+    return *out;
+}
+
+faiss_ext::IVFGMM& PyIndex::gmm(const char* what) const {
+    faiss_ext::IVFGMM* out = faiss_ext::extract_gmm(index.get());
+    FAISS_THROW_IF_NOT_FMT(out, "%s: the index has no mixture", what);
+    return *out;
+}
+
+namespace {
+
+void check_rows(
+        const faiss::Index& index, const char* name, Matrix<const float> x) {
+    FAISS_THROW_IF_NOT_FMT(
+            x.shape(1) == size_t(index.d),
+            "%s: %zu columns, expected the index's d = %d",
+            name,
+            x.shape(1),
+            index.d);
+}
+
+void check_ids(size_t n, Vector<const int64_t> ids) {
+    FAISS_THROW_IF_NOT_FMT(
+            ids.shape(0) == n,
+            "ids: %zu of them, expected one for each of %zu vectors",
+            ids.shape(0),
+            n);
+}
+
+void train(PyIndex& self, Matrix<const float> x) {
+    check_rows(*self.index, "x", x);
+    const LongCall long_call;
+    self.index->train(x.shape(0), x.data());
+}
+
+void add(PyIndex& self, Matrix<const float> x) {
+    check_rows(*self.index, "x", x);
+    const LongCall long_call;
+    self.index->add(x.shape(0), x.data());
+}
+
+void add_with_ids(
+        PyIndex& self, Matrix<const float> x, Vector<const int64_t> ids) {
+    check_rows(*self.index, "x", x);
+    check_ids(x.shape(0), ids);
+    const LongCall long_call;
+    self.index->add_with_ids(x.shape(0), x.data(), ids.data());
+}
+
+void update_vectors(
+        PyIndex& self, Vector<const int64_t> ids, Matrix<const float> x) {
+    check_rows(*self.index, "x", x);
+    check_ids(x.shape(0), ids);
+    faiss::IndexIVF& ivf = self.ivf("update_vectors");
+    FAISS_THROW_IF_NOT_MSG(
+            &ivf == self.index.get(),
+            "update_vectors: the index is wrapped; remove_ids and add_with_ids "
+            "do the same");
+    const LongCall long_call;
+    ivf.update_vectors(int(x.shape(0)), ids.data(), x.data());
+}
+
+void reconstruct_n(PyIndex& self, int64_t first, Matrix<float> out) {
+    const int64_t n = int64_t(out.shape(0));
+    FAISS_THROW_IF_NOT_FMT(
+            first >= 0 && first + n <= self.index->ntotal,
+            "n0 = %zd and ni = %zd, expected a range within the index's "
+            "ntotal = %zd",
+            ssize_t(first),
+            ssize_t(n),
+            ssize_t(self.index->ntotal));
+    FAISS_THROW_IF_NOT_MSG(
+            out.shape(1) == size_t(self.index->d), "x: expected d columns");
+    const LongCall long_call;
+    self.index->reconstruct_n(first, n, out.data());
+}
+
+void reconstruct_batch(
+        PyIndex& self, Vector<const int64_t> ids, Matrix<float> out) {
+    check_ids(out.shape(0), ids);
+    FAISS_THROW_IF_NOT_MSG(
+            out.shape(1) == size_t(self.index->d), "x: expected d columns");
+    const LongCall long_call;
+    for (size_t i = 0; i < ids.shape(0); i++) {
+        self.index->reconstruct(ids.data()[i], &out(i, 0));
+    }
+}
+
+void merge_from(PyIndex& self, PyIndex& other, int64_t add_id) {
+    FAISS_THROW_IF_NOT_MSG(
+            &self != &other, "other: expected an index other than this one");
+    const LongCall long_call;
+#if FAISS_EXT_FAISS_VERSION > 10703
+    self.index->merge_from(*other.index, add_id);
+#else
+    self.ivf("merge_from").merge_from(*extract_ivf(*other.index), add_id);
+#endif
+}
+
+void set_direct_map(PyIndex& self, const std::string& type) {
+    faiss::IndexIVF& ivf = self.ivf("set_direct_map");
+    if (type == "none") {
+        ivf.set_direct_map_type(faiss::DirectMap::NoMap);
+    } else if (type == "array") {
+        ivf.set_direct_map_type(faiss::DirectMap::Array);
+    } else if (type == "hashtable") {
+        ivf.set_direct_map_type(faiss::DirectMap::Hashtable);
+    } else {
+        FAISS_THROW_FMT(
+                "type = \"%s\", expected \"none\", \"array\" or "
+                "\"hashtable\"",
+                type.c_str());
+    }
+}
+
+const char* get_direct_map(const PyIndex& self) {
+    switch (self.ivf("direct_map").direct_map.type) {
+        case faiss::DirectMap::Array:
+            return "array";
+        case faiss::DirectMap::Hashtable:
+            return "hashtable";
+        default:
+            return "none";
+    }
+}
+
+/// means, variances, weights, covariance_type
+nb::tuple mixture(const PyIndex& self) {
+    gmm::GaussianMixture m;
+    faiss::IndexIVF* ivf = extract_ivf(*self.index);
+    if (auto quantizer = dynamic_cast<const faiss_ext::IndexGMM*>(
+                ivf ? ivf->quantizer : self.index.get())) {
+        m = quantizer->mixture(); // of a stock index
+    } else {
+        m = self.gmm("mixture").mixture();
+    }
+    std::vector<size_t> shape = {m.variances.size()};
+    if (m.covariance == gmm::Covariance::diagonal) {
+        shape = {m.k, m.d};
+    } else if (m.covariance == gmm::Covariance::tied_spherical) {
+        shape = {};
+    }
+    std::vector<float> weights;
+    for (float w : m.log_weights) {
+        weights.push_back(std::exp(w));
+    }
+    return nb::make_tuple(
+            to_numpy(std::move(m.means), {m.k, m.d}),
+            to_numpy(std::move(m.variances), shape),
+            to_numpy(std::move(weights), {m.k}),
+            to_string(m.covariance));
+}
+
+void bind_calibration(nb::module_& m) {
+    using faiss_ext::Calibration;
+    nb::class_<Calibration::Choice>(
+            m, "CalibrationChoice", "The cheapest setting for a recall.")
+            .def_prop_ro(
+                    "probe_order",
+                    [](const Calibration::Choice& c) {
+                        return faiss_ext::to_string(c.order);
+                    })
+            .def_ro("by_mass", &Calibration::Choice::by_mass)
+            .def_ro("parameter", &Calibration::Choice::parameter)
+            .def_ro("recall", &Calibration::Choice::recall)
+            .def_ro("distances", &Calibration::Choice::distances)
+            .def_ro("cost", &Calibration::Choice::cost);
+    nb::class_<Calibration>(
+            m, "Calibration", "What an index learnt from known neighbours.")
+            .def_ro("fitted", &Calibration::fitted)
+            .def_ro("k", &Calibration::k)
+            .def_ro("ntotal", &Calibration::ntotal)
+            .def_ro("nq", &Calibration::nq)
+            .def_ro("own_queries", &Calibration::own_queries)
+            .def("choose",
+                 &Calibration::choose,
+                 nb::arg("target_recall"),
+                 nb::arg("by_mass_only") = false,
+                 "The cheapest setting that reached the recall, in (0, 1], "
+                 "on held-out queries.")
+            .def("report",
+                 &Calibration::report,
+                 "What was compared and what won, as a table.")
+            .def(
+                    "curves",
+                    [](const Calibration& self) {
+                        nb::list out;
+                        for (const auto& candidate : self.candidates) {
+                            nb::list points;
+                            for (const auto& p : candidate.curve) {
+                                points.append(nb::make_tuple(
+                                        p.parameter,
+                                        p.recall,
+                                        p.distances,
+                                        p.cost));
+                            }
+                            out.append(nb::make_tuple(
+                                    faiss_ext::to_string(candidate.order),
+                                    candidate.by_mass,
+                                    points));
+                        }
+                        return out;
+                    },
+                    "For each candidate its order, whether mass stopped it, "
+                    "and "
+                    "points of (parameter, recall, distances, cost).");
+}
+
+void bind_clustering(nb::module_& m) {
+    using Cp = faiss::ClusteringParameters;
+    nb::class_<Cp>(m, "ClusteringParameters", "How the mixture is trained.")
+            .def_rw("niter", &Cp::niter, "EM iterations at most.")
+            .def_rw("nredo", &Cp::nredo, "Runs, of which the best is kept.")
+            .def_rw("verbose", &Cp::verbose)
+            .def_rw("seed", &Cp::seed)
+            .def_rw("min_points_per_centroid", &Cp::min_points_per_centroid)
+            .def_rw("max_points_per_centroid",
+                    &Cp::max_points_per_centroid,
+                    "Training uses this many vectors a list at most.");
+}
+
+void bind_methods(nb::class_<PyIndex>& index) {
+    index.def("train", &train, nb::arg("x").noconvert());
+    index.def("add", &add, nb::arg("x").noconvert());
+    index.def(
+            "add_with_ids",
+            &add_with_ids,
+            nb::arg("x").noconvert(),
+            nb::arg("ids").noconvert());
+    index.def(
+            "update_vectors",
+            &update_vectors,
+            nb::arg("ids").noconvert(),
+            nb::arg("x").noconvert());
+    index.def(
+            "remove_ids",
+            [](PyIndex& self, const Selector& sel) {
+                const LongCall long_call;
+                return self.index->remove_ids(*sel.selector);
+            },
+            nb::arg("sel"));
+    index.def(
+            "reconstruct_n",
+            &reconstruct_n,
+            nb::arg("first"),
+            nb::arg("out").noconvert());
+    index.def(
+            "reconstruct_batch",
+            &reconstruct_batch,
+            nb::arg("ids").noconvert(),
+            nb::arg("out").noconvert());
+    index.def(
+            "merge_from", &merge_from, nb::arg("other"), nb::arg("add_id") = 0);
+    index.def("reset", [](PyIndex& self) { self.index->reset(); });
+    index.def(
+            "calibrate",
+            [](PyIndex& self, Matrix<const float> x, size_t k) {
+                check_rows(*self.index, "queries", x);
+                const LongCall long_call;
+                faiss_ext::calibrate(self.index.get(), x.shape(0), x.data(), k);
+            },
+            nb::arg("queries").noconvert(),
+            nb::arg("k"));
+    index.def(
+            "calibrate_on_own",
+            [](PyIndex& self, size_t nq, size_t k) {
+                auto& gmm = self.gmm("calibrate");
+                const LongCall long_call;
+                gmm.calibrate(nq, nullptr, k);
+            },
+            nb::arg("nq"),
+            nb::arg("k"));
+    index.def("optimize", [](PyIndex& self) {
+        auto& gmm = self.gmm("optimize");
+        const LongCall long_call;
+        gmm.optimize();
+    });
+    index.def("set_direct_map", &set_direct_map, nb::arg("type"));
+    index.def("mixture", &mixture);
+    index.def(
+            "set_parameters",
+            [](PyIndex& self, const std::string& description) {
+                faiss_ext::GMMParameterSpace().set_index_parameters(
+                        self.index.get(), description.c_str());
+            },
+            nb::arg("description"));
+    index.def("factory", [](const PyIndex& self) {
+        return faiss_ext::reverse_index_factory(self.index.get());
+    });
+    index.def("has_mixture", [](const PyIndex& self) {
+        return faiss_ext::extract_gmm(self.index.get()) != nullptr;
+    });
+    index.def("has_lists", [](const PyIndex& self) {
+        return extract_ivf(*self.index) != nullptr;
+    });
+    index.def("list_sizes", [](const PyIndex& self) {
+        const faiss::IndexIVF& ivf = self.ivf("list_sizes");
+        std::vector<int64_t> sizes;
+        for (size_t i = 0; i < ivf.nlist; i++) {
+            sizes.push_back(int64_t(ivf.invlists->list_size(i)));
+        }
+        const size_t n = sizes.size();
+        return to_numpy(std::move(sizes), {n});
+    });
+    index.def("clone", [](const PyIndex& self) {
+        const LongCall long_call;
+        return PyIndex(faiss_ext::clone_index(self.index.get()));
+    });
+}
+
+/// Sets a number through GMMParameterSpace, which knows the ranges.
+void set_number(PyIndex& self, const char* name, double value) {
+    faiss_ext::GMMParameterSpace().set_index_parameter(
+            self.index.get(), name, value);
+}
+
+/// A field of the mixture's part that may be set at any time.
+template <auto Field>
+void bind_gmm_field(nb::class_<PyIndex>& index, const char* name) {
+    index.def_prop_rw(
+            name,
+            [name](const PyIndex& self) { return self.gmm(name).*Field; },
+            [name](PyIndex& self,
+                   std::remove_cvref_t<
+                           decltype(std::declval<faiss_ext::IVFGMM>().*Field)>
+                           value) { self.gmm(name).*Field = value; });
+}
+
+void bind_fields(nb::class_<PyIndex>& index) {
+    using faiss_ext::IVFGMM;
+    index.def_prop_ro("d", [](const PyIndex& self) { return self.index->d; });
+    index.def_prop_ro(
+            "ntotal", [](const PyIndex& self) { return self.index->ntotal; });
+    index.def_prop_ro("is_trained", [](const PyIndex& self) {
+        return self.index->is_trained;
+    });
+    index.def_prop_ro("metric_type", [](const PyIndex& self) {
+        return int(self.index->metric_type);
+    });
+    index.def_prop_rw(
+            "verbose",
+            [](const PyIndex& self) { return self.index->verbose; },
+            [](PyIndex& self, bool verbose) {
+                self.index->verbose = verbose;
+                if (faiss::IndexIVF* ivf = extract_ivf(*self.index)) {
+                    ivf->verbose = verbose;
+                }
+            });
+    index.def_prop_ro("nlist", [](const PyIndex& self) {
+        return self.ivf("nlist").nlist;
+    });
+    index.def_prop_ro("code_size", [](const PyIndex& self) {
+        return self.ivf("code_size").code_size;
+    });
+    index.def_prop_ro(
+            "cp",
+            [](PyIndex& self) -> faiss::ClusteringParameters& {
+                return self.ivf("cp").cp;
+            },
+            nb::rv_policy::reference_internal);
+    index.def_prop_rw(
+            "nprobe",
+            [](const PyIndex& self) { return self.ivf("nprobe").nprobe; },
+            [](PyIndex& self, double v) { set_number(self, "nprobe", v); });
+    index.def_prop_rw(
+            "max_codes",
+            [](const PyIndex& self) { return self.ivf("max_codes").max_codes; },
+            [](PyIndex& self, double v) { set_number(self, "max_codes", v); });
+    index.def_prop_rw(
+            "probe_mass",
+            [](const PyIndex& self) {
+                return self.gmm("probe_mass").probe_mass;
+            },
+            [](PyIndex& self, double v) { set_number(self, "probe_mass", v); });
+    index.def_prop_rw(
+            "target_recall",
+            [](const PyIndex& self) {
+                return self.gmm("target_recall").target_recall;
+            },
+            [](PyIndex& self, double v) {
+                set_number(self, "target_recall", v);
+            });
+    index.def_prop_rw(
+            "probe_order",
+            [](const PyIndex& self) {
+                return faiss_ext::to_string(
+                        self.gmm("probe_order").probe_order);
+            },
+            [](PyIndex& self, const std::string& name) {
+                self.gmm("probe_order").probe_order =
+                        faiss_ext::probe_order_from_string(name);
+            });
+    index.def_prop_rw(
+            "covariance_type",
+            [](const PyIndex& self) {
+                return to_string(self.gmm("covariance_type").covariance);
+            },
+            [](PyIndex& self, const std::string& name) {
+                FAISS_THROW_IF_NOT_MSG(
+                        !self.index->is_trained,
+                        "covariance_type: the index is trained already");
+                self.gmm("covariance_type").covariance =
+                        covariance_from_string(name);
+            });
+    index.def_prop_ro("calibration", [](const PyIndex& self) {
+        return self.gmm("calibration").calibration;
+    });
+    index.def_prop_ro("direct_map", &get_direct_map);
+    index.def_prop_ro("backend", [](const PyIndex& self) {
+        return self.gmm("backend").backend;
+    });
+    bind_gmm_field<&IVFGMM::cells_per_list>(index, "cells_per_list");
+    bind_gmm_field<&IVFGMM::code_bits>(index, "code_bits");
+    bind_gmm_field<&IVFGMM::max_assign>(index, "max_assign");
+    bind_gmm_field<&IVFGMM::assign_ratio>(index, "assign_ratio");
+    bind_gmm_field<&IVFGMM::assign_threshold>(index, "assign_threshold");
+    bind_gmm_field<&IVFGMM::calibrate_on_add>(index, "calibrate_on_add");
+}
+
+} // namespace
+
+void bind_index(nb::module_& m, nb::class_<PyIndex>& index) {
+    bind_calibration(m);
+    bind_clustering(m);
+    bind_methods(index);
+    bind_fields(index);
+    m.def(
+            "index_factory",
+            [](int d, const std::string& description, int metric) {
+                return PyIndex(
+                        std::unique_ptr<faiss::Index>(faiss_ext::index_factory(
+                                d,
+                                description.c_str(),
+                                faiss::MetricType(metric))));
+            },
+            nb::arg("d"),
+            nb::arg("description"),
+            nb::arg("metric"));
+}
+
+} // namespace faiss_ext_python

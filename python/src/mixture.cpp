@@ -1,0 +1,471 @@
+#include <algorithm>
+#include <cmath>
+#include <mutex>
+#include <optional>
+
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "Backend.h"
+#include "EMTrainer.h"
+#include "Error.h"
+#include "Initialise.h"
+#include "array_source.h"
+#include "bindings.h"
+#include "interrupt.h"
+
+namespace faiss_ext_python {
+
+namespace {
+
+using Weights = std::optional<Vector<const float>>;
+/// Subtracted in double as x is read; all means are then without it.
+using Offset = std::optional<Vector<const double>>;
+
+/// Rows that are evaluated at once; what is kept of them is O(m), not O(k).
+constexpr size_t kBlock = 16384;
+
+std::unique_ptr<gmm::Backend> make_backend(const std::string& name) {
+    if (name == "auto") {
+        return make_backend(gmm::cuda_available() ? "cuda" : "cpu");
+    }
+    if (name == "cpu") {
+        return gmm::make_cpu_backend();
+    }
+    if (name == "cuda") {
+        return gmm::make_cuda_backend();
+    }
+    gmm::throw_invalid(
+            "backend = \"%s\", expected \"auto\", \"cpu\" or \"cuda\"",
+            name.c_str());
+}
+
+std::vector<float> copy_weights(const Weights& weights, size_t n) {
+    if (!weights) {
+        return {};
+    }
+    if (weights->shape(0) != n) {
+        gmm::throw_invalid(
+                "weights: %zu, expected one for each of %zu vectors",
+                weights->shape(0),
+                n);
+    }
+    return {weights->data(), weights->data() + n};
+}
+
+std::unique_ptr<gmm::VectorSource> make_source(
+        const AnyMatrix& x, const Offset& offset) {
+    if (!offset) {
+        return array_source(x);
+    }
+    if (offset->shape(0) != x.shape(1)) {
+        gmm::throw_invalid(
+                "offset: %zu values, expected d = %zu",
+                offset->shape(0),
+                x.shape(1));
+    }
+    return array_source(x, {offset->data(), offset->data() + offset->shape(0)});
+}
+
+std::vector<float> copy(nb::ndarray<const float, nb::c_contig> a) {
+    return {a.data(), a.data() + a.size()};
+}
+
+gmm::GaussianMixture make_mixture(
+        const std::string& covariance_type,
+        Matrix<const float> means,
+        nb::ndarray<const float, nb::c_contig> variances,
+        Vector<const float> log_weights) {
+    gmm::GaussianMixture m;
+    m.covariance = covariance_from_string(covariance_type);
+    m.k = means.shape(0);
+    m.d = means.shape(1);
+    m.means.assign(means.data(), means.data() + means.size());
+    m.variances = copy(variances);
+    m.log_weights.assign(
+            log_weights.data(), log_weights.data() + log_weights.size());
+    m.validate();
+    return m;
+}
+
+nb::dict to_dict(gmm::GaussianMixture&& m) {
+    nb::dict out;
+    const size_t n_variances = m.variances.size();
+    out["means"] = to_numpy(std::move(m.means), {m.k, m.d});
+    out["variances"] = to_numpy(std::move(m.variances), {n_variances});
+    out["log_weights"] = to_numpy(std::move(m.log_weights), {m.k});
+    return out;
+}
+
+/// fit_frame's, as center, scale and the variance in the frame's units.
+nb::tuple frame_of(AnyMatrix x, Weights weights, Offset offset) {
+    const auto source = make_source(x, offset);
+    const std::vector<float> w = copy_weights(weights, source->n);
+    gmm::DataFrame out;
+    {
+        const LongCall long_call;
+        out = gmm::fit_frame(*source, w.empty() ? nullptr : w.data());
+    }
+    const size_t d = source->d;
+    return nb::make_tuple(
+            to_numpy(std::move(out.frame.center), {d}),
+            out.frame.scale,
+            out.variance);
+}
+
+nb::dict train(
+        AnyMatrix x,
+        Weights weights,
+        size_t k,
+        const std::string& covariance_type,
+        const std::string& init,
+        int hard_iterations,
+        int niter,
+        double tolerance,
+        uint64_t seed,
+        bool spherical,
+        const std::string& backend_name,
+        std::optional<Matrix<const float>> means,
+        Offset offset,
+        nb::object progress) {
+    const auto source = make_source(x, offset);
+    const std::vector<float> w = copy_weights(weights, source->n);
+    gmm::TrainingOptions options;
+    options.covariance = covariance_from_string(covariance_type);
+    options.hard_iterations = hard_iterations;
+    options.niter = niter;
+    options.tolerance = tolerance;
+    options.seed = seed;
+    gmm::GaussianMixture start;
+    if (means) {
+        options.init = gmm::Initialisation::given_means;
+        start.covariance = options.covariance;
+        start.k = means->shape(0);
+        start.d = means->shape(1);
+        start.means.assign(means->data(), means->data() + means->size());
+    } else {
+        options.init = init == "k-means++"
+                ? gmm::Initialisation::kmeans_plus_plus
+                : gmm::Initialisation::random_subset;
+    }
+    if (spherical) {
+        options.project_means = [k, d = source->d](float* m) {
+            for (size_t c = 0; c < k; c++, m += d) {
+                double sum = 0;
+                for (size_t j = 0; j < d; j++) {
+                    sum += double(m[j]) * m[j];
+                }
+                for (size_t j = 0; sum > 0 && j < d; j++) {
+                    m[j] = float(m[j] / std::sqrt(sum));
+                }
+            }
+        };
+    }
+    options.progress = [&](const gmm::TrainingIteration& it) {
+        check_interrupt();
+        if (!progress.is_none()) {
+            const nb::gil_scoped_acquire gil;
+            progress(it.step == gmm::EStep::hard, it.objective, it.seconds);
+        }
+        return true;
+    };
+    gmm::TrainingResult result;
+    std::string used;
+    {
+        const LongCall long_call;
+        const auto backend = make_backend(backend_name);
+        used = backend->name();
+        result = gmm::train(
+                *source,
+                w.empty() ? nullptr : w.data(),
+                k,
+                options,
+                *backend,
+                means ? &start : nullptr);
+    }
+    nb::list iterations;
+    for (const auto& it : result.iterations) {
+        iterations.append(nb::make_tuple(
+                it.step == gmm::EStep::hard,
+                it.objective,
+                it.seconds,
+                it.e_seconds,
+                it.reseeded,
+                it.imbalance));
+    }
+    nb::dict out = to_dict(std::move(result.model));
+    out["converged"] = result.converged;
+    out["iterations"] = iterations;
+    out["backend"] = used;
+    return out;
+}
+
+/** E-steps over one set of vectors, which must outlive it.
+ *
+ * What it takes and gives is in the units of (x - center) * scale. */
+struct EStepEngine {
+    std::unique_ptr<gmm::VectorSource> source;
+    std::vector<float> weights;
+    std::unique_ptr<gmm::Backend> backend;
+    std::mutex mutex; // a backend takes one call at a time
+
+    EStepEngine(
+            AnyMatrix x,
+            Weights weights_in,
+            Vector<const float> center,
+            float scale,
+            const std::string& backend_name,
+            Offset offset)
+            : source(make_source(x, offset)),
+              weights(copy_weights(weights_in, source->n)),
+              backend(make_backend(backend_name)) {
+        if (center.shape(0) != source->d) {
+            gmm::throw_invalid(
+                    "center: %zu values, expected d = %zu",
+                    center.shape(0),
+                    source->d);
+        }
+        gmm::Frame frame;
+        frame.center = copy(nb::ndarray<const float, nb::c_contig>(center));
+        frame.scale = scale;
+        const LongCall long_call;
+        backend->set_data(
+                *source, weights.empty() ? nullptr : weights.data(), frame);
+    }
+
+    gmm::SufficientStats accumulate(
+            const std::string& covariance_type,
+            Matrix<const float> means,
+            nb::ndarray<const float, nb::c_contig> variances,
+            Vector<const float> log_weights,
+            bool hard) {
+        const gmm::GaussianMixture model =
+                make_mixture(covariance_type, means, variances, log_weights);
+        gmm::SufficientStats stats(model.covariance, model.k, model.d);
+        const LongCall long_call;
+        const std::lock_guard<std::mutex> lock(mutex);
+        backend->set_model(model);
+        backend->accumulate(hard ? gmm::EStep::hard : gmm::EStep::soft, stats);
+        return stats;
+    }
+};
+
+/** Writes what a fitted mixture says of each row.
+ *
+ * @param labels     (n, m): the most responsible components, or None
+ * @param log_joint  (n, m): their log pi_k + log N, or None
+ * @param log_prob   (n,), or None
+ * @param posterior  (n, k): responsibilities, or None
+ */
+void evaluate(
+        AnyMatrix x,
+        const std::string& covariance_type,
+        Matrix<const float> means,
+        nb::ndarray<const float, nb::c_contig> variances,
+        Vector<const float> log_weights,
+        Vector<const float> center,
+        float scale,
+        Offset offset,
+        bool hard,
+        std::optional<Matrix<int64_t>> labels,
+        std::optional<Matrix<float>> distances,
+        std::optional<Vector<float>> log_prob,
+        std::optional<Matrix<double>> posterior) {
+    const gmm::GaussianMixture model =
+            make_mixture(covariance_type, means, variances, log_weights);
+    const auto source = make_source(x, offset);
+    const size_t n = source->n, k = model.k;
+    const size_t m = posterior ? k : labels ? labels->shape(1) : 1;
+    auto require = [&](bool fits, const char* name) {
+        if (!fits) {
+            gmm::throw_invalid("%s: its shape does not fit", name);
+        }
+    };
+    require(source->d == model.d, "x");
+    require(center.shape(0) == model.d, "center");
+    require(!labels || (labels->shape(0) == n && labels->shape(1) == m),
+            "labels");
+    require(!distances ||
+                    (distances->shape(0) == n && distances->shape(1) == m),
+            "distances");
+    require(!log_prob || log_prob->shape(0) == n, "log_prob");
+    require(!posterior ||
+                    (posterior->shape(0) == n && posterior->shape(1) == k),
+            "posterior");
+    gmm::Frame frame;
+    frame.center.assign(center.data(), center.data() + model.d);
+    frame.scale = scale;
+
+    const LongCall long_call;
+    const auto backend = gmm::make_cpu_backend();
+    backend->set_data(*source, nullptr, frame);
+    backend->set_model(model);
+    const size_t block = std::clamp<size_t>((size_t(1) << 22) / m, 64, kBlock);
+    std::vector<std::byte> scratch;
+    std::vector<int64_t> components(labels ? 0 : std::min(n, block) * m);
+    std::vector<float> joint(posterior ? std::min(n, block) * m : 0);
+    std::vector<float> sums(std::min(n, block));
+    for (size_t begin = 0; begin < n; begin += block) {
+        const size_t count = std::min(block, n - begin);
+        int64_t* c = labels ? labels->data() + begin * m : components.data();
+        float* sum = log_prob ? log_prob->data() + begin : sums.data();
+        backend->top_components(
+                source->rows(begin, count, scratch),
+                m,
+                c,
+                posterior ? joint.data() : nullptr,
+                distances ? distances->data() + begin * m : nullptr,
+                log_prob || posterior ? sum : nullptr,
+                hard ? gmm::EStep::hard : gmm::EStep::soft);
+        for (size_t i = 0; posterior && i < count; i++) {
+            double* row = posterior->data() + (begin + i) * k;
+            double total = 0;
+            for (size_t r = 0; r < m; r++) {
+                const double p =
+                        std::exp(double(joint[i * m + r]) - joint[i * m]);
+                row[c[i * m + r]] = p;
+                total += p;
+            }
+            for (size_t r = 0; r < m; r++) {
+                row[r] /= total;
+            }
+        }
+        check_interrupt();
+    }
+}
+
+/// A copy, as numpy.
+nb::object copied(
+        const std::vector<double>& values, std::vector<size_t> shape) {
+    return to_numpy(std::vector<double>(values), std::move(shape));
+}
+
+void bind_stats(nb::module_& m) {
+    using Stats = gmm::SufficientStats;
+    auto second_moments = [](const Stats& s) {
+        std::vector<size_t> shape = {s.k};
+        if (s.sum_x2.size() != s.k) {
+            shape.push_back(s.sum_x2.size() / s.k);
+        }
+        return copied(s.sum_x2, shape);
+    };
+    nb::class_<Stats>(
+            m,
+            "SufficientStats",
+            "What an E-step leaves for the M-step; sums of blocks can be "
+            "merged in any grouping.")
+            .def_prop_ro(
+                    "covariance_type",
+                    [](const Stats& s) { return to_string(s.covariance); })
+            .def_prop_ro(
+                    "n_k", [](const Stats& s) { return copied(s.n_k, {s.k}); })
+            .def_prop_ro(
+                    "sum_x",
+                    [](const Stats& s) {
+                        return copied(s.sum_x, {s.k, s.d});
+                    })
+            .def_prop_ro("sum_x2", second_moments)
+            .def_ro("weight", &Stats::weight)
+            .def_ro("objective", &Stats::objective)
+            .def("merge", &Stats::merge, nb::arg("other"))
+            .def("__getstate__",
+                 [](const Stats& s) {
+                     return nb::make_tuple(
+                             to_string(s.covariance),
+                             s.k,
+                             s.d,
+                             s.n_k,
+                             s.sum_x,
+                             s.sum_x2,
+                             s.weight,
+                             s.objective,
+                             s.dropped_mass);
+                 })
+            .def("__setstate__", [](Stats& s, nb::tuple state) {
+                auto values = [&](size_t i) {
+                    return nb::cast<std::vector<double>>(state[i]);
+                };
+                new (&s) Stats(
+                        covariance_from_string(nb::cast<std::string>(state[0])),
+                        nb::cast<size_t>(state[1]),
+                        nb::cast<size_t>(state[2]));
+                s.n_k = values(3);
+                s.sum_x = values(4);
+                s.sum_x2 = values(5);
+                s.weight = nb::cast<double>(state[6]);
+                s.objective = nb::cast<double>(state[7]);
+                s.dropped_mass = nb::cast<double>(state[8]);
+            });
+}
+
+} // namespace
+
+void bind_mixture(nb::module_& m) {
+    bind_stats(m);
+    m.def("frame_of",
+          &frame_of,
+          nb::arg("x"),
+          nb::arg("weights").none(),
+          nb::arg("offset").none() = nb::none());
+    m.def("train",
+          &train,
+          nb::arg("x"),
+          nb::arg("weights").none(),
+          nb::arg("k"),
+          nb::kw_only(),
+          nb::arg("covariance_type") = "spherical",
+          nb::arg("init") = "random",
+          nb::arg("hard_iterations") = 5,
+          nb::arg("niter") = 20,
+          nb::arg("tolerance") = 1e-5,
+          nb::arg("seed") = 1234,
+          nb::arg("spherical") = false,
+          nb::arg("backend") = "auto",
+          nb::arg("means").none() = nb::none(),
+          nb::arg("offset").none() = nb::none(),
+          nb::arg("progress").none() = nb::none());
+    nb::class_<EStepEngine>(m, "EStepEngine")
+            .def(nb::init<
+                         AnyMatrix,
+                         Weights,
+                         Vector<const float>,
+                         float,
+                         const std::string&,
+                         Offset>(),
+                 nb::arg("x"),
+                 nb::arg("weights").none(),
+                 nb::arg("center"),
+                 nb::arg("scale"),
+                 nb::arg("backend"),
+                 nb::arg("offset").none() = nb::none(),
+                 nb::keep_alive<1, 2>())
+            .def_prop_ro(
+                    "backend",
+                    [](const EStepEngine& e) { return e.backend->name(); })
+            .def("accumulate",
+                 &EStepEngine::accumulate,
+                 nb::arg("covariance_type"),
+                 nb::arg("means"),
+                 nb::arg("variances"),
+                 nb::arg("log_weights"),
+                 nb::arg("hard"));
+    m.def("evaluate",
+          &evaluate,
+          nb::arg("x"),
+          nb::arg("covariance_type"),
+          nb::arg("means"),
+          nb::arg("variances"),
+          nb::arg("log_weights"),
+          nb::arg("center"),
+          nb::arg("scale"),
+          nb::arg("offset").none() = nb::none(),
+          nb::kw_only(),
+          nb::arg("hard") = false,
+          nb::arg("labels").none() = nb::none(),
+          nb::arg("distances").none() = nb::none(),
+          nb::arg("log_prob").none() = nb::none(),
+          nb::arg("posterior").none() = nb::none());
+}
+
+} // namespace faiss_ext_python

@@ -1,0 +1,102 @@
+#include <omp.h>
+
+#include <exception>
+#include <string>
+
+#include <nanobind/stl/string.h>
+
+#include <faiss/impl/FaissException.h>
+
+#include "Backend.h"
+#include "bindings.h"
+#include "interrupt.h"
+
+namespace faiss_ext_python {
+
+namespace {
+
+/// What a person needs of "Error in f at file:line: Error: 'condition' failed:
+/// message".
+std::string without_place(const std::string& message) {
+    const std::string failed = "' failed: ";
+    if (const size_t at = message.find(failed); at != std::string::npos) {
+        return message.substr(at + failed.size());
+    }
+    if (message.rfind("Error in ", 0) == 0) {
+        // behind "file.cpp:123: "
+        const size_t at = message.find(": ", message.find(" at "));
+        return at == std::string::npos ? message : message.substr(at + 2);
+    }
+    return message;
+}
+
+PyObject* faiss_error = nullptr;
+
+void translate(const std::exception_ptr& p, void*) {
+    try {
+        std::rethrow_exception(p);
+    } catch (const PythonErrorIsSet&) {
+    } catch (const faiss::FaissException& e) {
+        // An interrupt has set Python's exception already.
+        if (!PyErr_Occurred()) {
+            PyErr_SetString(faiss_error, without_place(e.msg).c_str());
+        }
+    }
+}
+
+} // namespace
+
+} // namespace faiss_ext_python
+
+NB_MODULE(_core, m) {
+    using namespace faiss_ext_python;
+    m.doc() = "What of faiss_ext is C++.";
+    // As faiss raises RuntimeError, and scikit-learn ValueError.
+    faiss_error = PyErr_NewExceptionWithDoc(
+            "faiss_ext.FaissError",
+            "Wrong input or a state in which a call cannot be: the message "
+            "names the argument, its value and what was expected.",
+            nb::make_tuple(
+                    nb::handle(PyExc_RuntimeError),
+                    nb::handle(PyExc_ValueError))
+                    .ptr(),
+            nullptr);
+    m.attr("FaissError") = nb::handle(faiss_error);
+    nb::register_exception_translator(translate);
+    install_interrupt();
+
+    m.attr("__version__") = FAISS_EXT_VERSION;
+    m.attr("faiss_version") = FAISS_VERSION;
+    m.def(
+            "cuda_available",
+            [] { return gmm::cuda_available(); },
+            "Whether the package was built with CUDA and a usable GPU is "
+            "there.");
+    m.def(
+            "why_no_cuda",
+            [] {
+                std::string why;
+                return gmm::cuda_available(&why) ? std::string() : why;
+            },
+            "What is missing for CUDA; empty if nothing is.");
+    m.def(
+            "omp_get_max_threads",
+            [] { return omp_get_max_threads(); },
+            "Threads that calls from this thread use.");
+    m.def(
+            "omp_set_num_threads",
+            [](int n) {
+                if (n < 1) {
+                    throw nb::value_error("n: expected at least 1 thread");
+                }
+                omp_set_num_threads(n);
+            },
+            nb::arg("n"),
+            "Sets how many threads calls from this thread use.");
+
+    nb::class_<PyIndex> index(m, "Index");
+    bind_index(m, index);
+    bind_search(m, index);
+    bind_index_io(m);
+    bind_mixture(m);
+}

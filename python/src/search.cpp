@@ -1,0 +1,399 @@
+#include <algorithm>
+#include <deque>
+#include <optional>
+
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+
+#include <faiss/IndexIDMap.h>
+#include <faiss/IndexPreTransform.h>
+#include <faiss/IndexRefine.h>
+#include <faiss/impl/AuxIndexStructures.h>
+#include <faiss/impl/FaissAssert.h>
+
+#include "bindings.h"
+#include "faiss_ext/impl/errors.h"
+#include "interrupt.h"
+
+namespace faiss_ext_python {
+
+namespace {
+
+/// What one call says; what is left out is the index's own.
+struct SearchParameters {
+    std::optional<size_t> nprobe, max_codes;
+    std::optional<faiss_ext::ProbeOrder> probe_order;
+    std::optional<float> probe_mass, target_recall;
+    std::shared_ptr<Selector> sel;
+};
+
+using Name = std::optional<std::string>;
+
+std::optional<faiss_ext::ProbeOrder> order_of(const Name& name) {
+    if (!name) {
+        return {};
+    }
+    return faiss_ext::probe_order_from_string(*name);
+}
+
+/// FAISS's parameters for an index and all that is inside it.
+struct Parameters {
+    std::deque<std::unique_ptr<faiss::SearchParameters>> owned;
+
+    template <class P>
+    P* own(std::unique_ptr<P> p) {
+        P* out = p.get();
+        owned.push_back(std::move(p));
+        return out;
+    }
+
+    faiss::SearchParameters* make(
+            const faiss::Index& index, const SearchParameters& p);
+};
+
+faiss::SearchParameters*
+of_ivf(Parameters& all, const faiss::IndexIVF& ivf, const SearchParameters& p) {
+    auto set = [&](auto out) {
+        out->nprobe = p.nprobe.value_or(ivf.nprobe);
+        out->max_codes = p.max_codes.value_or(ivf.max_codes);
+        return all.own(std::move(out));
+    };
+    auto gmm = dynamic_cast<const faiss_ext::IVFGMM*>(&ivf);
+    FAISS_THROW_IF_NOT_MSG(
+            gmm || (!p.probe_order && !p.probe_mass && !p.target_recall),
+            "params: probe_order, probe_mass and target_recall are for a GMM "
+            "index");
+    if (!gmm) {
+        if (auto pq = dynamic_cast<const faiss::IndexIVFPQ*>(&ivf)) {
+            auto out = set(std::make_unique<faiss::IVFPQSearchParameters>());
+            out->scan_table_threshold = pq->scan_table_threshold;
+            out->polysemous_ht = pq->polysemous_ht;
+            return out;
+        }
+        return set(std::make_unique<faiss::SearchParametersIVF>());
+    }
+    auto out = set(std::make_unique<faiss_ext::SearchParametersIVFGMM>());
+    out->probe_order = p.probe_order.value_or(gmm->probe_order);
+    out->probe_mass = p.probe_mass.value_or(gmm->probe_mass);
+    // Who names an order or a cost for a call does not mean the target.
+    const bool by_hand = p.nprobe || p.probe_order || p.probe_mass;
+    out->target_recall =
+            p.target_recall.value_or(by_hand ? 0 : gmm->target_recall);
+    return out;
+}
+
+faiss::SearchParameters* Parameters::make(
+        const faiss::Index& index, const SearchParameters& p) {
+    faiss::SearchParameters* out = nullptr;
+    if (auto pre = dynamic_cast<const faiss::IndexPreTransform*>(&index)) {
+        auto made = std::make_unique<faiss::SearchParametersPreTransform>();
+        made->index_params = make(*pre->index, p);
+        return own(std::move(made));
+    }
+    if (auto map = dynamic_cast<const faiss::IndexIDMap*>(&index)) {
+        return make(*map->index, p);
+    }
+    if (auto ivf = dynamic_cast<const faiss::IndexIVF*>(&index)) {
+        out = of_ivf(*this, *ivf, p);
+    } else {
+        FAISS_THROW_IF_NOT_MSG(
+                !p.nprobe && !p.max_codes && !p.probe_order && !p.probe_mass &&
+                        !p.target_recall,
+                "params: only sel is for an index without lists");
+        out = own(std::make_unique<faiss::SearchParameters>());
+    }
+    out->sel = p.sel ? p.sel->selector.get() : nullptr;
+    return out;
+}
+
+/// FAISS finds nothing for a query with a NaN; Python says so.
+void check_queries(const faiss::Index& index, Matrix<const float> x) {
+    FAISS_THROW_IF_NOT_FMT(
+            x.shape(1) == size_t(index.d),
+            "x: %zu columns, expected the index's d = %d",
+            x.shape(1),
+            index.d);
+    faiss_ext::check_finite("x", x.shape(0), x.shape(1), x.data());
+}
+
+/** Calls f(begin, count) for blocks of queries, so that Ctrl-C is seen.
+ *
+ * A block is what takes about a second if all vectors are compared, but not so
+ * few queries that searching them together does not pay. It depends on the
+ * index's size and on nothing that changes from run to run: matrix products of
+ * other shapes round differently.
+ */
+template <class F>
+void in_blocks(const faiss::Index& index, size_t n, F f) {
+    constexpr double kMultiplications = 4e9;
+    constexpr double kLeast = 256;
+    const double each = std::max(1.0, double(index.ntotal) * index.d);
+    const size_t block =
+            size_t(std::clamp(kMultiplications / each, kLeast, 1e6));
+    for (size_t begin = 0; begin < n;) {
+        // No block at the end is smaller than the others.
+        const size_t left = n - begin;
+        const size_t count = left < 2 * block ? left : block;
+        f(begin, count);
+        begin += count;
+        if (begin < n) {
+            check_interrupt();
+        }
+    }
+}
+
+void search(
+        const PyIndex& self,
+        Matrix<const float> x,
+        Matrix<float> distances,
+        Matrix<int64_t> labels,
+        const SearchParameters* params) {
+    const faiss::Index& index = *self.index;
+    const size_t n = x.shape(0), d = x.shape(1), k = distances.shape(1);
+    check_queries(index, x);
+    FAISS_THROW_IF_NOT_MSG(
+            distances.shape(0) == n && labels.shape(0) == n &&
+                    labels.shape(1) == k,
+            "D, I: expected len(x) rows of k columns");
+    const float* xq = x.data();
+    float* dis = distances.data();
+    int64_t* ids = labels.data();
+    const LongCall long_call;
+    Parameters all;
+    const faiss::SearchParameters* p =
+            params ? all.make(index, *params) : nullptr;
+    in_blocks(index, n, [&](size_t begin, size_t count) {
+        index.search(
+                count, xq + begin * d, k, dis + begin * k, ids + begin * k, p);
+    });
+}
+
+nb::tuple range_search(
+        const PyIndex& self,
+        Matrix<const float> x,
+        float radius,
+        const SearchParameters* params) {
+    const faiss::Index& index = *self.index;
+    const size_t n = x.shape(0), d = x.shape(1);
+    check_queries(index, x);
+    std::vector<int64_t> limits = {0}, labels;
+    std::vector<float> distances;
+    {
+        const float* xq = x.data();
+        const LongCall long_call;
+        Parameters all;
+        const faiss::SearchParameters* p =
+                params ? all.make(index, *params) : nullptr;
+        in_blocks(index, n, [&](size_t begin, size_t count) {
+            faiss::RangeSearchResult result(count);
+            index.range_search(count, xq + begin * d, radius, &result, p);
+            const int64_t before = limits.back();
+            for (size_t i = 0; i < count; i++) {
+                limits.push_back(before + int64_t(result.lims[i + 1]));
+            }
+            const size_t found = result.lims[count];
+            labels.insert(labels.end(), result.labels, result.labels + found);
+            distances.insert(
+                    distances.end(),
+                    result.distances,
+                    result.distances + found);
+        });
+    }
+    const size_t found = labels.size();
+    return nb::make_tuple(
+            to_numpy(std::move(limits), {n + 1}),
+            to_numpy(std::move(distances), {found}),
+            to_numpy(std::move(labels), {found}));
+}
+
+void search_and_reconstruct(
+        const PyIndex& self,
+        Matrix<const float> x,
+        Matrix<float> distances,
+        Matrix<int64_t> labels,
+        nb::ndarray<float, nb::ndim<3>, nb::c_contig, nb::device::cpu> recons,
+        const SearchParameters* params) {
+    const faiss::Index& index = *self.index;
+    const size_t n = x.shape(0), d = x.shape(1), k = distances.shape(1);
+    check_queries(index, x);
+    FAISS_THROW_IF_NOT_MSG(
+            distances.shape(0) == n && labels.shape(0) == n &&
+                    labels.shape(1) == k && recons.shape(0) == n &&
+                    recons.shape(1) == k && recons.shape(2) == d,
+            "D, I, R: expected len(x) rows of k columns");
+    const float* xq = x.data();
+    float* dis = distances.data();
+    float* vectors = recons.data();
+    int64_t* ids = labels.data();
+    const LongCall long_call;
+    Parameters all;
+    const faiss::SearchParameters* p =
+            params ? all.make(index, *params) : nullptr;
+    in_blocks(index, n, [&](size_t begin, size_t count) {
+        index.search_and_reconstruct(
+                count,
+                xq + begin * d,
+                k,
+                dis + begin * k,
+                ids + begin * k,
+                vectors + begin * k * d,
+                p);
+    });
+}
+
+std::shared_ptr<Selector> selector(std::unique_ptr<faiss::IDSelector> made) {
+    auto out = std::make_shared<Selector>();
+    out->selector = std::move(made);
+    return out;
+}
+
+void bind_selectors(nb::module_& m) {
+    nb::class_<Selector>(
+            m,
+            "IDSelector",
+            "Which ids a search may find or remove_ids removes. Made by "
+            "IDSelectorRange, IDSelectorBatch and IDSelectorBitmap; ``~`` "
+            "selects the others.")
+            .def(
+                    "is_member",
+                    [](const Selector& s, int64_t id) {
+                        return s.selector->is_member(id);
+                    },
+                    nb::arg("id"),
+                    "Whether the id is selected.")
+            .def("__invert__", [](std::shared_ptr<Selector> s) {
+                auto out = selector(std::make_unique<faiss::IDSelectorNot>(
+                        s->selector.get()));
+                out->of = s;
+                return out;
+            });
+    m.def(
+            "IDSelectorRange",
+            [](int64_t imin, int64_t imax) {
+                return selector(
+                        std::make_unique<faiss::IDSelectorRange>(imin, imax));
+            },
+            nb::arg("imin"),
+            nb::arg("imax"),
+            "Ids from imin to below imax.");
+    m.def(
+            "IDSelectorBatch",
+            [](Vector<const int64_t> ids) {
+                return selector(std::make_unique<faiss::IDSelectorBatch>(
+                        ids.shape(0), ids.data()));
+            },
+            nb::arg("ids"),
+            "These ids, an array of int64.");
+    m.def(
+            "IDSelectorBitmap",
+            [](Vector<const uint8_t> bitmap) {
+                auto out = std::make_shared<Selector>();
+                out->bits.assign(
+                        bitmap.data(), bitmap.data() + bitmap.shape(0));
+                out->selector = std::make_unique<faiss::IDSelectorBitmap>(
+                        out->bits.size(), out->bits.data());
+                return out;
+            },
+            nb::arg("bitmap"),
+            "Id i where bit i % 8 of byte i // 8 is set, as numpy.packbits "
+            "with "
+            "bitorder=\"little\" packs a mask.");
+}
+
+void bind_stats(nb::module_& m) {
+    m.def(
+            "reset_stats",
+            [] {
+                faiss::indexIVF_stats.reset();
+                faiss_ext::ivf_gmm_stats.reset();
+            },
+            "Sets what stats counts to 0.");
+    m.def(
+            "stats",
+            [] {
+                const faiss::IndexIVFStats& ivf = faiss::indexIVF_stats;
+                const faiss_ext::IVFGMMStats& gmm = faiss_ext::ivf_gmm_stats;
+                nb::dict out;
+                out["nq"] = ivf.nq;
+                out["nlist"] = ivf.nlist;
+                out["ndis"] = ivf.ndis;
+                out["n_cell_scores"] = gmm.n_cell_scores;
+                out["n_codes"] = gmm.n_codes;
+                return out;
+            },
+            "What searches of all indexes with lists did since reset_stats; "
+            "counts may be missed while several threads search.");
+}
+
+} // namespace
+
+void bind_search(nb::module_& m, nb::class_<PyIndex>& index) {
+    bind_selectors(m);
+    bind_stats(m);
+    nb::class_<SearchParameters>(m, "SearchParameters")
+            .def(
+                    "__init__",
+                    [](SearchParameters* self,
+                       std::optional<size_t> nprobe,
+                       std::optional<size_t> max_codes,
+                       const Name& probe_order,
+                       std::optional<float> probe_mass,
+                       std::optional<float> target_recall,
+                       std::shared_ptr<Selector> sel) {
+                        new (self) SearchParameters{
+                                nprobe,
+                                max_codes,
+                                order_of(probe_order),
+                                probe_mass,
+                                target_recall,
+                                std::move(sel)};
+                    },
+                    nb::kw_only(),
+                    nb::arg("nprobe") = nb::none(),
+                    nb::arg("max_codes") = nb::none(),
+                    nb::arg("probe_order") = nb::none(),
+                    nb::arg("probe_mass") = nb::none(),
+                    nb::arg("target_recall") = nb::none(),
+                    nb::arg("sel").none() = nb::none())
+            .def_rw("nprobe", &SearchParameters::nprobe)
+            .def_rw("max_codes", &SearchParameters::max_codes)
+            .def_prop_rw(
+                    "probe_order",
+                    [](const SearchParameters& p) -> Name {
+                        if (!p.probe_order) {
+                            return {};
+                        }
+                        return faiss_ext::to_string(*p.probe_order);
+                    },
+                    [](SearchParameters& p, const Name& name) {
+                        p.probe_order = order_of(name);
+                    },
+                    nb::arg("name").none())
+            .def_rw("probe_mass", &SearchParameters::probe_mass)
+            .def_rw("target_recall", &SearchParameters::target_recall)
+            .def_rw("sel", &SearchParameters::sel, nb::arg("sel").none());
+    index.def(
+            "search",
+            &search,
+            nb::arg("x").noconvert(),
+            nb::arg("D").noconvert(),
+            nb::arg("I").noconvert(),
+            nb::arg("params").none() = nb::none());
+    index.def(
+            "range_search",
+            &range_search,
+            nb::arg("x").noconvert(),
+            nb::arg("radius"),
+            nb::arg("params").none() = nb::none());
+    index.def(
+            "search_and_reconstruct",
+            &search_and_reconstruct,
+            nb::arg("x").noconvert(),
+            nb::arg("D").noconvert(),
+            nb::arg("I").noconvert(),
+            nb::arg("R").noconvert(),
+            nb::arg("params").none() = nb::none());
+}
+
+} // namespace faiss_ext_python

@@ -1,0 +1,86 @@
+"""Data and indexes that tests share."""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+import pytest
+
+import faiss_ext
+
+DATA = pathlib.Path(__file__).parents[2] / "bench" / "data"
+
+
+def read_u8bin(name: str) -> np.ndarray:
+    n, d = np.fromfile(DATA / name, np.int32, 2)
+    return np.fromfile(DATA / name, np.uint8, offset=8).reshape(n, d)
+
+
+@pytest.fixture(scope="session")
+def base_u8() -> np.ndarray:
+    return read_u8bin("sift_sample_base.u8bin")[:6000]
+
+
+@pytest.fixture(scope="session")
+def base(base_u8) -> np.ndarray:
+    return base_u8.astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def queries() -> np.ndarray:
+    return read_u8bin("sift_sample_query.u8bin")[:200].astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def truth(base, queries) -> np.ndarray:
+    """Ids of the ten nearest vectors, by every distance there is."""
+    q, x = queries.astype(np.float64), base.astype(np.float64)
+    distances = (q**2).sum(1)[:, None] - 2 * q @ x.T + (x**2).sum(1)[None, :]
+    return np.argsort(distances, axis=1, kind="stable")[:, :10]
+
+
+def recall(found: np.ndarray, truth: np.ndarray) -> float:
+    k = truth.shape[1]
+    hits = [len(set(f) & set(t)) for f, t in zip(found, truth, strict=True)]
+    return float(np.mean(hits)) / k
+
+
+def make(factory: str, x: np.ndarray, metric: int = faiss_ext.METRIC_L2):
+    index = faiss_ext.index_factory(x.shape[1], factory, metric)
+    if index.has_mixture:
+        index.cp.niter = 5
+    index.train(x)
+    return index
+
+
+def fill(index, x: np.ndarray) -> None:
+    """FAISS's IndexIDMap wants ids."""
+    if index.factory_string.startswith("IDMap"):
+        index.add_with_ids(x, np.arange(len(x)))
+    else:
+        index.add(x)
+
+
+@pytest.fixture(scope="session")
+def trained_once(base):
+    return make("GMM32,Flat", base)
+
+
+@pytest.fixture(scope="session")
+def filled_once(base, trained_once):
+    index = faiss_ext.clone_index(trained_once)
+    index.add(base)
+    return index
+
+
+@pytest.fixture
+def trained(trained_once):
+    """GMM32,Flat without vectors, the test's own."""
+    return faiss_ext.clone_index(trained_once)
+
+
+@pytest.fixture
+def filled(filled_once):
+    """GMM32,Flat with all of base, calibrated, the test's own."""
+    return faiss_ext.clone_index(filled_once)

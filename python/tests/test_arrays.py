@@ -1,0 +1,163 @@
+"""Dtypes, orders, maps and iterators: the same as float32 in C order."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import faiss_ext
+from faiss_ext import _arrays
+
+WAYS = {
+    "float64": lambda x: x.astype(np.float64),
+    "float16": lambda x: x.astype(np.float16),
+    "uint8": lambda x: x.astype(np.uint8),
+    "int32": lambda x: x.astype(np.int32),
+    "int64": lambda x: x.astype(np.int64),
+    "fortran": lambda x: np.asfortranarray(x),
+    "strided": lambda x: np.repeat(x, 2, axis=0)[::2],
+    "columns": lambda x: np.repeat(x, 2, axis=1)[:, ::2],
+    "reversed": lambda x: x[::-1].copy()[::-1],
+    "big endian": lambda x: x.astype(">f4"),
+    "list": lambda x: x.tolist(),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_add_and_search_take(way, trained, base, queries, monkeypatch):
+    monkeypatch.setattr(_arrays, "BLOCK_BYTES", 512 * 300)
+    other = faiss_ext.clone_index(trained)
+    trained.add(base[:900])
+    other.add(WAYS[way](base[:900]))
+    trained.nprobe = other.nprobe = 32
+    expected = trained.search(queries, 5)
+    got = other.search(WAYS[way](queries), 5)
+    np.testing.assert_array_equal(got[1], expected[1])
+    np.testing.assert_array_equal(got[0], expected[0])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_add_with_ids_takes(way, trained, base, monkeypatch):
+    monkeypatch.setattr(_arrays, "BLOCK_BYTES", 512 * 30)
+    ids = np.arange(100) + 1000
+    trained.add_with_ids(WAYS[way](base[:100]), ids)
+    trained.nprobe = 32
+    np.testing.assert_array_equal(trained.assign(base[:100]), ids)
+
+
+@pytest.mark.parametrize("way", ["float64", "uint8", "fortran"])
+def test_train_takes(way, base):
+    def train(x):
+        index = faiss_ext.index_factory(128, "GMM8,Flat")
+        index.cp.niter = 2
+        index.train(x)
+        return index.mixture().means
+
+    np.testing.assert_array_equal(
+        train(base[:2000]), train(WAYS[way](base[:2000]))
+    )
+
+
+def test_float32_is_not_copied(base):
+    assert _arrays.floats(base, "x") is base
+    view = base[10:20]
+    assert _arrays.floats(view, "x") is view
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8, np.float16])
+@pytest.mark.parametrize("mode", ["r", "r+", "c"])
+def test_memmap(dtype, mode, trained, base, queries, tmp_path):
+    path = tmp_path / "x.bin"
+    base[:900].astype(dtype).tofile(path)
+    x = np.memmap(path, dtype, mode, shape=(900, 128))
+    index = faiss_ext.index_factory(128, "GMM8,Flat")
+    index.cp.niter = 2
+    index.train(x)
+    assert index.is_trained
+    trained.add(x)
+    trained.nprobe = 32
+    np.testing.assert_array_equal(trained.assign(base[:900]), np.arange(900))
+
+
+def test_blocks_of_an_iterator(trained, base_u8, queries):
+    whole = faiss_ext.clone_index(trained)
+    whole.add(base_u8)
+    blocks = (base_u8[i : i + 700] for i in range(0, 6000, 700))
+    trained.add(blocks)
+    assert trained.ntotal == 6000
+    assert trained.calibration.fitted
+    assert trained.calibrate_on_add
+    trained.nprobe = whole.nprobe = 32
+    np.testing.assert_array_equal(
+        trained.search(queries, 10)[1], whole.search(queries, 10)[1]
+    )
+
+
+def test_an_empty_iterator_adds_nothing(trained):
+    trained.add(iter([]))
+    assert trained.ntotal == 0
+
+
+def test_training_on_blocks_of_an_iterator(base):
+    index = faiss_ext.index_factory(128, "GMM8,Flat")
+    index.cp.niter = 2
+    index.train(base[i : i + 500] for i in range(0, 3000, 500))
+    other = faiss_ext.index_factory(128, "GMM8,Flat")
+    other.cp.niter = 2
+    other.train(base[:3000])
+    np.testing.assert_array_equal(index.mixture().means, other.mixture().means)
+
+
+def test_reservoir_keeps_every_row_as_often():
+    x = np.arange(400, dtype=np.float32).reshape(-1, 1)
+    counts = np.zeros(400)
+    for seed in range(500):
+        kept = _arrays.sample_blocks(
+            (x[i : i + 37] for i in range(0, 400, 37)), "x", 1, 40, seed
+        )
+        assert kept.shape == (40, 1)
+        counts[kept[:, 0].astype(int)] += 1
+    # 50 expected of each, with a deviation of 6.7
+    assert counts.sum() == 500 * 40
+    assert counts.min() > 50 - 5 * 6.7
+    assert counts.max() < 50 + 5 * 6.7
+    quarters = counts.reshape(4, 100).mean(axis=1)
+    np.testing.assert_allclose(quarters, 50, atol=5 * 0.67)
+
+
+def test_a_bad_block_is_named(trained, base):
+    with pytest.raises(ValueError, match=r"x\[1\]: 5 columns"):
+        trained.add(iter([base[:10], base[:10, :5], base[:10]]))
+
+
+def test_what_speaks_dlpack(trained, base):
+    class Tensor:
+        def __init__(self, a):
+            self.a = a
+
+        def __dlpack__(self, **options):
+            return self.a.__dlpack__(**options)
+
+        def __dlpack_device__(self):
+            return self.a.__dlpack_device__()
+
+    trained.add(Tensor(base[:50].copy()))
+    trained.nprobe = 32
+    np.testing.assert_array_equal(
+        trained.assign(Tensor(base[:50].copy())), np.arange(50)
+    )
+
+
+def test_data_on_a_device_come_to_the_host(trained, base):
+    class OnDevice:
+        def __init__(self, a):
+            self.a = a
+
+        def __dlpack_device__(self):
+            return (2, 0)  # kDLCUDA
+
+        def get(self):
+            return self.a
+
+    trained.add(OnDevice(base[:50]))
+    assert trained.ntotal == 50

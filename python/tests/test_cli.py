@@ -1,0 +1,294 @@
+"""The command line, as a person types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import recall
+
+import faiss_ext
+from faiss_ext import _files, _sweep
+
+pytest.importorskip("typer")
+
+
+def run(*args, code=0, cwd=None):
+    done = subprocess.run(
+        [sys.executable, "-m", "faiss_ext", *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=cwd,
+        env=dict(os.environ, COLUMNS="200", NO_COLOR="1"),
+    )
+    assert done.returncode == code, done.stderr + done.stdout
+    return done
+
+
+def said(*args, **options):
+    return json.loads(run(*args, "--json", **options).stdout)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, base_u8, queries, truth):
+    folder = tmp_path_factory.mktemp("cli")
+    with open(folder / "base.u8bin", "wb") as f:
+        np.array(base_u8.shape, np.uint32).tofile(f)
+        base_u8.tofile(f)
+    _files.write_matrix(folder / "query.fbin", queries)
+    _files.write_matrix(folder / "truth.ibin", truth)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(folder):
+    facts = said(
+        "build",
+        "GMM16,Flat",
+        folder / "base.u8bin",
+        "-o",
+        folder / "a.index",
+        "-q",
+        folder / "query.fbin",
+        "--niter",
+        3,
+        "--target-recall",
+        0.9,
+    )
+    return folder / "a.index", facts
+
+
+def test_build_says_what_it_built(built):
+    path, facts = built
+    assert facts["factory"] == "GMM16,Flat"
+    assert (facts["ntotal"], facts["d"], facts["nlist"]) == (6000, 128, 16)
+    assert facts["calibrated"] and not facts["calibrated_on_own_vectors"]
+    assert facts["bytes"] == path.stat().st_size
+    assert not list(path.parent.glob("*.partial"))
+
+
+def test_build_wrote_what_the_package_reads(built, queries, truth):
+    index = faiss_ext.read_index(built[0])
+    assert index.target_recall == pytest.approx(0.9)
+    assert recall(index.search(queries, 10)[1], truth) > 0.8
+
+
+def test_info(built, folder):
+    facts = said("info", built[0])
+    assert facts["ntotal"] == 6000
+    assert facts["largest_list"] >= 6000 / 16
+    assert facts["imbalance"] >= 1
+    assert said("info", folder / "base.u8bin")["dtype"] == "uint8"
+    assert "GMM16,Flat" in run("info", built[0]).stdout
+
+
+def test_train_and_add(folder):
+    out = folder / "t.index"
+    facts = said(
+        "train",
+        "GMM8_Diag,SQ8",
+        folder / "base.u8bin",
+        "-o",
+        out,
+        "--niter",
+        2,
+        "--sample",
+        1000,
+        "--seed",
+        3,
+    )
+    assert facts["trained"] and facts["ntotal"] == 0
+    assert facts["covariance"] == "diag"
+    for ntotal in (6000, 12000):
+        facts = said("add", out, folder / "base.u8bin")
+        assert (facts["added"], facts["ntotal"]) == (6000, ntotal)
+
+
+def test_search_finds_and_says_the_recall(built, folder, queries, truth):
+    facts = said(
+        "search",
+        built[0],
+        folder / "query.fbin",
+        "-o",
+        folder / "I.ibin",
+        "--distances-out",
+        folder / "D.npy",
+        "--nprobe",
+        16,
+        "--groundtruth",
+        folder / "truth.ibin",
+    )
+    assert facts["recall"] == 1
+    assert facts["qps"] > 0
+    found = _files.open_vectors(folder / "I.ibin").array()
+    assert recall(found, truth) == 1
+    D = np.load(folder / "D.npy")
+    assert (np.diff(D, axis=1) >= 0).all()
+
+
+def test_calibrate(built, folder):
+    facts = said(
+        "calibrate", built[0], "-o", folder / "c.index", "-k", 5, "--nq", 100
+    )
+    assert set(facts["choices"]) == {"0.8", "0.9", "0.95", "0.99"}
+    index = faiss_ext.read_index(folder / "c.index")
+    assert (index.calibration.k, index.calibration.nq) == (5, 100)
+    text = run(
+        "calibrate",
+        built[0],
+        "-q",
+        folder / "query.fbin",
+        "-o",
+        folder / "c.index",
+        "--target-recall",
+        0.8,
+    ).stdout
+    assert re.search(r"0\.9", text)
+    assert faiss_ext.read_index(
+        folder / "c.index"
+    ).target_recall == pytest.approx(0.8)
+
+
+def test_convert_there_and_back(folder, base, queries):
+    stock = faiss_ext.index_factory(128, "IVF16,Flat")
+    stock.train(base)
+    stock.add(base)
+    faiss_ext.write_index(stock, folder / "stock.index")
+    facts = said(
+        "convert",
+        folder / "stock.index",
+        "-o",
+        folder / "g.index",
+        "--to",
+        "gmm",
+    )
+    assert facts["mixture"]
+    facts = said(
+        "convert",
+        folder / "g.index",
+        "-o",
+        folder / "f.index",
+        "--to",
+        "faiss",
+    )
+    assert not facts["mixture"]
+    assert facts["ntotal"] == 6000
+    again = faiss_ext.read_index(folder / "f.index")
+    again.nprobe = 16
+    stock.nprobe = 16
+    np.testing.assert_array_equal(
+        again.search(queries, 5)[1], stock.search(queries, 5)[1]
+    )
+
+
+def test_sweep_and_report(built, folder):
+    facts = said(
+        "sweep",
+        built[0],
+        "-q",
+        folder / "query.fbin",
+        "--base",
+        folder / "base.u8bin",
+        "--repeat",
+        1,
+        "--html",
+        folder / "report.html",
+    )
+    rows = facts["results"][0]["rows"]
+    by_nprobe = [r for r in rows if r["nprobe"]]
+    assert [r["nprobe"] for r in by_nprobe] == [1, 2, 4]
+    recalls = [r["recall"] for r in by_nprobe]
+    assert recalls == sorted(recalls)
+    assert all(r["distances"] > 0 and r["qps"] > 0 for r in rows)
+    promised = [r for r in rows if r["target_recall"]]
+    assert all(r["recall"] > r["target_recall"] - 0.1 for r in promised)
+    page = (folder / "report.html").read_text()
+    assert "GMM16,Flat" in page
+
+
+def test_sweep_as_a_table(built, folder):
+    text = run(
+        "sweep",
+        built[0],
+        "-q",
+        folder / "query.fbin",
+        "--groundtruth",
+        folder / "truth.ibin",
+        "--repeat",
+        1,
+    ).stdout
+    assert "recall@10" in text
+    assert "target_recall=0.95" in text
+
+
+def test_exact_neighbors_in_blocks(base, queries, truth):
+    found = _sweep.exact_neighbors(
+        (base[i : i + 999] for i in range(0, 6000, 999)),
+        queries,
+        10,
+        faiss_ext.METRIC_L2,
+    )
+    assert recall(found, truth) == 1
+    found = _sweep.exact_neighbors(
+        iter([base]), queries, 1, faiss_ext.METRIC_INNER_PRODUCT
+    )
+    exact = (queries.astype(np.float64) @ base.T).argmax(axis=1)
+    np.testing.assert_array_equal(found[:, 0], exact)
+
+
+def test_exit_codes(built, folder):
+    assert "no such file" in run("info", folder / "no.index", code=3).stderr
+    error = run(
+        "build",
+        "GMM16,Falt",
+        folder / "base.u8bin",
+        "-o",
+        folder / "x",
+        code=1,
+    ).stderr
+    assert "Falt" in error
+    assert "Traceback" not in error
+    assert not (folder / "x").exists()
+    run("build", "GMM16,Flat", code=2)
+    run("frobnicate", code=2)
+    (folder / "bad.fbin").write_bytes(b"12345678910")
+    assert "bad.fbin" in run("info", folder / "bad.fbin", code=1).stderr
+    assert (
+        "groundtruth"
+        in run("sweep", built[0], "-q", folder / "query.fbin", code=1).stderr
+    )
+
+
+def test_a_failed_write_leaves_the_old_file(folder, built):
+    before = built[0].read_bytes()
+    error = run(
+        "add",
+        built[0],
+        folder / "query.fbin",
+        "-o",
+        folder / "no" / "where",
+        code=1,
+    ).stderr
+    assert "where" in error
+    assert built[0].read_bytes() == before
+
+
+def test_help_lists_the_commands():
+    text = run("--help").stdout
+    for command in (
+        "train",
+        "build",
+        "add",
+        "search",
+        "calibrate",
+        "sweep",
+        "info",
+        "convert",
+    ):
+        assert command in text

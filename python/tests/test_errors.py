@@ -1,0 +1,297 @@
+"""Wrong input: the argument is named, and the index stays as it was."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+
+import faiss_ext
+
+
+def bad(base, what):
+    x = base[:50].copy()
+    if what == "nan":
+        x[7, 3] = np.nan
+    elif what == "inf":
+        x[7, 3] = np.inf
+    return x
+
+
+@pytest.mark.parametrize("what", ["nan", "inf"])
+def test_values_that_are_not_finite(what, trained, base):
+    x = bad(base, what)
+    with pytest.raises(ValueError, match="x.* 7"):
+        trained.add(x)
+    assert trained.ntotal == 0
+    with pytest.raises(ValueError, match="x.* 7"):
+        trained.add_with_ids(x, np.arange(50))
+    with pytest.raises(ValueError, match="x.* 7"):
+        trained.search(x, 3)
+    with pytest.raises(ValueError, match="x.* 7"):
+        trained.range_search(x, 3.0)
+    fresh = faiss_ext.index_factory(128, "GMM8,Flat")
+    with pytest.raises(ValueError, match="x.* 7"):
+        fresh.train(x)
+    assert not fresh.is_trained
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "match"),
+    [
+        (np.zeros((3, 5), np.float32), ValueError, "x: 5 columns.*d = 128"),
+        (np.zeros(128, np.float32), ValueError, r"x: shape \(128,\)"),
+        (np.zeros((2, 3, 128), np.float32), ValueError, "x: shape"),
+        (np.zeros((3, 128), complex), TypeError, "x: dtype complex128"),
+        (np.zeros((3, 128), "U1"), TypeError, "x: dtype <U1"),
+        (np.zeros((3, 128), object), TypeError, "x: dtype object"),
+        ("vectors", TypeError, "x: a str"),
+        (None, TypeError, "x: dtype object"),
+        ([[1.0], [1.0, 2.0]], ValueError, "x: not an array"),
+    ],
+)
+def test_what_are_not_vectors(x, error, match, trained):
+    for call in (
+        trained.train,
+        trained.add,
+        lambda x: trained.add_with_ids(x, [1]),
+        lambda x: trained.search(x, 1),
+        lambda x: trained.range_search(x, 1.0),
+        lambda x: trained.search_and_reconstruct(x, 1),
+    ):
+        with pytest.raises(error, match=match):
+            call(x)
+    assert trained.ntotal == 0
+
+
+@pytest.mark.parametrize(
+    ("ids", "error"),
+    [
+        (np.arange(4), ValueError),
+        (np.zeros((5, 1), int), ValueError),
+        (np.arange(5.0), TypeError),
+        (["a"] * 5, TypeError),
+        (np.full(5, 2**63, np.uint64), ValueError),
+    ],
+)
+def test_ids(ids, error, trained, base):
+    with pytest.raises(error, match="ids"):
+        trained.add_with_ids(base[:5], ids)
+    assert trained.ntotal == 0
+
+
+@pytest.mark.parametrize(
+    ("k", "error"), [(0, ValueError), (-1, ValueError), (2.5, TypeError)]
+)
+def test_k(k, error, filled, queries):
+    with pytest.raises(error, match="k = "):
+        filled.search(queries, k)
+
+
+def test_a_numpy_k_is_fine(filled, queries):
+    assert filled.search(queries, np.int64(3))[0].shape == (200, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("nprobe", 0, ValueError),
+        ("nprobe", "many", TypeError),
+        ("max_codes", -1, ValueError),
+        ("probe_mass", 0, ValueError),
+        ("target_recall", 1, ValueError),
+        ("target_recall", -0.1, ValueError),
+        ("probe_order", "best", ValueError),
+        ("cells_per_list", -1, TypeError),
+        ("covariance_type", "round", ValueError),
+    ],
+)
+def test_fields(name, value, error):
+    index = faiss_ext.index_factory(8, "GMM4,Flat")
+    before = getattr(index, name)
+    with pytest.raises(error, match=name):
+        setattr(index, name, value)
+    assert getattr(index, name) == before
+
+
+def test_fields_that_an_index_does_not_have():
+    index = faiss_ext.index_factory(8, "Flat")
+    for name in ("nprobe", "target_recall", "calibration", "nlist"):
+        assert not hasattr(index, name)
+    with pytest.raises(ValueError, match="no mixture"):
+        index.mixture()
+    with pytest.raises(ValueError, match="no mixture"):
+        index.optimize()
+    with pytest.raises(AttributeError):
+        index.nprobe_typo = 3
+
+
+def test_read_only_fields(filled):
+    with pytest.raises(AttributeError):
+        filled.ntotal = 3
+    with pytest.raises(AttributeError):
+        filled.d = 3
+
+
+@pytest.mark.parametrize(
+    "text", ["GMM", "GMM8", "GMM8,Falt", "GMM8_Round,Flat", "GMM0,Flat", ""]
+)
+def test_factory_strings(text):
+    with pytest.raises(ValueError):
+        faiss_ext.index_factory(16, text)
+
+
+def test_factory_dimension():
+    with pytest.raises(ValueError, match="d = 0"):
+        faiss_ext.index_factory(0, "GMM8,Flat")
+    with pytest.raises(TypeError, match="d = 1.5"):
+        faiss_ext.index_factory(1.5, "GMM8,Flat")
+
+
+def test_too_few_to_train(base):
+    index = faiss_ext.index_factory(128, "GMM64,Flat")
+    with pytest.raises(ValueError, match="n = 10.*64"):
+        index.train(base[:10])
+    assert not index.is_trained
+
+
+def test_adding_before_training(base):
+    index = faiss_ext.index_factory(128, "GMM8,Flat")
+    with pytest.raises(ValueError, match="not trained"):
+        index.add(base[:10])
+
+
+def test_training_a_filled_index(filled, base):
+    with pytest.raises(ValueError, match="ntotal"):
+        filled.train(base)
+
+
+def test_update_vectors(filled, base):
+    with pytest.raises(ValueError, match="direct map"):
+        filled.update_vectors([1], base[:1])
+    filled.set_direct_map("hashtable")
+    with pytest.raises(ValueError, match="99999"):
+        filled.update_vectors([1, 99999], base[:2])
+    np.testing.assert_array_equal(filled.reconstruct(1), base[1])
+    with pytest.raises(ValueError, match="type"):
+        filled.set_direct_map("tree")
+
+
+def test_reconstruct(filled):
+    filled.set_direct_map("hashtable")
+    with pytest.raises(ValueError):
+        filled.reconstruct(6000)
+    with pytest.raises(ValueError, match="n0 = 5999"):
+        filled.reconstruct_n(5999, 2)
+    with pytest.raises(ValueError, match="n0 = -1"):
+        filled.reconstruct_n(-1, 2)
+    with pytest.raises(ValueError, match="ni"):
+        filled.reconstruct_n(0, -2)
+    with pytest.raises(ValueError, match="x: expected"):
+        filled.reconstruct(1, np.empty(5, np.float32))
+
+
+def test_merge_from(filled, base):
+    with pytest.raises(ValueError, match="other"):
+        filled.merge_from(filled)
+    with pytest.raises(TypeError, match="other"):
+        filled.merge_from("other")
+    other = faiss_ext.index_factory(128, "GMM32,Flat")
+    other.cp.niter = 1
+    other.cp.seed = 99
+    other.train(base[:3000])
+    other.add(base[:100])
+    with pytest.raises(ValueError, match="means differ|should be the same"):
+        filled.merge_from(other)
+    assert (filled.ntotal, other.ntotal) == (6000, 100)
+    flat = faiss_ext.index_factory(128, "Flat")
+    with pytest.raises(ValueError):
+        filled.merge_from(flat)
+
+
+def test_out_arrays(filled, queries):
+    for D in (
+        np.empty((200, 4), np.float32),
+        np.empty((200, 5), np.float64),
+        np.empty((5, 200), np.float32).T,
+        np.broadcast_to(np.float32(0), (200, 5)),
+        [[0.0]],
+    ):
+        with pytest.raises(ValueError, match="D: expected"):
+            filled.search(queries, 5, D=D)
+
+
+def test_calibrate(filled, trained, queries):
+    with pytest.raises(ValueError):
+        filled.calibrate(queries[:5])
+    with pytest.raises(ValueError, match="nq = 3"):
+        filled.calibrate(nq=3)
+    with pytest.raises(ValueError, match="queries: 7 columns"):
+        filled.calibrate(queries[:, :7])
+    with pytest.raises(ValueError, match="k = 0"):
+        filled.calibrate(queries, k=0)
+    with pytest.raises(ValueError, match="row 7"):
+        filled.calibrate(bad(queries, "nan"))
+    assert filled.calibration.own_queries
+
+
+def test_the_constructor_is_not_for_users():
+    with pytest.raises(TypeError, match="index_factory"):
+        faiss_ext.Index(3)
+
+
+def test_remove_ids(filled):
+    with pytest.raises(TypeError, match="ids"):
+        filled.remove_ids(None)
+    with pytest.raises(TypeError, match="ids"):
+        filled.remove_ids("all")
+    assert filled.ntotal == 6000
+
+
+def test_errors_are_runtime_errors_as_faiss_raises_them(filled):
+    with pytest.raises(RuntimeError):
+        filled.nprobe = 0
+    assert issubclass(faiss_ext.FaissError, ValueError)
+
+
+def test_errors_name_no_source_file(filled):
+    with pytest.raises(faiss_ext.FaissError) as error:
+        filled.probe_order = "best"
+    assert ".cpp" not in str(error.value)
+
+
+@pytest.mark.parametrize("cut", [0, 3, 40, 1000, -1, -9])
+def test_truncated_bytes(cut, filled):
+    data = faiss_ext.serialize_index(filled)
+    with pytest.raises(ValueError):
+        faiss_ext.deserialize_index(data[:cut])
+
+
+def test_flipped_bits(filled):
+    data = faiss_ext.serialize_index(filled)
+    for at in (len(data) // 2, len(data) - 100):
+        damaged = data.copy()
+        damaged[at] ^= 1
+        with pytest.raises(ValueError, match="corrupt"):
+            faiss_ext.deserialize_index(damaged)
+
+
+def test_files(tmp_path, filled):
+    with pytest.raises(ValueError, match="missing.index"):
+        faiss_ext.read_index(tmp_path / "missing.index")
+    with pytest.raises(ValueError, match="no/folder"):
+        faiss_ext.write_index(filled, tmp_path / "no" / "folder" / "x")
+    (tmp_path / "text").write_text("this is not an index, whatever it is")
+    with pytest.raises(ValueError):
+        faiss_ext.read_index(tmp_path / "text")
+    with pytest.raises(TypeError, match="index"):
+        faiss_ext.write_index("index", tmp_path / "x")
+    with pytest.raises(TypeError, match="data"):
+        faiss_ext.deserialize_index(np.zeros(8))
+
+
+def test_pickles_that_were_damaged(filled):
+    data = pickle.dumps(filled)
+    with pytest.raises((ValueError, pickle.UnpicklingError, EOFError)):
+        pickle.loads(data[: len(data) // 2])

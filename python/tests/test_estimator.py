@@ -1,0 +1,342 @@
+"""The estimator, against scikit-learn's and against plain sums."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+
+sklearn = pytest.importorskip("sklearn")
+
+from scipy.special import logsumexp  # noqa: E402
+from sklearn.base import clone  # noqa: E402
+from sklearn.exceptions import ConvergenceWarning, NotFittedError  # noqa: E402
+from sklearn.mixture import GaussianMixture as Reference  # noqa: E402
+from sklearn.pipeline import make_pipeline  # noqa: E402
+from sklearn.preprocessing import StandardScaler  # noqa: E402
+from sklearn.utils.estimator_checks import parametrize_with_checks  # noqa: E402
+
+from faiss_ext import GaussianMixture  # noqa: E402
+
+KINDS = ("spherical", "diag", "tied_spherical")
+
+
+@parametrize_with_checks([GaussianMixture(covariance_type=t) for t in KINDS])
+def test_scikit_learns_own_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield
+
+
+def blobs(n=3000, d=7, k=4, offset=0.0, seed=0):
+    rng = np.random.default_rng(seed)
+    means = rng.normal(size=(k, d)) * 3 + offset
+    scales = rng.uniform(0.5, 2, size=k)
+    y = rng.integers(0, k, size=n)
+    return means[y] + scales[y, None] * rng.normal(size=(n, d))
+
+
+def start(X, k, kind):
+    d = X.shape[1]
+    shape = {"spherical": (k,), "diag": (k, d), "tied_spherical": ()}[kind]
+    return {
+        "means_init": X[:k],
+        "weights_init": np.full(k, 1 / k),
+        "precisions_init": np.full(shape, 1 / X.var()),
+    }
+
+
+def reference_step(X, weights, means, covariances, reg):
+    """One iteration of a tied spherical mixture, by the book."""
+    n, d = X.shape
+    squares = ((X[:, None, :] - means[None]) ** 2).sum(2)
+    joint = (
+        np.log(weights)
+        - 0.5 * d * np.log(2 * np.pi * covariances)
+        - 0.5 * squares / covariances
+    )
+    log_prob = logsumexp(joint, axis=1)
+    r = np.exp(joint - log_prob[:, None])
+    n_k = r.sum(0) + 10 * np.finfo(float).eps
+    means = r.T @ X / n_k[:, None]
+    squares = ((X[:, None, :] - means[None]) ** 2).sum(2)
+    covariances = (r * squares).sum() / (n * d) + reg
+    return n_k / n_k.sum(), means, covariances, log_prob.mean()
+
+
+@pytest.mark.parametrize("kind", ["spherical", "diag"])
+@pytest.mark.parametrize("offset", [0, 1e4])
+@pytest.mark.parametrize("reg_covar", [1e-6, 0.1])
+def test_agrees_with_scikit_learn(kind, offset, reg_covar):
+    X = blobs(offset=offset)
+    options = dict(
+        n_components=5,
+        covariance_type=kind,
+        max_iter=20,
+        tol=0,
+        reg_covar=reg_covar,
+        **start(X, 5, kind),
+    )
+    a = Reference(**options).fit(X)
+    b = GaussianMixture(**options).fit(X)
+    for name in (
+        "weights_",
+        "means_",
+        "covariances_",
+        "precisions_",
+        "precisions_cholesky_",
+        "lower_bound_",
+    ):
+        mine, other = getattr(b, name), getattr(a, name)
+        np.testing.assert_allclose(mine, other, rtol=1e-4, err_msg=name)
+    assert b.n_iter_ == a.n_iter_ == 20
+    np.testing.assert_allclose(
+        b.score_samples(X), a.score_samples(X), rtol=1e-4, atol=1e-4
+    )
+    np.testing.assert_allclose(
+        b.predict_proba(X), a.predict_proba(X), atol=2e-4
+    )
+    assert (b.predict(X) == a.predict(X)).mean() > 0.999
+    for name in ("bic", "aic"):
+        assert getattr(b, name)(X) == pytest.approx(
+            getattr(a, name)(X), rel=1e-4
+        )
+
+
+def test_tied_spherical_is_what_the_book_says():
+    X = blobs()
+    s = start(X, 5, "tied_spherical")
+    m = GaussianMixture(
+        5, covariance_type="tied_spherical", max_iter=20, tol=0, **s
+    ).fit(X)
+    weights, means = s["weights_init"], s["means_init"]
+    covariances = 1 / s["precisions_init"]
+    for _ in range(20):
+        weights, means, covariances, bound = reference_step(
+            X, weights, means, covariances, 1e-6
+        )
+    np.testing.assert_allclose(m.weights_, weights, rtol=1e-4)
+    np.testing.assert_allclose(m.means_, means, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(m.covariances_, covariances, rtol=1e-4)
+    assert m.lower_bound_ == pytest.approx(bound, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_finds_what_data_were_drawn_from(kind):
+    X = blobs(n=6000, k=3, seed=3)
+    m = GaussianMixture(3, covariance_type=kind, random_state=0, n_init=3)
+    m.fit(X)
+    assert m.converged_
+    k = 1 if kind == "tied_spherical" else 3
+    expected = Reference(
+        k, covariance_type="spherical", random_state=0, n_init=3
+    ).fit(X)
+    assert m.score(X) > expected.score(X) - 0.02
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_bound_never_falls(kind):
+    m = GaussianMixture(
+        6, covariance_type=kind, max_iter=30, tol=0, random_state=1
+    ).fit(blobs())
+    assert (np.diff(m.lower_bounds_) > -1e-5).all()
+    assert m.lower_bound_ == m.lower_bounds_[-1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_are_the_same_as_rows_repeated(kind):
+    X = blobs(n=500)
+    w = np.random.default_rng(1).integers(0, 4, size=500)
+    a = GaussianMixture(3, covariance_type=kind, random_state=0)
+    b = clone(a)
+    a.fit(X, sample_weight=w)
+    b.fit(np.repeat(X, w, axis=0))
+    np.testing.assert_allclose(a.means_, b.means_, rtol=1e-6)
+    np.testing.assert_allclose(a.covariances_, b.covariances_, rtol=1e-6)
+
+
+def test_weights_of_large_data():
+    X = blobs(n=50000, k=3)
+    w = np.random.default_rng(1).integers(1, 3, size=50000)
+    s = start(X, 3, "spherical")
+    a = GaussianMixture(3, max_iter=5, tol=0, **s).fit(X, sample_weight=w)
+    b = GaussianMixture(3, max_iter=5, tol=0, **s).fit(np.repeat(X, w, 0))
+    np.testing.assert_allclose(a.means_, b.means_, rtol=1e-4, atol=1e-4)
+    assert a.lower_bound_ == pytest.approx(b.lower_bound_, rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", ">f8", "u1", "i2", "i8"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_dtypes_and_orders(dtype, order):
+    X = np.round(blobs() * 8 + 100).clip(0, 255)
+    options = dict(max_iter=5, tol=0, **start(X, 4, "spherical"))
+    a = GaussianMixture(4, **options).fit(X)
+    Z = np.asarray(X, dtype, order=order)
+    b = GaussianMixture(4, **options).fit(Z)
+    np.testing.assert_allclose(a.means_, b.means_, rtol=1e-5)
+    np.testing.assert_array_equal(a.predict(X), b.predict(Z))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8])
+def test_memmap(dtype, tmp_path):
+    X = np.round(blobs(n=40000) * 8 + 100).clip(0, 255).astype(dtype)
+    X.tofile(tmp_path / "x")
+    mapped = np.memmap(tmp_path / "x", dtype, "r", shape=X.shape)
+    options = dict(max_iter=3, tol=0, **start(X, 4, "diag"))
+    a = GaussianMixture(4, covariance_type="diag", **options).fit(X)
+    b = GaussianMixture(4, covariance_type="diag", **options).fit(mapped)
+    np.testing.assert_array_equal(a.means_, b.means_)
+    np.testing.assert_array_equal(a.predict(X), b.predict(mapped))
+
+
+def test_random_state_repeats():
+    X = blobs(n=60000)
+    fits = [
+        GaussianMixture(8, random_state=s, max_iter=3).fit(X).means_
+        for s in (0, 0, 1)
+    ]
+    np.testing.assert_array_equal(fits[0], fits[1])
+    assert not np.array_equal(fits[0], fits[2])
+
+
+@pytest.mark.parametrize("init", ["kmeans", "k-means++", "random_from_data"])
+def test_inits(init):
+    X = blobs()
+    m = GaussianMixture(4, init_params=init, random_state=0, n_init=4).fit(X)
+    assert m.score(X) > Reference(1).fit(X).score(X)
+
+
+def test_warm_start_goes_on():
+    X = blobs()
+    s = start(X, 4, "spherical")
+    m = GaussianMixture(4, max_iter=3, tol=0, warm_start=True, **s)
+    m.fit(X).fit(X)
+    whole = GaussianMixture(4, max_iter=6, tol=0, **s).fit(X)
+    np.testing.assert_allclose(m.means_, whole.means_, rtol=1e-6)
+
+
+def test_predict_proba_into_a_map(tmp_path):
+    X = blobs()
+    m = GaussianMixture(4, random_state=0).fit(X)
+    out = np.memmap(tmp_path / "p", np.float64, "w+", shape=(3000, 4))
+    assert m.predict_proba(X, out=out) is out
+    np.testing.assert_array_equal(out, m.predict_proba(X))
+    np.testing.assert_allclose(out.sum(axis=1), 1)
+    np.testing.assert_array_equal(out.argmax(axis=1), m.predict(X))
+    with pytest.raises(ValueError, match="out: shape"):
+        m.predict_proba(X, out=np.empty((3, 4)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sample_has_the_moments(kind):
+    X = blobs()
+    m = GaussianMixture(3, covariance_type=kind, random_state=0).fit(X)
+    drawn, y = m.sample(60000)
+    assert drawn.shape == (60000, 7)
+    np.testing.assert_allclose(np.bincount(y) / 60000, m.weights_, atol=0.01)
+    variances = np.broadcast_to(
+        m.covariances_
+        if kind == "diag"
+        else np.broadcast_to(m.covariances_, (3,))[:, None],
+        (3, 7),
+    )
+    for c in range(3):
+        rows = drawn[y == c]
+        np.testing.assert_allclose(rows.mean(0), m.means_[c], atol=0.15)
+        np.testing.assert_allclose(rows.var(0), variances[c], rtol=0.1)
+
+
+def test_fit_predict_is_fit_and_predict():
+    X = blobs()
+    a = GaussianMixture(4, random_state=0)
+    np.testing.assert_array_equal(a.fit_predict(X), clone(a).fit(X).predict(X))
+
+
+def test_pickle_and_pipeline():
+    X = blobs()
+    m = make_pipeline(StandardScaler(), GaussianMixture(3, random_state=0))
+    y = m.fit(X).predict(X)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(m)).predict(X), y)
+
+
+def test_one_component_is_the_moments():
+    X = blobs()
+    m = GaussianMixture(1, reg_covar=0).fit(X)
+    np.testing.assert_allclose(m.means_[0], X.mean(0), rtol=1e-6)
+    assert m.covariances_[0] == pytest.approx(X.var(0).mean(), rel=1e-5)
+    assert m.score(X) == pytest.approx(
+        Reference(1, covariance_type="spherical").fit(X).score(X), rel=1e-6
+    )
+
+
+def test_constant_and_duplicate_rows():
+    X = np.repeat([[1.0, 2.0], [5.0, 6.0]], 20, axis=0)
+    m = GaussianMixture(2, random_state=0).fit(X)
+    assert len(set(m.predict(X))) == 2
+    m = GaussianMixture(3, random_state=0).fit(X)  # two distinct rows
+    assert np.isfinite(m.score(X))
+    with pytest.raises(ValueError, match="variance is 0"):
+        GaussianMixture(2, reg_covar=0, random_state=0).fit(X)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"n_components": 0}, ValueError, "n_components"),
+        ({"n_components": "two"}, TypeError, "n_components"),
+        ({"covariance_type": "round"}, ValueError, "covariance_type"),
+        ({"reg_covar": -1}, ValueError, "reg_covar"),
+        ({"tol": -1}, ValueError, "tol"),
+        ({"max_iter": -1}, ValueError, "max_iter"),
+        ({"n_init": 0}, ValueError, "n_init"),
+        ({"init_params": "best"}, ValueError, "init_params"),
+        ({"backend": "tpu"}, ValueError, "backend"),
+        ({"means_init": [[0.0]]}, ValueError, "means_init"),
+        ({"means_init": np.full((2, 7), np.nan)}, ValueError, "means_init"),
+        ({"weights_init": [0.5, 0.6]}, ValueError, "weights_init"),
+        ({"weights_init": [1.5, -0.5]}, ValueError, "weights_init"),
+        ({"precisions_init": [1.0, 0.0]}, ValueError, "precisions_init"),
+    ],
+)
+def test_parameters_that_cannot_be(options, error, match):
+    with pytest.raises(error, match=match):
+        GaussianMixture(**{"n_components": 2, **options}).fit(blobs())
+
+
+def test_rows_that_cannot_be():
+    X = blobs()
+    X[5, 2] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        GaussianMixture(2).fit(X)
+    with pytest.raises(NotFittedError):
+        GaussianMixture(2).predict(blobs())
+    with pytest.raises(ValueError, match="n_components = 9"):
+        GaussianMixture(9).fit(blobs()[:5])
+    m = GaussianMixture(2).fit(blobs())
+    with pytest.raises(ValueError, match="features"):
+        m.predict(blobs(d=3))
+    with pytest.raises(ValueError, match="sample_weight"):
+        m.fit(blobs(), sample_weight=-np.ones(3000))
+    with pytest.raises(ValueError, match="n_samples"):
+        m.sample(0)
+
+
+def test_it_says_when_it_did_not_converge():
+    with pytest.warns(ConvergenceWarning):
+        GaussianMixture(4, max_iter=1, random_state=0).fit(blobs())
+
+
+def test_verbose(capsys):
+    GaussianMixture(2, verbose=1, verbose_interval=1, max_iter=2, tol=0).fit(
+        blobs()
+    )
+    out = capsys.readouterr().out
+    assert "Initialization 0" in out
+    assert "Iteration 2: lower bound" in out

@@ -1,0 +1,143 @@
+"""Files of vectors: what was written is read, and what is wrong is named."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from faiss_ext import _files
+
+
+@pytest.fixture(scope="module")
+def x():
+    return np.random.default_rng(0).integers(0, 200, (700, 12))
+
+
+def write_bin(path, x):
+    with open(path, "wb") as f:
+        np.array(x.shape, np.uint32).tofile(f)
+        x.tofile(f)
+
+
+def write_vecs(path, x):
+    with open(path, "wb") as f:
+        for row in x:
+            np.array([len(row)], np.int32).tofile(f)
+            row.tofile(f)
+
+
+def write_hdf5(path, x):
+    import h5py
+
+    with h5py.File(path, "w") as f:
+        f["train"] = x
+        f["test"] = x[:5]
+
+
+def write_parquet(path, x):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table({"id": np.arange(len(x)), "v": list(x)})
+    pq.write_table(table, path, row_group_size=100)
+
+
+WRITERS = {
+    "x.fbin": (write_bin, np.float32),
+    "x.u8bin": (write_bin, np.uint8),
+    "x.i8bin": (write_bin, np.int8),
+    "x.ibin": (write_bin, np.int32),
+    "x.fvecs": (write_vecs, np.float32),
+    "x.bvecs": (write_vecs, np.uint8),
+    "x.ivecs": (write_vecs, np.int32),
+    "x.npy": (np.save, np.float64),
+    "x.hdf5": (write_hdf5, np.float32),
+    "x.parquet": (write_parquet, np.float32),
+}
+
+
+@pytest.fixture(params=WRITERS)
+def written(request, x, tmp_path):
+    write, dtype = WRITERS[request.param]
+    if request.param.endswith("hdf5"):
+        pytest.importorskip("h5py")
+    if request.param.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+    rows = np.ascontiguousarray(x.astype(dtype))
+    write(tmp_path / request.param, rows)
+    return tmp_path / request.param, rows
+
+
+def test_what_was_written_is_read(written):
+    path, rows = written
+    vectors = _files.open_vectors(path)
+    assert (vectors.n, vectors.d) == (700, 12)
+    assert vectors.dtype == rows.dtype
+    np.testing.assert_array_equal(vectors.array(), rows)
+    blocks = list(vectors.blocks(64))
+    assert max(len(b) for b in blocks) <= 64
+    np.testing.assert_array_equal(np.concatenate(blocks), rows)
+
+
+def test_a_truncated_file_is_named(written):
+    path, _ = written
+    data = path.read_bytes()
+    path.write_bytes(data[:-3])
+    with pytest.raises((ValueError, OSError), match=r"x\.|truncated|footer"):
+        _files.open_vectors(path).array()
+
+
+def test_an_empty_file_is_named(written):
+    path, _ = written
+    path.write_bytes(b"")
+    with pytest.raises((ValueError, OSError, EOFError)):
+        _files.open_vectors(path)
+
+
+def test_parts_by_name(x, tmp_path):
+    pytest.importorskip("h5py")
+    pytest.importorskip("pyarrow")
+    write_hdf5(tmp_path / "x.hdf5", x)
+    assert _files.open_vectors(tmp_path / "x.hdf5", "test").n == 5
+    assert _files.open_vectors(f"{tmp_path}/x.hdf5:test").n == 5
+    with pytest.raises(ValueError, match="'queries'"):
+        _files.open_vectors(f"{tmp_path}/x.hdf5:queries")
+    write_parquet(tmp_path / "x.parquet", x.astype(np.float32))
+    assert _files.open_vectors(f"{tmp_path}/x.parquet:v").d == 12
+    with pytest.raises(ValueError, match="'w'"):
+        _files.open_vectors(f"{tmp_path}/x.parquet:w")
+
+
+def test_parquet_lists_of_different_lengths(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    pq.write_table(
+        pa.table({"v": [[1.0, 2.0]] * 5 + [[1.0]]}), tmp_path / "x.parquet"
+    )
+    with pytest.raises(ValueError, match="different lengths"):
+        _files.open_vectors(tmp_path / "x.parquet").array()
+
+
+def test_other_files(tmp_path):
+    with pytest.raises(ValueError, match="x.txt"):
+        _files.open_vectors(tmp_path / "x.txt")
+    with pytest.raises(FileNotFoundError, match="x.fbin"):
+        _files.open_vectors(tmp_path / "x.fbin")
+    np.save(tmp_path / "x.npy", np.zeros(3))
+    with pytest.raises(ValueError, match="two dimensions"):
+        _files.open_vectors(tmp_path / "x.npy")
+
+
+@pytest.mark.parametrize("ending", [".npy", ".fbin", ".ibin"])
+def test_write_matrix(ending, x, tmp_path):
+    _files.write_matrix(tmp_path / ("y" + ending), x)
+    read = _files.open_vectors(tmp_path / ("y" + ending)).array()
+    np.testing.assert_array_equal(read, x)
+
+
+def test_write_matrix_refuses(x, tmp_path):
+    with pytest.raises(ValueError, match="y.txt"):
+        _files.write_matrix(tmp_path / "y.txt", x)
+    with pytest.raises(ValueError, match="int32"):
+        _files.write_matrix(tmp_path / "y.ibin", x + 2**40)

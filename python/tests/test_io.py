@@ -1,0 +1,105 @@
+"""Files, bytes and pickles: the same results, to the bit."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import pickle
+
+import numpy as np
+import pytest
+from conftest import fill, make
+
+import faiss_ext
+
+KINDS = [
+    "GMM16,Flat",
+    "GMM16_Diag,PQ16x4",
+    "GMM16_Tied,SQ8",
+    "PCA32,GMM16,Flat",
+    "GMM16,PQ16x4,RFlat",
+    "IDMap,GMM16,Flat",
+    "GMM16_HNSW8,Flat",
+    "IVF16,Flat",
+    "Flat",
+]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def any_kind(request, base):
+    index = make(request.param, base[:3000])
+    fill(index, base[:3000])
+    if index.has_mixture:
+        index.target_recall = 0.9
+    return index
+
+
+def same(a, b, queries):
+    assert repr(a) == repr(b)
+    for mine, other in zip(
+        a.search(queries, 10), b.search(queries, 10), strict=True
+    ):
+        np.testing.assert_array_equal(mine, other)
+
+
+def test_files(any_kind, queries, tmp_path):
+    path = tmp_path / "an index"
+    faiss_ext.write_index(any_kind, path)
+    same(any_kind, faiss_ext.read_index(path), queries)
+    same(any_kind, faiss_ext.read_index(str(path)), queries)
+
+
+def test_bytes(any_kind, queries):
+    data = faiss_ext.serialize_index(any_kind)
+    assert data.dtype == np.uint8
+    for form in (data, data.tobytes(), bytearray(data), memoryview(data)):
+        same(any_kind, faiss_ext.deserialize_index(form), queries)
+
+
+@pytest.mark.parametrize("protocol", range(2, 6))
+def test_pickles(any_kind, queries, protocol):
+    data = pickle.dumps(any_kind, protocol=protocol)
+    same(any_kind, pickle.loads(data), queries)
+
+
+def test_pickles_without_a_copy(any_kind, queries):
+    buffers: list[pickle.PickleBuffer] = []
+    data = pickle.dumps(any_kind, protocol=5, buffer_callback=buffers.append)
+    assert len(data) < 1000
+    same(any_kind, pickle.loads(data, buffers=buffers), queries)
+
+
+def test_read_only_bytes(filled, queries):
+    data = faiss_ext.serialize_index(filled)
+    data.flags.writeable = False
+    same(filled, faiss_ext.deserialize_index(data), queries)
+
+
+def test_mapped_file(filled, queries, tmp_path):
+    path = tmp_path / "index"
+    faiss_ext.write_index(filled, path)
+    mapped = faiss_ext.read_index(path, faiss_ext.IO_FLAG_MMAP)
+    same(filled, mapped, queries)
+    with pytest.raises(ValueError, match="read-only"):
+        mapped.add(queries)
+
+
+def test_numpy_saves_the_bytes(filled, queries):
+    file = io.BytesIO()
+    np.save(file, faiss_ext.serialize_index(filled))
+    file.seek(0)
+    same(filled, faiss_ext.deserialize_index(np.load(file)), queries)
+
+
+def _search(index, queries):
+    return index.search(queries, 3)[1]
+
+
+def test_indexes_cross_to_other_processes(filled, queries):
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        found = pool.apply(_search, (filled, queries[:20]))
+    np.testing.assert_array_equal(found, filled.search(queries[:20], 3)[1])
+
+
+def test_clone_index(any_kind, queries):
+    same(any_kind, faiss_ext.clone_index(any_kind), queries)

@@ -1,0 +1,148 @@
+"""k-means, against plain sums and faiss's own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from faiss_ext import Kmeans
+
+
+def lloyd(x, centroids, niter):
+    """Objectives before each update, as faiss reports them, and centroids."""
+    x, c = x.astype(np.float64), centroids.astype(np.float64)
+    objectives = []
+    for _ in range(niter):
+        squares = ((x[:, None] - c[None]) ** 2).sum(2)
+        nearest = squares.argmin(1)
+        objectives.append(squares.min(1).sum())
+        c = np.stack([x[nearest == j].mean(0) for j in range(len(c))])
+    return np.array(objectives), c
+
+
+def test_is_lloyds_algorithm(base):
+    x = base[:2000]
+    k = Kmeans(128, 8, niter=6)
+    k.train(x, init_centroids=x[:8])
+    objectives, centroids = lloyd(x, x[:8], 6)
+    np.testing.assert_allclose(k.obj, objectives, rtol=1e-5)
+    np.testing.assert_allclose(k.centroids, centroids, rtol=1e-3, atol=1e-2)
+    assert len(k.iteration_stats) == 6
+    assert k.iteration_stats[-1]["obj"] == k.obj[-1]
+    assert k.backend == "cpu"
+
+
+def test_assign(base):
+    k = Kmeans(128, 16, niter=4)
+    k.train(base)
+    D, I = k.assign(base[:500])
+    squares = ((base[:500, None] - k.centroids[None]) ** 2).sum(2)
+    np.testing.assert_allclose(D, squares.min(1), rtol=1e-4)
+    assert (I == squares.argmin(1)).mean() > 0.99
+
+
+def test_is_as_good_as_faiss(base):
+    faiss = pytest.importorskip("faiss")
+    theirs = faiss.Kmeans(128, 32, niter=10, seed=5)
+    theirs.train(base)
+    ours = Kmeans(128, 32, niter=10, seed=5)
+    ours.train(base)
+    mine = ours.assign(base)[0].sum()
+    other = theirs.assign(base)[0].sum()
+    assert mine < 1.02 * other
+
+
+def test_weights_are_rows_repeated(base):
+    x = base[:1000]
+    w = np.arange(1000) % 3 + 1
+    a, b = (
+        Kmeans(128, 4, niter=5, max_points_per_centroid=1000) for _ in "ab"
+    )
+    a.train(x, weights=w, init_centroids=x[:4])
+    b.train(np.repeat(x, w, axis=0), init_centroids=x[:4])
+    np.testing.assert_allclose(a.centroids, b.centroids, rtol=1e-4, atol=1e-2)
+    np.testing.assert_allclose(a.obj, b.obj, rtol=1e-5)
+
+
+def test_spherical(base):
+    x = base - base.mean(axis=0)
+    k = Kmeans(128, 8, niter=5, spherical=True)
+    k.train(x)
+    np.testing.assert_allclose(
+        np.linalg.norm(k.centroids, axis=1), 1, rtol=1e-5
+    )
+    D, I = k.assign(x[:100])
+    products = x[:100] @ k.centroids.T
+    np.testing.assert_allclose(D, products.max(1), rtol=1e-3)
+
+
+def test_nredo_keeps_the_best(base):
+    x = base[:3000]
+    one = [Kmeans(128, 16, niter=5, seed=s) for s in (3, 4, 5)]
+    best = min(k.train(x) for k in one)
+    three = Kmeans(128, 16, niter=5, nredo=3, seed=3)
+    assert three.train(x) == pytest.approx(best)
+
+
+def test_seed_and_sample(base):
+    fits = []
+    for seed in (1, 1, 2):
+        k = Kmeans(128, 8, niter=3, seed=seed, max_points_per_centroid=50)
+        k.train(base)
+        fits.append(k.centroids)
+    np.testing.assert_array_equal(fits[0], fits[1])
+    assert not np.array_equal(fits[0], fits[2])
+
+
+def test_other_dtypes(base_u8):
+    a, b = Kmeans(128, 8, niter=3), Kmeans(128, 8, niter=3)
+    a.train(base_u8[:2000])
+    b.train(base_u8[:2000].astype(np.float64))
+    np.testing.assert_array_equal(a.centroids, b.centroids)
+
+
+def test_int_centroids(base):
+    k = Kmeans(128, 8, niter=3, int_centroids=True, init="k-means++")
+    k.train(base)
+    np.testing.assert_array_equal(k.centroids, np.round(k.centroids))
+
+
+def test_progress_and_verbose(base, capsys):
+    seen = []
+    k = Kmeans(128, 4, niter=3, verbose=True)
+    k.train(base, progress=lambda i, objective: seen.append((i, objective)))
+    assert [i for i, _ in seen] == [1, 2, 3]
+    np.testing.assert_allclose([o for _, o in seen], k.obj)
+    assert "iteration 3" in capsys.readouterr().out
+
+
+def test_a_progress_that_raises_stops_it(base):
+    def stop(i, objective):
+        raise KeyError("enough")
+
+    k = Kmeans(128, 4, niter=3)
+    with pytest.raises(KeyError, match="enough"):
+        k.train(base, progress=stop)
+    assert k.centroids is None
+
+
+def test_wrong_input(base):
+    with pytest.raises(ValueError, match="k = 0"):
+        Kmeans(128, 0)
+    with pytest.raises(ValueError, match="init"):
+        Kmeans(128, 4, init="best")
+    k = Kmeans(128, 8)
+    with pytest.raises(ValueError, match="x: 5 vectors"):
+        k.train(base[:5])
+    with pytest.raises(ValueError, match="x: 3 columns"):
+        k.train(base[:, :3])
+    with pytest.raises(ValueError, match="weights"):
+        k.train(base, weights=np.ones(3))
+    with pytest.raises(ValueError, match="init_centroids"):
+        k.train(base, init_centroids=base[:3])
+    x = base[:100].copy()
+    x[4, 5] = np.nan
+    with pytest.raises(ValueError, match="row 4"):
+        k.train(x)
+    with pytest.raises(ValueError, match="train"):
+        Kmeans(128, 8).assign(base)

@@ -1,0 +1,105 @@
+"""What the package shows, and its stub."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import pathlib
+import subprocess
+import sys
+
+import faiss_ext
+from faiss_ext import _core
+
+
+def test_everything_in_all_is_there():
+    for name in faiss_ext.__all__:
+        assert getattr(faiss_ext, name) is not None
+    assert set(faiss_ext.__all__) == set(dir(faiss_ext))
+
+
+def test_everything_has_a_docstring():
+    for name in faiss_ext.__all__:
+        thing = getattr(faiss_ext, name)
+        if callable(thing):
+            assert thing.__doc__, name
+    for name, thing in vars(faiss_ext.Index).items():
+        if not name.startswith("_"):
+            assert thing.__doc__, name
+
+
+def test_the_stub_names_what_the_module_has():
+    path = pathlib.Path(faiss_ext.__file__).with_name("_core.pyi")
+    stub = ast.parse(path.read_text())
+    typed: dict[str, set[str]] = {}
+    for node in stub.body:
+        if isinstance(node, ast.ClassDef):
+            typed[node.name] = {
+                getattr(n, "name", None) or n.target.id
+                for n in node.body
+                if isinstance(n, (ast.FunctionDef, ast.AnnAssign))
+            }
+        elif isinstance(node, ast.FunctionDef):
+            typed[node.name] = set()
+        elif isinstance(node, ast.AnnAssign):
+            typed[node.target.id] = set()
+    bound = {n for n in vars(_core) if not n.startswith("_")}
+    assert bound | {"__version__"} == set(typed)
+    for name, members in typed.items():
+        thing = getattr(_core, name)
+        if not inspect.isclass(thing) or name == "FaissError":
+            continue
+        public = {n for n in vars(thing) if not n.startswith("_")}
+        assert public == {n for n in members if not n.startswith("_")}, name
+
+
+def test_the_module_shows_one_symbol():
+    try:
+        shown = subprocess.run(
+            ["nm", "-D", "--defined-only", _core.__file__],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    except FileNotFoundError:
+        import pytest
+
+        pytest.skip("no nm")
+    names = [line.split()[-1] for line in shown.splitlines()]
+    assert names == ["PyInit__core"]
+
+
+def test_importing_it_imports_no_sklearn():
+    program = "import sys, faiss_ext; print('sklearn' in sys.modules)"
+    out = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert out == "False\n"
+
+
+def test_cuda_says_what_is_missing():
+    if faiss_ext.cuda_available():
+        assert faiss_ext.why_no_cuda() == ""
+    else:
+        assert faiss_ext.why_no_cuda()
+
+
+def test_threads():
+    before = faiss_ext.omp_get_max_threads()
+    try:
+        faiss_ext.omp_set_num_threads(1)
+        assert faiss_ext.omp_get_max_threads() == 1
+    finally:
+        faiss_ext.omp_set_num_threads(before)
+
+
+def test_stats_count(filled, queries):
+    faiss_ext.reset_stats()
+    filled.nprobe = filled.nlist
+    filled.search(queries, 1)
+    stats = faiss_ext.search_stats()
+    assert stats["nq"] == 200
+    assert stats["ndis"] == 200 * 6000

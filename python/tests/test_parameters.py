@@ -1,0 +1,180 @@
+"""What one search says, and which ids it may find."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import make, recall
+
+import faiss_ext
+from faiss_ext import SearchParameters
+
+
+def test_parameters_hold_for_one_call(filled, queries, truth):
+    filled.nprobe = 1
+    before = filled.search(queries, 10)[1]
+    full = filled.search(queries, 10, params=SearchParameters(nprobe=32))[1]
+    assert recall(full, truth) == 1
+    np.testing.assert_array_equal(filled.search(queries, 10)[1], before)
+
+
+def test_what_is_left_out_is_the_indexs_own(filled, queries):
+    filled.nprobe = 5
+    filled.probe_order = "cell_distance"
+    np.testing.assert_array_equal(
+        filled.search(queries, 10)[1],
+        filled.search(queries, 10, params=SearchParameters())[1],
+    )
+
+
+def test_target_recall_of_a_call(filled, queries, truth):
+    p = SearchParameters(target_recall=0.97)
+    assert recall(filled.search(queries, 10, params=p)[1], truth) > 0.93
+
+
+def test_nprobe_of_a_call_is_not_overruled_by_the_indexs_target(
+    filled, queries, truth
+):
+    filled.target_recall = 0.5
+    p = SearchParameters(nprobe=32)
+    assert recall(filled.search(queries, 10, params=p)[1], truth) == 1
+
+
+def test_max_codes_bounds_what_is_found(filled, queries):
+    p = SearchParameters(nprobe=32, max_codes=3, probe_order="codes")
+    labels = filled.search(queries, 10, params=p)[1]
+    assert ((labels >= 0).sum(axis=1) <= 3).all()
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        "calibrated",
+        "distance",
+        "log_likelihood",
+        "scale_free",
+        "codes",
+    ],
+)
+def test_every_order_finds_something(filled, queries, truth, order):
+    p = SearchParameters(nprobe=8, probe_order=order)
+    assert p.probe_order == order
+    assert recall(filled.search(queries, 10, params=p)[1], truth) > 0.6
+
+
+def test_selectors(filled, queries):
+    allowed = np.arange(0, 6000, 3)
+    mask = np.zeros(6000, bool)
+    mask[allowed] = True
+    bits = np.packbits(mask, bitorder="little")
+    expected = None
+    for sel in (
+        allowed,
+        allowed.astype(np.int32),
+        list(allowed),
+        range(0, 6000, 3),
+        mask,
+        faiss_ext.IDSelectorBatch(allowed),
+        faiss_ext.IDSelectorBitmap(bits),
+        ~faiss_ext.IDSelectorBatch(np.flatnonzero(~mask)),
+    ):
+        p = SearchParameters(nprobe=32, sel=sel)
+        I = filled.search(queries, 10, params=p)[1]
+        assert mask[I].all()
+        expected = I if expected is None else expected
+        np.testing.assert_array_equal(I, expected)
+
+
+def test_range_selector(filled, queries):
+    p = SearchParameters(nprobe=32, sel=range(100, 200))
+    I = filled.search(queries, 10, params=p)[1]
+    assert ((I >= 100) & (I < 200)).all()
+    sel = faiss_ext.IDSelectorRange(100, 200)
+    assert [sel.is_member(i) for i in (99, 100, 199, 200)] == [
+        False,
+        True,
+        True,
+        False,
+    ]
+    assert not (~sel).is_member(150)
+
+
+def test_a_selector_outlives_what_it_was_made_of(filled, queries):
+    p = SearchParameters(
+        nprobe=32, sel=~~faiss_ext.IDSelectorBatch(np.arange(50))
+    )
+    assert (filled.search(queries, 5, params=p)[1] < 50).all()
+
+
+def test_selector_that_nothing_passes(filled, queries):
+    p = SearchParameters(nprobe=32, sel=[])
+    assert (filled.search(queries, 5, params=p)[1] == -1).all()
+
+
+def test_range_search_with_a_selector(filled, queries):
+    p = SearchParameters(nprobe=32, sel=range(1000))
+    _, _, I = filled.range_search(queries, 80000.0, params=p)
+    assert len(I) > 0
+    assert (I < 1000).all()
+
+
+def test_parameters_reach_an_index_behind_a_transform(base, queries):
+    index = make("PCA32,GMM16,Flat", base)
+    index.add(base)
+    index.nprobe = 1
+    p = SearchParameters(nprobe=16)
+    found = index.search(queries, 10, params=p)[1]
+    index.nprobe = 16
+    np.testing.assert_array_equal(found, index.search(queries, 10)[1])
+
+
+def test_parameters_of_a_stock_ivf(base, queries, truth):
+    index = make("IVF16,Flat", base)
+    index.add(base)
+    p = SearchParameters(nprobe=16, sel=range(3000))
+    I = index.search(queries, 10, params=p)[1]
+    assert (I < 3000).all()
+    with pytest.raises(ValueError, match="GMM index"):
+        index.search(queries, 10, params=SearchParameters(target_recall=0.9))
+
+
+def test_parameters_of_a_flat_index(base, queries):
+    index = faiss_ext.index_factory(128, "Flat")
+    index.add(base)
+    I = index.search(queries, 3, params=SearchParameters(sel=range(10)))[1]
+    assert (I < 10).all()
+    with pytest.raises(ValueError, match="without lists"):
+        index.search(queries, 3, params=SearchParameters(nprobe=2))
+
+
+def test_parameters_of_faiss_are_read_by_field(filled, queries):
+    foreign = SimpleNamespace(
+        nprobe=32, max_codes=0, sel=SimpleNamespace(imin=0, imax=500)
+    )
+    I = filled.search(queries, 5, params=foreign)[1]
+    assert (I < 500).all()
+
+
+def test_parameters_that_cannot_be():
+    for wrong, error in [
+        ({"nprobe": 0}, ValueError),
+        ({"nprobe": 1.5}, TypeError),
+        ({"nprobe": True}, TypeError),
+        ({"max_codes": -1}, ValueError),
+        ({"probe_mass": 0}, ValueError),
+        ({"probe_mass": 1.1}, ValueError),
+        ({"target_recall": 1}, ValueError),
+        ({"probe_order": "random"}, ValueError),
+        ({"sel": "all"}, TypeError),
+        ({"sel": [0.5]}, TypeError),
+    ]:
+        name = next(iter(wrong))
+        with pytest.raises(error, match=name):
+            SearchParameters(**wrong)
+
+
+def test_repr():
+    p = SearchParameters(nprobe=3, probe_mass=0.5)
+    assert repr(p) == "SearchParameters(nprobe=3, probe_mass=0.5)"

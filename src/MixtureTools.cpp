@@ -1,0 +1,334 @@
+#include "MixtureTools.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <numbers>
+#include <numeric>
+
+#include "Error.h"
+#include "FullCovariance.h"
+#include "Initialise.h"
+#include "Split.h"
+
+namespace gmm {
+
+size_t num_parameters(const GaussianMixture& model) {
+    const size_t d = model.d, k = model.k;
+    size_t covariances = model.variances.size();
+    if (has_matrices(model.covariance)) {
+        const size_t matrices = model.covariance == Covariance::full ? k : 1;
+        covariances = matrices * (d * (d + 1) / 2);
+    }
+    return k - 1 + k * d + covariances;
+}
+
+namespace {
+
+/// log p of blocks of vectors, with the m best components if they are asked
+/// for.
+struct Evaluation {
+    const VectorSource& source;
+    Backend& backend;
+    size_t m;
+
+    std::vector<int64_t> components;
+    std::vector<float> log_joint;
+    std::vector<float> log_prob;
+
+    Evaluation(
+            const GaussianMixture& model,
+            const VectorSource& source,
+            const float* weights,
+            Backend& backend,
+            size_t m)
+            : source(source), backend(backend), m(m) {
+        model.validate();
+        if (source.d != model.d) {
+            throw_invalid(
+                    "source.d = %zu, expected the model's d = %zu",
+                    source.d,
+                    model.d);
+        }
+        // Centred, so that float products lose little: Frame says why.
+        Frame frame;
+        frame.center.resize(model.d);
+        std::vector<double> center(model.d);
+        for (size_t i = 0; i < model.means.size(); i++) {
+            center[i % model.d] +=
+                    std::exp(double(model.log_weights[i / model.d])) *
+                    model.means[i];
+        }
+        std::copy(center.begin(), center.end(), frame.center.begin());
+        double spread = 0;
+        for (size_t i = 0; i < model.means.size(); i++) {
+            const double diff = model.means[i] - center[i % model.d];
+            spread = std::max(spread, std::abs(diff));
+        }
+        for (double variance : component_variances(model, 0)) {
+            spread = std::max(spread, std::sqrt(variance));
+        }
+        frame.scale = std::exp2(-std::round(std::log2(spread)));
+        backend.set_data(source, weights, frame);
+        backend.set_model(frame.to_frame(model));
+    }
+
+    /// Calls use(first row of the block, rows) for each.
+    void run(const std::function<void(size_t, size_t)>& use) {
+        const size_t block =
+                std::clamp<size_t>((size_t(1) << 22) / m, 256, 16384);
+        std::vector<std::byte> scratch;
+        for (size_t begin = 0; begin < source.n; begin += block) {
+            const size_t count = std::min(block, source.n - begin);
+            components.resize(count * m);
+            log_joint.resize(count * m);
+            log_prob.resize(count);
+            backend.top_components(
+                    source.rows(begin, count, scratch),
+                    m,
+                    components.data(),
+                    log_joint.data(),
+                    nullptr,
+                    log_prob.data());
+            for (size_t i = 0; i < count; i++) {
+                if (components[i * m] < 0) {
+                    throw_invalid(
+                            "source: row %zu has a value that is not finite",
+                            begin + i);
+                }
+            }
+            use(begin, count);
+        }
+    }
+};
+
+struct Likelihood {
+    double sum = 0; ///< sum_i w_i log p(x_i)
+    double n = 0;   ///< sum_i w_i
+};
+
+Likelihood log_likelihood(
+        const GaussianMixture& model,
+        const VectorSource& source,
+        const float* weights,
+        Backend& backend) {
+    Likelihood out;
+    Evaluation evaluation(model, source, weights, backend, 1);
+    evaluation.run([&](size_t begin, size_t count) {
+        for (size_t i = 0; i < count; i++) {
+            const double w = weights ? weights[begin + i] : 1;
+            if (w > 0) {
+                out.sum += w * evaluation.log_prob[i];
+            }
+            out.n += w;
+        }
+    });
+    if (!(out.n > 0)) {
+        throw_invalid("weights: they sum to %g, expected more than 0", out.n);
+    }
+    return out;
+}
+
+/// One draw from the standard normal distribution (Box and Muller 1958), the
+/// same on every platform.
+double normal(std::mt19937_64& random) {
+    const double radius = std::sqrt(-2 * std::log(1 - uniform(random)));
+    return radius * std::cos(2 * std::numbers::pi * uniform(random));
+}
+
+} // namespace
+
+double score(
+        const GaussianMixture& model,
+        const VectorSource& source,
+        const float* weights,
+        Backend& backend) {
+    const Likelihood all = log_likelihood(model, source, weights, backend);
+    return all.sum / all.n;
+}
+
+double aic(
+        const GaussianMixture& model,
+        const VectorSource& source,
+        const float* weights,
+        Backend& backend) {
+    const Likelihood all = log_likelihood(model, source, weights, backend);
+    return 2 * double(num_parameters(model)) - 2 * all.sum;
+}
+
+double bic(
+        const GaussianMixture& model,
+        const VectorSource& source,
+        const float* weights,
+        Backend& backend) {
+    const Likelihood all = log_likelihood(model, source, weights, backend);
+    return double(num_parameters(model)) * std::log(all.n) - 2 * all.sum;
+}
+
+void sample(
+        const GaussianMixture& model,
+        size_t n,
+        uint64_t seed,
+        float* x,
+        int64_t* components) {
+    model.validate();
+    const size_t d = model.d, k = model.k;
+    std::mt19937_64 random(seed);
+    std::vector<double> upto(k);
+    double sum = 0;
+    for (size_t c = 0; c < k; c++) {
+        upto[c] = sum += std::exp(double(model.log_weights[c]));
+    }
+    std::vector<size_t> from(n);
+    for (size_t& c : from) {
+        const double at = uniform(random) * sum;
+        c = std::upper_bound(upto.begin(), upto.end() - 1, at) - upto.begin();
+    }
+    // One component's factor at a time; the draws go in the order of the rows.
+    std::vector<float> noise(n * d);
+    for (float& v : noise) {
+        v = float(normal(random));
+    }
+    std::vector<std::vector<size_t>> rows(k);
+    for (size_t i = 0; i < n; i++) {
+        rows[from[i]].push_back(i);
+        if (components) {
+            components[i] = int64_t(from[i]);
+        }
+    }
+    for (size_t c = 0; c < k; c++) {
+        if (rows[c].empty()) {
+            continue;
+        }
+        const std::vector<double> factor = covariance_factor(model, c);
+        for (size_t i : rows[c]) {
+            for (size_t j = 0; j < d; j++) {
+                double value = model.means[c * d + j];
+                for (size_t l = 0; l <= j; l++) {
+                    value += factor[j * d + l] * noise[i * d + l];
+                }
+                x[i * d + j] = float(value);
+            }
+        }
+    }
+}
+
+void predict(
+        const GaussianMixture& model,
+        const VectorSource& source,
+        Backend& backend,
+        int64_t* out) {
+    Evaluation evaluation(model, source, nullptr, backend, 1);
+    evaluation.run([&](size_t begin, size_t count) {
+        std::copy_n(evaluation.components.begin(), count, out + begin);
+    });
+}
+
+void predict_proba(
+        const GaussianMixture& model,
+        const VectorSource& source,
+        Backend& backend,
+        float* out) {
+    const size_t k = model.k;
+    Evaluation evaluation(model, source, nullptr, backend, k);
+    evaluation.run([&](size_t begin, size_t count) {
+        for (size_t i = 0; i < count; i++) {
+            for (size_t r = i * k; r < (i + 1) * k; r++) {
+                out[(begin + i) * k + evaluation.components[r]] = std::exp(
+                        evaluation.log_joint[r] - evaluation.log_prob[i]);
+            }
+        }
+    });
+}
+
+void responsibility_entropy(
+        const GaussianMixture& model,
+        const VectorSource& source,
+        Backend& backend,
+        float* out) {
+    const size_t k = model.k;
+    Evaluation evaluation(model, source, nullptr, backend, k);
+    evaluation.run([&](size_t begin, size_t count) {
+        for (size_t i = 0; i < count; i++) {
+            double sum = 0;
+            for (size_t r = i * k; r < (i + 1) * k; r++) {
+                const double log_r =
+                        evaluation.log_joint[r] - evaluation.log_prob[i];
+                sum -= log_r < 0 ? std::exp(log_r) * log_r : 0;
+            }
+            out[begin + i] = float(sum);
+        }
+    });
+}
+
+GaussianMixture grow(const GaussianMixture& model, size_t k, uint64_t seed) {
+    if (k < model.k) {
+        throw_invalid("k = %zu, expected at least the model's %zu", k, model.k);
+    }
+    GaussianMixture out = model;
+    out.k = k;
+    out.means.resize(k * model.d);
+    out.log_weights.resize(k);
+    out.variances.resize(num_variances(model.covariance, k, model.d));
+    out.precisions_cholesky.resize(num_factors(model.covariance, k, model.d));
+    std::vector<double> scatter(k);
+    for (size_t c = 0; c < model.k; c++) {
+        const std::vector<double> variances = component_variances(model, c);
+        scatter[c] = std::exp(double(model.log_weights[c])) *
+                std::accumulate(variances.begin(), variances.end(), 0.0);
+    }
+    std::mt19937_64 random(seed);
+    for (size_t c = model.k; c < k; c++) {
+        const size_t from =
+                std::max_element(scatter.begin(), scatter.begin() + c) -
+                scatter.begin();
+        split_component(out, from, c, random);
+        scatter[c] = scatter[from] /= 2;
+    }
+    normalise_weights(out);
+    return out;
+}
+
+std::vector<SweepEntry> sweep(
+        const VectorSource& source,
+        const float* weights,
+        const std::vector<size_t>& ks,
+        const TrainingOptions& options,
+        Backend& backend) {
+    if (ks.empty() || ks[0] == 0 ||
+        std::adjacent_find(ks.begin(), ks.end(), std::greater_equal<>()) !=
+                ks.end()) {
+        throw_invalid("ks: expected at least one number, all ascending");
+    }
+    std::vector<SweepEntry> out;
+    TrainingOptions next = options;
+    GaussianMixture start;
+    for (size_t k : ks) {
+        if (!out.empty()) {
+            start = grow(out.back().result.model, k, options.seed + k);
+            next.init = Initialisation::given_means;
+            next.hard_iterations = 0;
+        }
+        TrainingResult result =
+                train(source,
+                      weights,
+                      k,
+                      next,
+                      backend,
+                      out.empty() ? nullptr : &start);
+        const Likelihood all =
+                log_likelihood(result.model, source, weights, backend);
+        const double p = double(num_parameters(result.model));
+        out.push_back(
+                {k,
+                 2 * p - 2 * all.sum,
+                 p * std::log(all.n) - 2 * all.sum,
+                 std::move(result)});
+        if (out.back().result.stop == Stop::callback) {
+            break;
+        }
+    }
+    return out;
+}
+
+} // namespace gmm

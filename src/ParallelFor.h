@@ -1,0 +1,60 @@
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <exception>
+#include <mutex>
+
+/// The loops of all our threads: no exception leaves a parallel region, where
+/// nobody could catch it; the first one leaves the loop.
+namespace gmm {
+
+/** Runs worker(i) for i < n, in each thread with a worker of its own that
+ * make() gives (and that may hold memory of that thread); after that
+ * finish(worker), one thread at a time.
+ *
+ * Once something has thrown no further i is begun, and no other worker
+ * finishes.
+ *
+ * @param parallel  false: in the calling thread
+ */
+template <class Make, class Finish>
+void parallel_workers(
+        size_t n, bool parallel, const Make& make, const Finish& finish) {
+    std::exception_ptr failure;
+    std::atomic<bool> failed = false;
+    std::atomic<size_t> next = 0;
+    std::mutex finishing;
+#pragma omp parallel if (parallel)
+    {
+        try {
+            auto worker = make();
+            for (size_t i; !failed && (i = next++) < n;) {
+                worker(i);
+            }
+            const std::lock_guard<std::mutex> lock(finishing);
+            if (!failed) {
+                finish(worker);
+            }
+        } catch (...) {
+            if (!failed.exchange(true)) {
+                failure = std::current_exception();
+            }
+        }
+    }
+    if (failure) {
+        std::rethrow_exception(failure);
+    }
+}
+
+/// Runs body(i) for i < n in parallel.
+template <class Body>
+void parallel_for(size_t n, const Body& body, bool parallel = true) {
+    parallel_workers(
+            n,
+            parallel && n > 1,
+            [&] { return [&](size_t i) { body(i); }; },
+            [](const auto&) {});
+}
+
+} // namespace gmm

@@ -1,0 +1,142 @@
+#include "Split.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <string>
+#include <unordered_set>
+
+#include "FullCovariance.h"
+
+namespace gmm {
+
+// |y|^2 summed over a component, whatever the covariance kind.
+static double sum_of_squares(const SufficientStats& stats, size_t c) {
+    const size_t d = stats.d;
+    double sum = 0;
+    switch (stats.covariance) {
+        case Covariance::isotropic:
+        case Covariance::tied_spherical:
+        case Covariance::tied:
+            return stats.sum_x2[c];
+        case Covariance::diagonal:
+            for (size_t j = 0; j < d; j++) {
+                sum += stats.sum_x2[c * d + j];
+            }
+            return sum;
+        case Covariance::full:
+            break;
+    }
+    const double* packed =
+            stats.sum_x2.data() + c * num_moments(Covariance::full, 1, d);
+    for (size_t j = 0; j < d; j++) {
+        sum += packed[j * (j + 3) / 2];
+    }
+    return sum;
+}
+
+std::vector<double> component_scatter(const SufficientStats& stats) {
+    const size_t d = stats.d;
+    std::vector<double> out(stats.k);
+    for (size_t c = 0; c < stats.k; c++) {
+        const double* sum = stats.sum_x.data() + c * d;
+        const double squares = sum_of_squares(stats, c);
+        const double n = stats.n_k[c];
+        if (!(n > 0)) {
+            continue;
+        }
+        const double scatter =
+                squares - std::inner_product(sum, sum + d, sum, 0.0) / n;
+        // Rows' norms and responsibilities are sums of rounded products.
+        out[c] = scatter > 1e-9 * squares ? scatter : 0;
+    }
+    return out;
+}
+
+void split_component(
+        GaussianMixture& model,
+        size_t from,
+        size_t to,
+        std::mt19937_64& random) {
+    const size_t d = model.d;
+    const std::vector<double> variances = component_variances(model, from);
+    for (size_t j = 0; j < d; j++) {
+        const float step =
+                0.1f * std::sqrt(float(variances[j])) * (random() & 1 ? 1 : -1);
+        model.means[to * d + j] = model.means[from * d + j] + step;
+        model.means[from * d + j] -= step;
+    }
+    auto copy = [&](std::vector<float>& of_all) {
+        const size_t each = of_all.size() / model.k;
+        std::copy_n(
+                of_all.begin() + from * each, each, of_all.begin() + to * each);
+    };
+    if (model.covariance != Covariance::tied_spherical &&
+        model.covariance != Covariance::tied) {
+        copy(model.variances);
+        copy(model.precisions_cholesky);
+    }
+    model.log_weights[from] -= std::log(2.0f);
+    model.log_weights[to] = model.log_weights[from];
+}
+
+void normalise_weights(GaussianMixture& model) {
+    double sum = 0;
+    for (float log_weight : model.log_weights) {
+        sum += std::exp(double(log_weight));
+    }
+    for (float& log_weight : model.log_weights) {
+        log_weight -= std::log(sum);
+    }
+}
+
+void make_distinct(
+        const VectorSource& source,
+        const float* weights,
+        const Frame& frame,
+        size_t k,
+        std::vector<float>& means,
+        std::mt19937_64& random) {
+    const size_t d = source.d, n = source.n;
+    std::unordered_set<std::string> seen;
+    auto is_new = [&](float* y) {
+        for (size_t j = 0; j < d; j++) {
+            y[j] += 0.0f; // -0 and 0 are equal
+        }
+        return seen.emplace(reinterpret_cast<const char*>(y), d * sizeof(float))
+                .second;
+    };
+    std::vector<size_t> copies;
+    for (size_t c = 0; c < k; c++) {
+        if (!is_new(means.data() + c * d)) {
+            copies.push_back(c);
+        }
+    }
+    if (copies.empty()) {
+        return;
+    }
+    // Every row once, in an order that has nothing to do with that of the data.
+    size_t step = n > 1 ? random() % (n - 1) + 1 : 1;
+    while (std::gcd(step, n) != 1) {
+        step++;
+    }
+    size_t at = random() % n;
+    std::vector<float> y(d);
+    size_t replaced = 0;
+    for (size_t i = 0; i < n && replaced < copies.size(); i++) {
+        at = (at + step) % n;
+        if (weights && !(weights[at] > 0)) {
+            continue;
+        }
+        gather(source, {at}, y.data());
+        for (size_t j = 0; j < d; j++) {
+            y[j] = (y[j] - frame.center[j]) * frame.scale;
+        }
+        if (is_new(y.data())) {
+            std::copy(
+                    y.begin(), y.end(), means.begin() + copies[replaced++] * d);
+        }
+    }
+}
+
+} // namespace gmm

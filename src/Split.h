@@ -1,0 +1,43 @@
+#pragma once
+
+#include <random>
+#include <vector>
+
+#include "SufficientStats.h"
+#include "VectorSource.h"
+
+namespace gmm {
+
+/** sum_i w_i r_ik |y_i - m_k|^2 about each component's own centre m_k, size k:
+ * the most that splitting it could gain. 0 where nothing but rounding is left,
+ * as of vectors that are all equal. */
+std::vector<double> component_scatter(const SufficientStats& stats);
+
+/** Component `to` takes over half of `from`: both means move apart by a tenth
+ * of the standard deviation in every dimension, as faiss::Clustering splits
+ * clusters, the signs at random. The weight is halved between them. */
+void split_component(
+        GaussianMixture& model,
+        size_t from,
+        size_t to,
+        std::mt19937_64& random);
+
+/// Makes the weights sum to 1.
+void normalise_weights(GaussianMixture& model);
+
+/** Replaces every mean that equals an earlier one by a vector that equals none,
+ * as long as there are such vectors of positive weight.
+ *
+ * Reads no more than k vectors where means differ already; at worst, where
+ * there are fewer than k different vectors, all of them.
+ *
+ * @param means  in the frame's units, size k * d */
+void make_distinct(
+        const VectorSource& source,
+        const float* weights,
+        const Frame& frame,
+        size_t k,
+        std::vector<float>& means,
+        std::mt19937_64& random);
+
+} // namespace gmm

@@ -1,0 +1,118 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "../GaussianMixture.h"
+#include "Kernels.h"
+
+namespace gmm {
+
+/// A component that may matter to a row, and its log-joint there.
+struct FullFound {
+    int32_t component;
+    int32_t row;
+    double value;
+    float error; ///< how far rounding may have moved value, in nats
+};
+
+/** Log-joints of blocks of rows under a mixture of full covariances, in the
+ * frame's units, without those of components that cannot matter to a row.
+ *
+ * The factors U of the precisions are upper triangular: the first p
+ * coordinates of (y - mu)^T U need the first p of y alone, and the sum of
+ * their squares is a lower bound of the Mahalanobis distance (it is that of the
+ * marginal distribution of these coordinates). A row's own component is guessed
+ * first; every other is computed, some columns of U at a time for all rows that
+ * are left, until the bound says that its log-joint is less than the row's best
+ * by more than `reach`. Bounds allow for rounding; log-joints that rounding
+ * might make visible are computed again in double.
+ */
+struct FullScorer {
+    size_t d;
+    size_t k;
+
+    explicit FullScorer(const GaussianMixture& model);
+
+    /// Rows that are scored together: many, so that those which share a
+    /// component make a matrix product; no more than the memory of rows * k
+    /// floats (4 MB up to k = 4096) allows.
+    size_t block_rows() const;
+
+    /// What one thread needs; grows with use.
+    struct Scratch {
+        std::vector<float> bounds;              ///< rows * k
+        std::vector<float> product;             ///< of the first columns
+        std::vector<int32_t> guess;             ///< two a row, -1: none
+        std::vector<int32_t> component, of_row; ///< pairs in order of rows
+        std::vector<int32_t> offset, list;      ///< and of components
+        std::vector<int32_t> rows;
+        std::vector<float> limit, v, q, norm;
+        std::vector<double> exact_v, exact_y, exact_panel;
+        std::vector<double> best; ///< a log-joint that each row's best reaches
+        std::vector<FullFound> found;
+    };
+
+    /** Fills scratch.found with the components of every row whose log-joint is
+     * within reach of the row's best, and perhaps some others.
+     *
+     * @param n      at most block_rows()
+     * @param y      size n * d
+     * @param norm   |y|^2, size n; rows where it is not finite are left out
+     * @param reach  in nats; infinity: all components
+     */
+    void score(
+            size_t n,
+            const float* y,
+            const double* norm,
+            double reach,
+            Scratch& scratch) const;
+
+    /// The log-joint of one component in double.
+    double exact(const float* y, size_t c) const;
+
+private:
+    const Kernels& kernel;
+    size_t lead; ///< columns of the first bound
+    std::vector<float> means;
+    /// U of each component in panels of kLanes columns, each of as many rows
+    /// as can be other than 0, padded with columns of 0
+    std::vector<float> panels;
+    size_t each;                   ///< floats of one component there
+    std::vector<float> lead_terms; ///< U's first columns: lead x (lead * k)
+    std::vector<float> lead_shift; ///< mu^T U there, size lead * k
+    std::vector<float> half_norm;  ///< |mu|^2 / 2, size k
+    std::vector<double> log_norm;  ///< the log-joint at the mean, size k
+    std::vector<float> spectrum;   ///< Frobenius norm of U, size k
+    std::vector<float> mean_norm;  ///< |mu|, size k
+    double rounding;
+
+    /// Panel p of component c, and how many rows it has.
+    const float* panel(size_t c, size_t p) const {
+        return panels.data() + c * each + panel_at(p);
+    }
+    static size_t panel_at(size_t p) {
+        return kLanes * kLanes * (p * (p + 1) / 2);
+    }
+    size_t depth(size_t p) const {
+        return p * kLanes + kLanes < d ? p * kLanes + kLanes : d;
+    }
+
+    void guess(size_t n, const float* y, const double* norm, Scratch& scratch)
+            const;
+    void list_guesses(size_t n, int which, Scratch& scratch) const;
+    void list_others(
+            size_t n, const double* norm, double reach, Scratch& scratch) const;
+    void group(size_t n, Scratch& scratch) const;
+    void evaluate_all(const float* y, double reach, Scratch& scratch) const;
+    void evaluate(
+            size_t c,
+            const int32_t* rows,
+            size_t count,
+            const float* y,
+            double reach,
+            Scratch& scratch) const;
+    void refine(const float* y, double reach, Scratch& scratch) const;
+};
+
+} // namespace gmm

@@ -1,0 +1,328 @@
+#include "Matrices.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "../Error.h"
+#include "../ParallelFor.h"
+
+namespace gmm {
+
+double matrix_reach(size_t k) {
+    return std::log(double(k)) - std::log(double(kLeastResponsibility));
+}
+
+GaussianMixture whitened(const GaussianMixture& model) {
+    const size_t d = model.d;
+    const float* factor = precision_factor(model, 0);
+    const double volume = -0.5 * log_determinant(d, factor);
+    GaussianMixture out = model;
+    out.covariance = Covariance::tied_spherical;
+    out.precisions_cholesky.clear();
+    out.variances = {1};
+    for (size_t c = 0; c < model.k; c++) {
+        std::vector<double> z(d);
+        for (size_t i = 0; i < d; i++) {
+            for (size_t j = i; j < d; j++) {
+                z[j] += double(model.means[c * d + i]) * factor[i * d + j];
+            }
+        }
+        std::copy(z.begin(), z.end(), out.means.begin() + c * d);
+        out.log_weights[c] += volume;
+    }
+    return out;
+}
+
+void whiten(
+        size_t n,
+        size_t d,
+        const float* factor,
+        const float* y,
+        float* z,
+        double* norm) {
+    // Row-major U is column-major U^T.
+    sgemm("N", d, n, d, factor, d, y, d, 0, z, d);
+    for (size_t i = 0; i < n; i++) {
+        norm[i] = best_kernels().norm(d, z + i * d);
+    }
+}
+
+/// A block of vectors and the responsibilities found for it.
+struct CpuBackend::MatrixBlock : FrameBlock {
+    struct Entry {
+        int32_t row;
+        float r; ///< times the row's weight
+    };
+
+    std::vector<Entry> entries;  ///< in order of components
+    std::vector<int32_t> offset; ///< of a component's entries, size k + 1
+    std::vector<double> moments; ///< sum_i w_i y_i y_i^T, size d * d, or none
+    double weight = 0;
+    double objective = 0;
+    double dropped_mass = 0;
+
+    void sort(const std::vector<Found>& found, size_t k) {
+        offset.assign(k + 2, 0);
+        int32_t* next = offset.data() + 1;
+        for (const Found& f : found) {
+            next[f.component + 1]++;
+        }
+        for (size_t c = 0; c < k; c++) {
+            next[c + 1] += next[c];
+        }
+        entries.resize(found.size());
+        for (const Found& f : found) {
+            entries[next[f.component]++] = {f.row, f.r};
+        }
+    }
+};
+
+const FullScorer& CpuBackend::matrix_scorer() {
+    std::lock_guard<std::mutex> lock(scorers_mutex);
+    if (!full_scorer) {
+        full_scorer = std::make_unique<const FullScorer>(model);
+    }
+    return *full_scorer;
+}
+
+namespace {
+
+/// Adds sum_i r_i y_i y_i^T of some rows to a square matrix's lower triangle.
+struct OuterProducts {
+    static constexpr size_t kRows = 256;
+    size_t d;
+    std::vector<double>& rows;
+    double* out;
+    size_t n = 0;
+
+    OuterProducts(size_t d, std::vector<double>& rows, double* out)
+            : d(d), rows(rows), out(out) {
+        rows.resize(kRows * d);
+    }
+
+    void add(double r, const float* y) {
+        const double root = std::sqrt(r);
+        double* row = rows.data() + n * d;
+        for (size_t j = 0; j < d; j++) {
+            row[j] = root * y[j];
+        }
+        if (++n == kRows) {
+            flush();
+        }
+    }
+
+    void flush() {
+        if (n > 0) {
+            add_outer_products(n, d, rows.data(), out);
+        }
+        n = 0;
+    }
+};
+
+void add_packed(size_t d, const double* square, double* packed) {
+    for (size_t i = 0; i < d; i++) {
+        for (size_t j = 0; j <= i; j++) {
+            *packed++ += square[i * d + j];
+        }
+    }
+}
+
+} // namespace
+
+void CpuBackend::score_matrices(
+        EStep step,
+        size_t begin,
+        size_t count,
+        MatrixScratch& scratch,
+        MatrixBlock& block) {
+    const size_t d = model.d, k = model.k;
+    block.load(source->rows(begin, count, scratch.raw), frame);
+    block.weight = block.objective = block.dropped_mass = 0;
+    std::vector<Found>& found = scratch.found;
+    found.clear();
+    auto weight_of = [&](size_t i) {
+        return weights ? weights[begin + i] : 1.0f;
+    };
+    for (size_t i = 0; i < count; i++) {
+        if (!std::isfinite(block.norm[i])) {
+            throw_invalid(
+                    "source: row %zu has a value that is not finite",
+                    begin + i);
+        }
+        block.weight += weight_of(i);
+    }
+
+    if (step == EStep::soft && model.covariance == Covariance::full) {
+        FullScorer::Scratch& full = scratch.full;
+        matrix_scorer().score(
+                count,
+                block.y.data(),
+                block.norm.data(),
+                matrix_reach(k),
+                full);
+        scratch.top.assign(count, -std::numeric_limits<double>::infinity());
+        scratch.sum.assign(count, 0.0);
+        for (const FullFound& f : full.found) {
+            scratch.top[f.row] = std::max(scratch.top[f.row], f.value);
+        }
+        for (FullFound& f : full.found) {
+            f.value = std::exp(f.value - scratch.top[f.row]);
+            scratch.sum[f.row] += f.value;
+        }
+        for (size_t i = 0; i < count; i++) {
+            if (weight_of(i) != 0) {
+                block.objective += weight_of(i) *
+                        (scratch.top[i] + std::log(scratch.sum[i]));
+            }
+        }
+        for (const FullFound& f : full.found) {
+            const double r = f.value / scratch.sum[f.row];
+            const float weight = weight_of(f.row);
+            if (r < kLeastResponsibility) {
+                block.dropped_mass += weight * r;
+            } else if (weight != 0) {
+                found.push_back({f.component, f.row, float(weight * r)});
+            }
+        }
+        block.sort(found, k);
+        return;
+    }
+
+    const Scorer& scores = scorer(step);
+    const float* rows = block.y.data();
+    const double* norm = block.norm.data();
+    if (step == EStep::soft) {
+        scratch.z.resize(count * d);
+        scratch.norm.resize(count);
+        whiten(count,
+               d,
+               precision_factor(model, 0),
+               rows,
+               scratch.z.data(),
+               scratch.norm.data());
+        rows = scratch.z.data();
+        norm = scratch.norm.data();
+    }
+    scratch.v.resize(count * scores.padded);
+    scores.multiply(count, rows, nullptr, scratch.v.data());
+    Candidates& candidates = scratch.candidates;
+    for (size_t i = 0; i < count; i++) {
+        const float weight = weight_of(i);
+        if (weight == 0) {
+            continue;
+        }
+        const float* y = rows + i * d;
+        float* v = scratch.v.data() + i * scores.padded;
+        const float largest = scores.finish(norm[i], v);
+        scores.select(y, v, largest, candidates);
+        if (step == EStep::hard) {
+            const int32_t c = candidates.index[candidates.best()];
+            block.objective -= weight * scores.distance(y, c);
+            found.push_back({c, int32_t(i), weight});
+            continue;
+        }
+        block.objective += weight * candidates.normalise();
+        block.dropped_mass += weight * candidates.tail;
+        for (size_t e = 0; e < candidates.n; e++) {
+            const float r = candidates.value[e];
+            if (r < kLeastResponsibility) {
+                block.dropped_mass += weight * r;
+            } else {
+                found.push_back({candidates.index[e], int32_t(i), weight * r});
+            }
+        }
+    }
+    block.sort(found, k);
+}
+
+void CpuBackend::accumulate_matrices(EStep step, SufficientStats& stats) {
+    const size_t n = source->n, k = model.k, d = model.d;
+    const bool is_full = model.covariance == Covariance::full;
+    stats = SufficientStats(model.covariance, k, d);
+    const bool totals = !is_full && total_moments.empty();
+
+    const SerialBlas serial_blas;
+    const size_t threads = size_t(omp_get_max_threads());
+    const size_t rows = std::min(
+            is_full && step == EStep::soft ? matrix_scorer().block_rows()
+                                           : block_rows(k, d),
+            n);
+    const size_t n_blocks = (n + rows - 1) / rows;
+    // A component's rows make one product for many blocks together; how many
+    // does not depend on the threads, since it shows in the bits. 16 MB of
+    // vectors, and 256 MB of responsibilities if none is negligible.
+    const size_t group = (size_t(1) << 22) / std::max(d, k / 8);
+    std::vector<MatrixBlock> blocks(
+            std::clamp<size_t>(group / rows, 1, n_blocks));
+    std::vector<MatrixScratch> scratch(threads, MatrixScratch(k));
+    std::vector<double> total(totals ? d * d : 0);
+
+    for (size_t first = 0; first < n_blocks; first += blocks.size()) {
+        blocks.resize(std::min(blocks.size(), n_blocks - first));
+        parallel_for(blocks.size(), [&](size_t b) {
+            const size_t begin = (first + b) * rows;
+            MatrixScratch& mine = scratch[omp_get_thread_num()];
+            MatrixBlock& block = blocks[b];
+            score_matrices(step, begin, std::min(rows, n - begin), mine, block);
+            if (totals) {
+                block.moments.assign(d * d, 0.0);
+                OuterProducts sum(d, mine.rows, block.moments.data());
+                for (size_t i = 0; i < block.norm.size(); i++) {
+                    sum.add(weights ? weights[begin + i] : 1,
+                            block.y.data() + i * d);
+                }
+                sum.flush();
+            }
+        });
+        parallel_for(k, [&](size_t c) {
+            std::vector<double> square(is_full ? d * d : 0);
+            OuterProducts sum(
+                    d, scratch[omp_get_thread_num()].rows, square.data());
+            for (const MatrixBlock& block : blocks) {
+                for (int32_t e = block.offset[c]; e < block.offset[c + 1];
+                     e++) {
+                    const auto [row, r] = block.entries[e];
+                    const float* y = block.y.data() + size_t(row) * d;
+                    stats.n_k[c] += r;
+                    best_kernels().add(d, r, y, stats.sum_x.data() + c * d);
+                    if (is_full) {
+                        sum.add(r, y);
+                    } else {
+                        stats.sum_x2[c] += r * block.norm[row];
+                    }
+                }
+            }
+            if (is_full) {
+                sum.flush();
+                add_packed(
+                        d,
+                        square.data(),
+                        stats.sum_x2.data() +
+                                c * num_moments(Covariance::full, 1, d));
+            }
+        });
+        for (const MatrixBlock& block : blocks) {
+            stats.weight += block.weight;
+            stats.objective += block.objective;
+            stats.dropped_mass += block.dropped_mass;
+            for (size_t i = 0; i < total.size(); i++) {
+                total[i] += block.moments[i];
+            }
+        }
+    }
+    if (totals) {
+        total_moments.resize(d * (d + 1) / 2);
+        add_packed(d, total.data(), total_moments.data());
+    }
+    if (!is_full) {
+        std::copy(
+                total_moments.begin(),
+                total_moments.end(),
+                stats.sum_x2.begin() + k);
+    }
+}
+
+} // namespace gmm

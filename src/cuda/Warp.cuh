@@ -1,7 +1,0 @@
-#pragma once
-
-#ifdef __CUDACC__
-#include "Ptx.cuh"
-#else
-#include "HostWarp.h" // of the tests: a warp on the CPU
-#endif

@@ -1,0 +1,500 @@
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "cuda/operands/AugmentedOperands.h"
+#include "cuda/operands/Model.h"
+
+namespace gmm::cuda {
+
+namespace {
+
+constexpr int kThreads = 128;
+constexpr double kLog2e = 1.4426950408889634;
+
+struct ModelArgs {
+    int k, d, padded_k, pitch;
+    int variance_kind; ///< 0: one for each component, 1: each dimension, 2: one
+    bool hard, lo, squares;
+    float fp16_scale, operand_scale;
+    float tolerance;
+    const float* means;
+    const float* variances;
+    const float* log_weights;
+    __half* planes;
+    __half* folded; ///< [1 or 2 (lo)][padded_k][pitch], or nullptr
+    __half* slots;  ///< [1 or 2][padded_k][kWideSlots]
+    float augmented_scale;
+    float* constants;
+    float* half_inverse;
+    float* log_constant;
+    unsigned char* narrow;
+    float4* doubt;
+    ModelErrors* errors;
+};
+
+__device__ double block_sum(double x) {
+    __shared__ double parts[kThreads / 32];
+    for (int step = 16; step; step /= 2) {
+        x += __shfl_xor_sync(0xffffffffu, x, step);
+    }
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) {
+        parts[threadIdx.x / 32] = x;
+    }
+    __syncthreads();
+    x = 0;
+    for (int w = 0; w < kThreads / 32; w++) {
+        x += parts[w];
+    }
+    return x;
+}
+
+__device__ double block_max(double x) {
+    __shared__ double parts[kThreads / 32];
+    for (int step = 16; step; step /= 2) {
+        x = fmax(x, __shfl_xor_sync(0xffffffffu, x, step));
+    }
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) {
+        parts[threadIdx.x / 32] = x;
+    }
+    __syncthreads();
+    for (int w = 0; w < kThreads / 32; w++) {
+        x = fmax(x, parts[w]);
+    }
+    return x;
+}
+
+/// hi and lo of x; adds what both miss, and hi alone, times the factor.
+__device__ void put(
+        double x,
+        double factor,
+        __half* hi,
+        __half* lo,
+        double& miss,
+        double& miss_hi) {
+    const __half h = __double2half(x);
+    double rest = x - double(__half2float(h));
+    *hi = h;
+    miss_hi += factor * rest;
+    if (lo) {
+        *lo = __double2half(rest);
+        rest -= double(__half2float(*lo));
+    }
+    miss += factor * rest;
+}
+
+/** One block a component. Doubles: this is O(k d) once an iteration.
+ *
+ * Rounding the operand moves the mean by a delta; the constant is corrected
+ * so that the score at the mean itself is exact, which leaves an error that
+ * grows with the distance from the mean and vanishes on average.
+ */
+__global__ void __launch_bounds__(kThreads)
+        model_kernel(const __grid_constant__ ModelArgs args) {
+    const int k = blockIdx.x;
+    const int64_t plane = int64_t(args.padded_k) * args.pitch;
+    __half* const hi = args.planes + int64_t(k) * args.pitch;
+    __half* const hi2 = args.squares ? hi + plane : nullptr;
+    __half* const lo = args.lo ? hi + (args.squares ? 2 : 1) * plane : nullptr;
+    __half* const lo2 = args.lo && args.squares ? hi + 3 * plane : nullptr;
+    float* const constants_hi = args.constants + k / 2 * 4 + k % 2;
+    float* const constants = constants_hi + args.padded_k * 2;
+    if (k >= args.k) {
+        for (int j = threadIdx.x; j < args.pitch; j += kThreads) {
+            for (int p = 0; p < (args.squares ? 2 : 1) * (args.lo ? 2 : 1);
+                 p++) {
+                hi[p * plane + j] = __half(0.f);
+            }
+        }
+        for (int p = 0; args.folded && p < 1 + args.lo; p++) {
+            for (int j = threadIdx.x; j < args.pitch; j += kThreads) {
+                args.folded[p * plane + int64_t(k) * args.pitch + j] =
+                        __half(0.f);
+            }
+            if (threadIdx.x == 0) {
+                put_component_slots(
+                        args.slots +
+                                (p * int64_t(args.padded_k) + k) * kWideSlots,
+                        65504,
+                        -65504. * kAugmentedUnit);
+            }
+        }
+        if (threadIdx.x == 0) {
+            constants[0] = constants_hi[0] = 0;
+            constants[2] = constants_hi[2] = -INFINITY;
+        }
+        return;
+    }
+    const float* const mean = args.means + int64_t(k) * args.d;
+    auto variance = [&](int j) -> double {
+        return args.variance_kind == 2 ? args.variances[0]
+                : args.variance_kind   ? args.variances[int64_t(k) * args.d + j]
+                                       : args.variances[k];
+    };
+
+    // scale: of the products of the diagonal kind, so that both kinds of
+    // coefficients use fp16's range.
+    double scale = 1;
+    if (args.squares) {
+        double top = 0;
+        for (int j = threadIdx.x; j < args.d; j += kThreads) {
+            const double v = variance(j) * args.fp16_scale;
+            top = fmax(
+                    top, fmax(fabs(mean[j] / v), 0.5 / (v * args.fp16_scale)));
+        }
+        top = block_max(top);
+        scale = exp2(12. - ceil(log2(top)));
+    }
+
+    // shift: what the products miss at the mean, with both halves of the
+    // operand and with the first alone.
+    double norm = 0, logs = 0, shift = 0, shift_hi = 0, error = 0, missed = 0;
+    double shift_folded = 0, shift_folded_hi = 0, missed_folded = 0;
+    for (int j = threadIdx.x; j < args.pitch; j += kThreads) {
+        const bool inside = j < args.d;
+        const double m = inside ? mean[j] : 0;
+        const double v = inside && !args.hard ? variance(j) : 1;
+        const double y = m * args.fp16_scale; // the mean in the rows' units
+        if (args.squares) {
+            const double s = inside ? scale : 0;
+            const double p = args.fp16_scale;
+            put(s * m / (v * p),
+                y,
+                hi + j,
+                lo ? lo + j : nullptr,
+                shift,
+                shift_hi);
+            put(-0.5 * s / (v * p * p),
+                y * y,
+                hi2 + j,
+                lo2 ? lo2 + j : nullptr,
+                shift,
+                shift_hi);
+        } else {
+            put(y * args.operand_scale,
+                y,
+                hi + j,
+                lo ? lo + j : nullptr,
+                shift,
+                shift_hi);
+            const double rest =
+                    y - double(__half2float(hi[j])) / args.operand_scale;
+            missed += rest * rest;
+            if (args.folded) {
+                const double x = kLog2e * m / (v * args.fp16_scale);
+                __half* const to = args.folded + int64_t(k) * args.pitch + j;
+                put(x,
+                    y,
+                    to,
+                    lo ? to + plane : nullptr,
+                    shift_folded,
+                    shift_folded_hi);
+                const double rest_folded = x - double(__half2float(*to));
+                missed_folded += rest_folded * rest_folded;
+            }
+        }
+        if (inside) {
+            norm += m * m / v;
+            logs += log(6.283185307179586 * v);
+            if (args.squares) {
+                const double t = m * m / v;
+                error += (t + 1) * (t + 1) / 2 + t * (t + 1);
+            } else {
+                error += 2 * m * m / v + 1;
+            }
+            if (args.variance_kind == 1 && !args.hard) {
+                args.half_inverse[int64_t(k) * args.d + j] =
+                        float(0.5 * kLog2e / v);
+            }
+        }
+    }
+    norm = block_sum(norm);
+    logs = block_sum(logs);
+    shift = block_sum(shift);
+    shift_hi = block_sum(shift_hi);
+    missed = block_sum(missed);
+    shift_folded = block_sum(shift_folded);
+    shift_folded_hi = block_sum(shift_folded_hi);
+    missed_folded = block_sum(missed_folded);
+    // Half an ulp of fp16, root mean square over mantissas: about 2^-13.
+    const double rms = sqrt(block_sum(error)) / 8192;
+    if (threadIdx.x) {
+        return;
+    }
+    if (args.hard) {
+        const double p = double(args.fp16_scale) * args.fp16_scale;
+        const double a = 1. / args.operand_scale;
+        constants[0] = constants_hi[0] = float(a);
+        constants[2] = float(-0.5 * norm * p + a * shift);
+        constants_hi[2] = float(-0.5 * norm * p + a * shift_hi);
+        return;
+    }
+    const double peak = kLog2e * (args.log_weights[k] - 0.5 * logs);
+    const double a = args.squares ? kLog2e / scale
+                                  : kLog2e /
+                    (variance(0) * args.fp16_scale * args.fp16_scale *
+                     args.operand_scale);
+    constants[0] = constants_hi[0] = float(a);
+    constants[2] = float(peak - 0.5 * kLog2e * norm + a * shift);
+    constants_hi[2] = float(peak - 0.5 * kLog2e * norm + a * shift_hi);
+    for (int p = 0; args.folded && p < 1 + args.lo; p++) {
+        put_component_slots(
+                args.slots + (p * int64_t(args.padded_k) + k) * kWideSlots,
+                a * args.operand_scale * args.augmented_scale,
+                peak - 0.5 * kLog2e * norm +
+                        (p ? shift_folded : shift_folded_hi));
+    }
+    args.log_constant[k] = float(peak);
+    if (args.variance_kind != 1) {
+        args.half_inverse[k] = float(0.5 * kLog2e / variance(0));
+    }
+    const bool above = rms > args.tolerance;
+    if (args.squares) {
+        // Sums are of Y and of what they square themselves: rounding Y is all
+        // that shows in them, as below.
+        const double of_mean = sqrt(2 * norm + args.d) / 8192;
+        args.narrow[k] = of_mean > 4 * args.tolerance ? 2 : above ? 1 : 0;
+        // The estimate, and as much again for a row as far out as most.
+        args.doubt[k] = make_float4(
+                float(rms * rms / (0.5 * kLog2e * args.d)),
+                1,
+                float(peak),
+                float(rms));
+    } else {
+        // Scores are judged pair by pair.
+        args.narrow[k] = rms > 4 * args.tolerance ? 2 : above ? 1 : 0;
+        const double v = variance(0);
+        const double to_mean = args.folded ? v * args.fp16_scale / kLog2e
+                                           : 1. / args.fp16_scale;
+        args.doubt[k] = make_float4(
+                float(2 / (kLog2e * v * args.d)),
+                float((args.folded ? missed_folded : missed) * to_mean *
+                      to_mean),
+                float(peak),
+                float(3e-7 / (v * args.fp16_scale * args.fp16_scale)));
+    }
+    // Positive floats compare as integers; neither has an order.
+    atomicMax(
+            reinterpret_cast<int*>(&args.errors->worst),
+            __float_as_int(float(rms)));
+    atomicAdd(&args.errors->narrow, int(above));
+}
+
+size_t aligned(size_t bytes) {
+    return (bytes + 255) / 256 * 256;
+}
+
+} // namespace
+
+void Model::upload(const GaussianMixture& model, cudaStream_t stream) {
+    covariance = model.covariance;
+    k = int(model.k);
+    d = int(model.d);
+    padded_k = (k + kComponentTile - 1) / kComponentTile * kComponentTile;
+
+    const size_t kd = size_t(k) * d;
+    const size_t v = model.variances.size();
+    const size_t sizes[] = {
+            kd * sizeof(float),
+            v * sizeof(float),
+            k * sizeof(float),
+            (covariance == Covariance::diagonal ? kd : k) * sizeof(float),
+            k * sizeof(float),
+            size_t(k),
+            k * sizeof(float4),
+            size_t(padded_k) * sizeof(float4),
+            sizeof(ModelErrors)};
+    size_t total = 0;
+    for (size_t s : sizes) {
+        total += aligned(s);
+    }
+    memory_.reserve(total);
+    char* at = memory_.as<char>();
+    auto take = [&, i = 0](auto*& pointer) mutable {
+        pointer = reinterpret_cast<std::decay_t<decltype(pointer)>>(at);
+        at += aligned(sizes[i++]);
+    };
+    take(means);
+    take(variances_);
+    take(log_weights_);
+    take(half_inverse);
+    take(log_constant);
+    take(narrow);
+    take(doubt);
+    take(constants_);
+    take(errors_);
+
+    // The previous upload may still be reading the staging memory.
+    check(cudaStreamSynchronize(stream), "upload of the model");
+    const size_t uploaded = aligned(sizes[0]) + aligned(sizes[1]) + sizes[2];
+    staging_.reserve(uploaded);
+    char* const host = staging_.as<char>();
+    std::memcpy(host, model.means.data(), sizes[0]);
+    std::memcpy(host + aligned(sizes[0]), model.variances.data(), sizes[1]);
+    std::memcpy(
+            host + aligned(sizes[0]) + aligned(sizes[1]),
+            model.log_weights.data(),
+            sizes[2]);
+    check(cudaMemcpyAsync(
+                  means, host, uploaded, cudaMemcpyHostToDevice, stream),
+          "upload of the model");
+    largest_mean = 0;
+    largest_inverse_ = largest_scaled_ = largest_constant_ = 0;
+    for (int c = 0; c < k; c++) {
+        constexpr int kLanes = 8; // for the compiler to vectorise
+        float tops[kLanes] = {}, norms[kLanes] = {};
+        const float* const mean = model.means.data() + size_t(c) * d;
+        int j = 0;
+        for (; j + kLanes <= d; j += kLanes) {
+            for (int i = 0; i < kLanes; i++) {
+                const float m = std::fabs(mean[j + i]);
+                tops[i] = std::max(tops[i], m);
+                norms[i] += m * m;
+            }
+        }
+        for (; j < d; j++) {
+            const float m = std::fabs(mean[j]);
+            tops[0] = std::max(tops[0], m);
+            norms[0] += m * m;
+        }
+        float top = 0, norm = 0;
+        for (int i = 0; i < kLanes; i++) {
+            top = std::max(top, tops[i]);
+            norm += norms[i];
+        }
+        largest_mean = std::max(largest_mean, top);
+        const double v = model.variance(c, 0);
+        const double constant = std::fabs(model.log_weights[c]) +
+                0.5 * d * std::fabs(std::log(6.283185307179586 * v)) +
+                0.5 * norm / v;
+        largest_inverse_ = std::max(largest_inverse_, 1 / v);
+        largest_scaled_ = std::max(largest_scaled_, top / v);
+        largest_constant_ = std::max(largest_constant_, kLog2e * constant);
+    }
+}
+
+double Model::largest_score(double q) const {
+    return kLog2e * largest_inverse_ * q * augmented_scale(d, 1);
+}
+
+bool Model::can_augment(float fp16_scale) const {
+    return d <= kAugmentedDimension && geometry == Geometry::product &&
+            kLog2e * largest_inverse_ / (double(fp16_scale) * fp16_scale) *
+                    augmented_scale(d, fp16_scale) <=
+            kAugmentedLimit &&
+            kLog2e * largest_scaled_ / fp16_scale <= kAugmentedLimit &&
+            largest_constant_ / kAugmentedUnit <= kAugmentedLimit;
+}
+
+void Model::prepare(
+        bool hard,
+        float fp16_scale,
+        bool with_lo,
+        double tolerance,
+        cudaStream_t stream) {
+    geometry = covariance == Covariance::diagonal && !hard ? Geometry::squares
+                                                           : Geometry::product;
+    lo = with_lo;
+    const bool squares = geometry == Geometry::squares;
+    const int pitch = (d + 7) / 8 * 8;
+    operand_.pitch = pitch;
+    operand_.rows = padded_k;
+    operand_.planes = (squares ? 2 : 1) * (lo ? 2 : 1);
+    const size_t plane = size_t(padded_k) * pitch;
+    folded = !hard && can_augment(fp16_scale);
+    const int folded_planes = lo ? 2 : 1;
+    planes_.reserve(
+            ((operand_.planes + folded_planes) * plane +
+             size_t(padded_k) * kWideSlots * folded_planes) *
+            sizeof(__half));
+    operand_.data = planes_.as<__half>();
+    __half* const folded_data = planes_.as<__half>() + operand_.planes * plane;
+    __half* const slots = folded_data + folded_planes * plane;
+    folded_.components = {folded_data, padded_k, pitch, folded_planes};
+    folded_.component_slots = {slots, padded_k, kWideSlots, folded_planes};
+    // Means far outside the data must not overflow.
+    const float top = largest_mean * fp16_scale;
+    operand_scale =
+            top > 16384 ? std::exp2(std::floor(std::log2(16384 / top))) : 1.f;
+
+    ModelArgs args;
+    args.k = k;
+    args.d = d;
+    args.padded_k = padded_k;
+    args.pitch = pitch;
+    args.variance_kind = covariance == Covariance::isotropic ? 0
+            : covariance == Covariance::diagonal             ? 1
+                                                             : 2;
+    args.hard = hard;
+    args.lo = lo;
+    args.squares = squares;
+    args.fp16_scale = fp16_scale;
+    args.operand_scale = operand_scale;
+    args.tolerance = float(tolerance);
+    args.means = means;
+    args.variances = variances_;
+    args.log_weights = log_weights_;
+    args.planes = planes_.as<__half>();
+    args.folded = folded ? folded_data : nullptr;
+    args.slots = slots;
+    args.augmented_scale = augmented_scale(d, fp16_scale);
+    args.constants = reinterpret_cast<float*>(constants_);
+    args.half_inverse = half_inverse;
+    args.log_constant = log_constant;
+    args.narrow = narrow;
+    args.doubt = doubt;
+    args.errors = errors_;
+    check(cudaMemsetAsync(errors_, 0, sizeof(ModelErrors), stream), "clearing");
+    model_kernel<<<padded_k, kThreads, 0, stream>>>(args);
+    check_launch("preparation of the model");
+}
+
+ModelErrors Model::errors(cudaStream_t stream) {
+    staging_.reserve(sizeof(ModelErrors));
+    check(cudaMemcpyAsync(
+                  staging_.as<char>(),
+                  errors_,
+                  sizeof(ModelErrors),
+                  cudaMemcpyDeviceToHost,
+                  stream),
+          "reading the error estimate");
+    check(cudaStreamSynchronize(stream), "preparation of the model");
+    return *staging_.as<ModelErrors>();
+}
+
+ScoreArgs Model::score_args(bool want_split) const {
+    ScoreArgs args;
+    args.components_operand = operand_;
+    args.component_begin = 0;
+    args.components = padded_k;
+    args.d = d;
+    const bool split = lo && want_split;
+    args.component_constants = constants_ + (split ? padded_k / 2 : 0);
+    args.row_constant_scale = operand_scale;
+    // Planes of rows: [hi, lo] or [hi, hi^2, lo, lo^2], by how the rows were
+    // prepared; of components: by geometry.
+    if (folded && !split) {
+        args.folded = folded_;
+    }
+    const bool squares = geometry == Geometry::squares;
+    const bool row_squares = covariance == Covariance::diagonal;
+    const int halves = squares ? 2 : 1;
+    // Small terms first: the matrix units truncate each sum to its own size.
+    auto add = [&](int row_plane, int component_plane) {
+        args.term_rows[args.num_terms] = uint8_t(row_plane);
+        args.term_components[args.num_terms++] = uint8_t(component_plane);
+    };
+    const int row_lo = row_squares ? 2 : 1;
+    for (int h = 0; h < halves && split; h++) {
+        add(h, halves + h);
+        add(row_lo + h, h);
+    }
+    for (int h = 0; h < halves; h++) {
+        add(h, h);
+    }
+    return args;
+}
+
+} // namespace gmm::cuda

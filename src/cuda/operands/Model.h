@@ -1,0 +1,98 @@
+#pragma once
+
+#include "GaussianMixture.h"
+#include "cuda/engine/Check.h"
+#include "cuda/score/Score.h"
+
+namespace gmm::cuda {
+
+/// How scores are computed and what the matrix products are made of.
+enum class Geometry {
+    product, ///< isotropic, tied, and distances: Y M^T, row constants
+    squares, ///< diagonal: [Y, Y^2] [M1, M2]^T
+};
+
+/// Estimates of what fp16 alone costs scores.
+struct ModelErrors {
+    float worst; ///< rms of a component, nats
+    int narrow;  ///< components above the tolerance
+};
+
+/** A mixture on the device, prepared for the score kernels and, in fp32, for
+ * exact evaluation of single pairs. */
+struct Model {
+    /// Uploads the parameters; both kinds of preparation follow from them.
+    void upload(const GaussianMixture& model, cudaStream_t stream);
+
+    /** Fills operand and constants.
+     *
+     * @param hard    scores are -|Y - M|^2 / 2 instead of log2 densities
+     * @param fp16_scale  a power of two, as in PrepareArgs
+     * @param lo      second halves as well
+     * @param tolerance  rms error in nats that a component may have
+     */
+    void prepare(
+            bool hard,
+            float fp16_scale,
+            bool lo,
+            double tolerance,
+            cudaStream_t stream);
+
+    /// After prepare (waits).
+    ModelErrors errors(cudaStream_t stream);
+
+    /// @param split  products of hi + lo; else of hi alone
+    ScoreArgs score_args(bool split) const;
+
+    /// Only where `folded` says so.
+    const AugmentedOperands& folded_operands() const {
+        return folded_;
+    }
+
+    /// The largest term of a score, bits, of rows whose q is this at most (as
+    /// in a slot); what cancels is as large.
+    double largest_score(double q) const;
+
+    Covariance covariance = Covariance::isotropic;
+    Geometry geometry = Geometry::product;
+    int k = 0;
+    int d = 0;
+    int padded_k = 0;
+    bool lo = false;
+    bool folded = false; ///< there are folded operands (AugmentedOperands.h)
+    float operand_scale = 1; ///< of the component operand (product)
+    float largest_mean = 0;
+
+    // fp32, frame's units, for exact evaluation
+    float* means = nullptr;        ///< [k][d]
+    float* half_inverse = nullptr; ///< log2(e) / (2 v): [k], or [k][d]
+    float* log_constant = nullptr; ///< [k] score at the mean
+    /// [k] 0: fp16 does. 1: rows of the dense path need lo, by the component's
+    /// own estimate. 2: sums need it as well
+    unsigned char* narrow = nullptr;
+    /** [k] for is_doubtful (Refine.cu): 2 ln 2 / (v d), |what fp16 misses of
+     * the mean|^2, the score at the mean, and what the matrix units cut off a
+     * row constant of 1, in nats. Diagonal: what makes the first two the
+     * component's estimate for a row as far out as most, likewise, and the
+     * estimate. */
+    float4* doubt = nullptr;
+
+private:
+    /// Whether folded operands stay in fp16's range.
+    bool can_augment(float fp16_scale) const;
+
+    Operand operand_;
+    AugmentedOperands folded_;
+    /// Over the components, what can_augment looks at: 1 / v, largest |mean| /
+    /// v, |constant|.
+    double largest_inverse_ = 0, largest_scaled_ = 0, largest_constant_ = 0;
+    float4* constants_ = nullptr; ///< for hi alone, then for hi + lo
+    float* variances_ = nullptr;
+    float* log_weights_ = nullptr;
+    ModelErrors* errors_ = nullptr;
+    DeviceMemory memory_;
+    DeviceMemory planes_;
+    PinnedMemory staging_;
+};
+
+} // namespace gmm::cuda

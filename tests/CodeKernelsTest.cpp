@@ -1,0 +1,562 @@
+// Kernels against slow sums, and every instruction set against the portable
+// one: to the bit, since what a search finds must not depend on the machine.
+#include "faiss_ext/codes/kernels.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "faiss_ext/codes/AlignedBytes.h"
+
+namespace faiss_ext {
+namespace {
+
+constexpr size_t kDimensions[] = {1, 3, 16, 50, 100, 128, 384, 576, 1536};
+constexpr size_t kLengths[] = {1, 2, 15, 16, 17, 31, 100, 1000};
+constexpr int kBits[] = {1, 2, 4};
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+const CodeKernels& portable() {
+    return *code_kernels(SimdLevel::portable);
+}
+
+struct Level {
+    const char* name;
+    const CodeKernels* kernels;
+};
+
+/// Those that this machine has beside the portable one.
+std::vector<Level> levels() {
+    std::vector<Level> out;
+    for (const Level& level :
+         {Level{"avx2", code_kernels(SimdLevel::avx2)},
+          Level{"avx512", code_kernels(SimdLevel::avx512)}}) {
+        if (level.kernels) {
+            out.push_back(level);
+        }
+    }
+    return out;
+}
+
+/// Runs body(kernels) with all of them; what it returns must be the same.
+template <class Body>
+auto same_on_all(Body&& body) {
+    const auto expected = body(portable());
+    for (const Level& level : levels()) {
+        EXPECT_TRUE(body(*level.kernels) == expected) << level.name;
+    }
+    return expected;
+}
+
+std::mt19937& rng() {
+    static std::mt19937 generator(5);
+    return generator;
+}
+
+std::vector<float> normal(size_t n, float scale = 1, float mean = 0) {
+    std::normal_distribution<float> value(mean, scale);
+    std::vector<float> out(n);
+    for (float& v : out) {
+        v = value(rng());
+    }
+    return out;
+}
+
+/// As bits, so that zeros of either sign and NaNs are told apart.
+std::vector<uint32_t> bits_of(const std::vector<float>& x) {
+    std::vector<uint32_t> out(x.size());
+    for (size_t i = 0; i < x.size(); i++) {
+        out[i] = std::bit_cast<uint32_t>(x[i]);
+    }
+    return out;
+}
+
+CodeShape shape_of(size_t d, int bits) {
+    CodeShape shape;
+    shape.d = d;
+    shape.bits = bits;
+    shape.groups = (d * bits + 15) / 16;
+    return shape;
+}
+
+/// Where the nibble of a column is among a group's bytes of one entry.
+uint8_t nibble_of(const uint8_t* bytes, size_t stride, size_t column) {
+    const uint8_t byte = bytes[(column / 4 * 2 + (column & 1)) * stride];
+    return column & 2 ? byte >> 4 : byte & 15;
+}
+
+TEST(CodeKernels, TheBestIsOneOfThoseThatThereAre) {
+    bool found = &best_code_kernels() == &portable();
+    for (const Level& level : levels()) {
+        found |= &best_code_kernels() == level.kernels;
+    }
+    EXPECT_TRUE(found);
+    EXPECT_EQ(levels().empty(), &best_code_kernels() == &portable());
+}
+
+TEST(CodeKernels, DistancesAndProductsOfTwoVectors) {
+    for (size_t d : kDimensions) {
+        for (float mean : {0.0f, 100.0f}) {
+            const auto x = normal(d, 1, mean), y = normal(d, 3, mean);
+            double distance = 0, product = 0, size = 0;
+            for (size_t j = 0; j < d; j++) {
+                distance += (double(x[j]) - y[j]) * (double(x[j]) - y[j]);
+                product += double(x[j]) * y[j];
+                size += std::abs(double(x[j]) * y[j]);
+            }
+            const auto both = same_on_all([&](const CodeKernels& k) {
+                return std::vector<float>{
+                        k.squared_distance(x.data(), y.data(), d),
+                        k.inner_product(x.data(), y.data(), d)};
+            });
+            EXPECT_NEAR(both[0], distance, 1e-6 * distance + 1e-9) << d;
+            EXPECT_NEAR(both[1], product, 1e-6 * size + 1e-9) << d;
+        }
+    }
+}
+
+TEST(CodeKernels, HadamardsTransform) {
+    for (size_t n = 1; n <= 1024; n *= 2) {
+        const auto x = normal(n);
+        const auto y = same_on_all([&](const CodeKernels& k) {
+            std::vector<float> out = x, scratch(n);
+            k.hadamard(out.data(), n, scratch.data());
+            return out;
+        });
+        for (size_t i = 0; i < n; i += 1 + n / 50) {
+            double sum = 0;
+            for (size_t j = 0; j < n; j++) {
+                sum += std::popcount(i & j) % 2 ? -x[j] : x[j];
+            }
+            ASSERT_NEAR(y[i], sum / std::sqrt(double(n)), 1e-5)
+                    << n << " " << i;
+        }
+    }
+}
+
+TEST(CodeKernels, DistancesFromProducts) {
+    for (size_t n : kLengths) {
+        const auto products = normal(n, 5), norms = normal(n, 1, 8);
+        const float offset = 3;
+        for (float scale : {-2.0f, -0.01f, 0.0f}) {
+            const auto out = same_on_all([&](const CodeKernels& k) {
+                std::vector<float> all(n + 2);
+                k.distances(
+                        n,
+                        products.data(),
+                        norms.data(),
+                        scale,
+                        offset,
+                        all.data(),
+                        &all[n],
+                        &all[n + 1]);
+                return bits_of(all);
+            });
+            std::vector<float> expected(n);
+            for (size_t j = 0; j < n; j++) {
+                expected[j] = std::max(
+                        0.0f, products[j] * scale + (offset + norms[j]));
+            }
+            const auto [low, high] =
+                    std::minmax_element(expected.begin(), expected.end());
+            expected.insert(expected.end(), {*low, *high});
+            for (size_t j = 0; j < n + 2; j++) {
+                ASSERT_NEAR(std::bit_cast<float>(out[j]), expected[j], 1e-5);
+            }
+        }
+    }
+}
+
+TEST(CodeKernels, ScoresOfCells) {
+    const auto distances = normal(50, 2, 9);
+    for (size_t n : kLengths) {
+        std::vector<int32_t> partner(n);
+        for (int32_t& p : partner) {
+            p = int32_t(rng()() % distances.size());
+        }
+        const auto gap = normal(n, 1, 4);
+        for (float limit : {kInfinity, 5.0f}) {
+            const float a = 0.3f, own = 7, weight = 0.21f;
+            const auto out = same_on_all([&](const CodeKernels& k) {
+                std::vector<float> all(n);
+                float least = limit, largest = -limit;
+                k.score_cells(
+                        n,
+                        distances.data(),
+                        partner.data(),
+                        gap.data(),
+                        a,
+                        own,
+                        weight,
+                        all.data(),
+                        &least,
+                        &largest);
+                all.insert(all.end(), {least, largest});
+                return all;
+            });
+            float least = limit, largest = -limit;
+            for (size_t l = 0; l < n; l++) {
+                ASSERT_NEAR(
+                        out[l],
+                        own + a * distances[partner[l]] - weight * gap[l],
+                        1e-5);
+                least = std::min(least, out[l]);
+                largest = std::max(largest, out[l]);
+            }
+            EXPECT_EQ(out[n], least);
+            EXPECT_EQ(out[n + 1], largest);
+        }
+    }
+}
+
+TEST(CodeKernels, Buckets) {
+    for (size_t n : kLengths) {
+        auto x = normal(n, 10);
+        const float least = *std::min_element(x.begin(), x.end());
+        const float width = *std::max_element(x.begin(), x.end()) - least;
+        for (float scale : {0.0f, width > 0 ? 511.99f / width : 0}) {
+            const auto out = same_on_all([&](const CodeKernels& k) {
+                std::vector<uint16_t> bucket(n);
+                k.buckets(n, x.data(), least, scale, bucket.data());
+                return bucket;
+            });
+            for (size_t j = 0; j < n; j++) {
+                ASSERT_EQ(out[j], uint16_t((x[j] - least) * scale));
+                ASSERT_LT(out[j], 512);
+            }
+        }
+    }
+}
+
+TEST(CodeKernels, Places) {
+    for (size_t n : kLengths) {
+        std::vector<uint16_t> value(n);
+        for (uint16_t& v : value) {
+            v = rng()() % 20;
+        }
+        for (int low : {0, 3, 19, 25}) {
+            for (int width : {0, 1, 7, 511, 65535 - low}) {
+                const auto out = same_on_all([&](const CodeKernels& k) {
+                    std::vector<uint32_t> place(n);
+                    place.resize(k.places(
+                            n,
+                            value.data(),
+                            uint16_t(low),
+                            uint16_t(width),
+                            place.data()));
+                    return place;
+                });
+                std::vector<uint32_t> expected;
+                for (size_t j = 0; j < n; j++) {
+                    if (value[j] >= low && value[j] <= low + width) {
+                        expected.push_back(uint32_t(j));
+                    }
+                }
+                ASSERT_EQ(out, expected) << n << " " << low << " " << width;
+            }
+        }
+    }
+}
+
+TEST(CodeKernels, CodesComeNearTheDirection) {
+    for (size_t d : kDimensions) {
+        for (int bits : kBits) {
+            SCOPED_TRACE(std::to_string(d) + ", bits " + std::to_string(bits));
+            for (float scale : {1.0f, 1e-12f, 1e12f}) {
+                const auto r = normal(d, scale);
+                struct Code {
+                    std::vector<uint8_t> level;
+                    float ro, oo;
+                    bool operator==(const Code&) const = default;
+                };
+                const Code code = same_on_all([&](const CodeKernels& k) {
+                    Code c{std::vector<uint8_t>(d), 0, 0};
+                    k.encode(d, bits, r.data(), c.level.data(), &c.ro, &c.oo);
+                    return c;
+                });
+                const double middle = 0.5 * ((1 << bits) - 1);
+                double rr = 0, ro = 0, oo = 0;
+                for (size_t j = 0; j < d; j++) {
+                    ASSERT_LT(code.level[j], 1 << bits);
+                    const double o = code.level[j] - middle;
+                    rr += double(r[j]) * r[j];
+                    ro += r[j] * o;
+                    oo += o * o;
+                    ASSERT_GE(r[j] * o, 0); // on the same side of 0
+                }
+                EXPECT_NEAR(code.ro, ro, 1e-5 * ro);
+                EXPECT_NEAR(code.oo, oo, 1e-5 * oo);
+                // of 2 / pi, 0.88 and 0.99 for many normal values
+                const double cosine2 = ro * ro / (rr * oo);
+                if (d >= 100) {
+                    EXPECT_GT(
+                            cosine2,
+                            bits == 1           ? 0.55
+                                    : bits == 2 ? 0.85
+                                                : 0.97);
+                }
+                EXPECT_LE(cosine2, 1 + 1e-6);
+            }
+        }
+    }
+}
+
+TEST(CodeKernels, NothingHasSomeCode) {
+    for (int bits : kBits) {
+        const std::vector<float> r(40, 0.0f);
+        const auto level = same_on_all([&](const CodeKernels& k) {
+            std::vector<uint8_t> out(40, 99);
+            float ro = -1, oo = -1;
+            k.encode(40, bits, r.data(), out.data(), &ro, &oo);
+            EXPECT_EQ(ro, 0);
+            EXPECT_GT(oo, 0);
+            return out;
+        });
+        for (uint8_t l : level) {
+            EXPECT_LT(l, 1 << bits);
+        }
+    }
+}
+
+struct Tables {
+    std::vector<uint8_t> bytes;
+    float base, step;
+    bool operator==(const Tables&) const = default;
+
+    CodeQuery query() const {
+        return {bytes.data(), base, step};
+    }
+    uint8_t entry(size_t column, size_t value) const {
+        return bytes
+                [(column & 2 ? bytes.size() / 2 : 0) + column / 4 * 32 +
+                 (column & 1) * 16 + value];
+    }
+};
+
+Tables tables_of(const CodeKernels& k, const CodeShape& shape, const float* q) {
+    Tables t{std::vector<uint8_t>(shape.groups * 64, 77), -1, -1};
+    k.make_tables(shape, q, t.bytes.data(), &t.base, &t.step);
+    return t;
+}
+
+TEST(CodeKernels, TablesHoldTheSharesOfEveryValue) {
+    for (size_t d : kDimensions) {
+        for (int bits : kBits) {
+            SCOPED_TRACE(std::to_string(d) + ", bits " + std::to_string(bits));
+            const CodeShape shape = shape_of(d, bits);
+            const size_t dims = 4 / bits;
+            std::vector<float> outlier = normal(d);
+            outlier[d / 2] = 1e4f;
+            for (const auto& q :
+                 {normal(d),
+                  normal(d, 1e-20f),
+                  normal(d, 1e15f),
+                  outlier,
+                  std::vector<float>(d, 0.0f)}) {
+                const Tables t = same_on_all([&](const CodeKernels& k) {
+                    return tables_of(k, shape, q.data());
+                });
+                ASSERT_GE(t.step, 0);
+                size_t largest_sum = 0;
+                for (size_t c = 0; c < shape.groups * 4; c++) {
+                    double reach = 0; // the least share of the column, negated
+                    for (size_t i = 0; i < dims; i++) {
+                        const size_t j = c * dims + i;
+                        reach += 0.5 * ((1 << bits) - 1) *
+                                (j < d ? std::abs(double(q[j])) : 0);
+                    }
+                    uint8_t largest = 0;
+                    for (size_t n = 0; n < 16; n++) {
+                        double share = 0;
+                        for (size_t i = 0; i < dims; i++) {
+                            const size_t j = c * dims + i;
+                            const int level =
+                                    n >> (i * bits) & ((1 << bits) - 1);
+                            share += (level - 0.5 * ((1 << bits) - 1)) *
+                                    (j < d ? double(q[j]) : 0);
+                        }
+                        ASSERT_NEAR(
+                                t.entry(c, n) * double(t.step),
+                                share + reach,
+                                0.5001 * t.step);
+                        largest = std::max(largest, t.entry(c, n));
+                    }
+                    largest_sum += largest;
+                    ASSERT_LE(largest, bits == 4 ? 127 : 63);
+                }
+                EXPECT_LE(largest_sum, 65535u);
+            }
+        }
+    }
+}
+
+/// Lists of random codes. Places beyond the last entry hold what nothing may
+/// look at.
+struct Lists {
+    CodeShape shape;
+    std::vector<size_t> sizes;
+    std::vector<AlignedBytes> blocks;
+
+    Lists(const CodeShape& shape_in, const std::vector<size_t>& sizes_in)
+            : shape(shape_in), sizes(sizes_in) {
+        const size_t bytes = shape.block_bytes();
+        for (size_t n : sizes) {
+            AlignedBytes b((n + kBlockEntries - 1) / kBlockEntries * bytes);
+            for (uint8_t& v : b) {
+                v = uint8_t(rng()());
+            }
+            for (size_t block = 0; block * bytes < b.size(); block++) {
+                const auto a = normal(kBlockEntries, 10, 50);
+                auto terms = a;
+                for (float v : normal(kBlockEntries, 0.2f, -1)) {
+                    terms.push_back(v);
+                }
+                for (size_t l = 0; l < kBlockEntries; l++) {
+                    if (block * kBlockEntries + l >= n) {
+                        terms[l] = std::nanf("");
+                        terms[kBlockEntries + l] = -kInfinity;
+                    }
+                }
+                memcpy(&b[block * bytes + shape.groups * 32],
+                       terms.data(),
+                       terms.size() * sizeof(float));
+            }
+            blocks.push_back(std::move(b));
+        }
+    }
+
+    Segment segment(uint32_t list, uint32_t begin, uint32_t end) const {
+        const auto numbers = normal(2, 5, 20);
+        return {blocks[list].data(), list, begin, end, numbers[0], numbers[1]};
+    }
+
+    /// The estimate of an entry, in the float operations of the header.
+    float estimate(
+            const Tables& t,
+            bool similarity,
+            const Segment& s,
+            size_t entry) const {
+        const uint8_t* block =
+                s.blocks + entry / kBlockEntries * shape.block_bytes();
+        const size_t lane = entry % kBlockEntries;
+        int32_t sum = 0;
+        for (size_t c = 0; c < shape.groups * 4; c++) {
+            sum += t.entry(c, nibble_of(block + lane, kBlockEntries, c));
+        }
+        float terms[2 * kBlockEntries];
+        memcpy(terms, block + shape.groups * 32, sizeof(terms));
+        const volatile float scaled = float(sum) * t.step;
+        const volatile float product = scaled + t.base;
+        const volatile float with_slack = product + s.slack;
+        const volatile float share = terms[kBlockEntries + lane] * with_slack;
+        const volatile float own =
+                similarity ? terms[lane] * s.score : terms[lane] + s.score;
+        return share + own;
+    }
+};
+
+TEST(CodeKernels, ScanGivesTheEntriesBelowTheThreshold) {
+    for (size_t d : kDimensions) {
+        for (int bits : kBits) {
+            SCOPED_TRACE(std::to_string(d) + ", bits " + std::to_string(bits));
+            const CodeShape shape = shape_of(d, bits);
+            const Lists lists(shape, {53, 16, 1, 200});
+            const auto q = normal(d, 0.5f);
+            const Tables t = tables_of(portable(), shape, q.data());
+            std::vector<Segment> segments;
+            for (auto [list, begin, end] : std::vector<std::array<uint32_t, 3>>{
+                         {0, 0, 1},      // inside a block
+                         {0, 3, 13},     // the same block
+                         {0, 13, 16},    // to its end
+                         {0, 16, 32},    // a whole one
+                         {0, 32, 53},    // to the list's last entry
+                         {1, 0, 16},     // a list of one block
+                         {2, 0, 1},      // of one entry
+                         {3, 5, 180},    // from and to inside of blocks
+                         {3, 180, 181},  // a block that has been read
+                         {3, 192, 200},  // the last
+                         {0, 15, 17}}) { // across a border, once more
+                segments.push_back(lists.segment(list, begin, end));
+            }
+            size_t entries = 0;
+            for (const Segment& s : segments) {
+                entries += s.end - s.begin;
+            }
+            for (bool similarity : {false, true}) {
+                std::vector<float> all;
+                for (const Segment& s : segments) {
+                    for (size_t e = s.begin; e < s.end; e++) {
+                        all.push_back(lists.estimate(t, similarity, s, e));
+                    }
+                }
+                std::vector<float> sorted = all;
+                std::sort(sorted.begin(), sorted.end());
+                for (float threshold :
+                     {kInfinity,
+                      sorted[entries / 2], // that one is not below it
+                      sorted[2],
+                      sorted[0],
+                      -kInfinity}) {
+                    struct Out {
+                        std::vector<uint32_t> bounds, lists, entries;
+                        bool operator==(const Out&) const = default;
+                    };
+                    auto scan = [&](const CodeKernels& k, size_t at_once) {
+                        Out out;
+                        std::vector<CodeCandidate> found(entries);
+                        for (size_t s = 0; s < segments.size(); s += at_once) {
+                            const size_t n =
+                                    std::min(at_once, segments.size() - s);
+                            const size_t m =
+                                    k.scan(shape,
+                                           t.query(),
+                                           similarity,
+                                           &segments[s],
+                                           n,
+                                           segments.size() - s - n,
+                                           threshold,
+                                           found.data());
+                            for (size_t i = 0; i < m; i++) {
+                                out.bounds.push_back(std::bit_cast<uint32_t>(
+                                        found[i].bound));
+                                out.lists.push_back(found[i].list);
+                                out.entries.push_back(found[i].entry);
+                            }
+                        }
+                        return out;
+                    };
+                    const Out out = same_on_all([&](const CodeKernels& k) {
+                        return scan(k, segments.size());
+                    });
+                    EXPECT_TRUE(scan(best_code_kernels(), 3) == out);
+                    Out expected;
+                    size_t i = 0;
+                    for (const Segment& s : segments) {
+                        for (size_t e = s.begin; e < s.end; e++, i++) {
+                            if (all[i] < threshold) {
+                                expected.bounds.push_back(
+                                        std::bit_cast<uint32_t>(all[i]));
+                                expected.lists.push_back(s.list);
+                                expected.entries.push_back(uint32_t(e));
+                            }
+                        }
+                    }
+                    EXPECT_TRUE(out == expected)
+                            << similarity << " " << threshold << ": "
+                            << out.entries.size() << " of "
+                            << expected.entries.size();
+                }
+            }
+        }
+    }
+}
+
+} // namespace
+} // namespace faiss_ext

@@ -1,0 +1,235 @@
+#include "MixtureTools.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <set>
+
+#include "ExpectInvalid.h"
+#include "FullCovariance.h"
+#include "RealData.h"
+#include "Split.h"
+
+using gmm::Covariance;
+using gmm::GaussianMixture;
+
+namespace {
+
+const Covariance kAll[] = {
+        Covariance::isotropic,
+        Covariance::diagonal,
+        Covariance::tied_spherical,
+        Covariance::full,
+        Covariance::tied};
+
+GaussianMixture fitted(const RealData& data, size_t k, Covariance covariance) {
+    gmm::TrainingOptions options;
+    options.covariance = covariance;
+    options.niter = 3;
+    options.variance_floor = 0.1;
+    const auto backend = gmm::make_cpu_backend();
+    return train(*data.source(), nullptr, k, options, *backend).model;
+}
+
+} // namespace
+
+TEST(MixtureTools, ParametersAreCountedAsByScikitLearn) {
+    const size_t expected[] = {
+            4 + 15 + 5, 4 + 15 + 15, 4 + 15 + 1, 4 + 15 + 30, 4 + 15 + 6};
+    for (Covariance covariance : kAll) {
+        EXPECT_EQ(
+                num_parameters(fitted(sift(200, 3), 5, covariance)),
+                expected[int(covariance)]);
+    }
+}
+
+TEST(MixtureTools, CriteriaAndResponsibilitiesAreTheDoubleReferences) {
+    const RealData data = sift(900, 8);
+    const auto source = data.source();
+    const auto backend = gmm::make_cpu_backend();
+    std::vector<float> weights(data.n);
+    for (size_t i = 0; i < data.n; i++) {
+        weights[i] = float(i % 3);
+    }
+    for (Covariance covariance : kAll) {
+        const size_t k = 6;
+        const GaussianMixture m = fitted(data, k, covariance);
+        std::vector<double> joint(data.n * k), prob(data.n);
+        m.log_joint(data.n, data.x.data(), joint.data());
+        m.log_prob(data.n, data.x.data(), prob.data());
+        double sum = 0, weighted = 0, n = 0;
+        for (size_t i = 0; i < data.n; i++) {
+            sum += prob[i];
+            weighted += weights[i] * prob[i];
+            n += weights[i];
+        }
+        const double p = double(num_parameters(m));
+        EXPECT_NEAR(score(m, *source, nullptr, *backend), sum / data.n, 1e-3);
+        EXPECT_NEAR(
+                score(m, *source, weights.data(), *backend),
+                weighted / n,
+                1e-3);
+        EXPECT_NEAR(aic(m, *source, nullptr, *backend), 2 * p - 2 * sum, 1);
+        EXPECT_NEAR(
+                bic(m, *source, weights.data(), *backend),
+                p * std::log(n) - 2 * weighted,
+                1);
+        std::vector<int64_t> best(data.n);
+        std::vector<float> r(data.n * k), entropy(data.n);
+        predict(m, *source, *backend, best.data());
+        predict_proba(m, *source, *backend, r.data());
+        responsibility_entropy(m, *source, *backend, entropy.data());
+        for (size_t i = 0; i < data.n; i++) {
+            double expected = 0, largest = 0;
+            for (size_t c = 0; c < k; c++) {
+                const double truth = std::exp(joint[i * k + c] - prob[i]);
+                ASSERT_NEAR(r[i * k + c], truth, 1e-3);
+                expected -= truth > 0 ? truth * std::log(truth) : 0;
+                largest = std::max(largest, truth);
+            }
+            ASSERT_NEAR(entropy[i], expected, 5e-3);
+            ASSERT_NEAR(r[i * k + best[i]], largest, 2e-3);
+        }
+    }
+}
+
+TEST(MixtureTools, SamplesHaveTheMomentsOfTheMixture) {
+    const RealData data = sift(2000, 4);
+    for (Covariance covariance : kAll) {
+        const size_t k = 3, d = 4, n = 60000;
+        const GaussianMixture m = fitted(data, k, covariance);
+        std::vector<float> x(n * d), again(n * d);
+        std::vector<int64_t> from(n);
+        gmm::sample(m, n, 5, x.data(), from.data());
+        gmm::sample(m, n, 5, again.data());
+        EXPECT_EQ(x, again);
+        gmm::sample(m, n, 6, again.data());
+        EXPECT_NE(x, again);
+        for (size_t c = 0; c < k; c++) {
+            const std::vector<double> wanted = covariance_matrix(m, c);
+            double trace = 0, count = 0;
+            for (size_t j = 0; j < d; j++) {
+                trace += wanted[j * (d + 1)];
+            }
+            std::vector<double> found(d * d), mean(d);
+            for (size_t i = 0; i < n; i++) {
+                if (from[i] != int64_t(c)) {
+                    continue;
+                }
+                count++;
+                for (size_t j = 0; j < d * d; j++) {
+                    found[j] += (x[i * d + j / d] - m.means[c * d + j / d]) *
+                            (x[i * d + j % d] - m.means[c * d + j % d]);
+                }
+                for (size_t j = 0; j < d; j++) {
+                    mean[j] += x[i * d + j];
+                }
+            }
+            EXPECT_NEAR(count / n, std::exp(m.log_weights[c]), 0.01);
+            for (size_t j = 0; j < d; j++) {
+                EXPECT_NEAR(
+                        mean[j] / count,
+                        m.means[c * d + j],
+                        5 * std::sqrt(trace / count));
+            }
+            for (size_t j = 0; j < d * d; j++) {
+                EXPECT_NEAR(found[j] / count, wanted[j], 0.03 * trace);
+            }
+        }
+    }
+}
+
+TEST(MixtureTools, SweepFindsHowManyGroupsThereAre) {
+    GaussianMixture truth;
+    truth.covariance = Covariance::isotropic;
+    truth.d = 2;
+    truth.k = 4;
+    truth.means = {0, 0, 30, 0, 0, 30, 30, 30};
+    truth.variances = {1, 2, 1, 3};
+    truth.log_weights.assign(4, std::log(0.25f));
+    std::vector<float> x(2 * 4000);
+    gmm::sample(truth, 4000, 1, x.data());
+    const auto source = gmm::memory_source(x.data(), 4000, 2);
+    const auto backend = gmm::make_cpu_backend();
+    gmm::TrainingOptions options;
+    options.niter = 60;
+    options.tolerance = 1e-7;
+    const auto all =
+            sweep(*source, nullptr, {1, 2, 3, 4, 6}, options, *backend);
+    ASSERT_EQ(all.size(), 5u);
+    size_t best = 0;
+    for (size_t i = 0; i < all.size(); i++) {
+        EXPECT_EQ(all[i].result.model.k, all[i].k);
+        EXPECT_NEAR(
+                all[i].bic,
+                bic(all[i].result.model, *source, nullptr, *backend),
+                1e-6 * std::abs(all[i].bic));
+        best = all[i].bic < all[best].bic ? i : best;
+    }
+    EXPECT_EQ(all[best].k, 4u);
+    EXPECT_INVALID(sweep(*source, nullptr, {}, options, *backend), "ks");
+    EXPECT_INVALID(sweep(*source, nullptr, {3, 3}, options, *backend), "ks");
+    EXPECT_INVALID(grow(truth, 3, 1), "k = 3");
+}
+
+TEST(MixtureTools, RowsThatAreNotFiniteAreNamed) {
+    RealData data = sift(100, 3);
+    const GaussianMixture m = fitted(data, 2, Covariance::full);
+    data.x[3 * 7] = std::nanf("");
+    const auto backend = gmm::make_cpu_backend();
+    EXPECT_INVALID(score(m, *data.source(), nullptr, *backend), "row 7");
+    EXPECT_INVALID(
+            score(m, *sift(9, 2).source(), nullptr, *backend), "source.d = 2");
+}
+
+TEST(Split, CopiesHaveNothingToSplit) {
+    gmm::SufficientStats s(Covariance::isotropic, 2, 2);
+    s.n_k = {1000, 2};
+    s.sum_x = {300, 100, 2, 0};
+    s.sum_x2 = {1000 * (0.09 + 0.01), 3};
+    const std::vector<double> scatter = component_scatter(s);
+    EXPECT_EQ(scatter[0], 0);
+    EXPECT_NEAR(scatter[1], 1, 1e-12);
+}
+
+TEST(Split, MeansAreDistinctAsLongAsVectorsAre) {
+    // Sixty percent are one vector.
+    RealData data = sift(4000, 16);
+    for (size_t i = 0; i < data.n; i++) {
+        if (i * 7919 % 10 < 6) {
+            std::copy_n(data.x.begin(), data.d, data.x.begin() + i * data.d);
+        }
+    }
+    for (Covariance covariance : kAll) {
+        gmm::TrainingOptions options;
+        options.covariance = covariance;
+        const auto backend = gmm::make_cpu_backend();
+        const auto source = data.source();
+        const size_t k = 64;
+        const GaussianMixture m =
+                train(*source, nullptr, k, options, *backend).model;
+        std::set<std::vector<float>> means;
+        for (size_t c = 0; c < k; c++) {
+            means.emplace(
+                    m.means.begin() + c * data.d,
+                    m.means.begin() + (c + 1) * data.d);
+        }
+        EXPECT_EQ(means.size(), k) << to_string(covariance);
+        std::vector<int64_t> nearest(data.n);
+        gmm::Frame frame;
+        frame.center.resize(data.d);
+        backend->set_data(*source, nullptr, frame);
+        backend->set_model(m);
+        backend->top_components(
+                data.rows(),
+                1,
+                nearest.data(),
+                nullptr,
+                nullptr,
+                nullptr,
+                gmm::EStep::hard);
+        const std::set<int64_t> used(nearest.begin(), nearest.end());
+        // The heaviest component has nothing to split.
+        EXPECT_GE(used.size(), k - 4) << to_string(covariance);
+    }
+}
