@@ -321,7 +321,8 @@ TEST(Fixtures, EveryFileOfEveryVersion) {
         const auto again = back_from(today);
         expect_as_described(again.get(), expected);
         if (expected.fields.count("direct_map") == 0 ||
-            expected.number("direct_map") != faiss::DirectMap::Hashtable) {
+            int(expected.number("direct_map")) !=
+                    int(faiss::DirectMap::Hashtable)) {
             EXPECT_TRUE(written(*back_from(today)) == today);
         }
         if (index->is_trained && !dynamic_cast<IndexGMM*>(index.get())) {
