@@ -357,7 +357,8 @@ def calibrate(
     for target in (0.8, 0.9, 0.95, 0.99):
         choice = index.calibration.choose(target)
         choices[f"{target:g}"] = {
-            "probe_order": choice.probe_order,
+            "by_codes": choice.by_codes,
+            "budget": choice.budget,
             "recall": choice.recall,
             "distances": choice.distances,
             "cost": choice.cost,

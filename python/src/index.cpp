@@ -208,18 +208,15 @@ nb::tuple mixture(const PyIndex& self) {
 
 void bind_calibration(nb::module_& m) {
     using faiss_ext::Calibration;
-    nb::class_<Calibration::Choice>(
-            m, "CalibrationChoice", "The cheapest setting for a recall.")
-            .def_prop_ro(
-                    "probe_order",
-                    [](const Calibration::Choice& c) {
-                        return faiss_ext::to_string(c.order);
-                    })
-            .def_ro("by_mass", &Calibration::Choice::by_mass)
-            .def_ro("parameter", &Calibration::Choice::parameter)
-            .def_ro("recall", &Calibration::Choice::recall)
-            .def_ro("distances", &Calibration::Choice::distances)
-            .def_ro("cost", &Calibration::Choice::cost);
+    using Point = Calibration::Point;
+    nb::class_<Point>(m, "CalibrationPoint", "A setting that was measured.")
+            .def_ro("by_codes", &Point::by_codes)
+            .def_ro("budget", &Point::budget)
+            .def_ro("bound", &Point::bound)
+            .def_ro("recall", &Point::recall)
+            .def_ro("codes", &Point::codes)
+            .def_ro("distances", &Point::distances)
+            .def_ro("cost", &Point::cost);
     nb::class_<Calibration>(
             m, "Calibration", "What an index learnt from known neighbours.")
             .def_ro("fitted", &Calibration::fitted)
@@ -230,9 +227,8 @@ void bind_calibration(nb::module_& m) {
             .def("choose",
                  &Calibration::choose,
                  nb::arg("target_recall"),
-                 nb::arg("by_mass_only") = false,
-                 "The cheapest setting that reached the recall, in (0, 1], "
-                 "on held-out queries.")
+                 nb::arg("k") = 10,
+                 "The cheapest setting that reached the recall, in (0, 1].")
             .def("report",
                  &Calibration::report,
                  "What was compared and what won, as a table.")
@@ -240,25 +236,17 @@ void bind_calibration(nb::module_& m) {
                     "curves",
                     [](const Calibration& self) {
                         nb::list out;
-                        for (const auto& candidate : self.candidates) {
+                        for (const auto& curve : self.curves) {
                             nb::list points;
-                            for (const auto& p : candidate.curve) {
-                                points.append(nb::make_tuple(
-                                        p.parameter,
-                                        p.recall,
-                                        p.distances,
-                                        p.cost));
+                            for (const auto& p : curve.points) {
+                                points.append(p);
                             }
-                            out.append(nb::make_tuple(
-                                    faiss_ext::to_string(candidate.order),
-                                    candidate.by_mass,
-                                    points));
+                            out.append(nb::make_tuple(curve.k, points));
                         }
                         return out;
                     },
-                    "For each candidate its order, whether mass stopped it, "
-                    "and "
-                    "points of (parameter, recall, distances, cost).");
+                    "For each number of neighbours, increasing, the settings "
+                    "that were measured, from cheap to sure.");
 }
 
 void bind_clustering(nb::module_& m) {
