@@ -38,7 +38,7 @@ nb::object to_numpy(std::vector<T>&& values, std::vector<size_t> shape) {
 
 /// The names of scikit-learn: "spherical", "diag", "tied_spherical".
 gmm::Covariance covariance_from_string(const std::string& name);
-const char* to_string(gmm::Covariance covariance);
+const char* covariance_name(gmm::Covariance covariance);
 
 /// The IVF index inside whatever is around it, or nullptr.
 faiss::IndexIVF* extract_ivf(faiss::Index& index);

@@ -23,7 +23,7 @@ gmm::Covariance covariance_from_string(const std::string& name) {
          {gmm::Covariance::isotropic,
           gmm::Covariance::diagonal,
           gmm::Covariance::tied_spherical}) {
-        if (name == to_string(covariance)) {
+        if (name == covariance_name(covariance)) {
             return covariance;
         }
     }
@@ -33,7 +33,7 @@ gmm::Covariance covariance_from_string(const std::string& name) {
             name.c_str());
 }
 
-const char* to_string(gmm::Covariance covariance) {
+const char* covariance_name(gmm::Covariance covariance) {
     switch (covariance) {
         case gmm::Covariance::isotropic:
             return "spherical";
@@ -41,6 +41,8 @@ const char* to_string(gmm::Covariance covariance) {
             return "diag";
         case gmm::Covariance::tied_spherical:
             return "tied_spherical";
+        default:
+            break;
     }
     FAISS_THROW_MSG("a covariance kind that Python has no name for");
 }
@@ -203,7 +205,7 @@ nb::tuple mixture(const PyIndex& self) {
             to_numpy(std::move(m.means), {m.k, m.d}),
             to_numpy(std::move(m.variances), shape),
             to_numpy(std::move(weights), {m.k}),
-            to_string(m.covariance));
+            covariance_name(m.covariance));
 }
 
 void bind_calibration(nb::module_& m) {
@@ -436,7 +438,7 @@ void bind_fields(nb::class_<PyIndex>& index) {
     index.def_prop_rw(
             "covariance_type",
             [](const PyIndex& self) {
-                return to_string(self.gmm("covariance_type").covariance);
+                return covariance_name(self.gmm("covariance_type").covariance);
             },
             [](PyIndex& self, const std::string& name) {
                 FAISS_THROW_IF_NOT_MSG(

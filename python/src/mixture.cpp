@@ -357,7 +357,9 @@ void bind_stats(nb::module_& m) {
             "merged in any grouping.")
             .def_prop_ro(
                     "covariance_type",
-                    [](const Stats& s) { return to_string(s.covariance); })
+                    [](const Stats& s) {
+                        return covariance_name(s.covariance);
+                    })
             .def_prop_ro(
                     "n_k", [](const Stats& s) { return copied(s.n_k, {s.k}); })
             .def_prop_ro(
@@ -372,7 +374,7 @@ void bind_stats(nb::module_& m) {
             .def("__getstate__",
                  [](const Stats& s) {
                      return nb::make_tuple(
-                             to_string(s.covariance),
+                             covariance_name(s.covariance),
                              s.k,
                              s.d,
                              s.n_k,
