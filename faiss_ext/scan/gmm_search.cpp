@@ -5,7 +5,6 @@
 #include <limits>
 #include <memory>
 #include <mutex>
-#include <numeric>
 
 #include <omp.h>
 
@@ -16,10 +15,10 @@
 #include <faiss/utils/utils.h>
 
 #include "ParallelFor.h"
-#include "faiss_ext/IndexGMM.h"
 #include "faiss_ext/coarse/QueryBlock.h"
 #include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/impl/errors.h"
+#include "faiss_ext/rank/probe.h"
 #include "faiss_ext/scan/CodeSearcher.h"
 #include "faiss_ext/scan/RunScanner.h"
 
@@ -30,8 +29,6 @@ using HeapForL2 = faiss::CMax<float, idx_t>;
 
 namespace {
 
-/// Queries whose nearest lists a thread finds at once.
-constexpr size_t kListQueries = 16;
 /// Queries that a thread takes at once: their products with the means share
 /// what is loaded of these.
 constexpr size_t kQueryBlock = 48;
@@ -239,108 +236,6 @@ bool finite(const float* x, size_t d) {
         sum += x[j] * 0; // NaN for NaN and for infinities
     }
     return sum == 0;
-}
-
-/// The nearest lists by the distances that codes start from: about the centre
-/// of the means, which vectors were assigned by.
-void probe_by_distance(
-        const faiss::IndexIVF& ivf,
-        const CellCodes& codes,
-        size_t nprobe,
-        size_t n,
-        const float* x,
-        float* coarse,
-        idx_t* keys) {
-    struct Worker {
-        const CellCodes& codes;
-        const size_t n, d, nlist, nprobe;
-        const float* x;
-        float* coarse;
-        idx_t* keys;
-        QueryBlock block;
-        std::vector<uint32_t> order;
-
-        void operator()(size_t b) {
-            const size_t i0 = b * kListQueries;
-            const size_t nb = std::min(kListQueries, n - i0);
-            block.start(codes, nb, x + i0 * d, true);
-            for (size_t i = 0; i < nb; i++) {
-                select(&block.distances[i * nlist], block.norm(i), i0 + i);
-            }
-        }
-
-        void select(const float* distances, float norm, size_t query) {
-            order.resize(nlist);
-            std::iota(order.begin(), order.end(), 0);
-            std::partial_sort(
-                    order.begin(),
-                    order.begin() + nprobe,
-                    order.end(),
-                    [&](uint32_t p, uint32_t q) {
-                        return distances[p] != distances[q]
-                                ? distances[p] < distances[q]
-                                : p < q;
-                    });
-            for (size_t p = 0; p < nprobe; p++) {
-                keys[query * nprobe + p] = order[p];
-                coarse[query * nprobe + p] = codes.similarity
-                        ? norm * (1 - 0.5f * distances[order[p]])
-                        : distances[order[p]];
-            }
-        }
-    };
-    const size_t n_blocks = (n + kListQueries - 1) / kListQueries;
-    gmm::parallel_workers(
-            n_blocks,
-            n_blocks > 1,
-            [&] {
-                return Worker{
-                        codes,
-                        n,
-                        size_t(ivf.d),
-                        ivf.nlist,
-                        std::min(nprobe, ivf.nlist),
-                        x,
-                        coarse,
-                        keys,
-                        {},
-                        {}};
-            },
-            [](const Worker&) {});
-}
-
-/// The lists of each query by the plan's order, and their distances.
-void probe(
-        const faiss::IndexIVF& ivf,
-        const IVFGMM& gmm,
-        const SearchPlan& plan,
-        size_t n,
-        const float* x,
-        float* coarse,
-        idx_t* keys) {
-    if (plan.order == ProbeOrder::distance && !gmm.cells.codes.empty() &&
-        !hnsw_of(ivf)) {
-        probe_by_distance(
-                ivf, gmm.cells.codes, plan.nprobe, n, x, coarse, keys);
-        return;
-    }
-    if (plan.order == ProbeOrder::distance) {
-        // A graph does not find all lists.
-        const faiss::Index* const behind =
-                plan.nprobe >= ivf.nlist ? hnsw_of(ivf) : nullptr;
-        if (behind) {
-            behind->search(n, x, plan.nprobe, coarse, keys);
-        } else {
-            ivf.quantizer->search(
-                    n, x, plan.nprobe, coarse, keys, plan.quantizer_params);
-        }
-        return;
-    }
-    IndexGMM policy(ivf.d, ivf.nlist, gmm.covariance, ivf.metric_type);
-    policy.set_mixture(gmm.mixture());
-    policy.policy.order = plan.order;
-    policy.policy.probe_mass = plan.probe_mass;
-    policy.search(n, x, plan.nprobe, coarse, keys);
 }
 
 /// One thread's searches of whole lists, of queries whose lists are known.
