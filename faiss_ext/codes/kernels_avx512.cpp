@@ -89,12 +89,12 @@ inline unsigned below_threshold(
                     _mm512_set1_ps(step)),
             _mm512_set1_ps(base));
     const float* terms = reinterpret_cast<const float*>(block + groups * 32);
-    const __m512 a = _mm512_load_ps(terms);
+    const __m512 a = _mm512_loadu_ps(terms);
     const __m512 own = similarity ? _mm512_mul_ps(a, lanes.score)
                                   : _mm512_add_ps(a, lanes.score);
     const __m512 v = _mm512_add_ps(
             _mm512_mul_ps(
-                    _mm512_load_ps(terms + 16),
+                    _mm512_loadu_ps(terms + 16),
                     _mm512_add_ps(product, lanes.slack)),
             own);
     _mm512_store_ps(estimate, v);

@@ -281,6 +281,8 @@ class Index:
             if calibrates:
                 core.calibrate_on_add = True
         add(previous)
+        if calibrates and core.maintenance_due():
+            core.maintain()
 
     # Searching
 
@@ -478,6 +480,18 @@ class Index:
     def optimize(self) -> None:
         """Fits the cells anew to what the index holds, and calibrates."""
         self._core.optimize()
+
+    @property
+    def maintenance_due(self) -> bool:
+        """Whether the index has grown so much that `maintain` would help."""
+        return self._core.maintenance_due()
+
+    def maintain(self) -> None:
+        """Fits what has outgrown its cells anew, and calibrates if it is due.
+
+        Small additions leave this to you: none takes longer than its vectors.
+        """
+        self._core.maintain()
 
     def mixture(self) -> Mixture:
         """The fitted mixture."""

@@ -320,6 +320,14 @@ void bind_methods(nb::class_<PyIndex>& index) {
         const LongCall long_call;
         gmm.optimize();
     });
+    index.def("maintenance_due", [](const PyIndex& self) {
+        return self.gmm("maintenance_due").maintenance_due();
+    });
+    index.def("maintain", [](PyIndex& self) {
+        auto& gmm = self.gmm("maintain");
+        const LongCall long_call;
+        gmm.maintain();
+    });
     index.def("set_direct_map", &set_direct_map, nb::arg("type"));
     index.def("mixture", &mixture);
     index.def(

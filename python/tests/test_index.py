@@ -255,6 +255,17 @@ def test_calibrate_on_vectors_of_its_own(filled):
     assert (filled.calibration.k, filled.calibration.nq) == (3, 50)
 
 
+def test_maintain_calibrates_what_has_grown(trained, base):
+    trained.add(base[:3000])
+    for begin in range(3000, 6000, 500):
+        trained.add(base[begin : begin + 500])
+    assert trained.maintenance_due
+    before = trained.calibration.ntotal
+    trained.maintain()
+    assert not trained.maintenance_due
+    assert trained.calibration.ntotal == 6000 > before
+
+
 def test_optimize_keeps_the_vectors(filled, queries, truth):
     filled.optimize()
     filled.nprobe = filled.nlist
