@@ -16,7 +16,7 @@ constexpr size_t kBlockEntries = 16;
 
 /// Consecutive entries of a list that share a cell, as one query sees them.
 struct Segment {
-    const uint8_t* blocks; ///< the list's, 32-byte aligned each
+    const uint8_t* blocks; ///< the list's, each aligned to 32 bytes
     uint32_t list;
     uint32_t begin;
     uint32_t end; ///< above begin
