@@ -273,10 +273,10 @@ def test_optimize_keeps_the_vectors(filled, queries, truth):
 
 
 def test_set_parameters_by_string(filled):
-    filled.set_parameters("nprobe=7,probe_mass=0.9,probe_order=cell_distance")
+    filled.set_parameters("nprobe=7,probe_mass=0.9,probe_order=codes")
     assert filled.nprobe == 7
     assert filled.probe_mass == pytest.approx(0.9)
-    assert filled.probe_order == "cell_distance"
+    assert filled.probe_order == "codes"
 
 
 def test_fields_read_and_write(trained):
