@@ -280,29 +280,43 @@ TEST_P(CellSelectorOf, ForcedListsComeFirst) {
                 near.push_back({s.distances[list], list});
             }
             std::sort(near.begin(), near.end());
-            std::map<size_t, size_t> first;
-            for (const Segment& segment : s.choose(0, 0)) {
-                first[segment.list] += segment.end - segment.begin;
-            }
+            std::set<uint32_t> nearest;
+            size_t entries = 0;
             for (size_t r = 0; r < forced; r++) {
-                const size_t list = near[r].second;
-                EXPECT_EQ(first[list], index->invlists->list_size(list))
-                        << forced << ", list at " << r;
+                nearest.insert(uint32_t(near[r].second));
+                entries += index->invlists->list_size(near[r].second);
             }
-            // a query that is scored on forces no more
-            s.selector.score(index->ntotal);
-            std::set<size_t> whole;
-            size_t n_whole = 0;
-            std::map<size_t, size_t> again;
-            for (const Segment& segment : s.choose(0, 0)) {
-                again[segment.list] += segment.end - segment.begin;
+            // more cells that are scored change nothing
+            for (size_t up_to : {size_t(10), size_t(index->ntotal)}) {
+                s.selector.score(up_to);
+                const std::vector<uint32_t> lists = s.selector.forced_lists();
+                EXPECT_EQ(
+                        std::set<uint32_t>(lists.begin(), lists.end()),
+                        nearest);
+                EXPECT_EQ(lists.size(), nearest.size());
+                EXPECT_EQ(s.selector.forced_entries(), entries);
+                std::map<size_t, size_t> first;
+                for (const Segment& segment : s.choose(0, 0)) {
+                    first[segment.list] += segment.end - segment.begin;
+                }
+                for (uint32_t list : nearest) {
+                    EXPECT_EQ(first[list], index->invlists->list_size(list))
+                            << forced << ", list " << list;
+                }
             }
-            for (auto [list, n] : again) {
-                n_whole += n == index->invlists->list_size(list);
-            }
-            EXPECT_GE(n_whole, forced);
-            EXPECT_LE(n_whole, forced + 8);
         }
+    }
+}
+
+/// Of lists at the same distance as many come first as there must.
+TEST_P(CellSelectorOf, NoMoreListsAreForcedThanAskedFor) {
+    Selection s(*index);
+    std::vector<float> equal(kLists, 0.5f);
+    for (size_t forced : {1, 5, 31}) {
+        s.coarse.start(equal.data(), 0.5f, 0.5f);
+        s.selector.start(s.coarse, forced);
+        s.selector.score(1);
+        EXPECT_EQ(s.selector.forced_lists().size(), forced);
     }
 }
 

@@ -216,6 +216,28 @@ TEST(CodeKernels, ScoresOfCells) {
     }
 }
 
+TEST(CodeKernels, TheLargestDifference) {
+    for (size_t n : kLengths) {
+        for (int distinct : {1000000, 3}) { // with few values there are ties
+            std::vector<float> x(n), y(n);
+            for (size_t j = 0; j < n; j++) {
+                x[j] = float(int(rng()() % distinct)) - 20;
+                y[j] = float(rng()() % distinct);
+            }
+            const size_t place = same_on_all([&](const CodeKernels& k) {
+                return k.largest_difference(n, x.data(), y.data());
+            });
+            size_t expected = 0;
+            for (size_t j = 1; j < n; j++) {
+                if (x[j] - y[j] > x[expected] - y[expected]) {
+                    expected = j;
+                }
+            }
+            EXPECT_EQ(place, expected) << n;
+        }
+    }
+}
+
 TEST(CodeKernels, Buckets) {
     for (size_t n : kLengths) {
         auto x = normal(n, 10);
@@ -300,7 +322,7 @@ TEST(CodeKernels, CodesComeNearTheDirection) {
                             cosine2,
                             bits == 1           ? 0.55
                                     : bits == 2 ? 0.85
-                                                : 0.97);
+                                                : 0.95);
                 }
                 EXPECT_LE(cosine2, 1 + 1e-6);
             }

@@ -129,14 +129,11 @@ void expect_not_behind(
                     std::to_string(r) + " of IVF's " + std::to_string(r_ivf) +
                     ", distances " + std::to_string(n_gmm / s.queries.n) +
                     " of " + std::to_string(n_ivf / s.queries.n);
-            // Of one neighbour each, a hundred queries say little.
-            const double chance =
-                    k > 1 ? 0 : 2.5 * std::sqrt(r_ivf * (1 - r_ivf) / kQueries);
-            EXPECT_GE(r + chance, r_ivf - noise) << what;
+            EXPECT_GE(r, r_ivf - noise) << what;
             // where lists differ by rounding only, so do their sizes
             EXPECT_GE(n_found(found), 0.98 * n_found(expected)) << what;
             // no more distances, or they are worth it
-            EXPECT_LE(n_gmm * r_ivf, n_ivf * (r + chance) * 1.1 + 1) << what;
+            EXPECT_LE(n_gmm * r_ivf, n_ivf * r * 1.1 + 1) << what;
         }
     }
 }
@@ -284,7 +281,7 @@ TEST(Defaults, FewTightClusters) {
     for (auto metric : kMetrics) {
         for (size_t n_clusters : {4, 50}) {
             for (size_t d : {16, 64}) {
-                for (float spread : {0.1f, 0.01f}) {
+                for (float spread : {0.1f, 0.03f}) {
                     Situation s;
                     s.name = std::to_string(n_clusters) + " clusters, d " +
                             std::to_string(d) + ", spread " +
@@ -292,10 +289,7 @@ TEST(Defaults, FewTightClusters) {
                     s.metric = metric;
                     s.base = clustered(12000, d, n_clusters, spread, 5);
                     s.queries = clustered(kQueries, d, n_clusters, spread, 6);
-                    // Which list of a tight cluster is nearest, rounding
-                    // decides, for FAISS in its own way.
-                    expect_not_behind(
-                            s, {1, 10, 100}, spread < 0.05f ? 0.05 : kNoise);
+                    expect_not_behind(s, {1, 10, 100});
                 }
             }
         }
@@ -386,7 +380,7 @@ TEST(Defaults, IdsOfAllKinds) {
         }
         // targets stop as early
         for (Pair* p : {&named, &plain}) {
-            p->gmm->calibration.costs = {3000, 1, 30};
+            p->gmm->calibration.costs = {3000, 1, 30, 10};
             p->gmm->calibrate(100, nullptr, 10);
             p->gmm->target_recall = 0.9f;
         }
@@ -446,7 +440,7 @@ TEST(Defaults, SelectorsWithATarget) {
     for (auto metric : kMetrics) {
         const Situation s = sift(1, 1, metric);
         Pair pair(s);
-        pair.gmm->calibration.costs = {3000, 1, 30};
+        pair.gmm->calibration.costs = {3000, 1, 30, 10};
         pair.gmm->calibrate(200, nullptr, 10);
         pair.gmm->target_recall = 0.95f;
         std::mt19937 rng(1);

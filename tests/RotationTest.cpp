@@ -1,7 +1,10 @@
 #include "faiss_ext/codes/Rotation.h"
 
+#include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -50,17 +53,25 @@ TEST(Rotation, IsOrthogonalForAnyDimension) {
     }
 }
 
-TEST(Rotation, IsTheSameEveryTime) {
+/// Files hold codes and not rotations.
+TEST(Rotation, IsTheSameEverywhere) {
     for (size_t d : {1, 7, 128}) {
         EXPECT_EQ(matrix(d), matrix(d));
     }
-    // and everywhere: files hold codes and not rotations
-    const std::vector<float> p = matrix(2);
-    double sum = 0;
-    for (size_t j = 0; j < 4; j++) {
-        sum += (j + 1) * p[j];
+    const std::vector<float> expected_of_6 = {
+            0.5f, 1, -3.25f, 2.25f, 7.75f, -3.75f};
+    const std::vector<float> expected_of_100 = {
+            45.53124f, -3.21875f, -31.67186f, -91.60934f, 112.07809f};
+    for (const auto& [d, expected] :
+         {std::pair(size_t(6), expected_of_6),
+          std::pair(size_t(100), expected_of_100)}) {
+        std::vector<float> x(d), y(d);
+        std::iota(x.begin(), x.end(), 1.0f);
+        Rotation(d).apply(1, x.data(), nullptr, 1, y.data());
+        for (size_t j = 0; j < expected.size(); j++) {
+            EXPECT_NEAR(y[j], expected[j], 1e-4) << d << " " << j;
+        }
     }
-    EXPECT_NEAR(std::abs(p[0]), std::abs(p[3]), 1e-6);
 }
 
 TEST(Rotation, LeavesNoDirectionAsItWas) {
@@ -72,6 +83,23 @@ TEST(Rotation, LeavesNoDirectionAsItWas) {
         }
         // of a random one: about sqrt(2 log(d^2) / d), 0.66 to 0.18
         EXPECT_LT(most, 0.9) << d;
+    }
+}
+
+/// Where the windows of the transform hardly overlap, too.
+TEST(Rotation, MixesAllDimensions) {
+    for (size_t d : {96, 100, 120, 127, 250, 255, 500, 511, 576, 768}) {
+        const std::vector<float> p = matrix(d);
+        for (bool last : {false, true}) {
+            const size_t begin = last ? d - d / 4 : 0;
+            double first_half = 0;
+            for (size_t i = begin; i < begin + d / 4; i++) {
+                for (size_t j = 0; j < d / 2; j++) {
+                    first_half += double(p[i * d + j]) * p[i * d + j];
+                }
+            }
+            EXPECT_NEAR(first_half / (d / 4), 0.5, 0.12) << d << " " << last;
+        }
     }
 }
 

@@ -20,7 +20,7 @@ Results results(faiss::MetricType metric, float scale) {
     const Vectors q = scaled(sift_queries(200), scale);
     const auto index = trained(rows_of(data, 0, 5000), 64, metric);
     index->calibrate_on_add = true;
-    index->calibration.costs = {3000, 1, 30}; // the same in every unit
+    index->calibration.costs = {3000, 1, 30, 10}; // the same in every unit
     index->add(data.n, data.x.data());
     const Found truth = truth_of(*index, q);
     Results out;
