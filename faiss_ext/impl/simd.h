@@ -1,7 +1,5 @@
 #pragma once
 
-#include <cstddef>
-
 /// Compiled for AVX-512, AVX2 and the baseline, and chosen when the program
 /// is loaded; the loops inside are left to the compiler's vectoriser. Not under
 /// ThreadSanitizer, which is not there yet when they are chosen.
@@ -14,11 +12,3 @@
 #else
 #define FAISS_EXT_SIMD_CLONES
 #endif
-
-namespace faiss_ext {
-
-/// Of n >= 1 numbers.
-float smallest(const float* x, size_t n);
-float largest(const float* x, size_t n);
-
-} // namespace faiss_ext
