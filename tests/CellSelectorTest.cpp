@@ -289,6 +289,7 @@ TEST_P(CellSelectorOf, ForcedListsComeFirst) {
             // more cells that are scored change nothing
             for (size_t up_to : {size_t(10), size_t(index->ntotal)}) {
                 s.selector.score(up_to);
+                s.selector.bring_forward_forced(0);
                 const std::vector<uint32_t> lists = s.selector.forced_lists();
                 EXPECT_EQ(
                         std::set<uint32_t>(lists.begin(), lists.end()),
@@ -399,6 +400,7 @@ TEST(CellSelector, ByAGraphToo) {
                 s.start(q, forced);
                 s.selector.score(500);
                 EXPECT_GE(s.selector.entries_scored(), 500u);
+                s.selector.bring_forward_forced(0);
                 std::set<std::pair<size_t, size_t>> seen;
                 for (size_t b = 0; b <= kLast; b++) {
                     for (const Segment& segment : s.choose(b, b)) {

@@ -122,6 +122,29 @@ TEST(CodeKernels, DistancesAndProductsOfTwoVectors) {
     }
 }
 
+TEST(CodeKernels, DistancesToAllOfARun) {
+    for (size_t d : kDimensions) {
+        const size_t n = 5;
+        const auto x = normal(d, 1), y = normal(n * d, 3);
+        for (bool similarity : {false, true}) {
+            const auto all = same_on_all([&](const CodeKernels& k) {
+                std::vector<float> out(n);
+                k.all_distances(
+                        similarity, x.data(), y.data(), n, d, out.data());
+                return out;
+            });
+            for (size_t i = 0; i < n; i++) {
+                const float* row = &y[i * d];
+                EXPECT_EQ(
+                        all[i],
+                        similarity ? -portable().inner_product(x.data(), row, d)
+                                   : portable().squared_distance(
+                                             x.data(), row, d));
+            }
+        }
+    }
+}
+
 TEST(CodeKernels, HadamardsTransform) {
     for (size_t n = 1; n <= 1024; n *= 2) {
         const auto x = normal(n);

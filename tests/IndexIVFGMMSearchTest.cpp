@@ -60,15 +60,19 @@ TEST(IndexIVFGMMSearch, CellsFindMoreThanKMeansForTheSameDistances) {
     ASSERT_FALSE(index->cells.empty());
     EXPECT_TRUE(whole_lists->cells.empty());
 
-    for (size_t nprobe : {2, 4, 8}) {
+    for (size_t nprobe : {2, 4, 8, 12}) {
         kmeans.nprobe = index->nprobe = whole_lists->nprobe = nprobe;
         const double cost = distances_per_query(kmeans, queries(), 10);
         const double expected =
                 recall(find(kmeans, queries(), 10), truth, faiss::METRIC_L2);
-        EXPECT_LT(distances_per_query(*index, queries(), 10), 1.05 * cost);
-        EXPECT_GT(
-                recall(find(*index, queries(), 10), truth, faiss::METRIC_L2),
-                expected + 0.02);
+        if (nprobe >= 8) { // before that there is not time to choose
+            EXPECT_LT(distances_per_query(*index, queries(), 10), 0.5 * cost);
+            EXPECT_GT(
+                    recall(find(*index, queries(), 10),
+                           truth,
+                           faiss::METRIC_L2),
+                    expected + 0.02);
+        }
         EXPECT_NEAR(
                 distances_per_query(*whole_lists, queries(), 10),
                 cost,

@@ -40,41 +40,51 @@ SearchPlan plan_of(
 
 TEST(SearchPlan, ListsBuyCodes) {
     const auto index = sift_index();
-    index->nprobe = 5;
+    index->nprobe = 20;
     const SearchPlan plan = plan_of(*index);
     EXPECT_TRUE(plan.by_codes);
     EXPECT_FALSE(plan.by_effort);
-    EXPECT_EQ(plan.nprobe, 5u); // of which all cells are looked at
+    EXPECT_EQ(plan.nprobe, 20u); // of which all cells are looked at
     // a code has few of a vector's bytes
-    EXPECT_GT(plan.budget, 2 * 500);
-    EXPECT_LE(plan.budget, 8 * 500);
-    for (size_t nprobe : {1, 10, 40}) {
+    EXPECT_GT(plan.budget, 2 * 2000);
+    EXPECT_LE(plan.budget, 4 * 2000);
+    double before = 0;
+    for (size_t nprobe : {10, 20, 40}) {
         SearchParametersIVFGMM params;
         params.nprobe = nprobe;
-        EXPECT_NEAR(
-                plan_of(*index, 1, &params).budget,
-                plan.budget * nprobe / 5,
-                1e-3);
+        const double budget = plan_of(*index, 1, &params).budget;
+        EXPECT_GE(budget, before + 10 * kStored / kLists);
+        before = budget;
     }
     EXPECT_EQ(plan.bound, 3);
     EXPECT_EQ(plan.max_codes, 0u);
     EXPECT_EQ(plan.sel, nullptr);
     EXPECT_EQ(plan.hidden, nullptr);
+    // single comparisons cost more than those of a whole list, and all of them
+    // and the codes no more than whole lists
+    EXPECT_LT(plan.share_compared, 0.2);
+    EXPECT_GE(plan.most_compared, 2 * 10u);
+    EXPECT_LT(plan.most_compared, 200u);
+    // neither the calibration nor its measured costs change what nprobe means
+    index->calibration.costs = {1e5f, 50, 1, 1};
+    EXPECT_EQ(plan_of(*index).budget, plan.budget);
+    index->calibration = {};
+    EXPECT_EQ(plan_of(*index).budget, plan.budget);
     // longer codes buy fewer
     index->code_bits = 4;
     index->optimize();
     EXPECT_LT(plan_of(*index).budget, plan.budget);
-    EXPECT_GE(plan_of(*index).budget, 500);
+    EXPECT_GE(plan_of(*index).budget, 2000);
 }
 
 TEST(SearchPlan, WholeListsWhereCodesDoNotPay) {
     auto index = sift_index();
     SearchParametersIVFGMM params;
-    params.nprobe = 5; // 500 vectors, few of them for each of many neighbours
+    params.nprobe = 20; // 2000 vectors, few of them for each of many neighbours
     EXPECT_TRUE(plan_of(*index, 10, &params).by_codes);
     EXPECT_FALSE(plan_of(*index, 200, &params).by_codes);
     EXPECT_EQ(plan_of(*index, 200, &params).order, ProbeOrder::distance);
-    EXPECT_EQ(plan_of(*index, 200, &params).nprobe, 5u);
+    EXPECT_EQ(plan_of(*index, 200, &params).nprobe, 20u);
     params.probe_order = ProbeOrder::codes; // unless they are asked for
     EXPECT_TRUE(plan_of(*index, 200, &params).by_codes);
     EXPECT_TRUE(plan_of(*index, 5000, &params).by_codes);
@@ -87,7 +97,7 @@ TEST(SearchPlan, WholeListsWhereCodesDoNotPay) {
         EXPECT_EQ(plan_of(*index, 1, &params).nprobe, kLists);
     }
     // and so are whole lists by other orders
-    params.nprobe = 5;
+    params.nprobe = 20;
     for (auto order :
          {ProbeOrder::distance,
           ProbeOrder::log_likelihood,
@@ -96,11 +106,15 @@ TEST(SearchPlan, WholeListsWhereCodesDoNotPay) {
         EXPECT_FALSE(plan_of(*index, 1, &params).by_codes);
         EXPECT_EQ(plan_of(*index, 1, &params).order, order);
     }
-    // few dimensions
-    for (size_t d : {15, 16}) {
+    // few vectors, or few dimensions
+    params.nprobe = 1;
+    params.probe_order = ProbeOrder::calibrated;
+    EXPECT_FALSE(plan_of(*index, 10, &params).by_codes);
+    params.nprobe = 20;
+    for (size_t d : {8, 16}) {
         auto small = filled(uniform(2000, d, 1), 16);
         small->nprobe = 4;
-        EXPECT_EQ(plan_of(*small, 1).by_codes, d == 16) << d;
+        EXPECT_FALSE(plan_of(*small, 1).by_codes) << d;
         small->probe_order = ProbeOrder::codes;
         EXPECT_TRUE(plan_of(*small, 1).by_codes) << d;
     }

@@ -97,6 +97,15 @@ struct CodeKernels {
     float (*squared_distance)(const float* x, const float* y, size_t d);
     float (*inner_product)(const float* x, const float* y, size_t d);
 
+    /// out[i] = squared_distance(x, y + i * d), or the negated inner product
+    void (*all_distances)(
+            bool similarity,
+            const float* x,
+            const float* y,
+            size_t n,
+            size_t d,
+            float* out);
+
     /// In place: the Walsh-Hadamard transform of n = 2^p values over sqrt(n).
     /// scratch has size n.
     void (*hadamard)(float* x, size_t n, float* scratch);

@@ -55,6 +55,24 @@ float inner_product(const float* x, const float* y, size_t d) {
     return sum_lanes(acc);
 }
 
+void all_distances(
+        bool similarity,
+        const float* x,
+        const float* y,
+        size_t n,
+        size_t d,
+        float* out) {
+    if (similarity) {
+        for (size_t i = 0; i < n; i++) {
+            out[i] = -inner_product(x, y + i * d, d);
+        }
+    } else {
+        for (size_t i = 0; i < n; i++) {
+            out[i] = squared_distance(x, y + i * d, d);
+        }
+    }
+}
+
 void hadamard(float* x, size_t n, float* scratch) {
     // Each stage reads halves and writes pairs, so that all are alike.
     float scale = 1;
@@ -459,6 +477,7 @@ constexpr CodeKernels kTable = {
         make_tables,
         squared_distance,
         inner_product,
+        all_distances,
         hadamard,
         distances,
         largest_difference,

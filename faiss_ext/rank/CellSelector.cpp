@@ -151,10 +151,7 @@ void CellSelector::count() {
     entries_in = {};
     for (size_t i = 0; i < list_of.size(); i++) {
         const uint32_t* offset = cells.list_offsets(list_of[i]);
-        uint16_t* b = &bucket[i * L];
-        if (forced[i]) {
-            std::fill(b, b + L, uint16_t(0));
-        }
+        const uint16_t* b = &bucket[i * L];
         size_t l = 0;
         for (; l + 2 <= L; l += 2) { // neighbours often share a bucket
             entries_in[b[l]] += offset[l + 1] - offset[l];
@@ -166,6 +163,24 @@ void CellSelector::count() {
     }
     for (size_t b = 0; b < kBuckets; b++) {
         entries_in[b] += odd[b];
+    }
+}
+
+void CellSelector::bring_forward_forced(size_t to) {
+    for (size_t i = 0; i < list_of.size(); i++) {
+        if (!forced[i]) {
+            continue;
+        }
+        const uint32_t* offset = cells.list_offsets(list_of[i]);
+        for (size_t l = 0; l < L; l++) {
+            uint16_t& b = bucket[i * L + l];
+            if (b > to) {
+                const uint32_t n = offset[l + 1] - offset[l];
+                entries_in[b] -= n;
+                entries_in[to] += n;
+                b = uint16_t(to);
+            }
+        }
     }
 }
 

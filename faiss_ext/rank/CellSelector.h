@@ -27,13 +27,18 @@ public:
     /** Begins a query.
      *
      * @param coarse  started for the query; must stay valid until the next
-     * @param forced  the cells of so many nearest lists come first, in bucket 0
+     * @param forced  of so many nearest lists all cells are wanted, see
+     *                bring_forward_forced
      */
     void start(QueryCoarse& coarse, size_t forced = 0);
 
     /// Scores the cells of the nearest lists until they hold that many entries,
     /// or all lists have been scored. Forgets what was chosen before.
     void score(size_t entries);
+
+    /// Of the cells that are wanted in any case, puts those in later buckets
+    /// into this one.
+    void bring_forward_forced(size_t to);
 
     /// The first bucket up to which cells hold that many entries.
     size_t bucket_of_entries(size_t entries) const;
@@ -70,7 +75,7 @@ public:
     size_t entries_scored() const {
         return n_entries;
     }
-    /// The lists whose cells come first, and the entries that they hold.
+    /// The lists whose cells are wanted in any case, and their entries.
     std::vector<uint32_t> forced_lists() const;
     size_t forced_entries() const;
     size_t n_cells_scored() const {

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <typeinfo>
 
+#include <faiss/IndexIVFFlat.h>
+#include <faiss/IndexIVFPQ.h>
 #include <faiss/impl/FaissAssert.h>
 
 #include "faiss_ext/calibrate/calibrate.h"
@@ -16,19 +18,42 @@ namespace {
 /// A bound of so many standard deviations, where nothing has been calibrated,
 /// misses one in seven hundred.
 constexpr float kSureBound = 3;
-/// Where fewer entries are looked at for each neighbour wanted, choosing among
-/// them by their codes does not pay.
-constexpr size_t kEntriesForEach = 10;
-/// Least dimension for which reading codes first pays.
-constexpr size_t kLeastDimension = 16;
 
-/// What nprobe lists buy by codes, in entries looked at: as many times theirs
-/// as a vector has bytes over a code's, half of it and six at most.
-double codes_for_each_entry(const faiss::IndexIVF& ivf, const IVFGMM& gmm) {
-    const double vector = double(ivf.d) * sizeof(float);
-    return std::clamp(
-            vector / gmm.cells.codes.shape.entry_bytes() / 2, 1.0, 6.0);
-}
+/** What a search takes about, in nanoseconds of a processor of today (measured
+ * with 8 to 384 dimensions on an EPYC with AVX-512). Only their proportions
+ * matter, and not much: what nprobe finds must not depend on how busy the
+ * machine was when the index was filled, so they are not measured there. */
+struct UsualCosts {
+    double scan;     ///< an entry of a whole list
+    double code;     ///< a look at a code
+    double distance; ///< a vector that is compared for its code
+    double choosing; ///< of cells, and of the best codes
+    double gained;   ///< by products with the means in blocks of our own
+
+    UsualCosts(const faiss::IndexIVF& ivf, const CellCodes& codes) {
+        const double d = ivf.d;
+        const int bits = codes.shape.bits;
+        scan = 1 + 0.07 * d;
+        code = (bits == 4 ? 1.6 : 1) + 0.00225 * bits * d;
+        const bool flat = dynamic_cast<const faiss::IndexIVFFlat*>(&ivf);
+        const bool pq = dynamic_cast<const faiss::IndexIVFPQ*>(&ivf);
+        distance = 80 + 0.25 * d + (flat ? 0 : pq ? 40 : 520); // to decode it
+        choosing = 2800;
+        gained = 0.025 * d * ivf.nlist;
+    }
+};
+
+/// Of the time that is left beside the codes of nprobe lists, the share for
+/// more codes; the rest is for distances.
+constexpr double kForCodes = 0.6;
+/// More codes than so many times those of nprobe lists are not worth it.
+constexpr double kMostCodes = 4;
+/// Single comparisons that would take this share of a whole list's time are
+/// not worth it.
+constexpr double kWorthComparing = 0.7;
+/// In a range search nothing is known of how many will be compared: a code must
+/// be so much cheaper than an entry of a list.
+constexpr double kRangeGain = 5;
 
 /// Entries that a selector is asked about to learn how many pass.
 constexpr size_t kAsked = 1000;
@@ -99,6 +124,41 @@ void check(const SearchParametersIVFGMM& p) {
             p.target_recall);
 }
 
+/** What the time of nprobe whole lists buys by codes: those of these lists,
+ * which are looked at in any case since nobody knows the queries, and those of
+ * the nearest cells elsewhere.
+ *
+ * Leaves the plan at whole lists where there is not time enough, unless
+ * `always`.
+ */
+void plan_for_time_of_lists(
+        SearchPlan& plan,
+        const faiss::IndexIVF& ivf,
+        const CellCodes& codes,
+        size_t k,
+        bool always) {
+    const UsualCosts costs(ivf, codes);
+    const double entries = double(plan.nprobe) * ivf.ntotal / ivf.nlist;
+    // comparisons; the bounds of inner products are wider
+    const double least =
+            k > 0 ? (ivf.metric_type == faiss::METRIC_L2 ? 2 : 4) * k + 4 : 0;
+    const double time = costs.scan * entries + costs.gained - costs.choosing;
+    const double left = time - costs.code * entries - costs.distance * least;
+    const bool pays =
+            left > 0 && (k > 0 || costs.scan > kRangeGain * costs.code);
+    if (!pays && !always) {
+        return;
+    }
+    plan.by_codes = true;
+    plan.bound = kSureBound;
+    plan.budget = entries +
+            std::min(std::max(kForCodes * left / costs.code, 0.0),
+                     (kMostCodes - 1) * entries);
+    plan.share_compared = kWorthComparing * costs.scan / costs.distance;
+    plan.most_compared = size_t(std::max(
+            least, (time - costs.code * plan.budget) / costs.distance));
+}
+
 } // namespace
 
 SearchPlan make_plan(
@@ -162,14 +222,12 @@ SearchPlan make_plan(
                     std::min<size_t>(most, size_t(std::ceil(point.budget)));
         }
     } else if (codes && plan.nprobe < ivf.nlist) {
-        const double entries = plan.nprobe * per_list;
-        const bool pays = size_t(ivf.d) >= kLeastDimension &&
-                entries >= double(kEntriesForEach) * std::max<size_t>(k, 1);
-        if (pays || p.probe_order == ProbeOrder::codes) {
-            plan.by_codes = true;
-            plan.budget = entries * codes_for_each_entry(ivf, gmm);
-            plan.bound = kSureBound;
-        }
+        plan_for_time_of_lists(
+                plan,
+                ivf,
+                gmm.cells.codes,
+                k,
+                p.probe_order == ProbeOrder::codes);
     }
     if (plan.sel && target > 0) {
         plan.share = passing_share(ivf, *plan.sel);

@@ -19,6 +19,12 @@ struct SearchPlan {
     ProbeOrder order = ProbeOrder::distance;
     float probe_mass = 1;
 
+    /// Lists that are looked at in any case are compared whole where so many of
+    /// their entries, or more, would be compared for their codes: it is faster.
+    double share_compared = 1;
+    /// After these lists no more are compared than so many in all; 0: no limit.
+    size_t most_compared = 0;
+
     /// By codes: how many are looked at, fewer where neighbours are near
     /// already if by_effort (CellSelector::bucket_of_effort).
     double budget = 0;

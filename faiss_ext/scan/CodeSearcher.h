@@ -74,34 +74,18 @@ public:
         selector.start(coarse, plan.nprobe);
         const size_t near = size_t((kNearEntries + 2 * k) / plan.share);
         selector.score(std::max(near, size_t(kListsFactor * plan.budget)));
-        most_distances = plan.max_codes > 0 ? plan.max_codes : size_t(-1);
-        size_t done = 0;
-        if (!Collector::is_range || plan.nprobe > 0) {
-            const size_t last =
-                    Collector::is_range ? 0 : selector.bucket_of_entries(near);
+        most_distances = plan.max_codes > 0 ? plan.max_codes : kNoLimit;
+        size_t done = 0; // buckets
+        if (!Collector::is_range) {
+            const size_t last = selector.bucket_of_entries(near);
             selector.choose(0, last, q_norm, slack2, rounding2, segments);
             const size_t n = scan(0, segments.size(), 0, collector.threshold());
             pool.assign(candidates.begin(), candidates.begin() + n);
+            compare_some(k + k / 4 + 2, collector);
             done = last + 1;
-            if (!Collector::is_range) {
-                compare_some(k + k / 4 + 2, collector);
-            }
         }
-        if (plan.nprobe > 0) {
-            const size_t forced = selector.forced_entries();
-            if (!plan.sel && kFarOut * pool.size() > forced) {
-                // Codes tell this query too little: as an IVF does it.
-                pool.clear();
-                for (uint32_t list : selector.forced_lists()) {
-                    compare_list(list, collector);
-                }
-                done = CellSelector::kBuckets;
-            } else if (Collector::is_range) {
-                // What else there is must not take longer than they.
-                compare_best_first(collector);
-                most_distances = std::min(
-                        most_distances, n_distances + size_t(forced / kFarOut));
-            }
+        if (plan.nprobe > 0 && done < CellSelector::kBuckets) {
+            done = look_at_forced(done, q_norm, k, collector);
         }
         if (done < CellSelector::kBuckets) {
             const float t = squared(collector.threshold(), q_norm);
@@ -111,7 +95,7 @@ public:
             if (last >= done) {
                 selector.choose(
                         done, last, q_norm, slack2, rounding2, segments);
-                look_at(k, collector);
+                look_at(k, kAnyShare, kNoLimit, collector);
             }
         }
         compare_best_first(collector);
@@ -143,8 +127,10 @@ private:
     /// Candidates, and two for each neighbour wanted, after which some are
     /// compared for a lower threshold.
     static constexpr size_t kPool = 64;
-    /// A vector somewhere takes as long as so many of a list.
-    static constexpr double kFarOut = 3;
+    static constexpr size_t kNoLimit = std::numeric_limits<size_t>::max();
+    static constexpr double kAnyShare = std::numeric_limits<double>::infinity();
+    /// Entries of a list whose distances are computed together.
+    static constexpr size_t kTogether = 64;
     /// Candidates ahead whose vectors are fetched.
     static constexpr size_t kAhead = 8;
 
@@ -209,23 +195,32 @@ private:
         collector.offer(exact(c.list, c.entry), location);
     }
 
-    /// Compares the candidates, the best first, and forgets them.
+    /// Compares the candidates, the best first, and forgets them; false if
+    /// most_distances did not allow for all that are near enough.
     template <class Collector>
-    void compare_best_first(Collector& collector) {
-        std::sort(pool.begin(), pool.end(), better);
-        for (size_t i = 0; i < std::min(pool.size(), kAhead); i++) {
+    bool compare_best_first(Collector& collector) {
+        const size_t left = most_distances - n_distances;
+        const bool few = pool.size() > left && !plan.sel && !hidden;
+        if (few) {
+            std::nth_element(
+                    pool.begin(), pool.begin() + left, pool.end(), better);
+        }
+        const size_t n = few ? left : pool.size();
+        std::sort(pool.begin(), pool.begin() + n, better);
+        for (size_t i = 0; i < std::min(n, kAhead); i++) {
             exact.prefetch(pool[i].list, pool[i].entry);
         }
-        for (size_t i = 0; i < pool.size(); i++) {
-            if (!(pool[i].bound < collector.threshold())) {
-                break;
-            }
-            if (i + kAhead < pool.size()) {
+        size_t i = 0;
+        for (; i < n && pool[i].bound < collector.threshold(); i++) {
+            if (i + kAhead < n) {
                 exact.prefetch(pool[i + kAhead].list, pool[i + kAhead].entry);
             }
             compare(pool[i], collector);
         }
+        const bool all =
+                !few || i < n || !(pool[n].bound < collector.threshold());
         pool.clear();
+        return all;
     }
 
     /// Compares the `most` best candidates; the others stay if they are below
@@ -261,14 +256,26 @@ private:
     /// Compares all entries of a list but those that are compared already.
     template <class Collector>
     void compare_list(uint32_t list, Collector& collector) {
-        const uint32_t size = uint32_t(gmm.cells.list_size(list));
+        const size_t size = gmm.cells.list_size(list);
         const std::vector<idx_t> before = sorted_compared(list);
-        for (uint32_t entry = 0; entry < size; entry++) {
-            if (!std::binary_search(
-                        before.begin(),
-                        before.end(),
-                        idx_t(faiss::lo_build(list, entry)))) {
-                compare({0, list, entry}, collector);
+        auto next = before.begin();
+        const bool each = plan.sel || hidden || most_distances < kNoLimit;
+        float distances[kTogether];
+        for (size_t begin = 0; begin < size; begin += kTogether) {
+            const size_t n = std::min(kTogether, size - begin);
+            if (!each) {
+                exact.all(list, begin, n, distances);
+            }
+            for (size_t i = 0; i < n; i++) {
+                const uint32_t entry = uint32_t(begin + i);
+                if (next != before.end() && faiss::lo_offset(*next) == entry) {
+                    next++;
+                } else if (each) {
+                    compare({0, list, entry}, collector);
+                } else {
+                    n_distances++;
+                    collector.offer(distances[i], faiss::lo_build(list, entry));
+                }
             }
         }
     }
@@ -284,18 +291,74 @@ private:
         return out;
     }
 
+    /** Looks at the segments.
+     *
+     * @param share, most  the candidates among them that are worth comparing
+     *                     one by one: so many of those seen, so many in all
+     * @return             false as soon as there are more
+     */
     template <class Collector>
-    void look_at(size_t k, Collector& collector) {
+    bool look_at(size_t k, double share, size_t most, Collector& collector) {
         const size_t full = kPool + 2 * k;
+        const size_t codes_before = n_codes, distances_before = n_distances;
         for (size_t s = 0; s < segments.size(); s += kChunk) {
             const size_t end = std::min(segments.size(), s + kChunk);
             const size_t n =
                     scan(s, end, segments.size() - end, collector.threshold());
             pool.insert(pool.end(), candidates.begin(), candidates.begin() + n);
-            if (pool.size() >= full) {
+            const size_t wanted =
+                    pool.size() + (n_distances - distances_before);
+            if (wanted > most ||
+                double(wanted) >
+                        share * double(n_codes - codes_before) + 4 * full) {
+                return false;
+            }
+            if (!Collector::is_range && pool.size() >= full &&
+                n_distances < most_distances) {
                 compare_some(full / 4, collector);
             }
         }
+        return true;
+    }
+
+    /// Looks at the cells that are wanted in any case, of buckets from `first`,
+    /// and compares what they have; returns the bucket that is next.
+    template <class Collector>
+    size_t look_at_forced(
+            size_t first, float q_norm, size_t k, Collector& collector) {
+        selector.bring_forward_forced(first);
+        selector.choose(first, first, q_norm, slack2, rounding2, segments);
+        if (plan.sel || plan.max_codes > 0) {
+            look_at(k, kAnyShare, kNoLimit, collector);
+            return first + 1;
+        }
+        const size_t most =
+                size_t(plan.share_compared * double(selector.forced_entries()));
+        bool worth_it;
+        if (Collector::is_range) {
+            worth_it = look_at(k, kAnyShare, most + kPool, collector);
+        } else {
+            most_distances = n_distances; // until it is known whether it is
+            worth_it = look_at(k, 0.5, kNoLimit, collector);
+            most_distances = kNoLimit;
+            if (worth_it && pool.size() > most) {
+                compare_some(k + k / 4 + 2, collector);
+                worth_it = pool.size() <= most;
+            }
+        }
+        if (!worth_it) {
+            // Codes tell this query too little: as an IVF does it.
+            pool.clear();
+            for (uint32_t list : selector.forced_lists()) {
+                compare_list(list, collector);
+            }
+            return CellSelector::kBuckets;
+        }
+        if (plan.most_compared > 0) {
+            most_distances =
+                    std::max(n_distances + pool.size(), plan.most_compared);
+        }
+        return first + 1;
     }
 
     const faiss::IndexIVF& ivf;

@@ -47,6 +47,24 @@ public:
                           : kernels.squared_distance(query, x, d);
     }
 
+    /// Those to n consecutive entries.
+    void all(size_t list, size_t begin, size_t n, float* out) {
+        if (flat && in_memory) {
+            const uint8_t* x = in_memory->codes[list].data();
+            kernels.all_distances(
+                    similarity,
+                    query,
+                    reinterpret_cast<const float*>(x + begin * code_size),
+                    n,
+                    d,
+                    out);
+        } else {
+            for (size_t i = 0; i < n; i++) {
+                out[i] = (*this)(list, begin + i);
+            }
+        }
+    }
+
 private:
     const faiss::IndexIVF& ivf;
     const CodeKernels& kernels = best_code_kernels();
