@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <iterator>
 
 #include <faiss/impl/FaissAssert.h>
 
@@ -19,12 +20,16 @@ namespace {
 constexpr size_t kMinQueries = 20;
 /// Calibrating again without the user's queries takes so many vectors.
 constexpr size_t kMinCalibrationQueries = 100;
-constexpr size_t kMaxCalibrationQueries = 1000;
+constexpr size_t kMaxCalibrationQueries = 400;
 /// As many as take so many multiplications to find the neighbours of.
 constexpr double kCalibrationProducts = 5e9;
 /// Numbers of neighbours for which curves are made, beside the one asked for.
 constexpr size_t kNeighbours[] = {1, 10, 100};
-constexpr float kBounds[] = {0.75f, 1.5f, 2.5f, 4};
+/// Bounds, and the recall from which on each is tried: of few codes a sure
+/// comparison is never the cheapest setting.
+constexpr struct {
+    float bound, from;
+} kBounds[] = {{0.75f, 0}, {1.5f, 0.6f}, {2.5f, 0.85f}, {4, 0.95f}};
 /// A curve ends once it has reached that.
 constexpr float kSureRecall = 0.998f;
 constexpr double kBudgetStep = 1.4;
@@ -232,11 +237,15 @@ private:
         plan.by_codes = plan.by_effort = true;
         plan.nprobe = 0;
         const double ntotal = double(index.ivf.ntotal);
-        for (float bound : kBounds) {
-            plan.bound = bound;
+        double first = 40 + 4.0 * curve.k; // budget that a bound begins with
+        for (size_t b = 0; b < std::size(kBounds); b++) {
+            plan.bound = kBounds[b].bound;
+            const float enough =
+                    b + 1 < std::size(kBounds) ? kBounds[b + 1].from : 1;
+            double next = 0;
             float before = -1;
             int stalled = 0;
-            for (double budget = 40 + 4.0 * curve.k; budget < ntotal;
+            for (double budget = first; budget < ntotal && stalled < 3;
                  budget *= kBudgetStep) {
                 plan.budget = budget;
                 const Point p = measure(float(budget));
@@ -245,11 +254,12 @@ private:
                     return; // a larger bound finds no more
                 }
                 stalled = p.recall > before + 5e-4f ? 0 : stalled + 1;
-                if (stalled == 3) {
-                    break;
-                }
                 before = p.recall;
+                if (next == 0 && (p.recall >= enough || stalled > 0)) {
+                    next = budget;
+                }
             }
+            first = next > 0 ? next : first;
         }
     }
 

@@ -15,7 +15,7 @@ Calibration calibrate_index(
         GMMIndexRef index, size_t nq, const float* xq, size_t k);
 
 /// For the k of the last calibration, and on its queries if it was given any;
-/// else on 100 to 1000 vectors of the index, as time allows.
+/// else on 100 to 400 vectors of the index, as time allows.
 void calibrate_again(GMMIndexRef index);
 
 } // namespace faiss_ext
