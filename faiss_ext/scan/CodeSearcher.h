@@ -129,6 +129,8 @@ private:
     static constexpr size_t kPool = 64;
     static constexpr size_t kNoLimit = std::numeric_limits<size_t>::max();
     static constexpr double kAnyShare = std::numeric_limits<double>::infinity();
+    /// Codes that leave that share of the entries tell too little.
+    static constexpr double kTellsTooLittle = 0.2;
     /// Entries of a list whose distances are computed together.
     static constexpr size_t kTogether = 64;
     /// Candidates ahead whose vectors are fetched.
@@ -310,7 +312,7 @@ private:
                     pool.size() + (n_distances - distances_before);
             if (wanted > most ||
                 double(wanted) >
-                        share * double(n_codes - codes_before) + 4 * full) {
+                        share * double(n_codes - codes_before) + 2 * full) {
                 return false;
             }
             if (!Collector::is_range && pool.size() >= full &&
@@ -339,8 +341,9 @@ private:
             worth_it = look_at(k, kAnyShare, most + kPool, collector);
         } else {
             most_distances = n_distances; // until it is known whether it is
-            worth_it = look_at(k, 0.5, kNoLimit, collector);
+            worth_it = look_at(k, kTellsTooLittle, kNoLimit, collector);
             most_distances = kNoLimit;
+            worth_it = worth_it && pool.size() <= 4 * most;
             if (worth_it && pool.size() > most) {
                 compare_some(k + k / 4 + 2, collector);
                 worth_it = pool.size() <= most;
