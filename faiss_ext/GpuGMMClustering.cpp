@@ -111,6 +111,10 @@ void check_parameters(const GpuGMMClustering& clus, size_t n_given) {
             "hard_niter = %d, expected >= 0",
             clus.hard_niter);
     FAISS_THROW_IF_NOT_FMT(
+            clus.last_hard_niter >= 0,
+            "last_hard_niter = %d, expected >= 0",
+            clus.last_hard_niter);
+    FAISS_THROW_IF_NOT_FMT(
             clus.nredo >= 1, "nredo = %d, expected >= 1", clus.nredo);
     FAISS_THROW_IF_NOT_FMT(
             clus.max_points_per_centroid > 0,
@@ -237,7 +241,16 @@ gmm::GaussianMixture start_model(
     return start;
 }
 
-/// nredo runs; the best by likelihood.
+/// What nredo goes by; the larger, the better.
+double score(const gmm::TrainingResult& result) {
+    if (result.iterations.empty()) {
+        return -HUGE_VAL;
+    }
+    const gmm::TrainingIteration& last = result.iterations.back();
+    return last.step == gmm::EStep::soft ? last.objective : -last.objective;
+}
+
+/// The best of nredo runs.
 Fit fit_mixture(const GpuGMMClustering& clus, const TrainingSet& set) {
     const std::unique_ptr<gmm::Backend> backend =
             gmm::cuda_available() && !gmm::has_matrices(clus.covariance)
@@ -257,7 +270,11 @@ Fit fit_mixture(const GpuGMMClustering& clus, const TrainingSet& set) {
     }
     // Hard iterations move means and nothing else.
     options.hard_iterations = clus.frozen_centroids ? 0 : clus.hard_niter;
-    options.niter = clus.niter;
+    if (!clus.frozen_centroids && !gmm::has_matrices(clus.covariance)) {
+        options.last_hard_iterations =
+                std::min(clus.last_hard_niter, clus.niter / 2);
+    }
+    options.niter = clus.niter - options.last_hard_iterations;
     options.tolerance = stop_tolerance(clus);
     options.variance_floor = clus.variance_floor;
     options.update_means = !clus.frozen_centroids;
@@ -289,10 +306,7 @@ Fit fit_mixture(const GpuGMMClustering& clus, const TrainingSet& set) {
         if (clus.verbose && !progress.stats.empty()) {
             printf("\n");
         }
-        const bool scored = !result.iterations.empty() &&
-                result.iterations.back().step == gmm::EStep::soft;
-        const double objective =
-                scored ? result.iterations.back().objective : -HUGE_VAL;
+        const double objective = score(result);
         if (redo > 0 && !(objective > best_objective)) {
             continue;
         }

@@ -18,8 +18,10 @@ namespace faiss_ext {
  * and the CPU otherwise, which also fits the covariances `full` and `tied`;
  * `backend` says which of them ran.
  *
- * Fields of faiss::ClusteringParameters: niter EM iterations at most (after
- * hard_niter of k-means); nredo keeps the run of the best likelihood;
+ * Fields of faiss::ClusteringParameters: niter iterations at most (after
+ * hard_niter of k-means), of EM but for the last ones; nredo keeps the run of
+ * the least mean squared distance, as FAISS does (of the best likelihood if the
+ * last iteration was EM's);
  * spherical and int_centroids are applied to the means after each iteration;
  * frozen_centroids keeps the means, all k of which must be given, and fits the
  * weights and variances; update_index re-trains the index as FAISS does, but at
@@ -33,7 +35,12 @@ struct GpuGMMClustering : faiss::Clustering {
     /// k >= kGroupedFrom, twice as many in each of sqrt(k) groups of vectors,
     /// which takes less time than one iteration with all means
     int hard_niter = 5;
-    double variance_floor = 1e-3; ///< times the data's mean variance
+    /// Of niter, at most half: k-means iterations that end the training. Lists
+    /// are of the nearest mean, and where many components share a vector's
+    /// responsibility EM draws their means together. None for full and tied,
+    /// which say more than distances do, and where centroids are frozen
+    int last_hard_niter = 2;
+    double variance_floor = 1e-3; ///< as gmm::TrainingOptions::variance_floor
     double tolerance = 1e-5;      ///< relative gain at which EM stops; 0: never
     gmm::CudaOptions cuda;        ///< which GPUs train, and how
 

@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <queue>
+#include <numeric>
 
 #include "Error.h"
+#include "FullCovariance.h"
 #include "HierarchicalStart.h"
 #include "Initialise.h"
+#include "LocalVariance.h"
 #include "Split.h"
 
 namespace gmm {
@@ -26,6 +28,10 @@ static void check_options(const TrainingOptions& options) {
             options.hard_iterations,
             "at least 0");
     require(options.niter >= 0, "niter", options.niter, "at least 0");
+    require(options.last_hard_iterations >= 0,
+            "last_hard_iterations",
+            options.last_hard_iterations,
+            "at least 0");
     require(options.tolerance >= 0 && std::isfinite(options.tolerance),
             "tolerance",
             options.tolerance,
@@ -127,16 +133,19 @@ struct Trainer {
     std::mt19937_64 random;
 
     Frame frame = {};
-    double variance_floor = 0;  // in the frame's units
-    double reg_covar = 0;       // in the frame's units
-    double min_count = 0;       // in units of weight
-    GaussianMixture model = {}; // in the frame's units
+    double variance = 0;                     // the data's, in the frame's units
+    double reg_covar = 0;                    // in the frame's units
+    double min_count = 0;                    // in units of weight
+    std::vector<double> variance_floor = {}; // size k, in the frame's units
+    GaussianMixture model = {};              // in the frame's units
     SufficientStats stats = {};
     TrainingResult result = {};
 
     void initialise(size_t k, const GaussianMixture* start);
     void start_hierarchically();
     bool iterate(EStep step);
+    bool iterate_hard(int iterations);
+    void find_floors();
     size_t reseed();
     void project();
     TrainingIteration report(EStep step) const;
@@ -186,7 +195,15 @@ void Trainer::initialise(size_t k, const GaussianMixture* start) {
         if (options.hard_iterations == 0 || !options.update_means) {
             backend.set_model(model);
             backend.accumulate(EStep::hard, stats);
+            find_floors();
             m_step(stats, variance_floor, min_count, false, model, reg_covar);
+        }
+    } else {
+        variance_floor.resize(k);
+        for (size_t c = 0; c < k; c++) {
+            const std::vector<double> own = component_variances(model, c);
+            variance_floor[c] = options.variance_floor *
+                    std::accumulate(own.begin(), own.end(), 0.0) / double(d);
         }
     }
     if (given_weights) {
@@ -208,64 +225,26 @@ void Trainer::start_hierarchically() {
             num_variances(model.covariance, model.k, model.d), 1);
     model.log_weights.assign(model.k, -std::log(float(model.k)));
     stats = std::move(start.stats);
+    find_floors();
     m_step(stats, variance_floor, min_count, true, model);
     reseed();
     project();
 }
 
-// A dead component takes over half of the one that has most to gain by it,
-// which the heaviest need not be: it may be many copies of one vector.
-size_t Trainer::reseed() {
-    auto is_dead = [&](size_t c) {
-        return stats.n_k[c] < min_count || stats.n_k[c] <= 0;
-    };
-    std::vector<size_t> dead;
-    for (size_t c = 0; c < model.k; c++) {
-        if (is_dead(c)) {
-            dead.push_back(c);
-        }
+// From the statistics of a hard step, for the means that it was for.
+void Trainer::find_floors() {
+    variance_floor = local_variances(stats, model.means, variance);
+    for (double& floor : variance_floor) {
+        floor *= options.variance_floor;
     }
-    if (dead.empty()) {
-        return 0;
-    }
-    struct Candidate {
-        double scatter;
-        double n;
-        size_t c;
+}
 
-        bool operator<(const Candidate& other) const {
-            return scatter != other.scatter ? scatter < other.scatter
-                                            : c < other.c;
-        }
-    };
-    const std::vector<double> scatter = component_scatter(stats);
-    std::priority_queue<Candidate> queue;
-    auto push = [&](double scatter_c, double n, size_t c) {
-        if (scatter_c > 0 && n >= 2 * min_count) {
-            queue.push({scatter_c, n, c});
-        }
-    };
-    for (size_t c = 0; c < model.k; c++) {
-        if (!is_dead(c)) {
-            push(scatter[c], stats.n_k[c], c);
-        }
+size_t Trainer::reseed() {
+    const auto splits = split_for_dead(stats, min_count, model, random);
+    for (const auto& [from, to] : splits) {
+        variance_floor[to] = variance_floor[from];
     }
-    size_t reseeded = 0;
-    for (size_t c : dead) {
-        if (queue.empty()) {
-            break;
-        }
-        const Candidate best = queue.top();
-        queue.pop();
-        split_component(model, best.c, c, random);
-        push(best.scatter / 2, best.n / 2, best.c);
-        push(best.scatter / 2, best.n / 2, c);
-        reseeded++;
-    }
-    if (reseeded > 0) {
-        normalise_weights(model);
-    }
-    return reseeded;
+    return splits.size();
 }
 
 void Trainer::project() {
@@ -299,6 +278,9 @@ bool Trainer::iterate(EStep step) {
     backend.accumulate(step, stats);
     const double e_seconds = whole.seconds();
     TrainingIteration done = report(step);
+    if (step == EStep::hard) {
+        find_floors();
+    }
     m_step(stats,
            variance_floor,
            min_count,
@@ -315,6 +297,17 @@ bool Trainer::iterate(EStep step) {
     return !options.progress || options.progress(done);
 }
 
+// False if the callback stopped them.
+bool Trainer::iterate_hard(int iterations) {
+    for (int i = 0; i < iterations; i++) {
+        if (!iterate(EStep::hard)) {
+            result.stop = Stop::callback;
+            return false;
+        }
+    }
+    return true;
+}
+
 } // namespace
 
 int TrainingResult::n_iter() const {
@@ -325,7 +318,11 @@ int TrainingResult::n_iter() const {
 }
 
 double TrainingResult::lower_bound() const {
-    return n_iter() > 0 ? iterations.back().objective : -HUGE_VAL;
+    const auto last = std::find_if(
+            iterations.rbegin(), iterations.rend(), [](const auto& it) {
+                return it.step == EStep::soft;
+            });
+    return last != iterations.rend() ? last->objective : -HUGE_VAL;
 }
 
 TrainingResult train(
@@ -352,7 +349,7 @@ TrainingResult train(
             source, weights, options, backend, std::mt19937_64(options.seed)};
     const DataFrame data = fit_frame(source, weights);
     trainer.frame = data.frame;
-    trainer.variance_floor = options.variance_floor * data.variance;
+    trainer.variance = data.variance;
     trainer.reg_covar = options.reg_covar * data.frame.scale * data.frame.scale;
     trainer.min_count = options.min_count * total_weight / source.n;
     backend.set_data(source, weights, data.frame);
@@ -375,17 +372,14 @@ TrainingResult train(
     const bool hard = options.update_means &&
             options.init != Initialisation::hierarchical &&
             !(given && has_spread(*start));
-    for (int i = 0; hard && i < options.hard_iterations; i++) {
-        if (!trainer.iterate(EStep::hard)) {
-            trainer.result.stop = Stop::callback;
-            return finish();
-        }
+    if (hard && !trainer.iterate_hard(options.hard_iterations)) {
+        return finish();
     }
     double before = 0;
     for (int i = 0; i < options.niter; i++) {
         if (!trainer.iterate(EStep::soft)) {
             trainer.result.stop = Stop::callback;
-            break;
+            return finish();
         }
         // In the frame's units, so that the user's unit does not matter.
         const double objective = trainer.stats.objective / trainer.stats.weight;
@@ -399,6 +393,9 @@ TrainingResult train(
             break;
         }
         before = objective;
+    }
+    if (options.update_means) {
+        trainer.iterate_hard(options.last_hard_iterations);
     }
     return finish();
 }

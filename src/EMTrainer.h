@@ -43,8 +43,15 @@ struct TrainingOptions {
     double tolerance = 1e-5; ///< stop when the mean log-likelihood gains less
                              ///< than this times its magnitude (in units of
                              ///< the data's deviation, at least d); 0: never
-    double variance_floor = 1e-3; ///< times the data's mean variance; full and
-                                  ///< tied: added to the diagonal
+    /// K-means iterations after EM, for means whose vectors will be those
+    /// nearest to them: responsibilities that many components share draw means
+    /// together, at the worst into one. They fit variances and weights to these
+    /// vectors as well. None where means are fixed.
+    int last_hard_iterations = 0;
+    /// The least variance of a component, times that of the vectors around its
+    /// mean before EM (LocalVariance.h); where variances are given, times
+    /// these. Full and tied: added to the diagonal
+    double variance_floor = 1e-3;
     double reg_covar = 0;     ///< in the user's units squared, added to every
                               ///< variance (the diagonal) as scikit-learn's
     double min_count = 1.0;   ///< n_k below which a component is dead, in

@@ -181,7 +181,7 @@ struct MatrixFit {
 
 void fit_matrices(
         const SufficientStats& stats,
-        double reg,
+        const std::vector<double>& reg,
         double min_count,
         GaussianMixture& model) {
     const size_t d = stats.d, each = d * (d + 1) / 2;
@@ -198,14 +198,15 @@ void fit_matrices(
     if (tied) {
         std::vector<double> scatter(d * d);
         unpack(0, scatter.data());
-        double n = 0;
+        double n = 0, regs = 0;
         for (size_t c = 0; c < stats.k; c++) {
             // Dead ones too: their vectors are in the sum.
             fit.centre(c, scatter.data());
             n += stats.n_k[c];
+            regs += stats.n_k[c] * reg[c];
         }
         if (n > 0) {
-            fit.finish(scatter.data(), n, reg, 0, factors.data());
+            fit.finish(scatter.data(), n, regs / n, 0, factors.data());
         }
     } else {
         parallel_for(stats.k, [&](size_t c) {
@@ -218,7 +219,7 @@ void fit_matrices(
             fit.finish(
                     scatter.data(),
                     stats.n_k[c],
-                    reg,
+                    reg[c],
                     c,
                     factors.data() + c * d * d);
         });

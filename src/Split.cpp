@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <queue>
 #include <string>
 #include <unordered_set>
 
@@ -78,6 +79,63 @@ void split_component(
     }
     model.log_weights[from] -= std::log(2.0f);
     model.log_weights[to] = model.log_weights[from];
+}
+
+std::vector<std::pair<size_t, size_t>> split_for_dead(
+        const SufficientStats& stats,
+        double min_count,
+        GaussianMixture& model,
+        std::mt19937_64& random) {
+    auto is_dead = [&](size_t c) {
+        return stats.n_k[c] < min_count || stats.n_k[c] <= 0;
+    };
+    std::vector<std::pair<size_t, size_t>> splits;
+    std::vector<size_t> dead;
+    for (size_t c = 0; c < model.k; c++) {
+        if (is_dead(c)) {
+            dead.push_back(c);
+        }
+    }
+    if (dead.empty()) {
+        return splits;
+    }
+    struct Candidate {
+        double scatter;
+        double n;
+        size_t c;
+
+        bool operator<(const Candidate& other) const {
+            return scatter != other.scatter ? scatter < other.scatter
+                                            : c < other.c;
+        }
+    };
+    const std::vector<double> scatter = component_scatter(stats);
+    std::priority_queue<Candidate> queue;
+    auto push = [&](double scatter_c, double n, size_t c) {
+        if (scatter_c > 0 && n >= 2 * min_count) {
+            queue.push({scatter_c, n, c});
+        }
+    };
+    for (size_t c = 0; c < model.k; c++) {
+        if (!is_dead(c)) {
+            push(scatter[c], stats.n_k[c], c);
+        }
+    }
+    for (size_t c : dead) {
+        if (queue.empty()) {
+            break;
+        }
+        const Candidate best = queue.top();
+        queue.pop();
+        split_component(model, best.c, c, random);
+        push(best.scatter / 2, best.n / 2, best.c);
+        push(best.scatter / 2, best.n / 2, c);
+        splits.emplace_back(best.c, c);
+    }
+    if (!splits.empty()) {
+        normalise_weights(model);
+    }
+    return splits;
 }
 
 void normalise_weights(GaussianMixture& model) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "SufficientStats.h"
@@ -20,6 +21,18 @@ void split_component(
         GaussianMixture& model,
         size_t from,
         size_t to,
+        std::mt19937_64& random);
+
+/** Each dead component, of n_k < min_count, takes over half of the one that has
+ * most to gain by it, which the heaviest need not be: it may be many copies of
+ * one vector. Weights sum to 1 afterwards.
+ *
+ * @return  (from, to) of each split, in order; dead ones stay where none has
+ *          anything to gain */
+std::vector<std::pair<size_t, size_t>> split_for_dead(
+        const SufficientStats& stats,
+        double min_count,
+        GaussianMixture& model,
         std::mt19937_64& random);
 
 /// Makes the weights sum to 1.

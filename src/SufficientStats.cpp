@@ -106,7 +106,7 @@ static void fit_weights(
 
 void m_step(
         const SufficientStats& stats,
-        double variance_floor,
+        const std::vector<double>& variance_floor,
         double min_count,
         bool update_means,
         GaussianMixture& model,
@@ -121,11 +121,22 @@ void m_step(
                 stats.k,
                 stats.d);
     }
-    if (!(variance_floor > 0)) {
+    const size_t n_floors = variance_floor.size();
+    if (n_floors != 1 && n_floors != stats.k) {
         throw_invalid(
-                "variance_floor = %g, expected a positive value",
-                variance_floor);
+                "variance_floor: %zu values, expected 1 or k = %zu",
+                n_floors,
+                stats.k);
     }
+    for (double floor : variance_floor) {
+        if (!(floor > 0)) {
+            throw_invalid(
+                    "variance_floor = %g, expected a positive value", floor);
+        }
+    }
+    auto floor_of = [&](size_t c) {
+        return variance_floor[n_floors == 1 ? 0 : c];
+    };
     if (!(reg_covar >= 0)) {
         throw_invalid("reg_covar = %g, expected at least 0", reg_covar);
     }
@@ -148,10 +159,10 @@ void m_step(
             case Covariance::isotropic:
                 model.variances[c] = std::max(
                         scatter(stats, c, mean) / (n * stats.d) + reg_covar,
-                        variance_floor);
+                        floor_of(c));
                 break;
             case Covariance::diagonal:
-                fit_diagonal(stats, c, variance_floor, reg_covar, model);
+                fit_diagonal(stats, c, floor_of(c), reg_covar, model);
                 break;
             case Covariance::tied_spherical:
                 scatters[c] = scatter(stats, c, mean);
@@ -162,22 +173,27 @@ void m_step(
         }
     }
     if (tied) {
-        double sum = 0, count = 0;
+        double sum = 0, count = 0, floors = 0;
         for (size_t c = 0; c < stats.k; c++) {
             const double n = stats.n_k[c];
             if (n < min_count || n <= 0) {
                 continue;
             }
             sum += scatters[c];
+            floors += n * floor_of(c);
             count += n;
         }
         if (count > 0) {
             model.variances[0] = std::max(
-                    sum / (count * stats.d) + reg_covar, variance_floor);
+                    sum / (count * stats.d) + reg_covar, floors / count);
         }
     }
     if (has_matrices(stats.covariance)) {
-        fit_matrices(stats, variance_floor + reg_covar, min_count, model);
+        std::vector<double> reg(stats.k);
+        for (size_t c = 0; c < stats.k; c++) {
+            reg[c] = floor_of(c) + reg_covar;
+        }
+        fit_matrices(stats, reg, min_count, model);
     }
     fit_weights(stats, min_count, model);
 }

@@ -50,8 +50,11 @@ struct SufficientStats {
  * Components with n_k < min_count keep the means and variances that `model`
  * has on entry (with weight min_count / total): the trainer re-seeds them.
  *
- * @param variance_floor  in the frame's units, > 0; full and tied: added to the
- *                        diagonal, so that no eigenvalue is below it
+ * @param variance_floor  of each component, in the frame's units, > 0, size k;
+ *                        or one for all. Full and tied: added to the diagonal,
+ *                        so that no eigenvalue is below it. The kinds with one
+ *                        variance or matrix for all take their mean, weighted
+ *                        by n_k
  * @param reg_covar       in the frame's units, added to every variance (to the
  *                        diagonal) as scikit-learn's reg_covar
  * @param update_means    false: means stay, the rest is fitted around them
@@ -59,7 +62,7 @@ struct SufficientStats {
  */
 void m_step(
         const SufficientStats& stats,
-        double variance_floor,
+        const std::vector<double>& variance_floor,
         double min_count,
         bool update_means,
         GaussianMixture& model,

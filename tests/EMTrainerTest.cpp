@@ -266,26 +266,143 @@ TEST(EMTrainer, DeadComponentsAreRestarted) {
     }
 }
 
-TEST(EMTrainer, VarianceFloorIsRelativeToTheData) {
-    const RealData data = sift(1000);
-    double mean = 0, square = 0;
-    for (size_t j = 0; j < data.d; j++) {
-        double sum = 0, squares = 0;
-        for (size_t i = 0; i < data.n; i++) {
-            sum += data.x[i * data.d + j];
-            squares += double(data.x[i * data.d + j]) * data.x[i * data.d + j];
-        }
-        mean = sum / data.n;
-        square += squares / data.n - mean * mean;
+namespace {
+
+/// Vectors around centres of spread 1, and perhaps one far away.
+RealData clusters(size_t n, size_t d, size_t k, float spread, float far = 0) {
+    std::mt19937_64 random(5);
+    std::normal_distribution<float> normal;
+    std::vector<float> centres(k * d);
+    for (float& v : centres) {
+        v = normal(random);
     }
-    const double variance = square / data.d;
+    RealData out(n, d, std::vector<float>(n * d));
+    for (size_t i = 0; i < n; i++) {
+        const size_t c = random() % k;
+        for (size_t j = 0; j < d; j++) {
+            out.x[i * d + j] = centres[c * d + j] + spread * normal(random);
+        }
+    }
+    if (far != 0) {
+        out.x[n / 2 * d] = far;
+    }
+    return out;
+}
+
+/// Mean squared distance to the nearest mean, but for one row.
+double distortion(
+        const RealData& data, const std::vector<float>& means, size_t but) {
+    double sum = 0;
+    for (size_t i = 0; i < data.n; i++) {
+        double least = HUGE_VAL;
+        for (size_t c = 0; i != but && c < means.size() / data.d; c++) {
+            double square = 0;
+            for (size_t j = 0; j < data.d; j++) {
+                const double diff =
+                        double(data.x[i * data.d + j]) - means[c * data.d + j];
+                square += diff * diff;
+            }
+            least = std::min(least, square);
+        }
+        sum += i != but ? least : 0;
+    }
+    return sum / data.n;
+}
+
+} // namespace
+
+TEST(EMTrainer, VarianceFloorIsRelativeToTheVectorsAround) {
+    const RealData data = sift(3000);
+    TrainingOptions options;
+    options.niter = 0;
+    const GaussianMixture around = fit(*data.source(), 30, options).model;
+    options.niter = 8;
+    const GaussianMixture free = fit(*data.source(), 30, options).model;
+    options.variance_floor = 0.9;
+    const GaussianMixture m = fit(*data.source(), 30, options).model;
+    size_t bound = 0;
+    for (size_t c = 0; c < m.k; c++) {
+        EXPECT_GE(m.variances[c], 0.9 * 0.999 * around.variances[c]);
+        bound += free.variances[c] < 0.9 * around.variances[c];
+    }
+    EXPECT_GT(bound, 0u);
+
+    // Given variances are what there is instead.
+    options.init = Initialisation::given_means;
+    options.niter = 2;
     for (Covariance covariance : kAll) {
-        TrainingOptions options;
         options.covariance = covariance;
-        options.variance_floor = 0.9;
-        const GaussianMixture m = fit(*data.source(), 30, options).model;
-        for (float v : m.variances) {
-            EXPECT_GE(v, 0.9 * variance * 0.999);
+        GaussianMixture start = means_only(data, 30);
+        start.covariance = covariance;
+        start.variances.assign(
+                gmm::num_variances(covariance, 30, data.d), 1e4f);
+        start.precisions_cholesky.assign(
+                gmm::num_factors(covariance, 30, data.d), 0.0f);
+        for (size_t i = 0; i < start.precisions_cholesky.size(); i++) {
+            const size_t in_matrix = i % (data.d * data.d);
+            start.precisions_cholesky[i] =
+                    in_matrix % (data.d + 1) == 0 ? 0.01f : 0;
+        }
+        const GaussianMixture fitted =
+                fit(*data.source(), 30, options, nullptr, &start).model;
+        for (size_t c = 0; c < 30; c += 7) {
+            for (size_t j = 0; j < data.d; j += 31) {
+                EXPECT_GE(fitted.variance(c, j), 0.9 * 1e4 * 0.999);
+            }
+        }
+    }
+}
+
+/// The distances between groups say nothing of how wide a component is.
+TEST(EMTrainer, TightClustersKeepTheirMeansApart) {
+    for (size_t d : {8, 32}) {
+        for (float spread : {1e-3f, 1e-2f, 1.0f}) {
+            SCOPED_TRACE(testing::Message() << d << ", " << spread);
+            const RealData data = clusters(6000, d, 4, spread);
+            TrainingOptions options;
+            options.niter = 0;
+            options.hard_iterations = 15;
+            const double hard = distortion(
+                    data, fit(*data.source(), 64, options).model.means, data.n);
+            options.hard_iterations = 5;
+            options.niter = 10;
+            const GaussianMixture soft = fit(*data.source(), 64, options).model;
+            // Responsibilities that are shared bring means together.
+            EXPECT_LT(distortion(data, soft.means, data.n), 1.2 * hard);
+            for (float v : soft.variances) {
+                EXPECT_LT(v, 2 * spread * spread);
+            }
+            options.niter = 8;
+            options.last_hard_iterations = 2;
+            const TrainingResult r = fit(*data.source(), 64, options);
+            EXPECT_LT(distortion(data, r.model.means, data.n), 1.02 * hard);
+            ASSERT_EQ(r.iterations.size(), 15u);
+            EXPECT_EQ(r.iterations[12].step, EStep::soft);
+            EXPECT_EQ(r.iterations[13].step, EStep::hard);
+            EXPECT_EQ(r.n_iter(), 8);
+            EXPECT_EQ(r.lower_bound(), r.iterations[12].objective);
+        }
+    }
+}
+
+TEST(EMTrainer, OneVectorFarAwayChangesNoOtherVariance) {
+    for (Covariance covariance :
+         {Covariance::isotropic, Covariance::diagonal, Covariance::full}) {
+        for (float far : {1e4f, 1e6f}) {
+            SCOPED_TRACE(
+                    testing::Message()
+                    << gmm::to_string(covariance) << ", " << far);
+            const RealData data = clusters(6000, 16, 20, 0.03f, far);
+            TrainingOptions options;
+            options.covariance = covariance;
+            options.niter = 8;
+            const GaussianMixture m = fit(*data.source(), 40, options).model;
+            EXPECT_LT(distortion(data, m.means, data.n / 2), 16 * 0.5);
+            size_t tight = 0;
+            for (size_t c = 0; c < m.k; c++) {
+                tight += m.variance(c, 3) < 2 * 0.03 * 0.03;
+            }
+            EXPECT_GT(tight, m.k / 2);
         }
     }
 }

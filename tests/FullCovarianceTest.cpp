@@ -103,7 +103,7 @@ TEST(FullCovariance, MStepGivesTheWeightedCovariance) {
         for (bool update_means : {true, false}) {
             const SufficientStats s = soft_stats(data, covariance, k);
             GaussianMixture m = unit_model(covariance, k, d);
-            m_step(s, 0.2, 1, update_means, m, 0.3);
+            m_step(s, {0.2}, 1, update_means, m, 0.3);
             EXPECT_NO_THROW(m.validate());
             std::vector<double> expected(k * d * d), all(d * d);
             for (size_t i = 0; i < data.n; i++) {
@@ -146,7 +146,7 @@ TEST(FullCovariance, DeadComponentsKeepTheirMatrix) {
     GaussianMixture m = unit_model(Covariance::full, 3, 2);
     const std::vector<float> unit(
             m.precisions_cholesky.begin(), m.precisions_cholesky.begin() + 4);
-    m_step(s, 1e-9, 1, true, m);
+    m_step(s, {1e-9}, 1, true, m);
     EXPECT_TRUE(std::equal(
             unit.begin(), unit.end(), m.precisions_cholesky.begin() + 4));
     EXPECT_NE(m.precisions_cholesky[0], 1);
@@ -160,10 +160,10 @@ TEST(FullCovariance, SingularDataNeedAFloor) {
     }
     const SufficientStats s = soft_stats(data, Covariance::full, 2);
     GaussianMixture m = unit_model(Covariance::full, 2, 3);
-    EXPECT_NO_THROW(m_step(s, 1e-3, 1, true, m));
+    EXPECT_NO_THROW(m_step(s, {1e-3}, 1, true, m));
     EXPECT_NO_THROW(m.validate());
-    EXPECT_INVALID(m_step(s, 1e-30, 1, true, m), "not positive definite");
-    EXPECT_INVALID(m_step(s, 1e-3, 1, true, m, -1), "reg_covar = -1");
+    EXPECT_INVALID(m_step(s, {1e-30}, 1, true, m), "not positive definite");
+    EXPECT_INVALID(m_step(s, {1e-3}, 1, true, m, -1), "reg_covar = -1");
 }
 
 TEST(FullCovariance, StatisticsAreTheDoubleReferences) {

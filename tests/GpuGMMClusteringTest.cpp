@@ -136,21 +136,56 @@ TEST(GpuGMMClustering, SameSeedSameBits) {
     EXPECT_NE(a.centroids, other.centroids);
 }
 
-TEST(GpuGMMClustering, NredoKeepsTheBestLikelihood) {
-    double best = -HUGE_VAL, first = 0;
-    faiss::IndexFlatL2 index(kD);
-    for (int redo = 0; redo < 3; redo++) {
+/// By distance where k-means ends the training, by likelihood where EM does.
+TEST(GpuGMMClustering, NredoKeepsTheBest) {
+    for (int last : {2, 0}) {
+        const double sign = last > 0 ? -1 : 1;
+        double best = -HUGE_VAL, worst = HUGE_VAL;
+        faiss::IndexFlatL2 index(kD);
         GpuGMMClustering clus = quick(20);
-        clus.seed = 1234 + redo * 15486557;
+        for (int redo = 0; redo < 3; redo++) {
+            clus = quick(20);
+            clus.last_hard_niter = last;
+            clus.seed = 1234 + redo * 15486557;
+            clus.train(4000, sift().x.data(), index);
+            const double value = sign * clus.iteration_stats.back().obj;
+            best = std::max(best, value);
+            worst = std::min(worst, value);
+        }
+        clus = quick(20);
+        clus.last_hard_niter = last;
+        clus.nredo = 3;
         clus.train(4000, sift().x.data(), index);
-        best = std::max(best, double(clus.iteration_stats.back().obj));
-        first = redo == 0 ? best : first;
+        EXPECT_FLOAT_EQ(sign * clus.iteration_stats.back().obj, best);
+        EXPECT_GT(best, worst);
     }
-    GpuGMMClustering clus = quick(20);
-    clus.nredo = 3;
-    clus.train(4000, sift().x.data(), index);
-    EXPECT_FLOAT_EQ(clus.iteration_stats.back().obj, best);
-    EXPECT_GE(clus.iteration_stats.back().obj, first);
+}
+
+TEST(GpuGMMClustering, KMeansEndsTheTraining) {
+    faiss::IndexFlatL2 index(kD);
+    for (auto [niter, expected] :
+         {std::pair(0, 0), {1, 0}, {2, 1}, {5, 2}, {9, 2}}) {
+        GpuGMMClustering with = quick(10), without = quick(10);
+        with.niter = niter;
+        without.niter = niter - expected;
+        without.last_hard_niter = 0;
+        with.tolerance = without.tolerance = 0;
+        with.train(2000, sift().x.data(), index);
+        without.train(2000, sift().x.data(), index);
+        EXPECT_EQ(with.iteration_stats.size(), size_t(5 + niter));
+        EXPECT_EQ(without.iteration_stats.size() + expected, 5u + niter);
+        for (int i = 0; i < expected; i++) {
+            // a mean squared distance, not a likelihood
+            EXPECT_GT(with.iteration_stats.rbegin()[i].obj, 0);
+        }
+        if (expected > 0) {
+            EXPECT_LT(with.iteration_stats.rbegin()[expected].obj, 0);
+        }
+    }
+    GpuGMMClustering clus = quick(10);
+    clus.last_hard_niter = -1;
+    EXPECT_FAISS_ERROR(
+            clus.train(100, sift().x.data(), index), "last_hard_niter = -1");
 }
 
 TEST(GpuGMMClustering, SubsamplesAsFaissDoes) {

@@ -4,6 +4,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "VectorSource.h"
@@ -31,6 +32,10 @@ struct RealData {
             std::copy_n(row.begin(), d, x.begin() + i * d);
         }
     }
+
+    /// Made up by a test.
+    RealData(size_t n, size_t d, std::vector<float> x)
+            : n(n), d(d), x(std::move(x)) {}
 
     gmm::Rows rows() const {
         return {x.data(), gmm::ElementType::f32, n, d, d * sizeof(float)};

@@ -52,7 +52,7 @@ TEST(SufficientStats, MStepGivesWeightedMeansAndVariances) {
     for (Covariance covariance : kAll) {
         const SufficientStats s = hard_stats(data, covariance, k);
         GaussianMixture m = empty_model(covariance, k, data.d);
-        m_step(s, 1e-9, 1, true, m);
+        m_step(s, {1e-9}, 1, true, m);
         EXPECT_NO_THROW(m.validate());
         double all = 0;
         std::vector<double> squares(k * data.d);
@@ -89,7 +89,7 @@ TEST(SufficientStats, FixedMeansGetTheVarianceAroundThem) {
     const RealData data = sift(500, 3);
     for (Covariance covariance : kAll) {
         GaussianMixture m = empty_model(covariance, 1, data.d);
-        m_step(hard_stats(data, covariance, 1), 1e-9, 1, false, m);
+        m_step(hard_stats(data, covariance, 1), {1e-9}, 1, false, m);
         EXPECT_EQ(m.means, std::vector<float>(3, -7));
         double total = 0, weight = 0;
         for (size_t i = 0; i < data.n; i++) {
@@ -139,7 +139,7 @@ TEST(SufficientStats, DeadComponentsKeepMeansAndVariances) {
         SufficientStats s = hard_stats(sift(60, 2), covariance, 3);
         s.n_k[1] = 0.25;
         GaussianMixture m = empty_model(covariance, 3, 2);
-        m_step(s, 1e-9, 1, true, m);
+        m_step(s, {1e-9}, 1, true, m);
         EXPECT_EQ(m.means[2], -7);
         EXPECT_EQ(m.means[3], -7);
         EXPECT_NE(m.means[0], -7);
@@ -154,7 +154,7 @@ TEST(SufficientStats, DeadComponentsKeepMeansAndVariances) {
 TEST(SufficientStats, EmptyComponentsHaveAWeightThatHasALogarithm) {
     const SufficientStats s(Covariance::isotropic, 3, 2);
     GaussianMixture m = empty_model(Covariance::isotropic, 3, 2);
-    m_step(s, 1e-3, 0, true, m);
+    m_step(s, {1e-3}, 0, true, m);
     EXPECT_NO_THROW(m.validate());
 }
 
@@ -168,7 +168,7 @@ TEST(SufficientStats, VarianceHasAFloor) {
             s.sum_x2[1] = 16;
         }
         GaussianMixture m = empty_model(covariance, 1, 2);
-        m_step(s, 0.01, 1, true, m);
+        m_step(s, {0.01}, 1, true, m);
         EXPECT_EQ(m.variance(0, 1), 0.01f);
     }
 }
@@ -185,7 +185,7 @@ TEST(SufficientStats, ShapesThatDifferAreWrongInput) {
             s.merge(SufficientStats(Covariance::isotropic, 3, 2)),
             "covariance kind");
     GaussianMixture m = empty_model(Covariance::tied_spherical, 2, 2);
-    EXPECT_INVALID(m_step(s, 1, 1, true, m), "model: k = 2");
+    EXPECT_INVALID(m_step(s, {1}, 1, true, m), "model: k = 2");
     m = empty_model(Covariance::tied_spherical, 3, 2);
-    EXPECT_INVALID(m_step(s, 0, 1, true, m), "variance_floor = 0");
+    EXPECT_INVALID(m_step(s, {0}, 1, true, m), "variance_floor = 0");
 }

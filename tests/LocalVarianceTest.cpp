@@ -1,0 +1,110 @@
+#include "LocalVariance.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "Backend.h"
+#include "RealData.h"
+
+using gmm::Covariance;
+
+namespace {
+
+/// In units of the vectors: centre 0, scale 1.
+std::vector<double> measured(
+        const RealData& data,
+        const std::vector<float>& means,
+        Covariance covariance = Covariance::isotropic) {
+    const auto backend = gmm::make_cpu_backend();
+    const auto source = data.source();
+    gmm::Frame frame;
+    frame.center.assign(data.d, 0.0f);
+    backend->set_data(*source, nullptr, frame);
+    gmm::GaussianMixture model;
+    model.covariance = covariance;
+    model.d = data.d;
+    model.k = means.size() / data.d;
+    model.means = means;
+    model.variances.assign(
+            gmm::num_variances(covariance, model.k, model.d), 1.0f);
+    model.log_weights.assign(model.k, -std::log(float(model.k)));
+    backend->set_model(model);
+    gmm::SufficientStats stats;
+    backend->accumulate(gmm::EStep::hard, stats);
+    return gmm::local_variances(stats, means, 777);
+}
+
+double square(const float* a, const float* b, size_t d) {
+    double sum = 0;
+    for (size_t j = 0; j < d; j++) {
+        const double diff = double(a[j]) - b[j];
+        sum += diff * diff;
+    }
+    return sum;
+}
+
+} // namespace
+
+TEST(LocalVariance, IsThatOfTheVectorsAroundAMean) {
+    const RealData data = sift(2000);
+    const size_t d = data.d, k = 20;
+    const std::vector<float> means(data.x.begin(), data.x.begin() + k * d);
+    std::vector<double> n(k), sum(k * d), squares(k), expected(k);
+    for (size_t i = 0; i < data.n; i++) {
+        const float* x = data.x.data() + i * d;
+        size_t best = 0;
+        for (size_t c = 1; c < k; c++) {
+            if (square(x, &means[c * d], d) < square(x, &means[best * d], d)) {
+                best = c;
+            }
+        }
+        n[best]++;
+        for (size_t j = 0; j < d; j++) {
+            sum[best * d + j] += x[j];
+            squares[best] += double(x[j]) * x[j];
+        }
+    }
+    for (size_t c = 0; c < k; c++) {
+        expected[c] = squares[c];
+        for (size_t j = 0; j < d; j++) {
+            expected[c] -= sum[c * d + j] * sum[c * d + j] / n[c];
+        }
+        expected[c] /= n[c] * d;
+    }
+    for (Covariance covariance :
+         {Covariance::isotropic,
+          Covariance::diagonal,
+          Covariance::tied_spherical}) {
+        const auto found = measured(data, means, covariance);
+        for (size_t c = 0; c < k; c++) {
+            EXPECT_NEAR(found[c], expected[c], 1e-5 * expected[c]);
+        }
+    }
+}
+
+/// One vector, equal ones, none at all; equal means, and a vector far away.
+TEST(LocalVariance, ReachesHalfwayWhereVectorsDoNotDiffer) {
+    const size_t d = 2;
+    const float x[][d] = {
+            {0, 0}, {3, 4}, {3, 4}, {3, 4}, {100, 0}, {101, 0}, {1e6f, 0}};
+    const size_t n = std::size(x);
+    const RealData data(n, d, std::vector<float>(x[0], x[0] + n * d));
+    const std::vector<float> means = {
+            0, 0, 3, 4, 100.5f, 0, 1e6f, 0, 3, 4, -6, -8};
+    const auto found = measured(data, means);
+    const double far = 1e6 - 100.5;
+    const double expected[] = {
+            25 / 8., 25 / 8., 0.125, far * far / 8, 25 / 8., 100 / 8.};
+    for (size_t c = 0; c < 6; c++) {
+        EXPECT_NEAR(found[c], expected[c], 1e-6 * expected[c]) << c;
+    }
+}
+
+TEST(LocalVariance, HasAValueWhereAllAreEqual) {
+    const RealData data(5, 3, std::vector<float>(15, 2.0f));
+    for (double v : measured(data, std::vector<float>(12, 2.0f))) {
+        EXPECT_EQ(v, 777);
+    }
+}
