@@ -65,6 +65,17 @@ float GaussianMixture::variance(size_t c, size_t j) const {
     return component_variances(*this, c)[j];
 }
 
+// Zero times each, which is 0 if all are finite: without a branch a value.
+static bool all_finite(const std::vector<float>& values) {
+    const int64_t n = int64_t(values.size());
+    float sum = 0;
+#pragma omp parallel for simd reduction(+ : sum) if (parallel : n > 1000000)
+    for (int64_t i = 0; i < n; i++) {
+        sum += values[i] * 0;
+    }
+    return sum == 0;
+}
+
 static void check_values(
         const char* name,
         const std::vector<float>& values,
@@ -75,6 +86,9 @@ static void check_values(
                 name,
                 values.size(),
                 expected_size);
+    }
+    if (all_finite(values)) {
+        return;
     }
     for (size_t i = 0; i < values.size(); i++) {
         if (!std::isfinite(values[i])) {
@@ -109,17 +123,29 @@ void GaussianMixture::validate() const {
             "precisions_cholesky",
             precisions_cholesky,
             num_factors(covariance, k, d));
-    for (size_t row = 0; row < precisions_cholesky.size() / d; row++) {
+    const int64_t rows = int64_t(precisions_cholesky.size() / d);
+    // The first bad element of each row, or the end: none.
+    auto bad_in_row = [&](size_t row) {
+        const float* const values = precisions_cholesky.data() + row * d;
         const size_t i = row % d;
-        for (size_t j = 0; j <= i; j++) {
-            const float value = precisions_cholesky[row * d + j];
-            if (j < i ? value != 0 : !(value > 0)) {
-                throw_invalid(
-                        "precisions_cholesky[%zu] = %g, expected upper "
-                        "triangular matrices with positive diagonals",
-                        row * d + j,
-                        value);
-            }
+        size_t j = 0;
+        while (j < i && values[j] == 0) {
+            j++;
+        }
+        return j == i && values[i] > 0 ? d : j;
+    };
+    bool good = true;
+#pragma omp parallel for reduction(&& : good) if (rows > 10000)
+    for (int64_t row = 0; row < rows; row++) {
+        good = good && bad_in_row(row) == d;
+    }
+    for (int64_t row = 0; !good && row < rows; row++) {
+        if (const size_t j = bad_in_row(row); j < d) {
+            throw_invalid(
+                    "precisions_cholesky[%zu] = %g, expected upper triangular "
+                    "matrices with positive diagonals",
+                    row * d + j,
+                    precisions_cholesky[row * d + j]);
         }
     }
     double sum = 0;
