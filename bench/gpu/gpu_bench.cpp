@@ -220,7 +220,12 @@ int main(int argc, char** argv) try {
             "with noise); 0: the file's, 128 of noise");
     app.add_option("-k", k, "components");
     app.add_option("--covariance", covariance)
-            ->check(CLI::IsMember({"isotropic", "tied_spherical", "diagonal"}));
+            ->check(CLI::IsMember(
+                    {"isotropic",
+                     "tied_spherical",
+                     "diagonal",
+                     "full",
+                     "tied"}));
     app.add_option("--precision", precision)
             ->check(CLI::IsMember({"fast", "exact"}));
     app.add_option("--tolerance", options.tolerance, "see CudaOptions.h");
@@ -250,9 +255,16 @@ int main(int argc, char** argv) try {
     options.memory_limit = memory_mib << 20;
     options.devices = devices;
     TrainingOptions training;
-    training.covariance = covariance == "diagonal" ? Covariance::diagonal
-            : covariance == "tied_spherical"       ? Covariance::tied_spherical
-                                                   : Covariance::isotropic;
+    for (Covariance kind :
+         {Covariance::isotropic,
+          Covariance::diagonal,
+          Covariance::tied_spherical,
+          Covariance::full,
+          Covariance::tied}) {
+        if (covariance == to_string(kind)) {
+            training.covariance = kind;
+        }
+    }
     training.niter = iterations;
     training.hard_iterations = 3;
     training.tolerance = 0;

@@ -6,6 +6,7 @@
 
 #include "CudaOptions.h"
 #include "cuda/engine/Engine.h"
+#include "cuda/full/FullEngine.h"
 
 namespace gmm {
 
@@ -13,6 +14,7 @@ namespace {
 
 using cuda::check;
 using cuda::Engine;
+using cuda::FullEngine;
 
 int device_count(std::string* why_not) {
     int count = 0;
@@ -74,6 +76,8 @@ struct CudaBackend : Backend {
                         std::to_string(count) + " cannot be used. " + why_not);
             }
             engines.push_back(std::make_unique<Engine>(device, options));
+            full_engines.push_back(
+                    std::make_unique<FullEngine>(device, options));
         }
     }
 
@@ -115,15 +119,25 @@ struct CudaBackend : Backend {
             k = 0; // the model was of other data
         }
         d = source.d;
-        const size_t parts = engines.size();
+        data = {&source, weights, scale, frame};
+        bind();
+    }
+
+    /// To all engines, of which those that were in use let go of their memory.
+    void bind() {
+        const size_t parts = engines.size(), n = data.source->n;
         for (size_t i = 0; i < parts; i++) {
-            engines[i]->bind(
-                    source,
-                    source.n * i / parts,
-                    source.n * (i + 1) / parts,
-                    weights,
-                    scale,
-                    frame);
+            const auto bind = [&](auto& engine) {
+                engine.bind(
+                        *data.source,
+                        n * i / parts,
+                        n * (i + 1) / parts,
+                        data.weights,
+                        data.weight_scale,
+                        data.frame);
+            };
+            bind(*engines[i]);
+            bind(*full_engines[i]);
         }
     }
 
@@ -134,17 +148,20 @@ struct CudaBackend : Backend {
                 "model.k",
                 model.k,
                 kMaxComponents);
-        if (has_matrices(model.covariance)) {
-            throw_invalid(
-                    "model.covariance = %s, expected isotropic, diagonal or "
-                    "tied_spherical with CUDA (the CPU backend fits the "
-                    "others)",
-                    to_string(model.covariance));
-        }
         model.validate();
+        if (k > 0 &&
+            has_matrices(covariance) != has_matrices(model.covariance)) {
+            bind(); // the others' memory is needed
+        }
         covariance = model.covariance;
         k = model.k;
-        each_engine([&](size_t i) { engines[i]->set_model(model); });
+        each_engine([&](size_t i) {
+            if (has_matrices(covariance)) {
+                full_engines[i]->set_model(model);
+            } else {
+                engines[i]->set_model(model);
+            }
+        });
     }
 
     void accumulate(EStep step, SufficientStats& stats) override {
@@ -153,15 +170,25 @@ struct CudaBackend : Backend {
         // The caller may have moved from what it gave.
         if (spare.covariance != covariance || spare.k != k || spare.d != d ||
             spare.n_k.size() != k || spare.sum_x.size() != k * d ||
-            spare.sum_x2.size() !=
-                    (covariance == Covariance::diagonal ? k * d : k)) {
+            spare.sum_x2.size() != num_moments(covariance, k, d)) {
             spare = SufficientStats(covariance, k, d);
         }
-        each_engine([&](size_t i) { engines[i]->accumulate(step); });
+        const bool full = has_matrices(covariance);
+        each_engine([&](size_t i) {
+            if (full) {
+                full_engines[i]->accumulate(step);
+            } else {
+                engines[i]->accumulate(step);
+            }
+        });
         // In this thread, which has OpenMP's others at hand: a new one would
         // start as many for itself.
         for (size_t i = 0; i < engines.size(); i++) {
-            engines[i]->read_sums(step, i > 0, spare);
+            if (full) {
+                full_engines[i]->read_sums(step, i > 0, spare);
+            } else {
+                engines[i]->read_sums(step, i > 0, spare);
+            }
         }
         std::swap(stats, spare);
     }
@@ -184,14 +211,21 @@ struct CudaBackend : Backend {
             Rows part = x;
             part.n = end - begin;
             part.data = static_cast<const char*>(x.data) + begin * x.stride;
-            engines[i]->top_components(
-                    part,
-                    m,
-                    components + begin * m,
-                    log_joint ? log_joint + begin * m : nullptr,
-                    distances ? distances + begin * m : nullptr,
-                    log_prob ? log_prob + begin : nullptr,
-                    order);
+            const auto top = [&](auto& engine) {
+                engine.top_components(
+                        part,
+                        m,
+                        components + begin * m,
+                        log_joint ? log_joint + begin * m : nullptr,
+                        distances ? distances + begin * m : nullptr,
+                        log_prob ? log_prob + begin : nullptr,
+                        order);
+            };
+            if (has_matrices(covariance)) {
+                top(*full_engines[i]);
+            } else {
+                top(*engines[i]);
+            }
         });
     }
 
@@ -228,6 +262,13 @@ struct CudaBackend : Backend {
     /// An engine has one model prepared and one scratch.
     std::mutex mutex;
     std::vector<std::unique_ptr<Engine>> engines;
+    std::vector<std::unique_ptr<FullEngine>> full_engines; ///< full and tied
+    struct Data {
+        const VectorSource* source = nullptr;
+        const float* weights = nullptr;
+        double weight_scale = 1;
+        Frame frame;
+    } data;
     /// What the caller gave the time before: to allocate as many pages again
     /// takes longer than to fill them.
     SufficientStats spare;
@@ -277,25 +318,30 @@ std::unique_ptr<Backend> make_cuda_backend() {
     return make_cuda_backend(CudaOptions());
 }
 
-static const std::vector<std::unique_ptr<Engine>>& engines_of(
-        const Backend& backend) {
+static const CudaBackend& as_cuda(const Backend& backend) {
     const auto* cuda = dynamic_cast<const CudaBackend*>(&backend);
     if (!cuda) {
         throw InvalidArgument(
                 "backend is \"" + backend.name() + "\", expected \"cuda\"");
     }
-    return cuda->engines;
+    return *cuda;
 }
 
 std::vector<float> cuda_row_log_prob(const Backend& backend) {
-    return engines_of(backend)[0]->row_log_prob();
+    const CudaBackend& cuda = as_cuda(backend);
+    return has_matrices(cuda.covariance) ? cuda.full_engines[0]->row_log_prob()
+                                         : cuda.engines[0]->row_log_prob();
 }
 
 CudaReport cuda_report(const Backend& backend) {
-    const auto& engines = engines_of(backend);
-    CudaReport report = engines[0]->report;
-    for (size_t i = 1; i < engines.size(); i++) {
-        const CudaReport& r = engines[i]->report;
+    const CudaBackend& cuda = as_cuda(backend);
+    const auto report_of = [&](size_t i) {
+        return has_matrices(cuda.covariance) ? cuda.full_engines[i]->report
+                                             : cuda.engines[i]->report;
+    };
+    CudaReport report = report_of(0);
+    for (size_t i = 1; i < cuda.engines.size(); i++) {
+        const CudaReport r = report_of(i);
         report.kernel_ms = std::max(report.kernel_ms, r.kernel_ms);
         report.rows += r.rows;
         report.long_rows += r.long_rows;

@@ -23,6 +23,13 @@ inline void check_launch(const char* kernel) {
     check(cudaGetLastError(), kernel);
 }
 
+/// Whatever is on which side.
+template <class T>
+void copy(T* to, const T* from, size_t n, cudaStream_t stream) {
+    check(cudaMemcpyAsync(to, from, n * sizeof(T), cudaMemcpyDefault, stream),
+          "copying");
+}
+
 /// Memory ran out: a smaller block may still fit.
 struct OutOfMemory : DeviceError {
     using DeviceError::DeviceError;

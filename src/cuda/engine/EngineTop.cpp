@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "cuda/engine/Engine.h"
+#include "cuda/engine/RowsSource.h"
 #include "cuda/score/TopM.h"
 
 namespace gmm::cuda {
@@ -12,26 +13,6 @@ namespace {
 
 constexpr double kLn2 = 0.6931471805599453;
 constexpr size_t kScoreBytes = size_t(256) << 20;
-
-/// Rows as a source, for the feeder.
-struct RowsSource : VectorSource {
-    explicit RowsSource(const Rows& x) : rows_(x) {
-        n = x.n;
-        d = x.d;
-        type = x.type;
-    }
-
-    Rows rows(size_t begin, size_t count, std::vector<std::byte>&)
-            const override {
-        Rows part = rows_;
-        part.data = static_cast<const char*>(rows_.data) + begin * rows_.stride;
-        part.n = count;
-        return part;
-    }
-
-private:
-    Rows rows_;
-};
 
 size_t aligned(size_t bytes) {
     return (bytes + 255) / 256 * 256;

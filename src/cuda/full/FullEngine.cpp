@@ -1,0 +1,280 @@
+#include "cuda/full/FullEngine.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace gmm::cuda {
+
+using namespace full;
+
+namespace {
+
+constexpr int64_t kStagedRows = 200000;    ///< on their way to where they stay
+constexpr size_t kChunk = size_t(4) << 20; ///< doubles read at a time
+
+/// Rows of d floats to rows of `pitch`, whose rest is 0.
+void upload_padded(
+        const std::vector<float>& from,
+        size_t d,
+        size_t pitch,
+        DeviceMemory& to,
+        cudaStream_t stream) {
+    const size_t rows = from.size() / d;
+    to.reserve(rows * pitch * sizeof(float));
+    if (pitch > d) {
+        check(cudaMemsetAsync(
+                      to.as<char>(), 0, rows * pitch * sizeof(float), stream),
+              "clearing");
+    }
+    check(cudaMemcpy2DAsync(
+                  to.as<float>(),
+                  pitch * sizeof(float),
+                  from.data(),
+                  d * sizeof(float),
+                  d * sizeof(float),
+                  rows,
+                  cudaMemcpyHostToDevice,
+                  stream),
+          "upload of the model");
+}
+
+} // namespace
+
+FullEngine::FullEngine(int device, const CudaOptions& options)
+        : device_(device), options_(options) {
+    check(cudaSetDevice(device), "choosing the device");
+    check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking),
+          "creating a stream");
+    check(cudaEventCreate(&started_), "creating an event");
+    check(cudaEventCreate(&finished_), "creating an event");
+    for (cudaEvent_t& e : steps_) {
+        check(cudaEventCreate(&e), "creating an event");
+    }
+}
+
+FullEngine::~FullEngine() {
+    cudaSetDevice(device_);
+    cudaStreamSynchronize(stream_);
+    cudaEventDestroy(started_);
+    cudaEventDestroy(finished_);
+    for (cudaEvent_t e : steps_) {
+        cudaEventDestroy(e);
+    }
+    cudaStreamDestroy(stream_);
+}
+
+void FullEngine::set_model(const GaussianMixture& model) {
+    check(cudaSetDevice(device_), "choosing the device");
+    covariance_ = model.covariance;
+    k_ = int(model.k);
+    d_ = int(model.d);
+    pitch_ = (d_ + 3) / 4 * 4;
+    upload_padded(model.means, model.d, pitch_, means_, stream_);
+    upload_padded(
+            model.precisions_cholesky, model.d, pitch_, factors_, stream_);
+    log_weights_.reserve(model.k * sizeof(float));
+    copy(log_weights_.as<float>(), model.log_weights.data(), model.k, stream_);
+    check(cudaStreamSynchronize(stream_), "upload of the model");
+}
+
+FullModelView FullEngine::prepare(EStep step) {
+    const size_t groups = (k_ + 3) / 4;
+    const bool hard = step == EStep::hard;
+    FullModelView model;
+    model.k = k_;
+    model.d = d_;
+    model.pitch = pitch_;
+    model.means = means_.as<float>();
+    model.factors = hard ? identity_.as<float>() : factors_.as<float>();
+    model.factor_stride =
+            hard || covariance_ == Covariance::tied ? 0 : int64_t(d_) * pitch_;
+    model.bound_factors = bounds_.as<uint4>();
+    model.bound_shifts =
+            reinterpret_cast<float2*>(model.bound_factors + groups * 256);
+    model.bound_terms =
+            reinterpret_cast<BoundTerms*>(model.bound_shifts + groups * 32);
+    model.terms =
+            reinterpret_cast<ComponentTerms*>(model.bound_terms + groups * 4);
+    if (hard) {
+        std::vector<float> unit(size_t(d_) * d_);
+        for (int i = 0; i < d_; i++) {
+            unit[size_t(i) * (d_ + 1)] = 1;
+        }
+        upload_padded(unit, d_, pitch_, identity_, stream_);
+        model.factors = identity_.as<float>();
+    }
+    prepare_model(
+            model,
+            hard ? nullptr : log_weights_.as<float>(),
+            directions(),
+            prepare_scratch_.as<double>(),
+            stream_);
+    return model;
+}
+
+void FullEngine::accumulate(EStep step) {
+    check(cudaSetDevice(device_), "choosing the device");
+    reserve();
+    HostTotals* const host = host_.as<HostTotals>();
+    check(cudaMemsetAsync(
+                  sums_.sums, 0, sums_.size() * sizeof(double), stream_),
+          "clearing");
+    check(cudaMemsetAsync(pass_.objective, 0, 3 * sizeof(double), stream_),
+          "clearing");
+    report = {};
+    marked_ = 0;
+    screens_ = false;
+    const size_t n = end_ - begin_;
+    auto is_first = [&](int64_t count) {
+        if (!has_basis_ && d_ > kLead) {
+            find_basis(count);
+        }
+    };
+    if (stays_ && !resident_) {
+        feeder_.run(
+                *source_,
+                begin_,
+                end_,
+                int(std::min(block_rows_, kStagedRows)),
+                stream_,
+                [&](const Block& b) { load(b, int64_t(b.begin - begin_)); });
+        require_finite();
+        is_first(int64_t(n));
+        project_rows(rows_, directions(), int64_t(n), stream_);
+        resident_ = true;
+    }
+    check(cudaEventRecord(started_, stream_), "recording an event");
+    const bool wants_totals = covariance_ == Covariance::tied && !has_totals_;
+    if (wants_totals) {
+        check(cudaMemsetAsync(
+                      total_memory_.as<char>(),
+                      0,
+                      total_memory_.bytes(),
+                      stream_),
+              "clearing");
+    }
+    FullModelView model = {};
+    if (resident_) {
+        model = prepare(step);
+        for (int64_t at = 0; at < int64_t(n); at += block_rows_) {
+            const int64_t count = std::min(block_rows_, int64_t(n) - at);
+            if (wants_totals) {
+                add_totals(at, count);
+            }
+            use_block(model, at, count, step);
+        }
+    } else {
+        feeder_.run(
+                *source_,
+                begin_,
+                end_,
+                int(block_rows_),
+                stream_,
+                [&](const Block& b) {
+                    load(b, 0);
+                    require_finite();
+                    is_first(b.rows);
+                    if (model.k == 0) {
+                        model = prepare(step);
+                    }
+                    project_rows(rows_, directions(), b.rows, stream_);
+                    if (wants_totals) {
+                        add_totals(0, b.rows);
+                    }
+                    use_block(model, 0, b.rows, step);
+                });
+    }
+    has_totals_ |= wants_totals;
+    check(cudaEventRecord(finished_, stream_), "recording an event");
+    copy(reinterpret_cast<char*>(&host->objective),
+         reinterpret_cast<const char*>(pass_.objective),
+         3 * sizeof(double),
+         stream_);
+    check(cudaStreamSynchronize(stream_), "the pass over the data");
+    float ms = 0;
+    check(cudaEventElapsedTime(&ms, started_, finished_), "timing");
+    report.kernel_ms = ms;
+    report.responsibilities = host->kept;
+    report.steps_ms.assign(kSteps, 0.);
+    for (int i = 0; i < kSteps && i + 1 < marked_; i++) {
+        check(cudaEventElapsedTime(&ms, steps_[i], steps_[i + 1]), "timing");
+        report.steps_ms[i] = ms;
+    }
+    report.resident = resident_;
+    report.exact = options_.precision == Precision::exact;
+    report.device_bytes = used_bytes();
+}
+
+void FullEngine::read_sums(EStep step, bool add, SufficientStats& stats) {
+    check(cudaSetDevice(device_), "choosing the device");
+    const size_t k = k_, d = d_;
+    double* const staging = host_.as<double>(256);
+    auto read = [&](const double* from, size_t n, auto&& use) {
+        for (size_t at = 0; at < n; at += kChunk) {
+            const size_t count = std::min(kChunk, n - at);
+            copy(staging, from + at, count, stream_);
+            check(cudaStreamSynchronize(stream_), "reading the statistics");
+#pragma omp parallel for schedule(static) if (count > 100000)
+            for (int64_t i = 0; i < int64_t(count); i++) {
+                use(at + i, staging[i]);
+            }
+        }
+    };
+    auto put = [add](std::vector<double>& to, size_t i, double x) {
+        to[i] = (add ? to[i] : 0.) + x;
+    };
+    read(sums_.sums, k, [&](size_t i, double x) { put(stats.n_k, i, x); });
+    read(sums_.sums + k, k * d, [&](size_t i, double x) {
+        put(stats.sum_x, i, x);
+    });
+    const double* const moments = sums_.sums + k * (1 + d);
+    if (sums_.moments) {
+        read(moments, k * sums_.per(), [&](size_t i, double x) {
+            put(stats.sum_x2, i, x);
+        });
+    } else {
+        std::vector<double> squares(k * d);
+        read(moments, k * d, [&](size_t i, double x) { squares[i] = x; });
+        for (size_t c = 0; c < k; c++) {
+            double sum = 0;
+            for (size_t j = 0; j < d; j++) {
+                sum += squares[c * d + j];
+            }
+            put(stats.sum_x2, c, sum);
+        }
+        read(total_memory_.as<double>() + 1 + d,
+             d * (d + 1) / 2,
+             [&](size_t i, double x) { put(stats.sum_x2, k + i, x); });
+    }
+    double weight = 0;
+    if (weights_) {
+        for (size_t i = begin_; i < end_; i++) {
+            weight += weights_[i];
+        }
+    } else {
+        weight = double(end_ - begin_);
+    }
+    if (!add) {
+        stats.weight = stats.objective = stats.dropped_mass = 0;
+    }
+    const HostTotals& host = *host_.as<HostTotals>();
+    stats.weight += weight;
+    stats.objective += host.objective;
+    if (step == EStep::soft) {
+        stats.dropped_mass += double(host.dropped) / pass_.dropped_unit;
+    }
+}
+
+std::vector<float> FullEngine::row_log_prob() const {
+    check(cudaSetDevice(device_), "choosing the device");
+    std::vector<double> all(last_rows_);
+    check(cudaMemcpy(
+                  all.data(),
+                  totals_.log_prob,
+                  all.size() * sizeof(double),
+                  cudaMemcpyDeviceToHost),
+          "reading the rows' log-likelihoods");
+    return {all.begin(), all.end()};
+}
+
+} // namespace gmm::cuda

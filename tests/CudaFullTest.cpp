@@ -1,0 +1,445 @@
+#include "CudaProblem.h"
+#include "EMTrainer.h"
+#include "FullCovariance.h"
+
+/** The CUDA backend's full and tied covariances against double, and against the
+ * CPU backend. */
+namespace {
+
+using namespace cuda_test;
+
+/// Clusters with matrices of their own (or one for all). ratio: of a matrix's
+/// smallest axis to its largest.
+Problem make_full_problem(
+        size_t n,
+        size_t d,
+        size_t k,
+        Covariance covariance,
+        double ratio = 0.3,
+        double apart = 0.9,
+        unsigned seed = 1) {
+    Problem p = make_problem(n, d, k, Covariance::isotropic, 1, seed);
+    p.covariance = covariance;
+    GaussianMixture& m = p.model;
+    m.covariance = covariance;
+    m.variances.clear();
+    std::mt19937 random(seed + 7);
+    std::normal_distribution<float> normal;
+    for (float& v : m.means) {
+        v *= float(apart / 0.9);
+    }
+    m.precisions_cholesky.assign(num_factors(covariance, k, d), 0);
+    const size_t matrices = m.precisions_cholesky.size() / (d * d);
+    for (size_t c = 0; c < matrices; c++) {
+        // A diagonal of wide and narrow axes, and some of each in the others.
+        float* const u = m.precisions_cholesky.data() + c * d * d;
+        for (size_t j = 0; j < d; j++) {
+            const double deviation = d == 1
+                    ? 0.5
+                    : 0.6 * std::pow(ratio, double((j * 7 + c) % d) / (d - 1));
+            u[j * d + j] = float(1 / deviation);
+            for (size_t i = 0; i < j; i++) {
+                u[i * d + j] = 0.3f * normal(random) * u[j * d + j] /
+                        std::sqrt(float(d));
+            }
+        }
+    }
+    std::vector<float> z(d);
+    for (size_t c = 0; c < k; c++) {
+        const std::vector<double> factor = covariance_factor(m, c);
+        for (size_t i = c; i < n; i += k) {
+            for (float& v : z) {
+                v = normal(random);
+            }
+            for (size_t j = 0; j < d; j++) {
+                double y = m.means[c * d + j];
+                for (size_t l = 0; l <= j; l++) {
+                    y += factor[j * d + l] * z[l];
+                }
+                place(p, i, j, float(y));
+            }
+        }
+    }
+    return p;
+}
+
+/// In double.
+SufficientStats full_reference(
+        const Problem& p, EStep step, const float* weights = nullptr) {
+    SufficientStats s(p.covariance, p.k, p.d);
+    const size_t d = p.d, triangle = d * (d + 1) / 2;
+    const bool tied = p.covariance == Covariance::tied;
+    std::vector<double> joint(p.n * p.k);
+    p.model.log_joint(p.n, p.y.data(), joint.data());
+    for (size_t i = 0; i < p.n; i++) {
+        const float* const y = p.y.data() + i * d;
+        double* const l = joint.data() + i * p.k;
+        const double w = weights ? weights[i] : 1.;
+        s.weight += w;
+        for (size_t c = 0; step == EStep::hard && c < p.k; c++) {
+            l[c] = 0;
+            for (size_t j = 0; j < d; j++) {
+                const double t = double(y[j]) - p.model.means[c * d + j];
+                l[c] -= t * t;
+            }
+        }
+        const size_t best = std::max_element(l, l + p.k) - l;
+        const double top = l[best];
+        double z = 0;
+        for (size_t c = 0; c < p.k; c++) {
+            z += std::exp(l[c] - top);
+        }
+        s.objective += w * (step == EStep::hard ? top : top + std::log(z));
+        for (size_t c = 0; c < p.k; c++) {
+            const double r = w *
+                    (step == EStep::hard ? double(c == best)
+                                         : std::exp(l[c] - top) / z);
+            if (r == 0) {
+                continue;
+            }
+            s.n_k[c] += r;
+            for (size_t j = 0; j < d; j++) {
+                s.sum_x[c * d + j] += r * y[j];
+            }
+            double* out = s.sum_x2.data() + (tied ? p.k : c * triangle);
+            for (size_t j = 0; j < d; j++) {
+                for (size_t m = 0; m <= j; m++) {
+                    *out++ += r * y[j] * double(y[m]);
+                }
+                if (tied) {
+                    s.sum_x2[c] += r * y[j] * double(y[j]);
+                }
+            }
+        }
+    }
+    return s;
+}
+
+void expect_alike(
+        const SufficientStats& found,
+        const SufficientStats& expected,
+        double near,
+        double objective) {
+    ASSERT_EQ(found.sum_x2.size(), expected.sum_x2.size());
+    EXPECT_NEAR(found.weight, expected.weight, 1e-6 * expected.weight);
+    EXPECT_NEAR(
+            found.objective, expected.objective, objective * expected.weight);
+    double n_k = 0, sum_x = 0, sum_x2 = 0;
+    const size_t d = expected.d, k = expected.k;
+    const size_t per = expected.sum_x2.size() / k;
+    for (size_t c = 0; c < k; c++) {
+        const double n = expected.n_k[c] + 1;
+        n_k = std::max(n_k, std::fabs(found.n_k[c] - expected.n_k[c]) / n);
+        for (size_t j = c * d; j < (c + 1) * d; j++) {
+            sum_x = std::max(
+                    sum_x, std::fabs(found.sum_x[j] - expected.sum_x[j]) / n);
+        }
+    }
+    const bool tied = expected.covariance == Covariance::tied;
+    for (size_t i = 0; i < expected.sum_x2.size(); i++) {
+        const double n = tied
+                ? (i < k ? (expected.n_k[i] + 1) * d : expected.weight)
+                : expected.n_k[i / per] + 1;
+        sum_x2 = std::max(
+                sum_x2, std::fabs(found.sum_x2[i] - expected.sum_x2[i]) / n);
+    }
+    EXPECT_LE(n_k, near);
+    EXPECT_LE(sum_x, 3 * near);
+    EXPECT_LE(sum_x2, 9 * near);
+}
+
+struct CudaFullTest : CudaTest {
+    static void check_full(
+            const Problem& p,
+            EStep step = EStep::soft,
+            const float* weights = nullptr,
+            CudaOptions options = {}) {
+        SCOPED_TRACE(
+                testing::Message()
+                << "n " << p.n << " d " << p.d << " k " << p.k << " "
+                << to_string(p.covariance) << " hard " << (step == EStep::hard)
+                << " precision " << int(options.precision));
+        const SufficientStats expected = full_reference(p, step, weights);
+        const Pass pass = run_pass(p, options, step, weights);
+        const bool exact = options.precision == Precision::exact;
+        expect_alike(
+                pass.stats,
+                expected,
+                exact ? 1e-5 : 1e-3,
+                (exact ? 1e-6 : 1e-3) * (step == EStep::hard ? p.d : 1));
+        if (step == EStep::soft && options.memory_limit == 0) {
+            EXPECT_LE(worst_log_prob(p, pass), exact ? 1e-4 : 0.02);
+        }
+        SufficientStats again;
+        pass.backend->accumulate(step, again);
+        EXPECT_EQ(pass.stats.n_k, again.n_k);
+        EXPECT_EQ(pass.stats.sum_x, again.sum_x);
+        EXPECT_EQ(pass.stats.sum_x2, again.sum_x2);
+        EXPECT_EQ(pass.stats.objective, again.objective);
+        EXPECT_EQ(pass.stats.dropped_mass, again.dropped_mass);
+    }
+};
+
+constexpr Covariance kMatrices[] = {Covariance::full, Covariance::tied};
+
+TEST_F(CudaFullTest, ShapesAgainstDouble) {
+    for (size_t d : {1, 3, 16, 17, 50, 128, 384}) {
+        for (size_t k : {1, 7, 256}) {
+            for (Covariance c : kMatrices) {
+                const Problem p =
+                        make_full_problem(d > 100 ? 700 : 1500, d, k, c);
+                check_full(p);
+                CudaOptions exact;
+                exact.precision = Precision::exact;
+                check_full(p, EStep::soft, nullptr, exact);
+            }
+        }
+    }
+}
+
+/// Bounds leave nothing out where all components matter.
+TEST_F(CudaFullTest, DiffuseData) {
+    for (size_t d : {2, 40}) {
+        check_full(make_full_problem(900, d, 300, Covariance::full, 0.8, 0.05));
+        check_full(make_full_problem(900, d, 300, Covariance::tied, 0.8, 0.05));
+    }
+}
+
+TEST_F(CudaFullTest, NearSingularMatrices) {
+    for (double ratio : {1e-3, 1e-5}) {
+        for (size_t d : {3, 50, 128}) {
+            for (Covariance c : kMatrices) {
+                const Problem p = make_full_problem(800, d, 20, c, ratio);
+                check_full(p);
+            }
+        }
+    }
+}
+
+TEST_F(CudaFullTest, HardAssignment) {
+    for (Covariance c : kMatrices) {
+        check_full(make_full_problem(1500, 30, 90, c), EStep::hard);
+        check_full(make_full_problem(700, 3, 200, c), EStep::hard);
+    }
+}
+
+TEST_F(CudaFullTest, Weights) {
+    for (Covariance c : kMatrices) {
+        const Problem p = make_full_problem(2100, 30, 90, c);
+        std::mt19937 random(3);
+        std::vector<float> w(p.n);
+        for (float& v : w) {
+            v = random() % 5 * 1.7f;
+        }
+        check_full(p, EStep::soft, w.data());
+        check_full(p, EStep::hard, w.data());
+    }
+}
+
+/// Rows far from all components, and on one point.
+TEST_F(CudaFullTest, FarRowsAndEqualRows) {
+    Problem p = make_full_problem(1200, 20, 30, Covariance::full);
+    for (size_t j = 0; j < p.d; j++) {
+        place(p, 5, j, 3000.f + float(j));
+        place(p, 6, j, -1e5f);
+        for (size_t i = 10; i < 60; i++) {
+            place(p, i, j, 0.25f);
+        }
+    }
+    const SufficientStats expected = full_reference(p, EStep::soft);
+    const Pass pass = run_pass(p, {});
+    EXPECT_NEAR(
+            pass.stats.objective,
+            expected.objective,
+            1e-5 * std::fabs(expected.objective));
+    for (size_t c = 0; c < p.k; c++) {
+        EXPECT_NEAR(pass.stats.n_k[c], expected.n_k[c], 1e-3 * p.n);
+    }
+}
+
+/// Blocks that are fed, and lists in parts, give what one block gives.
+TEST_F(CudaFullTest, LittleMemory) {
+    for (Covariance c : kMatrices) {
+        const Problem p = make_full_problem(40000, 8, 40, c, 0.5, 0.1);
+        for (size_t mib : {72, 74, 120}) {
+            CudaOptions o;
+            o.memory_limit = mib << 20;
+            check_full(p, EStep::soft, nullptr, o);
+        }
+        CudaOptions o;
+        o.memory_limit = 1 << 16;
+        EXPECT_THROW(run_pass(p, o), DeviceError);
+    }
+}
+
+TEST_F(CudaFullTest, NaNIsNamed) {
+    Problem p = make_full_problem(300, 5, 3, Covariance::full);
+    p.x[7 * p.d + 2] = NAN;
+    try {
+        run_pass(p, {});
+        FAIL() << "expected InvalidArgument";
+    } catch (const InvalidArgument& e) {
+        EXPECT_NE(std::string(e.what()).find("vector 7"), std::string::npos);
+    }
+}
+
+/// Kinds follow one another on one binding.
+TEST_F(CudaFullTest, OtherKindsBetween) {
+    const Problem full = make_full_problem(900, 20, 12, Covariance::full);
+    const Problem plain = make_problem(900, 20, 12, Covariance::isotropic);
+    Pass pass = run_pass(full, {});
+    GaussianMixture other = plain.model;
+    pass.backend->set_model(other);
+    SufficientStats stats;
+    pass.backend->accumulate(EStep::soft, stats);
+    EXPECT_EQ(stats.covariance, Covariance::isotropic);
+    pass.backend->set_model(full.model);
+    pass.backend->accumulate(EStep::soft, stats);
+    EXPECT_EQ(stats.n_k, pass.stats.n_k);
+    EXPECT_EQ(stats.sum_x2, pass.stats.sum_x2);
+}
+
+TEST_F(CudaFullTest, AgreesWithTheCpuBackend) {
+    for (Covariance c : kMatrices) {
+        const Problem p = make_full_problem(3000, 40, 60, c);
+        const auto source = memory_source(p.x.data(), p.n, p.d);
+        const auto cpu = make_cpu_backend();
+        cpu->set_data(*source, nullptr, p.frame);
+        cpu->set_model(p.model);
+        SufficientStats expected;
+        cpu->accumulate(EStep::soft, expected);
+        const Pass pass = run_pass(p, {});
+        expect_alike(pass.stats, expected, 1e-3, 1e-3);
+    }
+}
+
+/// The best components, by log-joint and by distance, against double.
+TEST_F(CudaFullTest, TopComponents) {
+    for (Covariance kind : kMatrices) {
+        for (size_t d : {2, 40}) {
+            Problem p = make_full_problem(1000, d, 60, kind);
+            p.x[11 * d + 1] = INFINITY;
+            const Pass pass = run_pass(make_full_problem(200, d, 60, kind), {});
+            pass.backend->set_model(p.model);
+            std::vector<double> joint(p.n * p.k), prob(p.n);
+            p.model.log_joint(p.n, p.y.data(), joint.data());
+            p.model.log_prob(p.n, p.y.data(), prob.data());
+            const double to_user = d * std::log(double(p.frame.scale));
+            const double unit = p.frame.scale * double(p.frame.scale);
+            const Rows rows{
+                    p.x.data(), ElementType::f32, p.n, d, d * sizeof(float)};
+            for (size_t m : {1, 3, 60}) {
+                for (EStep order : {EStep::soft, EStep::hard}) {
+                    SCOPED_TRACE(
+                            testing::Message()
+                            << to_string(kind) << " d " << d << " m " << m
+                            << " hard " << (order == EStep::hard));
+                    std::vector<int64_t> found(p.n * m);
+                    std::vector<float> found_joint(p.n * m),
+                            found_distance(p.n * m), found_prob(p.n);
+                    pass.backend->top_components(
+                            rows,
+                            m,
+                            found.data(),
+                            found_joint.data(),
+                            found_distance.data(),
+                            found_prob.data(),
+                            order);
+                    for (size_t i = 0; i < p.n; i++) {
+                        if (i == 11) {
+                            EXPECT_EQ(found[i * m], -1);
+                            EXPECT_EQ(found_prob[i], -INFINITY);
+                            EXPECT_EQ(found_distance[i * m], INFINITY);
+                            continue;
+                        }
+                        ASSERT_NEAR(found_prob[i], prob[i] + to_user, 0.02);
+                        std::vector<double> key(p.k), distance(p.k);
+                        for (size_t c = 0; c < p.k; c++) {
+                            for (size_t j = 0; j < d; j++) {
+                                const double t = double(p.y[i * d + j]) -
+                                        p.model.means[c * d + j];
+                                distance[c] += t * t;
+                            }
+                            key[c] = order == EStep::soft ? joint[i * p.k + c]
+                                                          : -distance[c];
+                        }
+                        std::vector<double> sorted(key);
+                        std::sort(sorted.rbegin(), sorted.rend());
+                        for (size_t r = 0; r < m; r++) {
+                            const size_t at = i * m + r;
+                            const size_t c = size_t(found[at]);
+                            ASSERT_LT(c, p.k);
+                            const double size = 1 + std::fabs(sorted[r]);
+                            ASSERT_NEAR(key[c], sorted[r], 1e-4 * size);
+                            const double j = joint[i * p.k + c] + to_user;
+                            ASSERT_NEAR(
+                                    found_joint[at],
+                                    j,
+                                    1e-5 * (1 + std::fabs(j)));
+                            ASSERT_NEAR(
+                                    found_distance[at],
+                                    distance[c] / unit,
+                                    1e-4 * (1 + distance[c]) / unit);
+                        }
+                        std::sort(
+                                found.begin() + i * m,
+                                found.begin() + (i + 1) * m);
+                        EXPECT_EQ(
+                                std::adjacent_find(
+                                        found.begin() + i * m,
+                                        found.begin() + (i + 1) * m),
+                                found.begin() + (i + 1) * m);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Screening by all coordinates leaves out nothing that matters.
+TEST_F(CudaFullTest, ScreenedComponents) {
+    for (size_t d : {20, 48, 90, 127}) {
+        for (double ratio : {0.5, 0.02}) {
+            const Problem p = make_full_problem(
+                    1500, d, 300, Covariance::full, ratio, 0.4);
+            check_full(p);
+        }
+    }
+}
+
+/// Twenty iterations from the same start as the CPU backend's.
+TEST_F(CudaFullTest, TrainingAgreesWithTheCpuBackend) {
+    for (Covariance kind : kMatrices) {
+        const Problem p = make_full_problem(4000, 20, 12, kind);
+        const auto source = memory_source(p.x.data(), p.n, p.d);
+        TrainingOptions options;
+        options.covariance = kind;
+        options.niter = 20;
+        options.tolerance = 0;
+        options.reg_covar = 1e-3;
+        options.init = Initialisation::given_means;
+        GaussianMixture start = p.frame.to_user(p.model);
+        const auto cpu = make_cpu_backend(), cuda = make_cuda_backend();
+        const TrainingResult a =
+                train(*source, nullptr, p.k, options, *cpu, &start);
+        const TrainingResult b =
+                train(*source, nullptr, p.k, options, *cuda, &start);
+        EXPECT_NEAR(
+                a.lower_bound(),
+                b.lower_bound(),
+                1e-4 * std::fabs(a.lower_bound()));
+        for (size_t c = 0; c < p.k; c++) {
+            EXPECT_NEAR(
+                    std::exp(a.model.log_weights[c]),
+                    std::exp(b.model.log_weights[c]),
+                    1e-4);
+            const auto one = covariance_matrix(a.model, c);
+            const auto other = covariance_matrix(b.model, c);
+            for (size_t j = 0; j < one.size(); j++) {
+                EXPECT_NEAR(one[j], other[j], 1e-3 * one[0]);
+            }
+        }
+    }
+}
+
+} // namespace
