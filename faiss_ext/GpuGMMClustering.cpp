@@ -252,8 +252,7 @@ double score(const gmm::TrainingResult& result) {
 
 /// The best of nredo runs.
 Fit fit_mixture(const GpuGMMClustering& clus, const TrainingSet& set) {
-    const std::unique_ptr<gmm::Backend> backend =
-            gmm::cuda_available() && !gmm::has_matrices(clus.covariance)
+    const std::unique_ptr<gmm::Backend> backend = gmm::cuda_available()
             ? gmm::make_cuda_backend(clus.cuda)
             : gmm::make_cpu_backend();
     const bool given = !clus.centroids.empty();

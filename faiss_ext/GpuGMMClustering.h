@@ -15,8 +15,7 @@ namespace faiss_ext {
  *
  * Trains a Gaussian mixture where faiss::Clustering runs Lloyd's k-means. It
  * uses the GPU when the library was built with CUDA and a device is there,
- * and the CPU otherwise, which also fits the covariances `full` and `tied`;
- * `backend` says which of them ran.
+ * and the CPU otherwise; `backend` says which of them ran.
  *
  * Fields of faiss::ClusteringParameters: niter iterations at most (after
  * hard_niter of k-means), of EM but for the last ones; nredo keeps the run of
