@@ -95,8 +95,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     Parameters
     ----------
     n_components : int, default=1
-    covariance_type : {"spherical", "diag", "tied_spherical"}
-        One variance a component; one a component and dimension; one for all.
+    covariance_type : {"spherical", "diag", "tied_spherical", "full", "tied"}
+        One variance a component; one a component and dimension; one for all;
+        one matrix a component; one matrix for all. Matrices are fitted on the
+        CPU.
     tol : float, default=1e-3
         EM stops when the mean log-likelihood gains less.
     reg_covar : float, default=1e-6
@@ -111,7 +113,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     weights_init : array of shape (n_components,), optional
     means_init : array of shape (n_components, n_features), optional
     precisions_init : array, optional
-        Inverse variances, shaped as `covariances_`.
+        Inverse variances or matrices, shaped as `covariances_`.
     random_state : int, RandomState or None
     warm_start : bool, default=False
         `fit` starts from where the last one ended.
@@ -125,8 +127,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     weights_ : ndarray of shape (n_components,)
     means_ : ndarray of shape (n_components, n_features)
     covariances_, precisions_, precisions_cholesky_ : ndarray
-        Shape (n_components,), (n_components, n_features) or (), by
-        covariance type.
+        By covariance type, of shape (n_components,), (n_components,
+        n_features), (), (n_components, n_features, n_features) or
+        (n_features, n_features).
     converged_ : bool
     n_iter_ : int
     lower_bound_ : float
@@ -206,9 +209,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         offset = _offset_of(X)
         center, scale, _ = _core.frame_of(X, weights, offset)
         frame = _Frame(offset, center, scale)
-        engine = _core.EStepEngine(
-            X, weights, center, scale, self.backend, offset
-        )
+        backend = self.backend
+        if backend == "auto" and self.covariance_type in ("full", "tied"):
+            backend = "cpu"
+        engine = _core.EStepEngine(X, weights, center, scale, backend, offset)
         return self._fit_by(engine, frame, X, weights)
 
     def _fit_by(
@@ -307,8 +311,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self.means_ = means
         self.covariances_ = covariances
         kind = covariance_kind(self.covariance_type)
-        self.precisions_cholesky_ = kind.cholesky_of_inverse(covariances)
-        self.precisions_ = kind.inverse(covariances)
+        self.precisions_cholesky_ = kind.precisions_cholesky(covariances)
+        self.precisions_ = kind.precisions(self.precisions_cholesky_)
 
     def _set_start(
         self,
@@ -347,8 +351,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             raise ValueError(
                 "weights_init: expected values of at least 0 that sum to 1"
             )
-        if precisions is not None and not (precisions > 0).all():
-            raise ValueError("precisions_init: expected positive values")
+        if precisions is not None:
+            variances = kind.covariances_of(precisions)
         if w is None or means is None or precisions is None:
             seed = int(random.randint(np.iinfo(np.int32).max))
             start = means
@@ -362,9 +366,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             w = by_rows[0] if w is None else w
             if means is None:
                 means = by_rows[1] if self.init_params == "kmeans" else start
-            variances = by_rows[2]
-        if precisions is not None:
-            variances = kind.inverse(precisions)
+            if precisions is None:
+                variances = by_rows[2]
         self._set_parameters(w, means, variances)
 
     def _start_means(
@@ -408,16 +411,16 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         k, d = means.shape
         kind = covariance_kind(self.covariance_type)
         if hard:
-            variances = np.ones(kind.shape(k, d))
+            variances = kind.unit(k, d)
             log_weights = np.full(k, -np.log(k))
         else:
-            variances = kind.scaled(self.covariances_, frame.scale)
+            variances = kind.for_core(self.covariances_, frame.scale)
             with np.errstate(divide="ignore"):
                 log_weights = np.maximum(np.log(self.weights_), -80)
         return engine.accumulate(
             self.covariance_type,
             ((means - frame.origin) * frame.scale).astype(np.float32),
-            np.atleast_1d(variances).astype(np.float32),
+            variances,
             log_weights.astype(np.float32),
             hard,
         )
@@ -479,9 +482,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             X,
             self.covariance_type,
             ((self.means_ - frame.origin) * scale).astype(np.float32),
-            np.atleast_1d(kind.scaled(self.covariances_, scale)).astype(
-                np.float32
-            ),
+            kind.for_core(self.covariances_, scale),
             log_weights.astype(np.float32),
             frame.center,
             scale,
@@ -542,7 +543,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def _n_parameters(self) -> int:
         k, d = self.means_.shape
         kind = covariance_kind(self.covariance_type)
-        return int(k - 1 + k * d + np.prod(kind.shape(k, d)))
+        return int(k - 1 + k * d + kind.n_parameters(k, d))
 
     def bic(self, X: Any) -> float:
         """Bayesian information criterion; lower is better."""

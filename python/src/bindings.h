@@ -36,9 +36,12 @@ nb::object to_numpy(std::vector<T>&& values, std::vector<size_t> shape) {
             nb::ndarray<nb::numpy, T>(data, shape.size(), shape.data(), owner));
 }
 
-/// The names of scikit-learn: "spherical", "diag", "tied_spherical".
+/// The names of scikit-learn: "spherical", "diag", "full", "tied", and
+/// "tied_spherical".
 gmm::Covariance covariance_from_string(const std::string& name);
 const char* covariance_name(gmm::Covariance covariance);
+/// As covariance_from_string, for an index: without "full" and "tied".
+gmm::Covariance list_covariance(const std::string& name);
 
 /// The IVF index inside whatever is around it, or nullptr.
 faiss::IndexIVF* extract_ivf(faiss::Index& index);

@@ -8,6 +8,7 @@
 #include <faiss/IndexRefine.h>
 #include <faiss/impl/FaissAssert.h>
 
+#include "FullCovariance.h"
 #include "bindings.h"
 #include "faiss_ext/GMMParameterSpace.h"
 #include "faiss_ext/IndexGMM.h"
@@ -22,14 +23,16 @@ gmm::Covariance covariance_from_string(const std::string& name) {
     for (gmm::Covariance covariance :
          {gmm::Covariance::isotropic,
           gmm::Covariance::diagonal,
-          gmm::Covariance::tied_spherical}) {
+          gmm::Covariance::tied_spherical,
+          gmm::Covariance::full,
+          gmm::Covariance::tied}) {
         if (name == covariance_name(covariance)) {
             return covariance;
         }
     }
     FAISS_THROW_FMT(
-            "covariance_type = \"%s\", expected \"spherical\", \"diag\" or "
-            "\"tied_spherical\"",
+            "covariance_type = \"%s\", expected \"spherical\", \"diag\", "
+            "\"tied_spherical\", \"full\" or \"tied\"",
             name.c_str());
 }
 
@@ -41,10 +44,22 @@ const char* covariance_name(gmm::Covariance covariance) {
             return "diag";
         case gmm::Covariance::tied_spherical:
             return "tied_spherical";
-        default:
-            break;
+        case gmm::Covariance::full:
+            return "full";
+        case gmm::Covariance::tied:
+            return "tied";
     }
     FAISS_THROW_MSG("a covariance kind that Python has no name for");
+}
+
+gmm::Covariance list_covariance(const std::string& name) {
+    const gmm::Covariance covariance = covariance_from_string(name);
+    FAISS_THROW_IF_NOT_FMT(
+            !gmm::has_matrices(covariance),
+            "covariance_type = \"%s\", expected \"spherical\", \"diag\" or "
+            "\"tied_spherical\": lists have no covariance matrices",
+            name.c_str());
+    return covariance;
 }
 
 faiss::IndexIVF* extract_ivf(faiss::Index& index) {
@@ -196,6 +211,16 @@ nb::tuple mixture(const PyIndex& self) {
         shape = {m.k, m.d};
     } else if (m.covariance == gmm::Covariance::tied_spherical) {
         shape = {};
+    } else if (gmm::has_matrices(m.covariance)) {
+        const bool one = m.covariance == gmm::Covariance::tied;
+        for (size_t c = 0; c < (one ? 1 : m.k); c++) {
+            const std::vector<double> matrix = gmm::covariance_matrix(m, c);
+            m.variances.insert(m.variances.end(), matrix.begin(), matrix.end());
+        }
+        shape = {m.k, m.d, m.d};
+        if (one) {
+            shape.erase(shape.begin());
+        }
     }
     std::vector<float> weights;
     for (float w : m.log_weights) {
@@ -452,8 +477,7 @@ void bind_fields(nb::class_<PyIndex>& index) {
                 FAISS_THROW_IF_NOT_MSG(
                         !self.index->is_trained,
                         "covariance_type: the index is trained already");
-                self.gmm("covariance_type").covariance =
-                        covariance_from_string(name);
+                self.gmm("covariance_type").covariance = list_covariance(name);
             });
     index.def_prop_ro("calibration", [](const PyIndex& self) {
         return self.gmm("calibration").calibration;

@@ -83,7 +83,7 @@ nb::object serialize_stock(const PyIndex& self) {
 
 /// Puts a GMM index in the place of the IVF index inside.
 void swap_to_gmm(PyIndex& self, const std::string& covariance_type) {
-    const gmm::Covariance covariance = covariance_from_string(covariance_type);
+    const gmm::Covariance covariance = list_covariance(covariance_type);
     const LongCall long_call;
     faiss::Index* root = self.index.get();
     faiss::Index** place = faiss_ext::unwrap(&root);

@@ -72,6 +72,7 @@ std::vector<float> copy(nb::ndarray<const float, nb::c_contig> a) {
     return {a.data(), a.data() + a.size()};
 }
 
+/// `variances` are Cholesky factors of precisions for full and tied.
 gmm::GaussianMixture make_mixture(
         const std::string& covariance_type,
         Matrix<const float> means,
@@ -82,7 +83,8 @@ gmm::GaussianMixture make_mixture(
     m.k = means.shape(0);
     m.d = means.shape(1);
     m.means.assign(means.data(), means.data() + means.size());
-    m.variances = copy(variances);
+    (gmm::has_matrices(m.covariance) ? m.precisions_cholesky : m.variances) =
+            copy(variances);
     m.log_weights.assign(
             log_weights.data(), log_weights.data() + log_weights.size());
     m.validate();
@@ -344,9 +346,10 @@ nb::object copied(
 void bind_stats(nb::module_& m) {
     using Stats = gmm::SufficientStats;
     auto second_moments = [](const Stats& s) {
-        std::vector<size_t> shape = {s.k};
-        if (s.sum_x2.size() != s.k) {
-            shape.push_back(s.sum_x2.size() / s.k);
+        std::vector<size_t> shape = {s.sum_x2.size()};
+        if (s.covariance == gmm::Covariance::diagonal ||
+            s.covariance == gmm::Covariance::full) {
+            shape = {s.k, s.sum_x2.size() / s.k};
         }
         return copied(s.sum_x2, shape);
     };

@@ -20,7 +20,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks  # noqa: E402
 
 from faiss_ext import GaussianMixture  # noqa: E402
 
-KINDS = ("spherical", "diag", "tied_spherical")
+KINDS = ("spherical", "diag", "tied_spherical", "full", "tied")
 
 
 @parametrize_with_checks([GaussianMixture(covariance_type=t) for t in KINDS])
@@ -45,12 +45,26 @@ def blobs(n=3000, d=7, k=4, offset=0.0, seed=0):
 
 def start(X, k, kind):
     d = X.shape[1]
-    shape = {"spherical": (k,), "diag": (k, d), "tied_spherical": ()}[kind]
+    identity = {
+        "spherical": np.ones(k),
+        "diag": np.ones((k, d)),
+        "tied_spherical": np.ones(()),
+        "full": np.tile(np.eye(d), (k, 1, 1)),
+        "tied": np.eye(d),
+    }[kind]
     return {
         "means_init": X[:k],
         "weights_init": np.full(k, 1 / k),
-        "precisions_init": np.full(shape, 1 / X.var()),
+        "precisions_init": identity / X.var(),
     }
+
+
+def correlated(n=3000, offset=0.0, seed=0):
+    """Blobs that are drawn out in directions of their own."""
+    rng = np.random.default_rng(seed)
+    X = blobs(n=n, seed=seed)
+    X[: n // 2] = X[: n // 2] @ rng.normal(size=(7, 7))
+    return X @ rng.normal(size=(7, 7)) + offset
 
 
 def reference_step(X, weights, means, covariances, reg):
@@ -71,11 +85,12 @@ def reference_step(X, weights, means, covariances, reg):
     return n_k / n_k.sum(), means, covariances, log_prob.mean()
 
 
-@pytest.mark.parametrize("kind", ["spherical", "diag"])
+@pytest.mark.parametrize("kind", ["spherical", "diag", "full", "tied"])
 @pytest.mark.parametrize("offset", [0, 1e4])
 @pytest.mark.parametrize("reg_covar", [1e-6, 0.1])
-def test_agrees_with_scikit_learn(kind, offset, reg_covar):
-    X = blobs(offset=offset)
+@pytest.mark.parametrize("data", [blobs, correlated])
+def test_agrees_with_scikit_learn(kind, offset, reg_covar, data):
+    X = data(offset=offset)
     options = dict(
         n_components=5,
         covariance_type=kind,
@@ -95,7 +110,11 @@ def test_agrees_with_scikit_learn(kind, offset, reg_covar):
         "lower_bound_",
     ):
         mine, other = getattr(b, name), getattr(a, name)
-        np.testing.assert_allclose(mine, other, rtol=1e-4, err_msg=name)
+        # Elements of a matrix may be 0: they are compared with the largest.
+        least = 1e-4 * np.abs(other).max() if np.ndim(other) > 1 else 0
+        np.testing.assert_allclose(
+            mine, other, rtol=1e-4, atol=least, err_msg=name
+        )
     assert b.n_iter_ == a.n_iter_ == 20
     np.testing.assert_allclose(
         b.score_samples(X), a.score_samples(X), rtol=1e-4, atol=1e-4
@@ -134,7 +153,7 @@ def test_finds_what_data_were_drawn_from(kind):
     m = GaussianMixture(3, covariance_type=kind, random_state=0, n_init=3)
     m.fit(X)
     assert m.converged_
-    k = 1 if kind == "tied_spherical" else 3
+    k = 1 if kind.startswith("tied") else 3
     expected = Reference(
         k, covariance_type="spherical", random_state=0, n_init=3
     ).fit(X)
@@ -241,16 +260,90 @@ def test_sample_has_the_moments(kind):
     drawn, y = m.sample(60000)
     assert drawn.shape == (60000, 7)
     np.testing.assert_allclose(np.bincount(y) / 60000, m.weights_, atol=0.01)
-    variances = np.broadcast_to(
-        m.covariances_
-        if kind == "diag"
-        else np.broadcast_to(m.covariances_, (3,))[:, None],
-        (3, 7),
-    )
     for c in range(3):
         rows = drawn[y == c]
+        expected = matrix_of(m, c)
+        scale = np.trace(expected) / 7
         np.testing.assert_allclose(rows.mean(0), m.means_[c], atol=0.15)
-        np.testing.assert_allclose(rows.var(0), variances[c], rtol=0.1)
+        np.testing.assert_allclose(
+            np.cov(rows.T), expected, rtol=0.1, atol=0.1 * scale
+        )
+
+
+def matrix_of(m, c):
+    """The covariance matrix of a component, whatever the kind."""
+    covariances, d = m.covariances_, m.n_features_in_
+    if m.covariance_type in ("full", "tied"):
+        return covariances[c] if m.covariance_type == "full" else covariances
+    if m.covariance_type == "tied_spherical":
+        return covariances * np.eye(d)
+    return covariances[c] * np.eye(d)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_free_parameters(kind):
+    X = blobs(d=4, k=3)
+    m = GaussianMixture(3, covariance_type=kind, random_state=0).fit(X)
+    covariances = {
+        "spherical": 3,
+        "diag": 12,
+        "tied_spherical": 1,
+        "full": 30,
+        "tied": 10,
+    }[kind]
+    expected = -2 * m.score(X) * len(X) + 2 * (2 + 12 + covariances)
+    assert m.aic(X) == pytest.approx(expected, rel=1e-9)
+    expected += (np.log(len(X)) - 2) * (2 + 12 + covariances)
+    assert m.bic(X) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["spherical", "diag", "full", "tied"])
+def test_one_dimension(kind):
+    X = blobs(d=1, k=3)
+    options = dict(
+        n_components=3,
+        covariance_type=kind,
+        max_iter=20,
+        tol=0,
+        **start(X, 3, kind),
+    )
+    a = Reference(**options).fit(X)
+    b = GaussianMixture(**options).fit(X)
+    for name in ("weights_", "means_", "covariances_", "lower_bound_"):
+        mine, other = getattr(b, name), getattr(a, name)
+        np.testing.assert_allclose(mine, other, rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ["full", "tied"])
+def test_matrices_of_more_dimensions_than_a_kernel_has_lanes(kind, base):
+    """Real data, from the same start as scikit-learn."""
+    X = base[:2000, :40] + np.random.default_rng(0).normal(size=(2000, 40))
+    options = dict(
+        n_components=4,
+        covariance_type=kind,
+        max_iter=20,
+        tol=0,
+        **start(X, 4, kind),
+    )
+    a = Reference(**options).fit(X)
+    b = GaussianMixture(**options).fit(X)
+    for name in ("weights_", "means_", "covariances_", "lower_bound_"):
+        mine, other = getattr(b, name), getattr(a, name)
+        least = 1e-4 * np.abs(other).max()
+        np.testing.assert_allclose(mine, other, rtol=1e-4, atol=least)
+
+
+def test_a_matrix_that_is_not_definite():
+    X = blobs()
+    X[:, 3] = X[:, 2]
+    for kind in ("full", "tied"):
+        with pytest.raises(ValueError, match="not positive definite"):
+            GaussianMixture(2, covariance_type=kind, reg_covar=0).fit(X)
+    for wrong in (np.zeros((7, 7)), np.triu(np.ones((7, 7)))):
+        with pytest.raises(ValueError, match="precisions_init: expected sym"):
+            GaussianMixture(
+                2, covariance_type="tied", precisions_init=wrong
+            ).fit(X)
 
 
 def test_fit_predict_is_fit_and_predict():
