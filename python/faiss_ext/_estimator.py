@@ -14,6 +14,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from . import _core
 from ._covariances import covariance_kind
+from ._progress import Bar
 
 try:
     from sklearn.utils.validation import validate_data
@@ -118,6 +119,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     warm_start : bool, default=False
         `fit` starts from where the last one ended.
     verbose : int, default=0
+        Above 0: prints the lower bound every `verbose_interval` iterations,
+        above a bar of tqdm's where it is installed.
     verbose_interval : int, default=10
     backend : {"auto", "cpu", "cuda"}
         Where E-steps are computed; "auto" takes a GPU if there is one.
@@ -229,7 +232,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         if not warm:
             best = None
             for start in range(self.n_init):
-                self._report(f"Initialization {start}")
+                if self.verbose:
+                    print(f"Initialization {start}")
                 self._set_start(X, weights, frame, engine, random)
                 bounds, converged = self._iterate(engine, frame)
                 bound = bounds[-1] if bounds else -np.inf
@@ -296,10 +300,6 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         ):
             X = np.ascontiguousarray(X, X.dtype.newbyteorder("="))
         return np.asarray(X)
-
-    def _report(self, text: str) -> None:
-        if self.verbose:
-            print(text)
 
     def _parameters(self) -> tuple[Doubles, Doubles, Doubles]:
         return self.weights_, self.means_, self.covariances_
@@ -446,18 +446,21 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         reg = self.reg_covar * frame.scale**2
         log_volume = self.means_.shape[1] * np.log(frame.scale)
         bounds: list[float] = []
-        for iteration in range(1, self.max_iter + 1):
-            stats = self._accumulate(engine, frame, self.means_)
-            self._set_parameters(
-                *self._to_user(frame, *kind.m_step(stats, reg))
-            )
-            bounds.append(stats.objective / stats.weight + float(log_volume))
-            if iteration % self.verbose_interval == 0:
-                self._report(
-                    f"  Iteration {iteration}: lower bound {bounds[-1]:.5f}"
+        with Bar(bool(self.verbose), self.max_iter, "EM", "iterations") as bar:
+            for iteration in range(1, self.max_iter + 1):
+                stats = self._accumulate(engine, frame, self.means_)
+                self._set_parameters(
+                    *self._to_user(frame, *kind.m_step(stats, reg))
                 )
-            if len(bounds) > 1 and abs(bounds[-1] - bounds[-2]) < self.tol:
-                return bounds, True
+                bound = stats.objective / stats.weight + float(log_volume)
+                bounds.append(bound)
+                bar.advance(note=f"lower bound {bound:.5f}")
+                if iteration % self.verbose_interval == 0:
+                    bar.say(
+                        f"  Iteration {iteration}: lower bound {bound:.5f}"
+                    )
+                if len(bounds) > 1 and abs(bound - bounds[-2]) < self.tol:
+                    return bounds, True
         return bounds, False
 
     # What the mixture says of rows

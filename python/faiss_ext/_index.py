@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from . import _arrays, _core
 from ._arrays import Floats, Ids
 from ._core import Calibration, ClusteringParameters
+from ._progress import Bar
 from ._selectors import parameters, selector
 
 #: A product quantizer trains on this many vectors at most, as FAISS's do.
@@ -99,7 +100,10 @@ class Index:
     ntotal = _Field[int]("Vectors in it.")
     is_trained = _Field[bool]("Whether `add` may be called.")
     metric_type = _Field[int]("METRIC_L2 or METRIC_INNER_PRODUCT.")
-    verbose = _Field[bool]("Prints what it does.")
+    verbose = _Field[bool](
+        "Prints what it does; for what comes in blocks a bar of tqdm's, where "
+        "it is installed."
+    )
     nlist = _Field[int]("Lists, or components.")
     code_size = _Field[int]("Bytes of a vector.")
     cp = _Field[ClusteringParameters](
@@ -213,9 +217,11 @@ class Index:
             most = max(most, cp.max_points_per_centroid * self.nlist)
             seed = cp.seed
         if _arrays.is_blocks(x):
-            self._core.train(
-                _arrays.sample_blocks(x, "x", self.d, most, abs(seed))
-            )
+            with Bar(self.verbose, None, "reading", "vectors") as bar:
+                sample = _arrays.sample_blocks(
+                    _counted(x, bar), "x", self.d, most, abs(seed)
+                )
+            self._core.train(sample)
             return
         a = _arrays.matrix(x, "x", self.d)
         if not (a.dtype == np.float32 and a.flags.c_contiguous):
@@ -231,7 +237,10 @@ class Index:
             Of an iterator or of what is converted block by block, the blocks
             before one that is wrong stay added.
         """
-        self._add((block for _, block in self._blocks(x)), self._core.add)
+        total = None if _arrays.is_blocks(x) else len(x)
+        with Bar(self.verbose, total, "adding", "vectors") as bar:
+            blocks = (block for _, block in self._blocks(x))
+            self._add(_counted(blocks, bar), self._core.add)
 
     def add_with_ids(self, x: Any, ids: Any) -> None:
         """Adds vectors with ids of your own.
@@ -248,7 +257,13 @@ class Index:
             for begin, block in _arrays.float_blocks(a):
                 yield block, numbers[begin : begin + len(block)]
 
-        self._add(blocks(), lambda pair: self._core.add_with_ids(*pair))
+        with Bar(self.verbose, len(a), "adding", "vectors") as bar:
+
+            def add(pair: tuple[Floats, Ids]) -> None:
+                self._core.add_with_ids(*pair)
+                bar.advance(len(pair[0]))
+
+            self._add(blocks(), add)
 
     def _blocks(self, x: Any) -> Iterator[tuple[int, Floats]]:
         if not _arrays.is_blocks(x):
@@ -519,6 +534,12 @@ class Index:
         if faiss is None:
             import faiss
         return faiss.deserialize_index(_core.serialize_stock(self._core))
+
+
+def _counted(blocks: Iterable[Any], bar: Bar) -> Iterator[Any]:
+    for block in blocks:
+        yield block
+        bar.advance(len(block))
 
 
 def index_factory(

@@ -9,6 +9,7 @@ import numpy as np
 
 from . import _arrays, _core
 from ._arrays import Floats, Ids
+from ._progress import Bar
 
 
 class Kmeans:
@@ -23,6 +24,8 @@ class Kmeans:
     nredo : int
         Runs, of which the one with the least objective is kept.
     verbose : bool
+        Prints the objective of each iteration, above a bar of tqdm's where it
+        is installed.
     spherical : bool
         Centroids are normalised after each iteration, and vectors assigned by
         inner product.
@@ -167,24 +170,25 @@ class Kmeans:
         def report(hard: bool, objective: float, seconds: float) -> None:
             nonlocal done
             done += 1
-            if self.verbose:
-                print(f"iteration {done}: objective {objective * total:g}")
+            bar.say(f"iteration {done}: objective {objective * total:g}")
+            bar.advance()
             if progress is not None:
                 progress(done, objective * total)
 
-        fitted = _core.train(
-            a,
-            w,
-            self.k,
-            init=self.init,
-            hard_iterations=self.niter,
-            niter=0,
-            seed=abs(self.seed) + redo,
-            spherical=self.spherical,
-            backend="cuda" if self.gpu else "cpu",
-            means=means,
-            progress=report,
-        )
+        with Bar(self.verbose, self.niter, "k-means", "iterations") as bar:
+            fitted = _core.train(
+                a,
+                w,
+                self.k,
+                init=self.init,
+                hard_iterations=self.niter,
+                niter=0,
+                seed=abs(self.seed) + redo,
+                spherical=self.spherical,
+                backend="cuda" if self.gpu else "cpu",
+                means=means,
+                progress=report,
+            )
         fitted["obj"] = [it[1] * total for it in fitted["iterations"]]
         fitted["stats"] = [
             {

@@ -74,13 +74,16 @@ const sorted = (rows, key) => rows.slice().sort((a, b) => a[key] - b[key]);
 const families = [["nprobe", "dot", "circle"],
                   ["target_recall", "solid", "diamond"],
                   ["exhaustive", "solid", "square"]];
+// Plotly reads tags in names.
+const label = r => (r.factory || r.file).replace(/&/g, "&amp;")
+  .replace(/</g, "&lt;");
 const of = (r, family) => r.rows.filter(w => w.setting.startsWith(family));
 function curves(key) {
   return results.flatMap((r, i) => families.flatMap(([f, dash, symbol]) => {
     const rows = sorted(of(r, f), "recall");
     return rows.length ? [{
       x: rows.map(w => w[key]), y: rows.map(w => w.recall),
-      text: rows.map(w => w.setting), name: r.factory + ", " + f,
+      text: rows.map(w => w.setting), name: label(r) + ", " + f,
       mode: "lines+markers", line: {color: color(i), dash},
       marker: {symbol, size: 7}, hovertemplate: "%%{text}<br>recall " +
         "%%{y:.4f}<br>" + key + " %%{x:,.0f}<extra></extra>"}] : [];
@@ -97,18 +100,18 @@ const pictures = {
     .concat(results.flatMap((r, i) => {
       const rows = of(r, "target_recall");
       return rows.length ? [{x: rows.map(w => w.target_recall),
-        y: rows.map(w => w.recall), name: r.factory, mode: "lines+markers",
+        y: rows.map(w => w.recall), name: label(r), mode: "lines+markers",
         line: {color: color(i)}, hovertemplate:
           "target %%{x}<br>reached %%{y:.4f}<extra></extra>"}] : [];
     })), {xaxis: {title: {text: "target_recall"}},
           yaxis: {title: {text: "recall@%(k)d"}}}],
   lists: [results.filter(r => r.list_sizes.length).map((r, i) => {
     const sizes = r.list_sizes.slice().sort((a, b) => b - a);
-    return {y: sizes, name: r.factory, mode: "lines",
+    return {y: sizes, name: label(r), mode: "lines",
             line: {color: color(i)}, hovertemplate:
               "list %%{x}: %%{y:,} vectors<extra></extra>"};
   }), {xaxis: {title: {text: "list"}}, yaxis: {title: {text: "vectors"}}}],
-  memory: [[{type: "bar", x: results.map(r => r.factory),
+  memory: [[{type: "bar", x: results.map(label),
     y: results.map(r => r.bytes / Math.max(r.ntotal, 1)),
     marker: {color: results.map((r, i) => color(i))}, hovertemplate:
       "%%{x}: %%{y:,.0f} bytes a vector<extra></extra>"}],
@@ -123,7 +126,8 @@ function draw() {
     Plotly.react(id, data, Object.assign({}, layout, {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: {color: ink}, margin: {t: 10, r: 10, b: 40, l: 50},
-      legend: {orientation: "h", y: -0.2}, hovermode: "closest",
+      legend: {orientation: "h", y: -0.27, yanchor: "top"},
+      hovermode: "closest",
       xaxis: axis(layout.xaxis), yaxis: axis(layout.yaxis)}),
       {responsive: true, displayModeBar: false});
   }

@@ -11,6 +11,7 @@ import types
 
 import numpy as np
 import pytest
+
 from conftest import recall
 
 FOLDER = (

@@ -8,9 +8,9 @@ import textwrap
 
 import numpy as np
 import pytest
-from conftest import fill, make, recall
 
 import faiss_ext
+from conftest import fill, make, recall
 
 faiss = pytest.importorskip("faiss")
 

@@ -10,9 +10,9 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import recall
 
 import faiss_ext
+from conftest import recall
 from faiss_ext import _files, _sweep
 
 pytest.importorskip("typer")

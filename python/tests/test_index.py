@@ -7,9 +7,9 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import fill, make, recall
 
 import faiss_ext
+from conftest import fill, make, recall
 
 
 def test_factory_makes_an_untrained_index():

@@ -35,6 +35,26 @@ def check():
     index.train(x[:5000])
 """
 
+ADD = """
+index.train(x[:10000])
+index.add(x)
+index.nprobe = 256
+before = index.search(x[:10], 5)[1]
+more = np.tile(x, (20, 1))
+ids = np.arange(len(more)) + 10**6
+def work():
+    index.add_with_ids(more, ids)
+def check():
+    # What is in is whole, and in the order in which it came.
+    added = index.ntotal - len(x)
+    assert added < len(more) and added % 32768 == 0, added
+    index.remove_ids(range(10**6, 10**7))
+    assert index.ntotal == len(x)
+    assert (index.search(x[:10], 5)[1] == before).all()
+    index.add(x[:100])
+    assert index.ntotal == len(x) + 100
+"""
+
 SEARCH = """
 index.train(x[:10000])
 index.add(x)
@@ -78,8 +98,8 @@ except KeyboardInterrupt:
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT")
 @pytest.mark.parametrize(
     "work",
-    [TRAIN, SEARCH, ESTIMATOR, KMEANS],
-    ids="train search em kmeans".split(),
+    [TRAIN, ADD, SEARCH, ESTIMATOR, KMEANS],
+    ids="train add search em kmeans".split(),
 )
 def test_ctrl_c(work, tmp_path):
     process = subprocess.Popen(

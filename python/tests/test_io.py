@@ -8,9 +8,9 @@ import pickle
 
 import numpy as np
 import pytest
-from conftest import fill, make
 
 import faiss_ext
+from conftest import fill, make
 
 KINDS = [
     "GMM16,Flat",

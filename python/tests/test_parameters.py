@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import make, recall
 
 import faiss_ext
+from conftest import make, recall
 from faiss_ext import SearchParameters
 
 
