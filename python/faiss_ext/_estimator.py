@@ -192,6 +192,16 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         y : ignored
         sample_weight : array of shape (n_samples,), optional
             Non-negative.
+
+        Returns
+        -------
+        GaussianMixture
+            Itself.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For data or parameters that cannot be, naming them.
         """
         self._check_parameters()
         X = self._validate(X, reset=True)
@@ -260,7 +270,18 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def fit_predict(
         self, X: Any, y: Any = None, sample_weight: Any = None
     ) -> NDArray[np.int64]:
-        """Fits the mixture, and the component of each row."""
+        """Fits the mixture, and the component of each row.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_features)
+        y : ignored
+        sample_weight : array of shape (n_samples,), optional
+
+        Returns
+        -------
+        ndarray of int of shape (n_samples,)
+        """
         return self.fit(X, y, sample_weight).predict(X)
 
     def _check_parameters(self) -> None:
@@ -494,7 +515,16 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         )
 
     def predict(self, X: Any) -> NDArray[np.int64]:
-        """The most responsible component of each row, shape (n_samples,)."""
+        """The most responsible component of each row.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of int of shape (n_samples,)
+        """
         made: list[NDArray[Any]] = []
 
         def labels(n: int) -> NDArray[Any]:
@@ -505,13 +535,18 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         return made[0][:, 0]
 
     def predict_proba(self, X: Any, out: Doubles | None = None) -> Doubles:
-        """Responsibilities, shape (n_samples, n_components).
+        """Responsibilities: the probability of each component for each row.
 
         Parameters
         ----------
         X : array of shape (n_samples, n_features)
         out : ndarray of float64 of that shape, optional
             Written instead of a new array; a np.memmap will do.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_components)
+            Rows sum to 1.
         """
         made: list[Doubles] = []
 
@@ -529,7 +564,17 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         return made[0]
 
     def score_samples(self, X: Any) -> Doubles:
-        """Log-likelihood of each row, shape (n_samples,)."""
+        """Log-likelihood of each row.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            In nats.
+        """
         made: list[NDArray[Any]] = []
 
         def log_prob(n: int) -> NDArray[Any]:
@@ -540,7 +585,18 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         return made[0].astype(np.float64)
 
     def score(self, X: Any, y: Any = None) -> float:
-        """Mean log-likelihood of the rows."""
+        """Mean log-likelihood of the rows.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_features)
+        y : ignored
+
+        Returns
+        -------
+        float
+            In nats.
+        """
         return float(self.score_samples(X).mean())
 
     def _n_parameters(self) -> int:
@@ -549,7 +605,17 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         return int(k - 1 + k * d + kind.n_parameters(k, d))
 
     def bic(self, X: Any) -> float:
-        """Bayesian information criterion; lower is better."""
+        """Bayesian information criterion.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_features)
+
+        Returns
+        -------
+        float
+            Lower is better.
+        """
         log_likelihood = self.score_samples(X)
         return float(
             -2 * log_likelihood.sum()
@@ -557,13 +623,27 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         )
 
     def aic(self, X: Any) -> float:
-        """Akaike information criterion; lower is better."""
+        """Akaike information criterion.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_features)
+
+        Returns
+        -------
+        float
+            Lower is better.
+        """
         return float(
             -2 * self.score_samples(X).sum() + 2 * self._n_parameters()
         )
 
     def sample(self, n_samples: int = 1) -> tuple[Doubles, NDArray[np.int64]]:
         """Draws rows of the mixture.
+
+        Parameters
+        ----------
+        n_samples : int
 
         Returns
         -------

@@ -23,12 +23,13 @@ _CODEC_TRAINING = 65536
 class Mixture(NamedTuple):
     """A fitted mixture.
 
-    Attributes
+    Parameters
     ----------
     means : ndarray of shape (nlist, d)
     variances : ndarray
         Shape (nlist,) for ``"spherical"``, (nlist, d) for ``"diag"`` and ()
-        for ``"tied_spherical"``.
+        for ``"tied_spherical"``; matrices for ``"full"`` (nlist, d, d) and
+        ``"tied"`` (d, d).
     weights : ndarray of shape (nlist,)
     covariance_type : str
     """
@@ -92,6 +93,11 @@ class Index:
 
     Errors are ValueError (`FaissError` is one) or TypeError, and name the
     argument, its value and what was expected.
+
+    Parameters
+    ----------
+    core : object
+        Of another Index.
     """
 
     __slots__ = ("_core", "__weakref__")
@@ -364,7 +370,19 @@ class Index:
     def search_and_reconstruct(
         self, x: Any, k: int, *, params: Any = None
     ) -> tuple[Floats, Ids, Floats]:
-        """As `search`, and the vectors found, shape (n, k, d)."""
+        """As `search`, and the vectors found.
+
+        Parameters
+        ----------
+        x : array of shape (n, d)
+        k : int
+        params : SearchParameters, optional
+
+        Returns
+        -------
+        D, I : ndarray of shape (n, k)
+        R : ndarray of shape (n, k, d)
+        """
         x = _arrays.floats(x, "x")
         k = _arrays.count(k, "k")
         distances = np.empty((len(x), k), np.float32)
@@ -376,8 +394,18 @@ class Index:
         return distances, labels, vectors
 
     def assign(self, x: Any, k: int = 1) -> Ids:
-        """The ids of the k nearest vectors of each query, shape (n, k); of
-        shape (n,) for k = 1."""
+        """The ids of the k nearest vectors of each query.
+
+        Parameters
+        ----------
+        x : array of shape (n, d)
+        k : int
+
+        Returns
+        -------
+        ndarray of int of shape (n, k)
+            Of shape (n,) for k = 1.
+        """
         labels = self.search(x, k)[1]
         return labels[:, 0] if k == 1 else labels
 
@@ -424,11 +452,32 @@ class Index:
         self._core.set_direct_map(type)
 
     def make_direct_map(self, on: bool = True) -> None:
-        """``set_direct_map("array")``, or ``"none"``, as faiss names it."""
+        """``set_direct_map("array")``, or ``"none"``, as faiss names it.
+
+        Parameters
+        ----------
+        on : bool
+        """
         self.set_direct_map("array" if on else "none")
 
     def reconstruct(self, key: int, x: Floats | None = None) -> Floats:
-        """The vector with that id, shape (d,); decoded where it is coded."""
+        """The vector with that id, decoded where it is coded.
+
+        Parameters
+        ----------
+        key : int
+        x : ndarray of float32 of shape (d,), optional
+            Written instead of a new one.
+
+        Returns
+        -------
+        ndarray of shape (d,)
+
+        Raises
+        ------
+        ValueError
+            For an id that is not there, or without a direct map.
+        """
         out = _arrays.out(x, "x", (self.d,), np.float32)
         ids = _arrays.ids([_arrays.count(key, "key", -(1 << 63))], "key")
         self._core.reconstruct_batch(ids, out.reshape(1, -1))
@@ -437,8 +486,20 @@ class Index:
     def reconstruct_n(
         self, n0: int = 0, ni: int = -1, x: Floats | None = None
     ) -> Floats:
-        """The vectors with ids n0 to n0 + ni - 1 (-1: to the last), shape
-        (ni, d)."""
+        """The vectors with ids n0 to n0 + ni - 1.
+
+        Parameters
+        ----------
+        n0 : int
+        ni : int
+            -1: to the last.
+        x : ndarray of float32 of shape (ni, d), optional
+            Written instead of a new one.
+
+        Returns
+        -------
+        ndarray of shape (ni, d)
+        """
         if ni == -1:
             ni = self.ntotal - n0
         ni = _arrays.count(ni, "ni", 0)
@@ -447,7 +508,18 @@ class Index:
         return out
 
     def reconstruct_batch(self, key: Any, x: Floats | None = None) -> Floats:
-        """The vectors with those ids, shape (len(key), d)."""
+        """The vectors with those ids.
+
+        Parameters
+        ----------
+        key : array of int of shape (n,)
+        x : ndarray of float32 of shape (n, d), optional
+            Written instead of a new one.
+
+        Returns
+        -------
+        ndarray of shape (n, d)
+        """
         ids = _arrays.ids(key, "key")
         out = _arrays.out(x, "x", (len(ids), self.d), np.float32)
         self._core.reconstruct_batch(ids, out)
@@ -456,7 +528,11 @@ class Index:
     def merge_from(self, other: Index, add_id: int = 0) -> None:
         """Moves the vectors of `other` here, with `add_id` added to their ids.
 
-        Both must be copies of one trained index.
+        Parameters
+        ----------
+        other : Index
+            A copy of the same trained index; it is empty afterwards.
+        add_id : int
         """
         if not isinstance(other, Index):
             raise TypeError(
@@ -509,15 +585,32 @@ class Index:
         self._core.maintain()
 
     def mixture(self) -> Mixture:
-        """The fitted mixture."""
+        """The fitted mixture.
+
+        Returns
+        -------
+        Mixture
+            A copy.
+        """
         return Mixture(*self._core.mixture())
 
     def list_sizes(self) -> Ids:
-        """Vectors in each list, shape (nlist,)."""
+        """Vectors in each list.
+
+        Returns
+        -------
+        ndarray of int of shape (nlist,)
+        """
         return self._core.list_sizes()
 
     def set_parameters(self, description: str) -> None:
-        """Sets parameters by a string: ``"nprobe=16,probe_mass=0.9"``."""
+        """Sets parameters of searches by a string.
+
+        Parameters
+        ----------
+        description : str
+            ``"nprobe=16,probe_mass=0.9"``
+        """
         self._core.set_parameters(description)
 
     # Beside faiss
@@ -530,6 +623,11 @@ class Index:
         ----------
         faiss : module, optional
             The faiss module to make it of; ``import faiss`` if left out.
+
+        Returns
+        -------
+        faiss.Index
+            A copy, without the mixture.
         """
         if faiss is None:
             import faiss
@@ -556,6 +654,16 @@ def index_factory(
         ``"IDMap,GMM256,Flat"``; without GMM it is FAISS's own.
     metric : int
         METRIC_L2 or METRIC_INNER_PRODUCT.
+
+    Returns
+    -------
+    Index
+        Not trained.
+
+    Raises
+    ------
+    ValueError
+        Naming the part of the string that is not understood.
     """
     return Index(
         _core.index_factory(_arrays.count(d, "d"), description, metric)
@@ -563,7 +671,14 @@ def index_factory(
 
 
 def write_index(index: Index, path: str | os.PathLike[str]) -> None:
-    """Writes a file that faiss opens, too (without the mixture)."""
+    """Writes a file that faiss opens, too (without the mixture).
+
+    Parameters
+    ----------
+    index : Index
+    path : str or path
+        The old file or the new one is there, whatever happens.
+    """
     _core.write_index(_core_of(index), os.fspath(path))
 
 
@@ -575,17 +690,44 @@ def read_index(path: str | os.PathLike[str], io_flags: int = 0) -> Index:
     path : str or path
     io_flags : int
         IO_FLAG_MMAP leaves the lists in the file.
+
+    Returns
+    -------
+    Index
+
+    Raises
+    ------
+    ValueError
+        For a file that is truncated, damaged or foreign.
     """
     return Index(_core.read_index(os.fspath(path), io_flags))
 
 
 def serialize_index(index: Index) -> NDArray[np.uint8]:
-    """The bytes of `write_index`."""
+    """The bytes of `write_index`.
+
+    Parameters
+    ----------
+    index : Index
+
+    Returns
+    -------
+    ndarray of uint8
+    """
     return _core.serialize(_core_of(index))
 
 
 def deserialize_index(data: Any) -> Index:
-    """The index in bytes of `serialize_index`, or of faiss's."""
+    """The index in bytes of `serialize_index`, or of faiss's.
+
+    Parameters
+    ----------
+    data : ndarray of uint8, or bytes
+
+    Returns
+    -------
+    Index
+    """
     if not isinstance(data, np.ndarray):
         data = np.frombuffer(data, dtype=np.uint8)
     if data.dtype != np.uint8 or data.ndim != 1:
@@ -596,7 +738,16 @@ def deserialize_index(data: Any) -> Index:
 
 
 def clone_index(index: Index) -> Index:
-    """A copy."""
+    """A copy.
+
+    Parameters
+    ----------
+    index : Index
+
+    Returns
+    -------
+    Index
+    """
     return Index(_core_of(index).clone())
 
 
@@ -615,6 +766,10 @@ def from_faiss(index: Any) -> Index:
     ----------
     index : faiss.Index
         Of any faiss module that serialises (1.7.3 to the newest).
+
+    Returns
+    -------
+    Index
 
     Raises
     ------

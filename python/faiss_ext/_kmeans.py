@@ -205,6 +205,10 @@ class Kmeans:
     def assign(self, x: Any) -> tuple[Floats, Ids]:
         """The nearest centroid of each vector.
 
+        Parameters
+        ----------
+        x : array of shape (n, d)
+
         Returns
         -------
         D : ndarray of shape (n,)

@@ -20,17 +20,45 @@ __all__ = [
 
 
 def IDSelectorRange(imin: int, imax: int) -> IDSelector:
-    """Ids from `imin` to below `imax`."""
+    """Ids from `imin` to below `imax`.
+
+    Parameters
+    ----------
+    imin, imax : int
+
+    Returns
+    -------
+    IDSelector
+    """
     return _core.IDSelectorRange(imin, imax)
 
 
 def IDSelectorBatch(ids: Any) -> IDSelector:
-    """The ids of an integer array."""
+    """The ids of an integer array.
+
+    Parameters
+    ----------
+    ids : array of int of shape (n,)
+
+    Returns
+    -------
+    IDSelector
+    """
     return _core.IDSelectorBatch(_arrays.ids(ids, "ids"))
 
 
 def IDSelectorBitmap(bitmap: Any) -> IDSelector:
-    """Id i where bit ``i % 8`` of byte ``i // 8`` is set."""
+    """Id i where bit ``i % 8`` of byte ``i // 8`` is set.
+
+    Parameters
+    ----------
+    bitmap : ndarray of uint8 of one dimension
+        As numpy.packbits packs a mask with ``bitorder="little"``.
+
+    Returns
+    -------
+    IDSelector
+    """
     a = np.ascontiguousarray(_arrays.as_array(bitmap, "bitmap"))
     if a.dtype != np.uint8 or a.ndim != 1:
         raise TypeError(

@@ -8,6 +8,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 import faiss_ext
 from faiss_ext import _core
 
@@ -26,6 +28,32 @@ def test_everything_has_a_docstring():
     for name, thing in vars(faiss_ext.Index).items():
         if not name.startswith("_"):
             assert thing.__doc__, name
+
+
+def test_docstrings_are_numpydocs():
+    """Sections for what a function takes and gives, as numpydoc reads them."""
+    validate = pytest.importorskip("numpydoc.validate").validate
+    wanted = {"GL08", "PR01", "PR02", "PR03", "PR04", "PR06", "PR10"}
+    wanted |= {"RT01", "YD01", "SS01"}
+    names = []
+    for name in faiss_ext.__all__:
+        thing = getattr(faiss_ext, name)
+        if not callable(thing):
+            continue
+        names.append(f"faiss_ext.{name}")
+        if inspect.isclass(thing) and thing.__module__ != _core.__name__:
+            names += [
+                f"faiss_ext.{name}.{member}"
+                for member, value in vars(thing).items()
+                if not member.startswith("_") and callable(value)
+            ]
+    assert len(names) > 50
+    wrong = {
+        name: errors
+        for name in names
+        if (errors := [e for e in validate(name)["errors"] if e[0] in wanted])
+    }
+    assert not wrong
 
 
 def test_the_stub_names_what_the_module_has():
@@ -62,8 +90,6 @@ def test_the_module_shows_one_symbol():
             check=True,
         ).stdout
     except FileNotFoundError:
-        import pytest
-
         pytest.skip("no nm")
     names = [line.split()[-1] for line in shown.splitlines()]
     assert names == ["PyInit__core"]
