@@ -1,0 +1,45 @@
+"""Pages that are made of files elsewhere in the tree, for mkdocs."""
+
+import pathlib
+import re
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+#: Public headers, in the order in which a reader meets them.
+HEADERS = (
+    "faiss_ext/index_factory.h",
+    "faiss_ext/IndexIVFGMM.h",
+    "faiss_ext/ivflib.h",
+    "faiss_ext/index_io.h",
+    "faiss_ext/Calibration.h",
+    "faiss_ext/ProbePolicy.h",
+    "faiss_ext/GMMParameterSpace.h",
+    "faiss_ext/GpuGMMClustering.h",
+    "faiss_ext/IndexGMM.h",
+    "faiss_ext/CellCodes.h",
+    "faiss_ext/PairCells.h",
+    "src/GaussianMixture.h",
+    "src/EMTrainer.h",
+    "src/MixtureTools.h",
+    "src/VectorSource.h",
+    "src/CudaOptions.h",
+)
+
+
+def _headers():
+    for name in HEADERS:
+        text = (ROOT / name).read_text()
+        body = re.sub(r"\A#pragma once\n+", "", text).strip()
+        yield f"## {name.removeprefix('src/')}\n\n```cpp\n{body}\n```\n"
+
+
+def on_page_markdown(markdown, page, **_):
+    """Replaces {{headers}} and {{file NAME}}."""
+
+    def included(match):
+        text = (ROOT / match[1]).read_text()
+        # What is a link within the tree is none on a page.
+        return re.sub(r"\[([^\]]*)\]\((?!https?:)[^)]*\)", r"\1", text)
+
+    markdown = re.sub(r"\{\{file ([^}]*)\}\}", included, markdown)
+    return markdown.replace("{{headers}}", "\n".join(_headers()))
