@@ -277,10 +277,16 @@ def build(
     """Trains an index, adds all vectors, calibrates, writes."""
     begin = time.perf_counter()
     vectors = _files.open_vectors(base)
+    # What is wrong with queries is said before the work.
+    asked = None if queries is None else _files.open_vectors(queries, "test")
+    if asked is not None and not index_factory(vectors.d, factory).has_mixture:
+        raise ValueError(
+            f"--queries: they calibrate a GMM index, and {factory} is none"
+        )
     index = _train(factory, vectors, metric, niter, seed, sample, json)
     _add(index, vectors, json)
-    if queries is not None:
-        index.calibrate(_files.open_vectors(queries, "test").array(), k)
+    if asked is not None:
+        index.calibrate(asked.array(), k)
     if target_recall is not None:
         index.target_recall = target_recall
     size = _write(index, out)

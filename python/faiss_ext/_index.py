@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -630,7 +631,7 @@ class Index:
             A copy, without the mixture.
         """
         if faiss is None:
-            import faiss
+            faiss = importlib.import_module("faiss")
         return faiss.deserialize_index(_core.serialize_stock(self._core))
 
 

@@ -12,6 +12,21 @@ import faiss_ext
 DATA = pathlib.Path(__file__).parents[2] / "bench" / "data"
 
 
+#: Files all of whose tests are slow: processes, clusters, stores.
+SLOW = (
+    "test_dask.py",
+    "test_examples.py",
+    "test_interrupt.py",
+    "test_langchain.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.name in SLOW:
+            item.add_marker(pytest.mark.slow)
+
+
 def read_u8bin(name: str) -> np.ndarray:
     n, d = np.fromfile(DATA / name, np.int32, 2)
     return np.fromfile(DATA / name, np.uint8, offset=8).reshape(n, d)

@@ -255,6 +255,17 @@ def test_exit_codes(built, folder):
     assert "Falt" in error
     assert "Traceback" not in error
     assert not (folder / "x").exists()
+    error = run(
+        "build",
+        "IVF16,Flat",
+        folder / "base.u8bin",
+        "-o",
+        folder / "x",
+        "-q",
+        folder / "query.fbin",
+        code=1,
+    ).stderr
+    assert "--queries" in error and "IVF16,Flat" in error
     run("build", "GMM16,Flat", code=2)
     run("frobnicate", code=2)
     (folder / "bad.fbin").write_bytes(b"12345678910")
