@@ -1,5 +1,6 @@
 """Pages that are made of files elsewhere in the tree, for mkdocs."""
 
+import ast
 import pathlib
 import re
 
@@ -33,8 +34,25 @@ def _headers():
         yield f"## {name.removeprefix('src/')}\n\n```cpp\n{body}\n```\n"
 
 
+def _fields():
+    """The fields of Index, which are descriptors, as a table."""
+    tree = ast.parse((ROOT / "python/faiss_ext/_index.py").read_text())
+    (index,) = (n for n in tree.body if getattr(n, "name", "") == "Index")
+    yield "| field | type | says |\n|---|---|---|"
+    for node in index.body:
+        match node:
+            case ast.Assign(
+                targets=[ast.Name(id=name)],
+                value=ast.Call(
+                    func=ast.Subscript(slice=kind),
+                    args=[ast.Constant(value=text)],
+                ),
+            ):
+                yield f"| `{name}` | `{ast.unparse(kind)}` | {text} |"
+
+
 def on_page_markdown(markdown, page, **_):
-    """Replaces {{headers}} and {{file NAME}}."""
+    """Replaces {{headers}}, {{fields}} and {{file NAME}}."""
 
     def included(match):
         text = (ROOT / match[1]).read_text()
@@ -42,4 +60,5 @@ def on_page_markdown(markdown, page, **_):
         return re.sub(r"\[([^\]]*)\]\((?!https?:)[^)]*\)", r"\1", text)
 
     markdown = re.sub(r"\{\{file ([^}]*)\}\}", included, markdown)
+    markdown = markdown.replace("{{fields}}", "\n".join(_fields()))
     return markdown.replace("{{headers}}", "\n".join(_headers()))
