@@ -244,7 +244,10 @@ class Index:
             Of an iterator or of what is converted block by block, the blocks
             before one that is wrong stay added.
         """
-        total = None if _arrays.is_blocks(x) else len(x)
+        total = None
+        if not _arrays.is_blocks(x):
+            x = _arrays.matrix(x, "x", self.d)
+            total = len(x)
         with Bar(self.verbose, total, "adding", "vectors") as bar:
             blocks = (block for _, block in self._blocks(x))
             self._add(_counted(blocks, bar), self._core.add)
