@@ -103,7 +103,7 @@ def main():
         for name, rs in runs.items()
     }
     out = {
-        "command": "python_overhead.py " + " ".join(sys.argv[1:]),
+        "command": " ".join(pathlib.Path(a).name for a in sys.argv),
         "date": datetime.datetime.now(datetime.timezone.utc).strftime(
             "%Y-%m-%dT%H:%M:%SZ"
         ),
