@@ -444,6 +444,32 @@ void GpuGMMClustering::train(
     });
 }
 
+void GpuGMMClustering::train(
+        const gmm::VectorSource& source, faiss::Index& index) {
+    check_parameters(*this, d == 0 ? 0 : centroids.size() / d);
+    check_index(index, d);
+    FAISS_THROW_IF_NOT_FMT(
+            source.d == d,
+            "source: dimension %zu, expected d = %zu",
+            source.d,
+            d);
+    FAISS_THROW_IF_NOT_FMT(
+            source.n >= k,
+            "source: n = %zu training vectors, expected at least k = %zu",
+            source.n,
+            k);
+    as_faiss_exception([&] {
+        const size_t most = k * size_t(max_points_per_centroid);
+        std::unique_ptr<gmm::VectorSource> sample;
+        if (source.n > most) {
+            sample = gmm::sample_source(source, most, actual_seed(seed));
+        }
+        const gmm::VectorSource& used = sample ? *sample : source;
+        print_start(*this, used.n);
+        publish(*this, fit_mixture(*this, {&used, nullptr}), index);
+    });
+}
+
 void GpuGMMClustering::train_encoded(
         idx_t n,
         const uint8_t* x_in,

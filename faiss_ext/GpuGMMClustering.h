@@ -7,6 +7,7 @@
 
 #include "CudaOptions.h"
 #include "GaussianMixture.h"
+#include "VectorSource.h"
 #include "faiss_ext/impl/faiss_compat.h"
 
 namespace faiss_ext {
@@ -72,6 +73,13 @@ struct GpuGMMClustering : faiss::Clustering {
             const float* x,
             faiss::Index& index,
             const float* x_weights = nullptr) override;
+
+    /** As train, from vectors that need not be in memory, which are read block
+     * by block in every iteration. Of more than k * max_points_per_centroid a
+     * sample is used: one of each so many neighbours, chosen by the seed.
+     * Memory O(k d) beside what the backend holds.
+     */
+    void train(const gmm::VectorSource& source, faiss::Index& index);
 
     /// As train, from vectors encoded by codec, decode_block_size at a time
     /// (the base class's is not virtual: call this one by its own type).

@@ -49,6 +49,23 @@ void check_search(
     check_rows("labels", n, k * kLabelWidth, labels);
 }
 
+/// Vectors of a source that a codec learns from.
+constexpr size_t kCodecVectors = 65536;
+
+void check_training(const faiss::IndexIVF& index, size_t n) {
+    check_metric(index.metric_type);
+    FAISS_THROW_IF_NOT_FMT(
+            n >= index.nlist,
+            "n = %zd, expected at least nlist = %zd",
+            n,
+            index.nlist);
+    FAISS_THROW_IF_NOT_FMT(
+            index.ntotal == 0,
+            "ntotal = %zd, expected an empty index: training again would "
+            "misplace its vectors",
+            size_t(index.ntotal));
+}
+
 /// What training changes of a codec, as it was.
 template <class IVF>
 struct Codec {
@@ -102,19 +119,60 @@ struct UndoGrowth {
 
 template <class IVF>
 void IndexIVFGMM<IVF>::train(idx_t n, const float* x) {
-    check_metric(this->metric_type);
-    FAISS_THROW_IF_NOT_FMT(
-            n >= idx_t(this->nlist),
-            "n = %zd, expected at least nlist = %zd",
-            size_t(n),
-            this->nlist);
-    FAISS_THROW_IF_NOT_FMT(
-            this->ntotal == 0,
-            "ntotal = %zd, expected an empty index: training again would "
-            "misplace its vectors",
-            size_t(this->ntotal));
+    check_training(*this, n);
     check_rows("x", n, this->d, x);
     check_storable("x", n, this->d, x);
+    std::vector<float> directions; // the mixture lives on the unit sphere
+    if (is_ip(*this)) {
+        directions.assign(x, x + n * this->d);
+        faiss::fvec_renorm_L2(this->d, n, directions.data());
+    }
+    train_by(
+            [&](GpuGMMClustering& clustering, faiss::Index& means) {
+                clustering.train(
+                        n, directions.empty() ? x : directions.data(), means);
+                directions = {};
+            },
+            n,
+            x);
+}
+
+template <class IVF>
+void IndexIVFGMM<IVF>::train_from(const gmm::VectorSource& source) {
+    check_training(*this, source.n);
+    FAISS_THROW_IF_NOT_FMT(
+            source.d == size_t(this->d),
+            "source: dimension %zu, expected d = %d",
+            source.d,
+            this->d);
+    as_faiss_exception([&] {
+        const size_t d = this->d;
+        const size_t n = std::min(source.n, kCodecVectors);
+        std::vector<float> x(n * d);
+        std::vector<std::byte> scratch;
+        const auto sample = gmm::sample_source(source, n, this->cp.seed);
+        sample->rows(0, n, scratch).to_float(x.data());
+        check_storable(*sample, 0, n, x.data());
+        std::unique_ptr<gmm::VectorSource> directions;
+        if (is_ip(*this)) {
+            directions = gmm::mapped_source(
+                    source, d, [d](size_t n, const float* x, float* out) {
+                        std::copy_n(x, n * d, out);
+                        faiss::fvec_renorm_L2(d, n, out);
+                    });
+        }
+        train_by(
+                [&](GpuGMMClustering& clustering, faiss::Index& means) {
+                    clustering.train(directions ? *directions : source, means);
+                },
+                n,
+                x.data());
+    });
+}
+
+template <class IVF>
+template <class Fit>
+void IndexIVFGMM<IVF>::train_by(Fit&& fit, idx_t n, const float* x) {
     GpuGMMClustering clustering(this->d, this->nlist, this->cp);
     clustering.covariance = covariance;
     clustering.verbose |= this->verbose;
@@ -135,13 +193,7 @@ void IndexIVFGMM<IVF>::train(idx_t n, const float* x) {
         clustering.tolerance = std::max(clustering.tolerance, 5e-3);
     }
     std::unique_ptr<faiss::Index> means = empty_quantizer(*this);
-    std::vector<float> directions; // the mixture lives on the unit sphere
-    if (this->metric_type == faiss::METRIC_INNER_PRODUCT) {
-        directions.assign(x, x + n * this->d);
-        faiss::fvec_renorm_L2(this->d, n, directions.data());
-    }
-    clustering.train(n, directions.empty() ? x : directions.data(), *means);
-    directions = {};
+    fit(clustering, *means);
     PairCells partners; // in time: an addition would wait for them
     partners.init(
             this->nlist,

@@ -11,6 +11,7 @@
 #include <faiss/IndexScalarQuantizer.h>
 
 #include "GaussianMixture.h"
+#include "VectorSource.h"
 #include "faiss_ext/Calibration.h"
 #include "faiss_ext/PairCells.h"
 #include "faiss_ext/ProbePolicy.h"
@@ -90,6 +91,11 @@ struct IVFGMM {
      * are sorted by it, so that what is skipped comes in runs. */
     std::vector<std::vector<int32_t>> earlier_lists;
     Calibration calibration;
+
+    /** Trains on vectors that need not be in memory, as
+     * GpuGMMClustering::train does; a codec that learns (PQ, SQ) on 65,536 of
+     * them. Behind wrappers use faiss_ext::train (sources.h). */
+    virtual void train_from(const gmm::VectorSource& source) = 0;
 
     /** Fits order and stop to queries like the user's, after adding.
      *
@@ -190,6 +196,7 @@ struct IndexIVFGMM : IVF, IVFGMM {
     IndexIVFGMM() = default;
 
     void train(idx_t n, const float* x) override;
+    void train_from(const gmm::VectorSource& source) override;
     void add_with_ids(idx_t n, const float* x, const idx_t* xids) override;
     void add_core(
             idx_t n,
@@ -247,6 +254,11 @@ struct IndexIVFGMM : IVF, IVFGMM {
     bool maintenance_due() const override;
     void maintain() override;
     gmm::GaussianMixture mixture() const override;
+
+private:
+    /// Trains the mixture by fit(clustering, means), then the codec on x.
+    template <class Fit>
+    void train_by(Fit&& fit, idx_t n, const float* x);
 };
 
 using IndexIVFFlatGMM = IndexIVFGMM<faiss::IndexIVFFlat>;

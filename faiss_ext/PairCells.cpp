@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include <faiss/IndexFlat.h>
+#include <faiss/IndexIVFFlat.h>
 #include <faiss/utils/distances.h>
 
 #include "Blas.h"
@@ -89,6 +90,44 @@ std::vector<size_t> chain(size_t L, size_t d, const float* v) {
     }
 }
 
+/// Up to so many means each is compared with every other.
+constexpr size_t kComparedMeans = 16384;
+/// Beyond, with those in so many of the sqrt(nlist) groups of means.
+constexpr size_t kComparedGroups = 16;
+
+/** The n nearest of the means to each of them, itself among them: size nlist *
+ * n. Of many means nearly always: those in the groups nearest to it (k-means of
+ * the means), time O(nlist^1.5 d). */
+void nearest_means(
+        size_t nlist,
+        size_t d,
+        const float* means,
+        size_t n,
+        float* distances,
+        idx_t* ids) {
+    faiss::IndexFlatL2 flat(d);
+    if (nlist <= kComparedMeans) {
+        flat.add(nlist, means);
+        flat.search(nlist, means, n, distances, ids);
+        return;
+    }
+    const size_t groups = size_t(std::sqrt(double(nlist)));
+    faiss::IndexIVFFlat grouped(&flat, d, groups);
+    grouped.cp.niter = 5;
+    grouped.cp.max_points_per_centroid = 64;
+    grouped.train(nlist, means);
+    grouped.add(nlist, means);
+    grouped.nprobe = kComparedGroups;
+    grouped.search(nlist, means, n, distances, ids);
+    grouped.nprobe = groups;
+    for (size_t i = 0; i < nlist; i++) { // small groups can be too few
+        if (ids[i * n + n - 1] < 0) {
+            grouped.search(
+                    1, means + i * d, n, distances + i * n, ids + i * n);
+        }
+    }
+}
+
 constexpr int kFitRounds = 3;
 /// Of so many vectors, a matrix product pays.
 constexpr size_t kGemmRows = 8;
@@ -112,11 +151,9 @@ void PairCells::find_partners(
     partner.resize(nlist * L);
     gap.resize(nlist * L);
 
-    faiss::IndexFlatL2 flat(d);
-    flat.add(nlist, means);
     std::vector<float> dis(nlist * (L + 1));
     std::vector<idx_t> ids(nlist * (L + 1));
-    flat.search(nlist, means, L + 1, dis.data(), ids.data());
+    nearest_means(nlist, d, means, L + 1, dis.data(), ids.data());
     gmm::parallel_for(nlist, [&](size_t i) {
         // i itself is not always the first: means can coincide
         size_t out = 0;

@@ -75,7 +75,7 @@ Moments total_moments(
             source.rows(begin, count, scratch).to_float(x.data());
             for (size_t i = 0; i < count; i++) {
                 const float* row = x.data() + i * d;
-                check_finite(row, d, begin + i);
+                check_finite(row, d, source.given_row(begin + i));
                 blocks[b].add(row, pivot, weights ? weights[begin + i] : 1);
             }
         });
@@ -96,7 +96,7 @@ DataFrame fit_frame(const VectorSource& source, const float* weights) {
     }
     std::vector<float> pivot(d);
     gather(source, {first}, pivot.data());
-    check_finite(pivot.data(), d, first);
+    check_finite(pivot.data(), d, source.given_row(first));
     const Moments moments = total_moments(source, weights, pivot.data());
 
     std::vector<double> variances(d);

@@ -43,6 +43,11 @@ struct VectorSource {
     virtual Rows
     rows(size_t begin, size_t count, std::vector<std::byte>& scratch) const = 0;
 
+    /// The number by which whoever gave the vectors knows row i.
+    virtual size_t given_row(size_t i) const {
+        return i;
+    }
+
     virtual ~VectorSource() = default;
 };
 
@@ -69,6 +74,24 @@ using FillRows = std::function<void(size_t begin, size_t count, void* out)>;
 /// Vectors that a function produces on demand.
 std::unique_ptr<VectorSource> callback_source(
         size_t n, size_t d, ElementType type, FillRows fill);
+
+/** Some of another source's rows, in their order and spread evenly: of each
+ * n / count neighbours one, chosen by the seed. No list of them is kept.
+ *
+ * @param source  must outlive the sample
+ * @param count   1 to source.n
+ */
+std::unique_ptr<VectorSource> sample_source(
+        const VectorSource& source, size_t count, uint64_t seed);
+
+/// Computes n rows from n rows of a source as floats; called from several
+/// threads at a time.
+using MapRows = std::function<void(size_t n, const float* x, float* out)>;
+
+/// A source's rows as a function makes them, f32 of dimension d. The source
+/// must outlive it.
+std::unique_ptr<VectorSource> mapped_source(
+        const VectorSource& source, size_t d, MapRows map);
 
 /// Copies the rows with the given numbers as floats; out has ids.size() * d.
 void gather(

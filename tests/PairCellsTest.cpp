@@ -72,6 +72,64 @@ TEST(PairCells, PartnersAreTheNearestMeans) {
     }
 }
 
+// Of many means those in near groups are compared.
+TEST(PairCells, PartnersOfManyListsAreNearlyAlwaysTheNearest) {
+    constexpr size_t kMany = 17000, kD = 16, L = 8;
+    Vectors means = uniform(kMany, kD, 5);
+    for (size_t i = 0; i < kMany; i++) { // not of one density
+        for (size_t j = 0; j < kD; j++) {
+            means.x[i * kD + j] *= 1 + float(i % 7) + float(3 * (j == 0));
+        }
+    }
+    std::copy_n(means.row(0), 3 * kD, means.x.begin() + 3 * kD); // twins
+    PairCells cells;
+    cells.init(kMany, kD, means.x.data(), L);
+    size_t found = 0, looked_for = 0;
+    for (size_t i = 0; i < kMany; i += 311) {
+        std::vector<std::pair<double, int32_t>> near;
+        for (size_t j = 0; j < kMany; j++) {
+            if (j != i) {
+                near.push_back(
+                        {true_distance(
+                                 faiss::METRIC_L2,
+                                 means.row(i),
+                                 means.row(j),
+                                 kD),
+                         int32_t(j)});
+            }
+        }
+        std::partial_sort(near.begin(), near.begin() + L, near.end());
+        const int32_t* partners = cells.partners(i);
+        for (size_t l = 0; l < L; l++) {
+            ASSERT_NE(partners[l], int32_t(i));
+            ASSERT_NEAR(
+                    cells.gaps(i)[l],
+                    true_distance(
+                            faiss::METRIC_L2,
+                            means.row(i),
+                            means.row(partners[l]),
+                            kD),
+                    rounding_of(means.row(i), means.row(partners[l]), kD));
+            found += std::count(partners, partners + L, near[l].second);
+            looked_for++;
+        }
+    }
+    EXPECT_GE(double(found), 0.9 * double(looked_for));
+}
+
+// All in one group but for a few: these have too few neighbours in theirs.
+TEST(PairCells, SmallGroupsOfManyListsHaveAllTheirPartners) {
+    constexpr size_t kMany = 17000, kD = 2, L = 16;
+    Vectors means{kMany, kD, std::vector<float>(kMany * kD, 1)};
+    means.x[0] = 1e6f;
+    PairCells cells;
+    cells.init(kMany, kD, means.x.data(), L);
+    for (int32_t j : cells.partner) {
+        ASSERT_GE(j, 0);
+        ASSERT_LT(j, int32_t(kMany));
+    }
+}
+
 TEST(PairCells, NoListIsItsOwnPartnerEvenWhereMeansCoincide) {
     Vectors means = sift_base(20);
     for (size_t i = 0; i < 12; i++) {

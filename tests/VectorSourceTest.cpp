@@ -292,6 +292,58 @@ TEST_F(VectorSourceTest, SourcesWithoutVectorsAreWrongInput) {
             gmm::callback_source(1, 1, ElementType::u8, nullptr), "fill");
 }
 
+TEST_F(VectorSourceTest, ASampleIsSpreadEvenly) {
+    std::vector<uint8_t> values(5000);
+    for (size_t i = 0; i < values.size(); i++) {
+        values[i] = uint8_t(i / 25);
+    }
+    const auto whole =
+            gmm::memory_source(values.data(), 2500, 2, ElementType::u8);
+    for (size_t count : {1, 7, 200, 1300, 2499, 2500}) {
+        const auto sample = gmm::sample_source(*whole, count, 3);
+        const auto other = gmm::sample_source(*whole, count, 4);
+        ASSERT_EQ(sample->n, count);
+        ASSERT_EQ(sample->type, ElementType::u8);
+        std::vector<std::byte> scratch;
+        std::vector<float> x(count * 2);
+        sample->rows(0, count, scratch).to_float(x.data());
+        size_t moved = 0;
+        for (size_t i = 0; i < count; i++) {
+            const size_t row = sample->given_row(i);
+            ASSERT_GE(row + 1, i * 2500 / count);
+            ASSERT_LE(row, (i + 1) * 2500 / count);
+            ASSERT_TRUE(i == 0 || row > sample->given_row(i - 1));
+            ASSERT_EQ(x[2 * i], float(2 * row / 25));
+            std::vector<float> one(2);
+            sample->rows(i, 1, scratch).to_float(one.data());
+            ASSERT_EQ(one[0], x[2 * i]);
+            moved += other->given_row(i) != row;
+        }
+        EXPECT_TRUE(count > 1300 || moved > 0);
+        EXPECT_INVALID(sample->rows(count, 1, scratch), "begin + count");
+    }
+    EXPECT_INVALID(gmm::sample_source(*whole, 2501, 0), "count");
+    EXPECT_INVALID(gmm::sample_source(*whole, 0, 0), "count");
+}
+
+TEST_F(VectorSourceTest, AMappedSourceComputesItsRows) {
+    const std::vector<float> values = {1, 2, 3, 4, 5, 6};
+    const auto whole = gmm::memory_source(values.data(), 3, 2);
+    const auto sums = gmm::mapped_source(
+            *whole, 1, [](size_t n, const float* x, float* out) {
+                for (size_t i = 0; i < n; i++) {
+                    out[i] = x[2 * i] + x[2 * i + 1];
+                }
+            });
+    std::vector<std::byte> scratch;
+    std::vector<float> x(2);
+    sums->rows(1, 2, scratch).to_float(x.data());
+    EXPECT_EQ(x, (std::vector<float>{7, 11}));
+    EXPECT_EQ(sums->d, 1u);
+    EXPECT_INVALID(gmm::mapped_source(*whole, 0, {}), "d = 0");
+    EXPECT_INVALID(gmm::mapped_source(*whole, 1, {}), "map is empty");
+}
+
 TEST_F(VectorSourceTest, ElementSizes) {
     EXPECT_EQ(gmm::element_size(ElementType::f32), 4u);
     EXPECT_EQ(gmm::element_size(ElementType::f16), 2u);

@@ -12,6 +12,9 @@
 
 namespace faiss_ext {
 
+/// Of vectors that are stored.
+static constexpr float kMaxNorm2 = 1e37f;
+
 void check_count(const char* argument, int64_t n) {
     FAISS_THROW_IF_NOT_FMT(
             n >= 0, "%s = %" PRId64 ", expected at least 0", argument, n);
@@ -75,7 +78,6 @@ void check_finite(const char* argument, size_t n, size_t d, const float* x) {
 }
 
 void check_storable(const char* argument, size_t n, size_t d, const float* x) {
-    constexpr float kMaxNorm2 = 1e37f;
     std::atomic<bool> all_are = true;
 #pragma omp parallel for if (n * d > 100000)
     for (size_t i = 0; i < n; i++) {
@@ -95,6 +97,24 @@ void check_storable(const char* argument, size_t n, size_t d, const float* x) {
                 "%s: row %zu has the squared norm %g, expected at most %g",
                 argument,
                 i,
+                norm2,
+                kMaxNorm2);
+    }
+}
+
+void check_storable(
+        const gmm::VectorSource& source,
+        size_t begin,
+        size_t n,
+        const float* x) {
+    const size_t d = source.d;
+    for (size_t i = 0; i < n; i++) {
+        const float norm2 = faiss::fvec_norm_L2sqr(x + i * d, d);
+        FAISS_THROW_IF_NOT_FMT(
+                norm2 <= kMaxNorm2, // not so for a NaN either
+                "source: row %zu has the squared norm %g, expected finite "
+                "values and at most %g",
+                source.given_row(begin + i),
                 norm2,
                 kMaxNorm2);
     }

@@ -8,6 +8,7 @@
 #include <faiss/impl/FaissException.h>
 
 #include "Error.h"
+#include "VectorSource.h"
 
 namespace faiss_ext {
 
@@ -37,6 +38,13 @@ void check_finite(const char* argument, size_t n, size_t d, const float* x);
 /// The same, and throws if a row's squared norm is above 1e37: distances would
 /// overflow, and FAISS loses such vectors.
 void check_storable(const char* argument, size_t n, size_t d, const float* x);
+
+/// The same of n rows of a source, as floats, from row begin.
+void check_storable(
+        const gmm::VectorSource& source,
+        size_t begin,
+        size_t n,
+        const float* x);
 
 /// Throws a FaissException if faiss::InterruptCallback wants that. From any
 /// thread.

@@ -133,8 +133,6 @@ private:
     static constexpr double kTellsTooLittle = 0.2;
     /// Entries of a list whose distances are computed together.
     static constexpr size_t kTogether = 64;
-    /// Candidates ahead whose vectors are fetched.
-    static constexpr size_t kAhead = 8;
 
     /// The code's error, and that of the tables: an entry of each column is
     /// rounded to a whole step, a variance of 1/12.
@@ -209,13 +207,14 @@ private:
         }
         const size_t n = few ? left : pool.size();
         std::sort(pool.begin(), pool.begin() + n, better);
-        for (size_t i = 0; i < std::min(n, kAhead); i++) {
+        const size_t ahead = exact.ahead();
+        for (size_t i = 0; i < std::min(n, ahead); i++) {
             exact.prefetch(pool[i].list, pool[i].entry);
         }
         size_t i = 0;
         for (; i < n && pool[i].bound < collector.threshold(); i++) {
-            if (i + kAhead < n) {
-                exact.prefetch(pool[i + kAhead].list, pool[i + kAhead].entry);
+            if (i + ahead < n) {
+                exact.prefetch(pool[i + ahead].list, pool[i + ahead].entry);
             }
             compare(pool[i], collector);
         }

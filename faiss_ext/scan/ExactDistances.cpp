@@ -1,10 +1,25 @@
 #include "faiss_ext/scan/ExactDistances.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdint>
+
 #include <faiss/IndexIVFFlat.h>
 
 #include "faiss_ext/coarse/coarse.h"
 
 namespace faiss_ext {
+
+void read_ahead(const void* begin, size_t bytes) {
+    static const uintptr_t page = uintptr_t(sysconf(_SC_PAGESIZE));
+    const uintptr_t from = uintptr_t(begin) / page * page;
+    // advice: whether it is taken does not matter
+    madvise(reinterpret_cast<void*>(from),
+            uintptr_t(begin) + bytes - from,
+            MADV_WILLNEED);
+}
 
 ExactDistances::ExactDistances(const faiss::IndexIVF& ivf_in)
         : ivf(ivf_in), d(ivf_in.d), code_size(ivf_in.code_size),
@@ -13,6 +28,18 @@ ExactDistances::ExactDistances(const faiss::IndexIVF& ivf_in)
                ivf_in.code_size == ivf_in.d * sizeof(float)),
           in_memory(dynamic_cast<const faiss::ArrayInvertedLists*>(
                   ivf_in.invlists)),
-          decoded(flat && in_memory ? 0 : ivf_in.d) {}
+          on_disk(dynamic_cast<const faiss::OnDiskInvertedLists*>(
+                  ivf_in.invlists)),
+          decoded(flat && (in_memory || on_disk) ? 0 : ivf_in.d) {}
+
+void ExactDistances::touch(const uint8_t* code) {
+    using Clock = std::chrono::steady_clock;
+    const Clock::time_point start = Clock::now();
+    static_cast<void>(*static_cast<const volatile uint8_t*>(code));
+    const std::chrono::duration<double> waited = Clock::now() - start;
+    if (waited.count() > kWaitSeconds) {
+        n_cold = kColdEntries;
+    }
+}
 
 } // namespace faiss_ext

@@ -6,10 +6,14 @@
 
 #include <faiss/IndexIVF.h>
 #include <faiss/invlists/InvertedLists.h>
+#include <faiss/invlists/OnDiskInvertedLists.h>
 
 #include "faiss_ext/codes/kernels.h"
 
 namespace faiss_ext {
+
+/// Has the system begin to read what is mapped there.
+void read_ahead(const void* begin, size_t bytes);
 
 /** One thread's distances of a query to single entries, wherever they are:
  * squared, or negated inner products, so that less is nearer.
@@ -25,8 +29,20 @@ public:
         query = q;
     }
 
-    void prefetch(size_t list, size_t entry) const {
-        if (in_memory) {
+    /// Entries ahead that are fetched.
+    size_t ahead() const {
+        return on_disk ? kAheadOnDisk : kAhead;
+    }
+
+    void prefetch(size_t list, size_t entry) {
+        if (on_disk) {
+            if (n_cold > 0) {
+                n_cold--;
+                read_ahead(
+                        on_disk->get_codes(list) + entry * code_size,
+                        code_size);
+            }
+        } else if (in_memory) {
             const uint8_t* code =
                     in_memory->codes[list].data() + entry * code_size;
             for (size_t b = 0; b < code_size; b += 64) {
@@ -37,7 +53,13 @@ public:
 
     float operator()(size_t list, size_t entry) {
         const float* x = decoded.data();
-        if (flat && in_memory) {
+        if (on_disk) {
+            touch(on_disk->get_codes(list) + entry * code_size);
+        }
+        if (flat && on_disk) {
+            x = reinterpret_cast<const float*>(
+                    on_disk->get_codes(list) + entry * code_size);
+        } else if (flat && in_memory) {
             x = reinterpret_cast<const float*>(
                     in_memory->codes[list].data() + entry * code_size);
         } else {
@@ -66,11 +88,24 @@ public:
     }
 
 private:
+    static constexpr size_t kAhead = 8;
+    /// A disk serves many reads at a time.
+    static constexpr size_t kAheadOnDisk = 64;
+    /// After a wait for the disk so many entries are asked for ahead: asking
+    /// costs more than comparing what is in memory.
+    static constexpr size_t kColdEntries = 1024;
+    static constexpr double kWaitSeconds = 5e-6;
+
+    /// Reads the first byte, and sees whether that takes the time of a disk.
+    void touch(const uint8_t* code);
+
     const faiss::IndexIVF& ivf;
     const CodeKernels& kernels = best_code_kernels();
     const size_t d, code_size;
     const bool similarity, flat;
     const faiss::ArrayInvertedLists* const in_memory; ///< or nullptr
+    const faiss::OnDiskInvertedLists* const on_disk; ///< or nullptr
+    size_t n_cold = 0; ///< entries for which a wait must be expected
     const float* query = nullptr;
     std::vector<float> decoded;
 };

@@ -79,6 +79,15 @@ struct KnnCollector {
         if (!by_codes) {
             return;
         }
+        if (auto disk = dynamic_cast<const faiss::OnDiskInvertedLists*>(
+                    to_ids)) {
+            for (size_t i = 0; i < k && ids[i] >= 0; i++) {
+                read_ahead(
+                        disk->get_ids(faiss::lo_listno(ids[i])) +
+                                faiss::lo_offset(ids[i]),
+                        sizeof(idx_t));
+            }
+        }
         for (size_t i = 0; i < k; i++) {
             if (similarity) {
                 dis[i] = -dis[i];

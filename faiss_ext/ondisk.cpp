@@ -1,0 +1,179 @@
+#include "faiss_ext/ondisk.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <optional>
+
+#include <faiss/IndexIDMap.h>
+#include <faiss/IndexIVF.h>
+#include <faiss/IndexPreTransform.h>
+#include <faiss/impl/FaissAssert.h>
+#include <faiss/index_io.h>
+#include <faiss/invlists/OnDiskInvertedLists.h>
+
+#include "ParallelFor.h"
+#include "faiss_ext/impl/convert.h"
+#include "faiss_ext/impl/errors.h"
+#include "faiss_ext/index_io.h"
+#include "faiss_ext/ivflib.h"
+#include "faiss_ext/store/maintain.h"
+
+namespace faiss_ext {
+
+namespace {
+
+faiss::IndexIVF& ivf_of(faiss::Index* index, const char* what) {
+    auto pre = dynamic_cast<faiss::IndexPreTransform*>(index);
+    auto ivf = dynamic_cast<faiss::IndexIVF*>(pre ? pre->index : index);
+    FAISS_THROW_IF_NOT_FMT(
+            ivf,
+            "%s: expected an IVF index, alone or in an IndexPreTransform",
+            what);
+    return *ivf;
+}
+
+/// One part's lists, mapped.
+struct Part {
+    std::unique_ptr<faiss::InvertedLists> lists;
+    size_t n = 0;
+
+    Part(const faiss::IndexIVF& whole, const std::string& path) {
+        const std::unique_ptr<faiss::Index> index(
+                read_index(path.c_str(), faiss::IO_FLAG_MMAP));
+        faiss::IndexIVF& ivf = ivf_of(index.get(), path.c_str());
+        try {
+            whole.check_compatible_for_merge(ivf);
+        } catch (const faiss::FaissException& e) {
+            FAISS_THROW_FMT(
+                    "%s: of another training: %s", path.c_str(), e.what());
+        }
+        n = ivf.ntotal;
+        lists.reset(ivf.invlists);
+        ivf.own_invlists = false;
+        ivf.invlists = nullptr;
+    }
+};
+
+/// A file of that size, for all of which the file system has room: writes to a
+/// mapped file on a full disk end in a signal.
+void make_file(const std::string& path, size_t bytes) {
+    const int fd =
+            open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    const int error = fd < 0 ? errno
+            : bytes > 0      ? posix_fallocate(fd, 0, off_t(bytes))
+                             : 0;
+    if (fd >= 0) {
+        close(fd);
+    }
+    FAISS_THROW_IF_NOT_FMT(
+            error == 0,
+            "'%s': a file of %zu bytes cannot be made (%s)",
+            path.c_str(),
+            bytes,
+            std::strerror(error));
+}
+
+/// Lists of the parts' sizes, filled, in a file.
+std::unique_ptr<faiss::OnDiskInvertedLists> write_lists(
+        const faiss::IndexIVF& ivf,
+        const std::vector<Part>& parts,
+        const std::string& path,
+        bool shift_ids) {
+    const size_t nlist = ivf.nlist;
+    auto out = std::make_unique<faiss::OnDiskInvertedLists>(
+            nlist, ivf.code_size, path.c_str());
+    size_t bytes = 0;
+    for (size_t i = 0; i < nlist; i++) {
+        auto& list = out->lists[i];
+        for (const Part& part : parts) {
+            list.size += part.lists->list_size(i);
+        }
+        list.capacity = list.size;
+        list.offset = bytes;
+        bytes += list.capacity * (ivf.code_size + sizeof(idx_t));
+    }
+    make_file(path, bytes);
+    if (bytes > 0) { // nothing cannot be mapped
+        out->totsize = bytes;
+        out->do_mmap();
+    }
+    gmm::parallel_for(nlist, [&](size_t i) {
+        check_interrupt();
+        size_t at = 0;
+        idx_t shift = 0;
+        for (const Part& part : parts) {
+            const size_t n = part.lists->list_size(i);
+            if (n > 0) {
+                faiss::InvertedLists::ScopedCodes codes(part.lists.get(), i);
+                faiss::InvertedLists::ScopedIds ids(part.lists.get(), i);
+                std::vector<idx_t> own(ids.get(), ids.get() + n);
+                for (idx_t& id : own) {
+                    id += shift;
+                }
+                out->update_entries(i, at, n, own.data(), codes.get());
+                at += n;
+            }
+            shift += shift_ids ? idx_t(part.n) : 0;
+        }
+    });
+    return out;
+}
+
+} // namespace
+
+void merge_ondisk(
+        faiss::Index* index,
+        const std::vector<std::string>& parts,
+        const std::string& ivfdata,
+        bool shift_ids) {
+    faiss::IndexIVF& ivf = ivf_of(index, "index");
+    IVFGMM* gmm = extract_gmm(index);
+    FAISS_THROW_IF_NOT_FMT(
+            ivf.is_trained && ivf.ntotal == 0 && ivf.direct_map.no(),
+            "index: ntotal = %zd, expected a trained and empty index without "
+            "a direct map",
+            size_t(ivf.ntotal));
+    FAISS_THROW_IF_NOT_FMT(
+            !gmm || gmm->max_assign == 1,
+            "index: max_assign = %zu, expected 1",
+            gmm->max_assign);
+    std::vector<Part> opened;
+    size_t n = 0;
+    for (const std::string& path : parts) {
+        opened.emplace_back(ivf, path);
+        n += opened.back().n;
+    }
+    const std::string partial =
+            ivfdata + "." + std::to_string(getpid()) + ".partial";
+    std::unique_ptr<faiss::OnDiskInvertedLists> lists;
+    try {
+        lists = write_lists(ivf, opened, partial, shift_ids);
+        FAISS_THROW_IF_NOT_FMT(
+                std::rename(partial.c_str(), ivfdata.c_str()) == 0,
+                "ivfdata = '%s': cannot be written (%s)",
+                ivfdata.c_str(),
+                std::strerror(errno));
+    } catch (...) {
+        unlink(partial.c_str());
+        throw;
+    }
+    lists->filename = ivfdata;
+    opened.clear();
+    std::optional<Growth> growth;
+    if (gmm) {
+        begin_anew({ivf, *gmm});
+        growth.emplace(GMMIndexRef{ivf, *gmm}, "merge_ondisk");
+    }
+    ivf.replace_invlists(lists.release(), true);
+    ivf.ntotal = index->ntotal = idx_t(n);
+    if (growth) {
+        growth->finish();
+    }
+}
+
+} // namespace faiss_ext

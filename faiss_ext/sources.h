@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstddef>
+
+#include <faiss/Index.h>
+
+#include "VectorSource.h"
+#include "faiss_ext/impl/faiss_compat.h"
+
+namespace faiss_ext {
+
+/// An index's life from vectors that need not be in memory: files, functions,
+/// arrays of f32, f16 or u8 (gmm::VectorSource). Of the vectors no more than a
+/// block is held as floats at a time, beside what each function says. The
+/// index may be wrapped: IndexPreTransform, IndexIDMap, IndexRefine,
+/// IndexShards.
+
+/** Trains what is not trained.
+ *
+ * A GMM index reads the source in every iteration (IVFGMM::train_from), through
+ * the transforms before it. Everything else learns from a sample in memory:
+ * transforms and codecs from 65,536 rows, an IVF index of FAISS's own from
+ * max_points_per_centroid for a list.
+ *
+ * Throws FaissException for a source of another dimension, of too few rows,
+ * with a value that is not finite (naming its row), or that cannot be read. The
+ * GMM index is then as it was; transforms that were trained before stay so.
+ */
+void train(faiss::Index* index, const gmm::VectorSource& source);
+
+/** Adds all rows, in blocks of 32,768 (fewer of more than 1024 dimensions),
+ * each of which is added whole or not at all. Cells and calibration are made
+ * once, after the last. Memory O(block + list) beside the index.
+ *
+ * Throws FaissException for what train() throws for. If any rows are in, the
+ * message says how many: they are the source's first, and adding the others
+ * goes on from there. What was to be made after the last block is then due
+ * (IVFGMM::maintain()).
+ *
+ * @param ids  size source.n, or nullptr: ntotal and on
+ */
+void add(
+        faiss::Index* index,
+        const gmm::VectorSource& source,
+        const idx_t* ids = nullptr);
+
+/// faiss_ext::calibrate (ivflib.h) on the queries of a source, all of which are
+/// held as floats.
+void calibrate(
+        faiss::Index* index, const gmm::VectorSource& queries, size_t k = 10);
+
+} // namespace faiss_ext

@@ -1,0 +1,187 @@
+// Indexes in parts whose lists end in one file.
+#include "faiss_ext/ondisk.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+
+#include <faiss/IndexPreTransform.h>
+#include <faiss/index_io.h>
+#include <faiss/invlists/OnDiskInvertedLists.h>
+
+#include "IvfTestTools.h"
+#include "TemporaryFolder.h"
+#include "faiss_ext/index_factory.h"
+#include "faiss_ext/index_io.h"
+#include "faiss_ext/ivflib.h"
+#include "quick_training.h"
+
+namespace faiss_ext {
+namespace {
+
+constexpr size_t kN = 4000;
+
+const Vectors& base() {
+    static const Vectors data = sift_base(kN);
+    return data;
+}
+
+std::unique_ptr<faiss::Index> read(const std::string& path, int flags = 0) {
+    return std::unique_ptr<faiss::Index>(read_index(path.c_str(), flags));
+}
+
+std::unique_ptr<faiss::Index> trained(
+        const char* description, faiss::MetricType metric = faiss::METRIC_L2) {
+    std::unique_ptr<faiss::Index> index(
+            index_factory(base().d, description, metric));
+    train_quickly(index.get());
+    index->train(kN, base().x.data());
+    return index;
+}
+
+/// Three parts of the base, of different sizes.
+std::vector<std::string> write_parts(
+        const faiss::Index& trained,
+        const TemporaryFolder& folder,
+        bool own_ids) {
+    const size_t ends[] = {0, 500, 2500, kN};
+    std::vector<std::string> paths;
+    for (size_t p = 0; p < 3; p++) {
+        auto part = clone_index(&trained);
+        const Vectors x = rows_of(base(), ends[p], ends[p + 1]);
+        std::vector<idx_t> ids(x.n);
+        for (size_t i = 0; i < x.n; i++) {
+            ids[i] = idx_t(i + (own_ids ? 0 : ends[p]));
+        }
+        part->add_with_ids(x.n, x.x.data(), ids.data());
+        paths.push_back(folder.file("part" + std::to_string(p)));
+        faiss_ext::write_index(part.get(), paths.back().c_str());
+    }
+    return paths;
+}
+
+struct Merged : testing::TestWithParam<std::pair<const char*, int>> {};
+
+TEST_P(Merged, IsTheIndexInMemory) {
+    const TemporaryFolder folder;
+    const auto [description, metric] = GetParam();
+    auto whole = trained(description, faiss::MetricType(metric));
+    auto disk = clone_index(whole.get());
+    const auto parts = write_parts(*disk, folder, true);
+    whole->add(kN, base().x.data());
+    merge_ondisk(disk.get(), parts, folder.file("lists"), true);
+    ASSERT_EQ(disk->ntotal, idx_t(kN));
+    faiss_ext::write_index(disk.get(), folder.file("index").c_str());
+    disk = read(folder.file("index"));
+
+    const Vectors q = sift_queries(100);
+    auto& a = dynamic_cast<faiss::IndexIVF&>(*extract_gmm(whole.get()));
+    auto& b = dynamic_cast<faiss::IndexIVF&>(*extract_gmm(disk.get()));
+    ASSERT_TRUE(dynamic_cast<faiss::OnDiskInvertedLists*>(b.invlists));
+    check_cells(b, extract_gmm(disk.get())->cells, false);
+    for (size_t nprobe : {1, 3, 8, 32}) {
+        a.nprobe = b.nprobe = nprobe;
+        const Found in_memory = find(*whole, q, 10);
+        const Found on_disk = find(*disk, q, 10);
+        EXPECT_EQ(on_disk.dis, in_memory.dis) << nprobe;
+        EXPECT_NEAR(
+                recall(on_disk, in_memory, faiss::MetricType(metric)), 1, 1e-9);
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+        OnDisk,
+        Merged,
+        testing::Values(
+                std::pair("GMM32,Flat", int(faiss::METRIC_L2)),
+                std::pair("GMM32,Flat", int(faiss::METRIC_INNER_PRODUCT)),
+                std::pair("GMM32,SQ8", int(faiss::METRIC_L2)),
+                std::pair("PCA48,GMM32,Flat", int(faiss::METRIC_L2))));
+
+TEST(OnDisk, AStockIndexIsMergedToo) {
+    const TemporaryFolder folder;
+    auto index = trained("IVF32,Flat");
+    const auto parts = write_parts(*index, folder, false);
+    auto whole = clone_index(index.get());
+    whole->add(kN, base().x.data());
+    merge_ondisk(index.get(), parts, folder.file("lists"));
+    const Vectors q = sift_queries(50);
+    EXPECT_EQ(find(*index, q, 5).dis, find(*whole, q, 5).dis);
+}
+
+TEST(OnDisk, FaissReadsIt) {
+    const TemporaryFolder folder;
+    auto index = trained("GMM32,Flat");
+    merge_ondisk(
+            index.get(),
+            write_parts(*index, folder, false),
+            folder.file("lists"));
+    faiss_ext::write_index(index.get(), folder.file("index").c_str());
+    const std::unique_ptr<faiss::Index> stock(faiss::read_index(
+            folder.file("index").c_str(), faiss::IO_FLAG_READ_ONLY));
+    auto& ivf = dynamic_cast<faiss::IndexIVF&>(*stock);
+    ivf.nprobe = 32;
+    const Vectors q = sift_queries(20);
+    const Found truth = exact(model_of(base()), q, 10, faiss::METRIC_L2);
+    EXPECT_EQ(recall(find(ivf, q, 10), truth, faiss::METRIC_L2), 1);
+}
+
+TEST(OnDisk, AMappedIndexFindsTheSame) {
+    const TemporaryFolder folder;
+    auto index = trained("GMM32,Flat");
+    index->add(kN, base().x.data());
+    faiss_ext::write_index(index.get(), folder.file("index").c_str());
+    const auto mapped = read(folder.file("index"), faiss::IO_FLAG_MMAP);
+    const Vectors q = sift_queries(50);
+    for (auto* i : {index.get(), mapped.get()}) {
+        dynamic_cast<faiss::IndexIVF&>(*i).nprobe = 4;
+    }
+    EXPECT_EQ(find(*mapped, q, 10), find(*index, q, 10));
+}
+
+TEST(OnDisk, WrongPartsLeaveEverythingAsItWas) {
+    const TemporaryFolder folder;
+    auto index = trained("GMM32,Flat");
+    auto parts = write_parts(*index, folder, false);
+    const std::string lists = folder.file("lists");
+    std::ofstream(lists) << "what was there";
+    auto expect_untouched = [&] {
+        EXPECT_EQ(index->ntotal, 0);
+        EXPECT_EQ(std::filesystem::file_size(lists), 14u);
+        EXPECT_EQ(
+                std::distance(
+                        std::filesystem::directory_iterator(folder.path), {}),
+                5);
+    };
+    auto other = trained("GMM32,Flat");
+    dynamic_cast<faiss::IndexIVF&>(*other).cp.seed = 77;
+    other->reset();
+    other->train(kN, base().x.data());
+    other->add(kN, base().x.data());
+    faiss_ext::write_index(other.get(), folder.file("foreign").c_str());
+    auto with_foreign = parts;
+    with_foreign.push_back(folder.file("foreign"));
+    EXPECT_FAISS_ERROR(
+            merge_ondisk(index.get(), with_foreign, lists),
+            "foreign: of another training");
+    expect_untouched();
+    with_foreign.back() = folder.file("absent");
+    EXPECT_FAISS_ERROR(
+            merge_ondisk(index.get(), with_foreign, lists), "absent");
+    expect_untouched();
+    EXPECT_FAISS_ERROR(
+            merge_ondisk(index.get(), parts, folder.file("no/folder")),
+            "no/folder");
+    expect_untouched();
+    EXPECT_FAISS_ERROR(
+            merge_ondisk(other.get(), parts, lists), "ntotal = 4000");
+    auto flat = index_factory(16, "Flat");
+    EXPECT_FAISS_ERROR(
+            merge_ondisk(flat, parts, lists), "expected an IVF index");
+    delete flat;
+    merge_ondisk(index.get(), parts, lists);
+    EXPECT_EQ(index->ntotal, idx_t(kN));
+}
+
+} // namespace
+} // namespace faiss_ext

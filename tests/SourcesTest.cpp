@@ -1,0 +1,244 @@
+// An index's life from sources, block by block.
+#include "faiss_ext/sources.h"
+
+#include <cstring>
+#include <fstream>
+
+#include <faiss/IndexIDMap.h>
+#include <faiss/IndexPreTransform.h>
+#include <faiss/IndexRefine.h>
+
+#include "IvfTestTools.h"
+#include "TemporaryFolder.h"
+#include "faiss_ext/index_factory.h"
+#include "faiss_ext/ivflib.h"
+#include "quick_training.h"
+
+namespace faiss_ext {
+namespace {
+
+constexpr size_t kN = 4000;
+
+/// Whole numbers, so that they are the same as bytes.
+const Vectors& base() {
+    static const Vectors data = sift_base(kN);
+    return data;
+}
+
+std::unique_ptr<faiss::Index> make(
+        const char* description, faiss::MetricType metric = faiss::METRIC_L2) {
+    std::unique_ptr<faiss::Index> index(
+            index_factory(base().d, description, metric));
+    train_quickly(index.get());
+    return index;
+}
+
+/// The base as bytes, from a function that counts what it is asked for.
+struct ByteCallback {
+    size_t most_rows = 0, fails_from = kN;
+    std::unique_ptr<gmm::VectorSource> source = gmm::callback_source(
+            kN,
+            base().d,
+            gmm::ElementType::u8,
+            [this](size_t begin, size_t count, void* out) {
+                if (begin + count > fails_from) {
+                    throw std::runtime_error("the line is down");
+                }
+                most_rows = std::max(most_rows, count);
+                auto bytes = static_cast<uint8_t*>(out);
+                const float* x = base().row(begin);
+                for (size_t i = 0; i < count * base().d; i++) {
+                    bytes[i] = uint8_t(x[i]);
+                }
+            });
+};
+
+std::unique_ptr<gmm::VectorSource> floats() {
+    return gmm::memory_source(base().x.data(), kN, base().d);
+}
+
+struct Described : testing::TestWithParam<const char*> {};
+
+TEST_P(Described, BytesMakeTheIndexThatFloatsMake) {
+    auto by_bytes = make(GetParam()), whole = make(GetParam());
+    ByteCallback bytes;
+    train(by_bytes.get(), *bytes.source);
+    const auto by_floats = clone_index(by_bytes.get());
+    add(by_bytes.get(), *bytes.source);
+    add(by_floats.get(), *floats());
+    EXPECT_EQ(by_bytes->ntotal, idx_t(kN));
+    const Vectors q = sift_queries(60);
+    EXPECT_EQ(find(*by_bytes, q, 10), find(*by_floats, q, 10));
+
+    whole->train(kN, base().x.data());
+    whole->add(kN, base().x.data());
+    const Found truth = exact(model_of(base()), q, 10, faiss::METRIC_L2);
+    EXPECT_NEAR(
+            recall(find(*by_bytes, q, 10), truth, faiss::METRIC_L2),
+            recall(find(*whole, q, 10), truth, faiss::METRIC_L2),
+            0.06);
+    if (IVFGMM* gmm = extract_gmm(by_bytes.get())) {
+        EXPECT_FALSE(gmm->cells.empty());
+        EXPECT_TRUE(gmm->calibration.fitted);
+        EXPECT_FALSE(gmm->maintenance_due());
+        EXPECT_EQ(gmm->cells_per_list, 0u);
+        EXPECT_TRUE(gmm->calibrate_on_add);
+        check_cells(dynamic_cast<faiss::IndexIVF&>(*gmm), gmm->cells, false);
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+        Sources,
+        Described,
+        testing::Values(
+                "GMM32,Flat",
+                "GMM32,PQ16x4",
+                "GMM32_HNSW16,Flat",
+                "PCA32,GMM32,SQ8,RFlat",
+                "PCA32,IVF32,SQ8"));
+
+TEST(Sources, ASampleTrainsWhereThereAreMoreThanAreWanted) {
+    auto index = make("GMM16,Flat");
+    auto& ivf = dynamic_cast<faiss::IndexIVF&>(*index);
+    ivf.cp.max_points_per_centroid = 100;
+    ByteCallback bytes;
+    train(index.get(), *bytes.source);
+    EXPECT_LT(bytes.most_rows, kN);
+    add(index.get(), *bytes.source);
+    ivf.nprobe = 16;
+    expect_model(ivf, model_of(base()), sift_queries(20));
+}
+
+TEST(Sources, InnerProductsTrainOnDirections) {
+    auto index = make("GMM32,Flat", faiss::METRIC_INNER_PRODUCT);
+    train(index.get(), *floats());
+    const auto means = extract_gmm(index.get())->mixture().means;
+    for (size_t i = 0; i < 32; i++) {
+        EXPECT_LE(
+                faiss::fvec_norm_L2sqr(&means[i * base().d], base().d), 1.001f);
+    }
+    add(index.get(), *floats());
+    expect_model(
+            dynamic_cast<faiss::IndexIVF&>(*index),
+            model_of(base()),
+            sift_queries(20));
+}
+
+TEST(Sources, IdsAndWrappers) {
+    faiss::IndexIDMap map(make("GMM16,Flat").release());
+    map.own_fields = true;
+    train(&map, *floats());
+    std::vector<idx_t> ids(kN);
+    for (size_t i = 0; i < kN; i++) {
+        ids[i] = 5 * i + 1;
+    }
+    add(&map, *floats(), ids.data());
+    const Found found = find(map, rows_of(base(), 100, 120), 1);
+    for (size_t i = 0; i < 20; i++) {
+        EXPECT_EQ(found.dis[i], 0);
+        EXPECT_EQ(found.ids[i] % 5, 1);
+    }
+}
+
+TEST(Sources, AFailureSaysHowManyAreIn) {
+    constexpr size_t kMany = 2 * 32768 + 100;
+    size_t fails_from = 40000;
+    const auto source = gmm::callback_source(
+            kMany,
+            base().d,
+            gmm::ElementType::f32,
+            [&](size_t begin, size_t count, void* out) {
+                if (begin + count > fails_from) {
+                    throw std::runtime_error("the line is down");
+                }
+                for (size_t i = 0; i < count; i++) {
+                    memcpy(static_cast<float*>(out) + i * base().d,
+                           base().row((begin + i) % kN),
+                           base().d * sizeof(float));
+                }
+            });
+    auto index = make("GMM16,SQ8");
+    index->train(kN, base().x.data());
+    EXPECT_FAISS_ERROR(
+            add(index.get(), *source),
+            "32768 of 65636 vectors are in, and then: the line is down");
+    EXPECT_EQ(index->ntotal, 32768);
+    IVFGMM& gmm = *extract_gmm(index.get());
+    EXPECT_EQ(gmm.cells_per_list, 0u);
+    EXPECT_TRUE(gmm.maintenance_due());
+    gmm.calibrate_on_add = false;
+    gmm.maintain();
+    EXPECT_FALSE(gmm.cells.empty());
+    fails_from = kMany;
+    const auto rest = gmm::callback_source(
+            kMany - 32768,
+            base().d,
+            gmm::ElementType::f32,
+            [&](size_t begin, size_t count, void* out) {
+                std::vector<std::byte> scratch;
+                source->rows(begin + 32768, count, scratch)
+                        .to_float(static_cast<float*>(out));
+            });
+    add(index.get(), *rest);
+    EXPECT_EQ(index->ntotal, idx_t(kMany));
+    check_cells(dynamic_cast<faiss::IndexIVF&>(*index), gmm.cells, false);
+}
+
+TEST(Sources, WrongRowsAreNamed) {
+    Vectors bad = base();
+    bad.x[3210 * bad.d + 7] = std::nanf("");
+    const auto source = gmm::memory_source(bad.x.data(), bad.n, bad.d);
+    auto index = make("GMM16,Flat");
+    EXPECT_FAISS_ERROR(train(index.get(), *source), "row 3210");
+    EXPECT_FALSE(index->is_trained);
+    train(index.get(), *floats());
+    EXPECT_FAISS_ERROR(add(index.get(), *source), "row 3210");
+    EXPECT_EQ(index->ntotal, 0);
+    const auto narrow = gmm::memory_source(bad.x.data(), bad.n, 8);
+    EXPECT_FAISS_ERROR(add(index.get(), *narrow), "dimension 8, expected");
+    EXPECT_FAISS_ERROR(
+            train(make("GMM16,Flat").get(), *narrow), "dimension 8, expected");
+    EXPECT_FAISS_ERROR(add(make("GMM16,Flat").get(), *floats()), "not trained");
+}
+
+TEST(Sources, AFileThatShrinks) {
+    const TemporaryFolder folder;
+    const std::string path = folder.file("base.u8bin");
+    const uint32_t shape[] = {70000, 16};
+    std::vector<uint8_t> rows(size_t(shape[0]) * shape[1]);
+    for (size_t i = 0; i < rows.size(); i++) {
+        rows[i] = uint8_t(base().x[i % base().x.size()]);
+    }
+    std::ofstream(path, std::ios::binary)
+            .write(reinterpret_cast<const char*>(shape), 8)
+            .write(reinterpret_cast<const char*>(rows.data()), rows.size());
+    const auto source = gmm::file_source(path);
+    std::unique_ptr<faiss::Index> index(index_factory(16, "GMM16,SQ8"));
+    train(index.get(), *source);
+    std::filesystem::resize_file(path, 8 + 40000 * 16);
+    const std::string message = faiss_error([&] { add(index.get(), *source); });
+    EXPECT_NE(message.find("32768 of 70000 vectors are in"), std::string::npos);
+    EXPECT_NE(message.find("become shorter"), std::string::npos) << message;
+    EXPECT_NE(message.find(path), std::string::npos) << message;
+    EXPECT_EQ(index->ntotal, 32768);
+}
+
+TEST(Sources, CalibratesOnQueriesInBytes) {
+    auto index = make("PCA32,GMM32,Flat");
+    train(index.get(), *floats());
+    add(index.get(), *floats());
+    ByteCallback bytes;
+    const auto some = gmm::sample_source(*bytes.source, 100, 1);
+    calibrate(index.get(), *some, 5);
+    auto other = clone_index(index.get());
+    Vectors q{100, base().d, std::vector<float>(100 * base().d)};
+    std::vector<std::byte> scratch;
+    some->rows(0, 100, scratch).to_float(q.x.data());
+    calibrate(other.get(), 100, q.x.data(), 5);
+    EXPECT_EQ(
+            extract_gmm(index.get())->calibration.report(),
+            extract_gmm(other.get())->calibration.report());
+}
+
+} // namespace
+} // namespace faiss_ext
