@@ -254,6 +254,9 @@ double score(const gmm::TrainingResult& result) {
 Fit fit_mixture(const GpuGMMClustering& clus, const TrainingSet& set) {
     const std::unique_ptr<gmm::Backend> backend = gmm::cuda_available()
             ? gmm::make_cuda_backend(clus.cuda)
+            : clus.k >= clus.kNearGroupsFrom &&
+                    !gmm::has_matrices(clus.covariance)
+            ? gmm::make_grouped_cpu_backend()
             : gmm::make_cpu_backend();
     const bool given = !clus.centroids.empty();
     const uint64_t seed = actual_seed(clus.seed);

@@ -47,6 +47,10 @@ struct GpuGMMClustering : faiss::Clustering {
     /// With fewer components, iterations with all means cost little.
     static constexpr size_t kGroupedFrom = 512;
 
+    /// From so many an E-step on the CPU compares a vector with 16 sqrt(k)
+    /// components near it (gmm::make_grouped_cpu_backend)
+    static constexpr size_t kNearGroupsFrom = 32768;
+
     std::string backend; ///< out: what trained, "cpu" or "cuda"
     /// out: size k, k * d (diagonal) or 1 (tied_spherical), in the user's
     /// units; empty for full and tied
