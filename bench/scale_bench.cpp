@@ -1,0 +1,317 @@
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <fmt/core.h>
+#include <CLI/CLI.hpp>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <thread>
+
+#include <faiss/IndexIVF.h>
+#include <faiss/invlists/OnDiskInvertedLists.h>
+
+#include "VectorSource.h"
+#include "faiss_ext/IndexIVFGMM.h"
+#include "faiss_ext/index_factory.h"
+#include "faiss_ext/index_io.h"
+#include "faiss_ext/ivflib.h"
+#include "faiss_ext/ondisk.h"
+#include "faiss_ext/sources.h"
+#include "inputs.h"
+#include "vector_files.h"
+
+/** What an index of more vectors than memory holds costs.
+ *
+ *     scale_bench generate: a file's vectors over and over, with noise
+ *     scale_bench build:    train, add and search from a file, its anonymous
+ *                           memory and its seconds; --parts: lists on disk
+ *     scale_bench query:    cold and warm queries of an index with its lists on
+ *                           disk
+ */
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+struct Timer {
+    Clock::time_point start = Clock::now();
+    double seconds() const {
+        return std::chrono::duration<double>(Clock::now() - start).count();
+    }
+};
+
+/// A line of /proc/self/status in MB.
+double status_mb(const std::string& name) {
+    std::ifstream status("/proc/self/status");
+    for (std::string line; std::getline(status, line);) {
+        if (line.rfind(name + ":", 0) == 0) {
+            return std::stod(line.substr(name.size() + 1)) / 1024;
+        }
+    }
+    return 0;
+}
+
+/// The most anonymous memory that the process has while it lives.
+class Watch {
+public:
+    Watch()
+            : thread([this] {
+                  while (!done) {
+                      most = std::max(most.load(), status_mb("RssAnon"));
+                      std::this_thread::sleep_for(
+                              std::chrono::milliseconds(20));
+                  }
+              }) {}
+    ~Watch() {
+        done = true;
+        thread.join();
+    }
+    /// Since the last call.
+    double take() {
+        return most.exchange(0);
+    }
+
+private:
+    std::atomic<bool> done = false;
+    std::atomic<double> most = 0;
+    std::thread thread;
+};
+
+void generate(const std::string& from, size_t n, const std::string& path) {
+    const bench::Vectors base = bench::read_vectors(from, "train");
+    std::ofstream out(path, std::ios::binary);
+    const uint32_t shape[] = {uint32_t(n), uint32_t(base.d)};
+    out.write(reinterpret_cast<const char*>(shape), sizeof(shape));
+    const bool bytes = path.ends_with(".u8bin");
+    uint64_t random = 1234;
+    std::vector<float> row(base.d);
+    std::vector<uint8_t> row_bytes(base.d);
+    for (size_t i = 0; i < n; i++) {
+        const float* x = base.row(i % base.n);
+        for (size_t j = 0; j < base.d; j++) {
+            random = random * 6364136223846793005u + 1442695040888963407u;
+            const float noise = float(random >> 40) * 0x1p-24f - 0.5f;
+            row[j] = std::clamp(
+                    x[j] + (i < base.n ? 0 : 16 * noise), 0.f, 255.f);
+            row_bytes[j] = uint8_t(row[j]);
+        }
+        if (bytes) {
+            out.write(reinterpret_cast<const char*>(row_bytes.data()), base.d);
+        } else {
+            out.write(
+                    reinterpret_cast<const char*>(row.data()),
+                    base.d * sizeof(float));
+        }
+    }
+}
+
+faiss::IndexIVF& ivf_of(faiss::Index& index) {
+    auto* gmm = faiss_ext::extract_gmm(&index);
+    return gmm ? dynamic_cast<faiss::IndexIVF&>(*gmm)
+               : dynamic_cast<faiss::IndexIVF&>(index);
+}
+
+struct Part : gmm::VectorSource {
+    const gmm::VectorSource& whole;
+    const size_t first;
+
+    Part(const gmm::VectorSource& whole, size_t first, size_t count)
+            : whole(whole), first(first) {
+        n = count;
+        d = whole.d;
+        type = whole.type;
+    }
+    gmm::Rows rows(size_t begin, size_t count, std::vector<std::byte>& scratch)
+            const override {
+        return whole.rows(first + begin, count, scratch);
+    }
+};
+
+void build(
+        const std::string& factory,
+        const std::string& path,
+        const std::string& query,
+        size_t parts,
+        const std::string& out) {
+    Watch watch;
+    const auto source = gmm::file_source(path);
+    std::unique_ptr<faiss::Index> index(
+            faiss_ext::index_factory(int(source->d), factory.c_str()));
+    fmt::print(
+            "{}: {} x {}, {:.0f} MB as floats\n",
+            factory,
+            source->n,
+            source->d,
+            double(source->n * source->d) * 4e-6);
+    auto report = [&](const char* step, const Timer& timer) {
+        fmt::print(
+                "{:8} {:8.1f} s, peak RssAnon {:6.0f} MB\n",
+                step,
+                timer.seconds(),
+                watch.take());
+        std::fflush(stdout);
+    };
+    Timer timer;
+    faiss_ext::train(index.get(), *source);
+    report("train", timer);
+    timer = {};
+    if (parts == 0) {
+        faiss_ext::add(index.get(), *source);
+    } else {
+        std::vector<std::string> paths;
+        for (size_t p = 0; p < parts; p++) {
+            const size_t begin = p * source->n / parts;
+            const Part some(
+                    *source, begin, (p + 1) * source->n / parts - begin);
+            auto part = faiss_ext::clone_index(index.get());
+            if (auto* gmm = faiss_ext::extract_gmm(part.get())) {
+                gmm->cells_per_list = 1; // the whole has them
+                gmm->calibrate_on_add = false;
+            }
+            faiss_ext::add(part.get(), some);
+            paths.push_back(out + ".part" + std::to_string(p));
+            faiss_ext::write_index(part.get(), paths.back().c_str());
+        }
+        report("parts", timer);
+        timer = {};
+        faiss_ext::merge_ondisk(index.get(), paths, out + ".ivfdata", true);
+        for (const std::string& p : paths) {
+            std::filesystem::remove(p);
+        }
+    }
+    report(parts ? "merge" : "add", timer);
+    const bench::Vectors xq = bench::read_vectors(query, "test");
+    auto& ivf = ivf_of(*index);
+    ivf.nprobe = 16;
+    std::vector<float> distances(xq.n * 10);
+    std::vector<faiss_ext::idx_t> ids(xq.n * 10);
+    timer = {};
+    index->search(xq.n, xq.x.data(), 10, distances.data(), ids.data());
+    report("search", timer);
+    faiss_ext::write_index(index.get(), (out + ".index").c_str());
+    report("write", timer);
+}
+
+/// Has the system forget what it read of the file.
+void drop(const std::string& path) {
+    const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    if (fd >= 0) {
+        posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+        close(fd);
+    }
+}
+
+/// One setting, cold (each batch after the file's pages were dropped) and warm.
+void query(
+        const std::string& path,
+        const std::vector<std::string>& settings,
+        const bench::Inputs& in,
+        size_t batch,
+        size_t cold) {
+    for (const std::string& setting : settings) {
+        std::unique_ptr<faiss::Index> index;
+        std::string data;
+        auto open_index = [&] {
+            index.reset(faiss_ext::read_index(path.c_str()));
+            auto& ivf = ivf_of(*index);
+            if (setting.rfind("target_recall=", 0) == 0) {
+                faiss_ext::extract_gmm(index.get())->target_recall =
+                        std::stof(setting.substr(14));
+            } else {
+                ivf.nprobe = std::stoul(setting);
+            }
+            data = dynamic_cast<faiss::OnDiskInvertedLists&>(*ivf.invlists)
+                           .filename;
+        };
+        open_index();
+        const size_t n = in.xq.n, k = in.k;
+        std::vector<float> distances(n * k);
+        std::vector<faiss_ext::idx_t> ids(n * k);
+        auto run = [&](size_t begin, size_t end) {
+            for (size_t i = begin; i < end; i += batch) {
+                index->search(
+                        std::min(batch, end - i),
+                        in.xq.row(i),
+                        k,
+                        &distances[i * k],
+                        &ids[i * k]);
+            }
+        };
+        double cold_seconds = 0, warm_seconds = 1e30;
+        cold = std::min(cold, n);
+        // Mapped pages stay: the index is opened anew.
+        index.reset();
+        drop(data);
+        open_index();
+        const Timer timer;
+        run(0, cold);
+        cold_seconds = timer.seconds();
+        run(0, n);
+        for (int round = 0; round < 5; round++) {
+            const Timer again;
+            run(0, n);
+            warm_seconds = std::min(warm_seconds, again.seconds());
+        }
+        double recall = 0;
+        for (size_t i = 0; i < n; i++) {
+            recall += in.truth.recall(i, &ids[i * k]);
+        }
+        fmt::print(
+                "{:24} {:20} recall@{} {:.4f}  cold {:7.0f}  warm {:8.0f} "
+                "queries/s (batches of {})\n",
+                std::filesystem::path(path).filename().string(),
+                setting,
+                k,
+                recall / double(n),
+                double(cold) / cold_seconds,
+                double(n) / warm_seconds,
+                batch);
+        std::fflush(stdout);
+    }
+}
+
+} // namespace
+
+int main(int argc, char** argv) try {
+    CLI::App app("What an index of more vectors than memory costs");
+    app.require_subcommand(1);
+    std::string from, path, factory, xq, out;
+    size_t n = 1000000, parts = 0, batch = 1, cold = 200;
+    std::vector<std::string> settings, indexes;
+    auto* make = app.add_subcommand("generate", "write a file of vectors");
+    make->add_option("--from", from)->required();
+    make->add_option("-n", n, "vectors");
+    make->add_option("--out", path, ".fbin or .u8bin")->required();
+    auto* fill = app.add_subcommand("build", "train, add and search");
+    fill->add_option("--factory", factory)->required();
+    fill->add_option("--data", path)->required();
+    fill->add_option("--query", xq)->required();
+    fill->add_option("--parts", parts, "lists on disk, built in so many");
+    fill->add_option("--out", out, "OUT.index, OUT.ivfdata")->required();
+    auto* ask = app.add_subcommand("query", "cold and warm queries");
+    bench::Inputs inputs;
+    inputs.add_options(*ask);
+    ask->add_option("--index", indexes)->required();
+    ask->add_option("--setting", settings, "nprobe, or target_recall=R")
+            ->required();
+    ask->add_option("--batch", batch);
+    ask->add_option("--cold", cold, "queries that find nothing in memory");
+    CLI11_PARSE(app, argc, argv);
+    if (*make) {
+        generate(from, n, path);
+    } else if (*fill) {
+        build(factory, path, xq, parts, out);
+    } else {
+        inputs.load();
+        for (const std::string& index : indexes) {
+            query(index, settings, inputs, batch, cold);
+        }
+    }
+} catch (const std::exception& e) {
+    fmt::print(stderr, "{}\n", e.what());
+    return 1;
+}
