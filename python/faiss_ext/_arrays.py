@@ -74,6 +74,16 @@ def floats(x: Any, name: str, d: int | None = None) -> Floats:
     return np.ascontiguousarray(a, dtype=np.float32)
 
 
+def is_source(a: Any) -> bool:
+    """Whether C++ reads the matrix as it is: uint8 and float16."""
+    return (
+        isinstance(a, np.ndarray)
+        and a.dtype in (np.uint8, np.float16)
+        and a.flags.c_contiguous
+        and len(a) > 0
+    )
+
+
 def float_blocks(a: NDArray[Any]) -> Iterator[tuple[int, Floats]]:
     """(first row, block) of a checked matrix; one block of what needs no
     conversion."""

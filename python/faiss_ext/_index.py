@@ -208,8 +208,9 @@ class Index:
         Parameters
         ----------
         x : array of shape (n, d), or iterator of such blocks
-            At least nlist vectors; 39 a list are good. What is not float32 in
-            C order is sampled first, ``cp.max_points_per_centroid`` a list
+            At least nlist vectors; 39 a list are good. uint8 and float16 in
+            C order (a memmap, too) are read block by block in every
+            iteration. What else is not float32 in C order is sampled first, ``cp.max_points_per_centroid`` a list
             (and at least 65,536), with ``cp.seed``.
 
         Raises
@@ -231,6 +232,9 @@ class Index:
             self._core.train(sample)
             return
         a = _arrays.matrix(x, "x", self.d)
+        if _arrays.is_source(a):
+            self._core.train_source(a)
+            return
         if not (a.dtype == np.float32 and a.flags.c_contiguous):
             a = _arrays.sample_rows(a, most, abs(seed))
         self._core.train(_arrays.floats(np.asarray(a), "x"))
@@ -247,6 +251,9 @@ class Index:
         total = None
         if not _arrays.is_blocks(x):
             x = _arrays.matrix(x, "x", self.d)
+            if _arrays.is_source(x):
+                self._core.add_source(x)
+                return
             total = len(x)
         with Bar(self.verbose, total, "adding", "vectors") as bar:
             blocks = (block for _, block in self._blocks(x))

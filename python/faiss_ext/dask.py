@@ -305,13 +305,17 @@ def _build_shard(
     name: str,
     begin: int,
     blocks: list[NDArray[Any]],
+    block_names: list[str],
 ) -> dict[str, Any]:
     index = _load(f"{folder}/trained.index", trained_sha256, False)
     if index.has_mixture:
         index.calibrate_on_add = False
     at = begin
-    for block in blocks:
-        index.add_with_ids(block, np.arange(at, at + len(block)))
+    for block, block_name in zip(blocks, block_names, strict=True):
+        try:
+            index.add_with_ids(block, np.arange(at, at + len(block)))
+        except ValueError as error:
+            raise ValueError(f"{block_name}: {error}") from None
         at += len(block)
     path = Path(folder) / name
     return {
@@ -322,16 +326,20 @@ def _build_shard(
     }
 
 
-def _load(path: str, sha256: str, cached: bool = True) -> Index:
-    if cached:
-        return _load_once(path, sha256)
-    if not os.path.isfile(path):
+def _check(path: Path, sha256: str) -> None:
+    if not path.is_file():
         raise FileNotFoundError(f"{path}: a shard of the manifest is missing")
-    if _sha256(Path(path)) != sha256:
+    if _sha256(path) != sha256:
         raise ValueError(
             f"{path}: its checksum is not the manifest's: it is damaged, or "
             "of another training"
         )
+
+
+def _load(path: str, sha256: str, cached: bool = True) -> Index:
+    if cached:
+        return _load_once(path, sha256)
+    _check(Path(path), sha256)
     return read_index(path)
 
 
@@ -389,6 +397,7 @@ def build(
                 f"shard{number:05d}.index",
                 first * block_rows,
                 rows.blocks[first : first + each],
+                rows.names[first : first + each],
             )
         )
     manifest = {
@@ -401,10 +410,14 @@ def build(
         "shards": list(compute(*tasks)),
     }
     path = folder / "manifest.json"
-    partial = folder / "manifest.json.partial"
+    _write_manifest(manifest, path)
+    return path
+
+
+def _write_manifest(manifest: dict[str, Any], path: Path) -> None:
+    partial = path.with_name("manifest.json.partial")
     partial.write_text(json.dumps(manifest, indent=1) + "\n")
     os.replace(partial, path)
-    return path
 
 
 def _read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -441,15 +454,42 @@ def _best(a: Found, b: Found, similarity: bool) -> Found:
     )
 
 
-def search(
-    manifest: str | os.PathLike[str], queries: Any, k: int, *, nprobe: int
+def _search_merged(
+    path: str,
+    sha256: str,
+    queries: NDArray[np.float32],
+    k: int,
+    params: dict[str, Any],
 ) -> Found:
-    """Searches all shards, each on one worker.
+    return _load(path, sha256).search(
+        queries, k, params=SearchParameters(**params)
+    )
 
-    Whole lists in the order of their distance (``probe_order="distance"``),
-    which is the same for all shards: the result is that of the unsharded
-    index with this order and nprobe. Searches by codes spread one cost over
-    all vectors: `merge` the shards for these.
+
+#: Queries that a worker takes at once.
+QUERY_ROWS = 1024
+
+
+def search(
+    manifest: str | os.PathLike[str],
+    queries: Any,
+    k: int,
+    *,
+    nprobe: int | None = None,
+    params: dict[str, Any] | None = None,
+) -> Found:
+    """Searches on all workers.
+
+    With `nprobe` all shards, each on one worker: whole lists in the order of
+    their distance (``probe_order="distance"``), which is the same for all
+    shards. The result is that of the unsharded index with this order and
+    nprobe.
+
+    With `params` the one index that ``merge(manifest, on_disk=True)`` made:
+    each worker has its cells and codes in memory, the vectors are in the
+    folder, and queries are spread over workers. The result is that of this
+    index in one process, to the bit, whatever the parameters are: by codes,
+    with a selector, with a target_recall.
 
     Parameters
     ----------
@@ -457,7 +497,9 @@ def search(
         What `build` returned.
     queries : array of shape (n, d)
     k : int
-    nprobe : int
+    nprobe : int, optional
+    params : dict, optional
+        What `SearchParameters` takes; this or nprobe.
 
     Returns
     -------
@@ -465,8 +507,37 @@ def search(
     """
     parts = _read_manifest(manifest)
     folder = Path(manifest).resolve().parent
-    q = delayed(_arrays.floats(queries, "queries", parts["d"]))
+    x = _arrays.floats(queries, "queries", parts["d"])
     k = _arrays.count(k, "k")
+    if (nprobe is None) == (params is None):
+        raise ValueError("nprobe, params: expected one of the two")
+    if params is not None:
+        SearchParameters(**params)  # wrong input is told here
+        if "merged" not in parts:
+            raise ValueError(
+                f"{manifest}: its shards are not merged on disk; "
+                "merge(manifest, on_disk=True) does it"
+            )
+        merged = parts["merged"]
+        blocks: list[Found] = list(
+            compute(
+                *(
+                    delayed(_search_merged)(
+                        str(folder / merged["file"]),
+                        merged["sha256"],
+                        x[b : b + QUERY_ROWS],
+                        k,
+                        params,
+                    )
+                    for b in range(0, max(len(x), 1), QUERY_ROWS)
+                )
+            )
+        )
+        return (
+            np.concatenate([b[0] for b in blocks]),
+            np.concatenate([b[1] for b in blocks]),
+        )
+    q = delayed(x)
     nprobe = _arrays.count(nprobe, "nprobe")
     similarity = parts["metric"] == _core.METRIC_INNER_PRODUCT
     found: Found = _tree(
@@ -481,13 +552,45 @@ def search(
     return found
 
 
-def merge(manifest: str | os.PathLike[str]) -> Index:
-    """All shards as one index in memory, calibrated."""
+def merge(
+    manifest: str | os.PathLike[str],
+    *,
+    on_disk: bool = False,
+    queries: Any = None,
+) -> Index:
+    """All shards as one index, calibrated.
+
+    Parameters
+    ----------
+    manifest : str or path
+    on_disk : bool
+        Vectors go to ``merged.ivfdata`` beside the manifest, and the index to
+        ``merged.index``, for `search` with params. Memory O(codes).
+    queries : array of shape (n, d), optional
+        To calibrate on; vectors of the index if left out.
+    """
     parts = _read_manifest(manifest)
     folder = Path(manifest).resolve().parent
     index = _load(
         str(folder / "trained.index"), parts["trained_sha256"], False
     )
+    if on_disk:
+        paths = [folder / shard["file"] for shard in parts["shards"]]
+        for path, shard in zip(paths, parts["shards"], strict=True):
+            _check(path, shard["sha256"])
+        index._core.merge_ondisk(
+            [str(path) for path in paths],
+            str(folder / "merged.ivfdata"),
+            False,
+        )
+        if queries is not None:
+            index.calibrate(queries)
+        parts["merged"] = {
+            "file": "merged.index",
+            "sha256": _write(index, folder / "merged.index"),
+        }
+        _write_manifest(parts, Path(manifest))
+        return index
     calibrates = index.has_mixture and index.calibrate_on_add
     if calibrates:
         index.calibrate_on_add = False
@@ -498,4 +601,6 @@ def merge(manifest: str | os.PathLike[str]) -> Index:
     if calibrates:
         index.calibrate_on_add = True
         index.optimize()
+    if queries is not None:
+        index.calibrate(queries)
     return index

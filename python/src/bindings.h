@@ -69,6 +69,7 @@ struct Selector {
 void bind_search(nb::module_& m, nb::class_<PyIndex>& index);
 void bind_index(nb::module_& m, nb::class_<PyIndex>& index);
 void bind_index_io(nb::module_& m);
+void bind_sources(nb::class_<PyIndex>& index);
 void bind_mixture(nb::module_& m);
 
 } // namespace faiss_ext_python

@@ -97,6 +97,7 @@ NB_MODULE(_core, m) {
     nb::class_<PyIndex> index(m, "Index");
     bind_index(m, index);
     bind_search(m, index);
+    bind_sources(index);
     bind_index_io(m);
     bind_mixture(m);
 }

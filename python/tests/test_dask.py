@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import signal
+import subprocess
 import threading
 import time
 
@@ -88,22 +91,29 @@ def test_the_same_bits_from_files(cluster, base, alone, tmp_path):
     same_bits(fdask.fit(paths, 6, **OPTIONS), alone)
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_the_same_bits_when_a_worker_dies(cluster, base, alone):
-    x = da.from_array(base, chunks=(700, 128))
+@contextlib.contextmanager
+def a_worker_dies(cluster, after=0.3):
+    """SIGKILL for one of them, so many seconds into the block."""
     killed = threading.Event()
 
     def kill() -> None:
-        time.sleep(0.3)
+        time.sleep(after)
         worker = next(iter(cluster.workers.values()))
         os.kill(worker.pid, signal.SIGKILL)
         killed.set()
 
     thread = threading.Thread(target=kill)
     thread.start()
-    fits = [fdask.fit(x, 6, **OPTIONS)]
+    yield
     thread.join()
     assert killed.is_set()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_same_bits_when_a_worker_dies(cluster, base, alone):
+    x = da.from_array(base, chunks=(700, 128))
+    with a_worker_dies(cluster):
+        fits = [fdask.fit(x, 6, **OPTIONS)]
     fits.append(fdask.fit(x, 6, **OPTIONS))
     for fitted in fits:
         same_bits(fitted, alone)
@@ -169,9 +179,145 @@ def test_merged_shards_are_one_index(built, queries, truth):
     assert recall(index.search(queries, 10)[1], truth) == 1
 
 
-def test_damaged_and_missing_shards_are_refused(built, queries, tmp_path):
-    import shutil
+def on_disk(built, folder, queries=None):
+    """A copy of what was built, its shards merged on disk."""
+    shutil.copytree(built.parent, folder)
+    manifest = folder / "manifest.json"
+    fdask.merge(manifest, on_disk=True, queries=queries)
+    return manifest
 
+
+PARAMETERS = [
+    dict(nprobe=1, probe_order="codes"),
+    dict(nprobe=3),
+    dict(nprobe=16),
+    dict(nprobe=2, probe_order="distance"),
+    dict(target_recall=0.9),
+]
+
+
+def test_one_plan_for_all_workers(
+    cluster, built, base, queries, tmp_path, monkeypatch
+):
+    """At every setting what the one index finds, and with settings that no
+    calibration has a say in what an index finds that never was in shards."""
+    manifest = on_disk(built, tmp_path / "merged", queries)
+    merged = faiss_ext.read_index(manifest.parent / "merged.index")
+    whole = faiss_ext.read_index(built.parent / "trained.index")
+    whole.add(base)
+    monkeypatch.setattr(fdask, "QUERY_ROWS", 17)
+    for settings in PARAMETERS:
+        params = faiss_ext.SearchParameters(**settings)
+        D, labels = merged.search(queries, 10, params=params)
+        D2, labels2 = fdask.search(manifest, queries, 10, params=settings)
+        np.testing.assert_array_equal(D2, D, err_msg=str(settings))
+        np.testing.assert_array_equal(labels2, labels, err_msg=str(settings))
+        if "target_recall" not in settings:
+            D, _ = whole.search(queries, 10, params=params)
+            np.testing.assert_allclose(D2, D, rtol=1e-5, err_msg=str(settings))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_searches_when_a_worker_dies(
+    cluster, built, queries, tmp_path, monkeypatch
+):
+    manifest = on_disk(built, tmp_path / "merged")
+    params = dict(nprobe=4)
+    expected = fdask.search(manifest, queries, 10, params=params)
+    by_shards = fdask.search(manifest, queries, 10, nprobe=4)
+    monkeypatch.setattr(fdask, "QUERY_ROWS", 1)
+    for after in (0.0, 0.1):
+        with a_worker_dies(cluster, after):
+            D, labels = fdask.search(manifest, queries, 10, params=params)
+            again = fdask.search(manifest, queries, 10, nprobe=4)
+        np.testing.assert_array_equal(D, expected[0])
+        np.testing.assert_array_equal(labels, expected[1])
+        np.testing.assert_array_equal(again[1], by_shards[1])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_builds_when_a_worker_dies(cluster, base, built, tmp_path):
+    for after in (0.5, 1.0):
+        with a_worker_dies(cluster, after):
+            path = fdask.build(
+                da.from_array(base, chunks=(800, 128)),
+                "GMM16,Flat",
+                tmp_path / f"killed{after}",
+                block_rows=700,
+                shard_rows=2100,
+            )
+        a, b = (json.loads(p.read_text()) for p in (path, built))
+        assert [s["sha256"] for s in a["shards"]] == [
+            s["sha256"] for s in b["shards"]
+        ]
+
+
+def test_search_wants_one_of_two(built, queries):
+    with pytest.raises(ValueError, match="one of the two"):
+        fdask.search(built, queries, 3)
+    with pytest.raises(ValueError, match="not merged on disk"):
+        fdask.search(built, queries, 3, params=dict(nprobe=2))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_nan_to_build_from_is_named(cluster, base, tmp_path):
+    x = base[:3000].copy()
+    # where no row of the sample to train on is
+    x[2903, 5] = np.nan
+    np.save(tmp_path / "bad.npy", x)
+    with pytest.raises(ValueError, match="bad.npy, rows from 2800: .*row 103"):
+        fdask.build(
+            [tmp_path / "bad.npy"],
+            "GMM4,Flat",
+            tmp_path / "out",
+            block_rows=700,
+            sample_rows=200,
+        )
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a file system of 300 kB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", folder],
+        capture_output=True,
+    )
+    if made.returncode != 0:
+        pytest.skip("mounts need rights that this process has not")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_full_disk_leaves_no_manifest(cluster, base, small_disk):
+    with pytest.raises((ValueError, OSError), match="small/"):
+        fdask.build(
+            da.from_array(base, chunks=(800, 128)),
+            "GMM16,Flat",
+            small_disk,
+            block_rows=700,
+            shard_rows=2100,
+        )
+    assert [p.name for p in small_disk.iterdir()] == ["trained.index"]
+
+
+def test_a_full_disk_leaves_no_merged_index(built, small_disk):
+    manifest = json.loads(built.read_text())
+    for shard in [{"file": "trained.index"}, *manifest["shards"]]:
+        (small_disk / shard["file"]).symlink_to(built.parent / shard["file"])
+    shutil.copy(built, small_disk)
+    with pytest.raises(ValueError, match="merged.ivfdata.*cannot be made"):
+        fdask.merge(small_disk / "manifest.json", on_disk=True)
+    assert not list(small_disk.glob("merged*"))
+    assert "merged" not in json.loads(
+        (small_disk / "manifest.json").read_text()
+    )
+
+
+def test_damaged_and_missing_shards_are_refused(built, queries, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(built.parent, folder)
     shard = folder / "shard00001.index"

@@ -1,0 +1,48 @@
+#include <string>
+#include <vector>
+
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "array_source.h"
+#include "bindings.h"
+#include "faiss_ext/ondisk.h"
+#include "faiss_ext/sources.h"
+#include "interrupt.h"
+
+namespace faiss_ext_python {
+
+void bind_sources(nb::class_<PyIndex>& index) {
+    index.def(
+            "train_source",
+            [](PyIndex& self, const AnyMatrix& x) {
+                const auto source = array_source(x);
+                const LongCall long_call;
+                faiss_ext::train(self.index.get(), *source);
+            },
+            nb::arg("x"));
+    index.def(
+            "add_source",
+            [](PyIndex& self, const AnyMatrix& x) {
+                const auto source = array_source(x);
+                const LongCall long_call;
+                faiss_ext::add(self.index.get(), *source);
+            },
+            nb::arg("x"));
+    index.def(
+            "merge_ondisk",
+            [](PyIndex& self,
+               const std::vector<std::string>& parts,
+               const std::string& ivfdata,
+               bool shift_ids) {
+                const LongCall long_call;
+                faiss_ext::merge_ondisk(
+                        self.index.get(), parts, ivfdata, shift_ids);
+            },
+            nb::arg("parts"),
+            nb::arg("ivfdata"),
+            nb::arg("shift_ids"));
+}
+
+} // namespace faiss_ext_python
