@@ -1,4 +1,5 @@
 #include <fcntl.h>
+#include <malloc.h>
 #include <unistd.h>
 
 #include <fmt/core.h>
@@ -154,6 +155,7 @@ void build(
                 timer.seconds(),
                 watch.take());
         std::fflush(stdout);
+        malloc_trim(0); // steps apart: what was freed goes back
     };
     Timer timer;
     faiss_ext::train(index.get(), *source);
@@ -177,6 +179,7 @@ void build(
             faiss_ext::write_index(part.get(), paths.back().c_str());
         }
         report("parts", timer);
+        watch.take();
         timer = {};
         faiss_ext::merge_ondisk(index.get(), paths, out + ".ivfdata", true);
         for (const std::string& p : paths) {

@@ -83,7 +83,14 @@ TEST_P(Merged, IsTheIndexInMemory) {
         a.nprobe = b.nprobe = nprobe;
         const Found in_memory = find(*whole, q, 10);
         const Found on_disk = find(*disk, q, 10);
-        EXPECT_EQ(on_disk.dis, in_memory.dis) << nprobe;
+        for (size_t i = 0; i < on_disk.dis.size(); i++) {
+            // parts are transformed in other batches than the whole
+            ASSERT_NEAR(
+                    on_disk.dis[i],
+                    in_memory.dis[i],
+                    1e-5 * std::abs(in_memory.dis[i]))
+                    << nprobe;
+        }
         EXPECT_NEAR(
                 recall(on_disk, in_memory, faiss::MetricType(metric)), 1, 1e-9);
     }

@@ -104,8 +104,9 @@ private:
     const size_t d, code_size;
     const bool similarity, flat;
     const faiss::ArrayInvertedLists* const in_memory; ///< or nullptr
-    const faiss::OnDiskInvertedLists* const on_disk; ///< or nullptr
-    size_t n_cold = 0; ///< entries for which a wait must be expected
+    const faiss::OnDiskInvertedLists* const on_disk;  ///< or nullptr
+    /// Entries for which a wait must be expected; outlives single searches.
+    static inline thread_local size_t n_cold = kColdEntries;
     const float* query = nullptr;
     std::vector<float> decoded;
 };
