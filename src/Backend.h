@@ -79,11 +79,11 @@ std::unique_ptr<Backend> make_cpu_backend();
 /** The same for very many components, of isotropic, tied_spherical or diagonal
  * covariance. Vectors fall into 4 sqrt(k) groups, and each is compared only
  * with the g sqrt(k) components nearest to the middle of its group: an E-step
- * takes time O((n g + k) sqrt(k) d), and not O(n k d), and memory O(k d), g k
- * numbers and 64 MB of vectors. The share of other components in a vector is
- * left out; top_components looks at all of them. Of 16,384 components on SIFT,
- * g = 16 finds means that are 0.3 % farther (squared) than the nearest ones
- * (bench/results/scale.md).
+ * takes time O((n g + k) sqrt(k) d), and not O(n k d), and memory O(k d), 4 g k
+ * numbers and 64 MB of vectors or 512 a group. The share of other components in
+ * a vector is left out; top_components looks at all of them. Of 16,384
+ * components on SIFT, g = 16 finds means that are 0.3 % farther (squared) than
+ * the nearest ones (bench/results/scale.md).
  *
  * @param nearby  g, at least 1
  */

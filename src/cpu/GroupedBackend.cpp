@@ -13,8 +13,10 @@ namespace gmm {
 
 namespace {
 
-/// Bytes of vectors that are sorted by group at a time.
+/// Bytes of vectors that are sorted by group at a time, or so many for each
+/// group if these are more: what a group's components cost once is shared.
 constexpr size_t kPortionBytes = size_t(64) << 20;
+constexpr size_t kPortionRows = 512;
 /// k-means iterations, over the means, that find the groups.
 constexpr int kGroupIterations = 5;
 /// Groups, over the root of the number of components.
@@ -187,7 +189,9 @@ struct GroupedBackend : Backend {
         stats = SufficientStats(model.covariance, model.k, d);
         const Groups groups = find_groups();
         const size_t rows = std::clamp<size_t>(
-                kPortionBytes / (d * sizeof(float)), 1, source->n);
+                kPortionBytes / (d * sizeof(float)),
+                std::min(source->n, kPortionRows * groups.components.size()),
+                source->n);
         for (size_t begin = 0; begin < source->n; begin += rows) {
             add_portion(
                     step,
