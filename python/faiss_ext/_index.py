@@ -210,8 +210,9 @@ class Index:
         x : array of shape (n, d), or iterator of such blocks
             At least nlist vectors; 39 a list are good. uint8 and float16 in
             C order (a memmap, too) are read block by block in every
-            iteration. What else is not float32 in C order is sampled first, ``cp.max_points_per_centroid`` a list
-            (and at least 65,536), with ``cp.seed``.
+            iteration. What else is not float32 in C order is sampled first,
+            ``cp.max_points_per_centroid`` a list (and at least 65,536), with
+            ``cp.seed``.
 
         Raises
         ------
