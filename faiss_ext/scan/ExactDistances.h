@@ -2,9 +2,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include <faiss/IndexIVF.h>
+#include <faiss/impl/ScalarQuantizer.h>
 #include <faiss/invlists/InvertedLists.h>
 #include <faiss/invlists/OnDiskInvertedLists.h>
 
@@ -62,6 +64,8 @@ public:
         } else if (flat && in_memory) {
             x = reinterpret_cast<const float*>(
                     in_memory->codes[list].data() + entry * code_size);
+        } else if (sq) {
+            decode(list, entry);
         } else {
             ivf.reconstruct_from_offset(list, entry, decoded.data());
         }
@@ -99,6 +103,9 @@ private:
     /// Reads the first byte, and sees whether that takes the time of a disk.
     void touch(const uint8_t* code);
 
+    /// As reconstruct_from_offset, which would start threads for one vector.
+    void decode(size_t list, size_t entry);
+
     const faiss::IndexIVF& ivf;
     const CodeKernels& kernels = best_code_kernels();
     const size_t d, code_size;
@@ -108,6 +115,8 @@ private:
     /// Entries for which a wait must be expected; outlives single searches.
     static inline thread_local size_t n_cold = kColdEntries;
     const float* query = nullptr;
+    std::unique_ptr<faiss::ScalarQuantizer::SQuantizer> sq; ///< or nullptr
+    const float* sq_means = nullptr; ///< where it codes residuals
     std::vector<float> decoded;
 };
 
