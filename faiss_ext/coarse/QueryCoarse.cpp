@@ -12,9 +12,10 @@ namespace faiss_ext {
 namespace {
 
 /// Lists asked of the graph at first, then four times as many up to the
-/// second number, and then all that are left.
+/// second number or a sixteenth of all, and then all that are left.
 constexpr size_t kFirstAsked = 256;
 constexpr size_t kMostAsked = 1024;
+constexpr size_t kShareAsked = 16;
 
 } // namespace
 
@@ -53,7 +54,8 @@ bool QueryCoarse::more_lists(std::vector<uint32_t>& lists) {
     }
     lists.clear();
     n_asked = n_asked == 0 ? kFirstAsked : 4 * n_asked;
-    if (n_asked > kMostAsked || n_asked >= ivf.nlist) {
+    if (n_asked > std::max(kMostAsked, ivf.nlist / kShareAsked) ||
+        n_asked >= ivf.nlist) {
         n_asked = ivf.nlist;
         for (size_t i = 0; i < ivf.nlist; i++) {
             if (given[i] != stamp) {
