@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 #include <faiss/impl/FaissAssert.h>
 
@@ -32,6 +33,13 @@ void pack(size_t d, const uint8_t* level, uint8_t* record) {
 
 } // namespace
 
+void CellCodes::check_bits(int bits) {
+    FAISS_THROW_IF_NOT_FMT(
+            bits == 1 || bits == 2 || bits == 4,
+            "code_bits = %d, expected 1, 2 or 4",
+            bits);
+}
+
 int CellCodes::default_bits(size_t d) {
     return d < 32 ? 4 : 2;
 }
@@ -42,10 +50,7 @@ void CellCodes::init(
         int bits,
         const float* means,
         bool similarity_in) {
-    FAISS_THROW_IF_NOT_FMT(
-            bits == 1 || bits == 2 || bits == 4,
-            "code_bits = %d, expected 1, 2 or 4",
-            bits);
+    check_bits(bits);
     CellCodes out;
     out.similarity = similarity_in;
     out.shape.d = d;
@@ -137,6 +142,51 @@ double CellCodes::encode(
         memcpy(record + shape.groups * 2, terms, sizeof(terms));
     }
     return sum;
+}
+
+void CellCodes::set_error(const std::vector<double>& squared, size_t n) {
+    if (n > 0) {
+        error = float(std::sqrt(
+                std::accumulate(squared.begin(), squared.end(), 0.0) / n));
+    }
+}
+
+void CellCodes::decode(
+        size_t list,
+        float a,
+        size_t partner,
+        const float* means,
+        const uint8_t* record,
+        float* out) const {
+    const size_t d = shape.d, dims = 4 / shape.bits;
+    const unsigned top = (1u << shape.bits) - 1;
+    float terms[2];
+    memcpy(terms, record + shape.groups * 2, sizeof(terms));
+    std::vector<float> o(d);
+    double oo = 0;
+    for (size_t j = 0; j < d; j++) {
+        const size_t column = j / dims;
+        const uint8_t byte = record[column / 4 * 2 + (column & 1)];
+        const unsigned nibble = column & 2 ? byte >> 4 : byte & 15;
+        o[j] = (nibble >> (j % dims * shape.bits) & top) - 0.5f * top;
+        oo += o[j] * o[j];
+    }
+    // S: -B / 2, or -B / A
+    const float scale = !similarity ? -0.5f * terms[1]
+            : terms[0] > 0          ? -terms[1] / terms[0]
+                                    : 0;
+    const double beside = double(error) * error * (d - 1.0);
+    const float share = float(scale * std::max(1 - beside / oo, 0.0));
+    for (float& v : o) {
+        v *= share;
+    }
+    rotation.apply_inverse(1, o.data(), out);
+    const float* own = means + list * d;
+    const float* other = means + partner * d;
+    for (size_t j = 0; j < d; j++) {
+        out[j] += own[j] + a * (other[j] - own[j]);
+        out[j] *= similarity ? terms[0] : 1;
+    }
 }
 
 void CellCodes::resize(size_t list, size_t n) {

@@ -59,11 +59,13 @@ struct CellCodes {
         return shape.bits == 0;
     }
 
+    /// Throws FaissException unless bits is 1, 2 or 4.
+    static void check_bits(int bits);
+
     /// 2 bits where a code's bytes are few beside a vector's, else 4.
     static int default_bits(size_t d);
 
-    /** Without entries, for these means. Throws FaissException unless bits is
-     * 1, 2 or 4.
+    /** Without entries, for these means. Throws as check_bits.
      *
      * @param means  size nlist * d
      */
@@ -92,6 +94,27 @@ struct CellCodes {
             const float* norms,
             const uint16_t* cell,
             uint8_t* out) const;
+
+    /// Makes `error` that of n entries, whose sums encode() returned.
+    void set_error(const std::vector<double>& squared, size_t n);
+
+    /** The vector that a record says most about, of an entry of one list:
+     * m + (1 - e) S P' o, whose e takes from S what makes <q, o> unbiased and
+     * an approximation of r too long: 1 - e = <r, o>^2 / |r|^2 |o|^2, on
+     * average by `error`. Times A for similarity.
+     *
+     * @param a        the list's PairCells::a
+     * @param partner  of the entry's cell
+     * @param means    of all lists, size nlist * d
+     * @param out      size d
+     */
+    void decode(
+            size_t list,
+            float a,
+            size_t partner,
+            const float* means,
+            const uint8_t* record,
+            float* out) const;
 
     /// Room for n entries; new ones are nowhere until they are set. Throws
     /// bad_alloc, and then nothing has changed.

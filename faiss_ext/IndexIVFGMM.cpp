@@ -12,11 +12,13 @@
 
 #include "Backend.h"
 #include "faiss_ext/GpuGMMClustering.h"
+#include "faiss_ext/IndexIVFRaBitQGMM.h"
 #include "faiss_ext/calibrate/calibrate.h"
 #include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/scan/gmm_search.h"
 #include "faiss_ext/store/add.h"
+#include "faiss_ext/store/codes_alone.h"
 #include "faiss_ext/store/edit.h"
 #include "faiss_ext/store/list_storage.h"
 #include "faiss_ext/store/maintain.h"
@@ -173,6 +175,9 @@ void IndexIVFGMM<IVF>::train_from(const gmm::VectorSource& source) {
 template <class IVF>
 template <class Fit>
 void IndexIVFGMM<IVF>::train_by(Fit&& fit, idx_t n, const float* x) {
+    if (!has_vectors(*this)) {
+        CellCodes::check_bits(code_bits);
+    }
     GpuGMMClustering clustering(this->d, this->nlist, this->cp);
     clustering.covariance = covariance;
     clustering.verbose |= this->verbose;
@@ -194,13 +199,27 @@ void IndexIVFGMM<IVF>::train_by(Fit&& fit, idx_t n, const float* x) {
     }
     std::unique_ptr<faiss::Index> means = empty_quantizer(*this);
     fit(clustering, *means);
-    PairCells partners; // in time: an addition would wait for them
-    partners.init(
-            this->nlist,
-            this->d,
-            MeansView(*means, this->nlist).data(),
-            kCellsAtFirst);
-    partners.undivide();
+    PairCells partners;
+    if (has_vectors(*this)) { // in time: an addition would wait for them
+        partners.init(
+                this->nlist,
+                this->d,
+                MeansView(*means, this->nlist).data(),
+                kCellsAtFirst);
+        partners.undivide();
+    } else {
+        std::vector<float> directions; // the mixture lives on the unit sphere
+        if (is_ip(*this)) {
+            directions.assign(x, x + n * this->d);
+            faiss::fvec_renorm_L2(this->d, n, directions.data());
+        }
+        partners = fit_cells_in_training(
+                *this,
+                *means,
+                this->nlist,
+                n,
+                directions.empty() ? x : directions.data());
+    }
     Codec<IVF> codec_before(*this);
     faiss::Index* old = this->quantizer;
     this->quantizer = means.get();
@@ -520,5 +539,6 @@ gmm::GaussianMixture IndexIVFGMM<IVF>::mixture() const {
 template struct IndexIVFGMM<faiss::IndexIVFFlat>;
 template struct IndexIVFGMM<faiss::IndexIVFPQ>;
 template struct IndexIVFGMM<faiss::IndexIVFScalarQuantizer>;
+template struct IndexIVFGMM<IndexIVFIds>;
 
 } // namespace faiss_ext

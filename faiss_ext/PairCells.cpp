@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include <faiss/IndexFlat.h>
 #include <faiss/IndexIVFFlat.h>
@@ -303,6 +304,25 @@ void PairCells::assign(
     for (size_t r = 0; r < n; r++) {
         cells[r] = uint16_t(nearest_cell(L, a[list], g, &uv[r * L]));
     }
+}
+
+void PairCells::init_whole(size_t nlist_in) {
+    PairCells fresh;
+    fresh.nlist = nlist_in;
+    fresh.cells_per_list = fresh.n_partners = 1;
+    fresh.partner.resize(nlist_in);
+    std::iota(fresh.partner.begin(), fresh.partner.end(), 0);
+    fresh.gap.assign(nlist_in, 0);
+    fresh.a.assign(nlist_in, 0);
+    fresh.offsets.assign(2 * nlist_in, 0);
+    fresh.fitted_size.assign(nlist_in, 0);
+    *this = std::move(fresh);
+}
+
+void PairCells::clear_entries() {
+    std::fill(offsets.begin(), offsets.end(), 0);
+    codes.clear_entries();
+    norm2 = 0;
 }
 
 void PairCells::undivide() noexcept {

@@ -123,6 +123,13 @@ struct PairCells {
             const float* means,
             uint16_t* cells) const;
 
+    /// Makes one cell of each list, its own mean: a is 0, and each list its own
+    /// partner.
+    void init_whole(size_t nlist);
+
+    /// Forgets the entries, and keeps the cells.
+    void clear_entries();
+
     /// Begin and end of cell l.
     std::pair<size_t, size_t> range(size_t list, size_t l) const {
         const uint32_t* o = list_offsets(list);

@@ -19,6 +19,7 @@
 
 #include "faiss_ext/IndexGMM.h"
 #include "faiss_ext/IndexIVFGMM.h"
+#include "faiss_ext/IndexIVFRaBitQGMM.h"
 #include "faiss_ext/impl/convert.h"
 
 #ifdef FAISS_EXT_HAS_FACTORY_TOOLS
@@ -112,6 +113,21 @@ GMMToken parse_token(const std::string& token) {
     return out;
 }
 
+/// The bits of "RaBitQ", "RaBitQ1", ...; 0 for other codes.
+int parse_codes_alone(const std::string& token) {
+    static const std::regex pattern("RaBitQ([0-9]*)");
+    std::smatch match;
+    if (!std::regex_match(token, match, pattern)) {
+        return 0;
+    }
+    const std::string bits = match[1];
+    FAISS_THROW_IF_NOT_FMT(
+            bits.empty() || bits == "1" || bits == "2" || bits == "4",
+            "index_factory: \"%s\", expected RaBitQ of 1, 2 or 4 bits",
+            token.c_str());
+    return bits.empty() ? 1 : std::stoi(bits);
+}
+
 std::string replace_all(
         std::string text, const std::string& from, const std::string& to) {
     for (size_t at = text.find(from); at != std::string::npos;
@@ -121,17 +137,22 @@ std::string replace_all(
     return text;
 }
 
-/// The IVF index where the GMM token stands as FAISS makes it; its errors
+/// The IVF index where the GMM token stands as FAISS makes it (of vectors where
+/// there will be codes alone); its errors
 /// come back in the words of the string that was given.
 std::unique_ptr<faiss::Index> make_stock(
         int d,
         std::vector<std::string> tokens,
         size_t place,
         const GMMToken& token,
+        bool codes_alone,
         faiss::MetricType metric) {
     const std::string given = join(tokens);
     const std::string gmm = tokens[place];
     tokens[place] = "IVF" + std::to_string(token.nlist) + token.graph;
+    if (codes_alone) { // for its quantizer
+        tokens[place + 1] = "Flat";
+    }
     try {
         return std::unique_ptr<faiss::Index>(
                 faiss::index_factory(d, join(tokens).c_str(), metric));
@@ -255,8 +276,10 @@ faiss::Index* index_factory(
             found->c_str(),
             int(metric));
 
+    const size_t place = found - tokens.begin();
+    const int bits = parse_codes_alone(tokens[place + 1]);
     std::unique_ptr<faiss::Index> index =
-            make_stock(d, tokens, found - tokens.begin(), token, metric);
+            make_stock(d, tokens, place, token, bits > 0, metric);
     faiss::Index* root = index.release();
     faiss::Index** slot = unwrap(&root);
     index.reset(root);
@@ -265,7 +288,13 @@ faiss::Index* index_factory(
             ivf,
             "index_factory: \"%s\" is no IVF index with IVF in place of GMM",
             description);
-    std::unique_ptr<faiss::IndexIVF> gmm = take_as_gmm(*ivf);
+    std::unique_ptr<faiss::IndexIVF> gmm;
+    if (bits > 0) {
+        gmm = take_as_codes_alone(*ivf);
+        dynamic_cast<IVFGMM&>(*gmm).code_bits = bits;
+    } else {
+        gmm = take_as_gmm(*ivf);
+    }
     if (!gmm) {
         set_gmm_quantizer(*ivf, token, *found);
         return without_id_maps(std::move(index)).release();
@@ -330,6 +359,10 @@ std::string describe_code(const faiss::IndexIVF* ivf) {
         return "PQ" + std::to_string(fs->pq.M) + "x4fs" +
                 (fs->by_residual ? "r" : "") +
                 (fs->bbs == 32 ? "" : "_" + std::to_string(fs->bbs));
+    }
+    if (auto alone = dynamic_cast<const IndexIVFRaBitQGMM*>(ivf)) {
+        return "RaBitQ" +
+                (alone->code_bits == 1 ? "" : std::to_string(alone->code_bits));
     }
     auto sq = dynamic_cast<const faiss::IndexIVFScalarQuantizer*>(ivf);
     if (const std::string name = sq ? describe(sq->sq) : ""; !name.empty()) {

@@ -22,6 +22,7 @@
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/io/AtomicFileWriter.h"
 #include "faiss_ext/io/Checksum.h"
+#include "faiss_ext/io/StockShell.h"
 #include "faiss_ext/io/checks.h"
 #include "faiss_ext/io/format.h"
 #include "faiss_ext/io/streams.h"
@@ -129,16 +130,49 @@ std::unique_ptr<faiss::Index> read_stock(
     }
 }
 
+/// The first bytes of the stock part, as many as there are, and whether
+/// kCodesAlone stands before them.
+struct Start {
+    bool codes_alone = false;
+    std::vector<uint8_t> head;
+
+    explicit Start(faiss::IOReader* reader) {
+        read(reader);
+        uint32_t word = 0;
+        if (head.size() >= sizeof(word)) {
+            memcpy(&word, head.data(), sizeof(word));
+        }
+        if (word == kCodesAlone) {
+            codes_alone = true;
+            head.erase(head.begin(), head.begin() + sizeof(word));
+            read(reader);
+        }
+    }
+
+    /// Where the stock part of what begins there does.
+    size_t stock_begin(size_t begin) const {
+        return begin + (codes_alone ? sizeof(kCodesAlone) : 0);
+    }
+
+private:
+    void read(faiss::IOReader* reader) {
+        const size_t there = head.size();
+        head.resize(kStampEnd);
+        head.resize(
+                there + (*reader)(head.data() + there, 1, head.size() - there));
+    }
+};
+
 /// The stock part's length if the head is stamped; 0 if it is FAISS's own.
-uint64_t stamped_length(
-        const std::vector<uint8_t>& bytes, const faiss::IOReader* reader) {
+uint64_t stamped_length(const Start& start, const faiss::IOReader* reader) {
+    const std::vector<uint8_t>& bytes = start.head;
     Head head = {};
-    if (bytes.size() < head.size()) {
+    if (bytes.size() < head.size() && !start.codes_alone) {
         return 0; // FAISS says what is wrong with it
     }
     std::copy(bytes.begin(), bytes.end(), head.begin());
     const auto [stamp, length] = stamp_of(head);
-    if (stamp == kFaissWord && length == kFaissWord) {
+    if (stamp == kFaissWord && length == kFaissWord && !start.codes_alone) {
         return 0;
     }
     // Anything else is damage, and must not make the mixture go.
@@ -147,13 +181,6 @@ uint64_t stamped_length(
             "read_index: \"%s\" is corrupted (stamp)",
             reader->name.c_str());
     return length;
-}
-
-/// As many of the bytes as there are.
-std::vector<uint8_t> read_head(faiss::IOReader* reader) {
-    std::vector<uint8_t> head(kStampEnd);
-    head.resize((*reader)(head.data(), 1, head.size()));
-    return head;
 }
 
 /// Our part of the index, and the table that FAISS was kept from computing
@@ -180,9 +207,10 @@ std::unique_ptr<faiss::Index> finish(
 /// Checks the whole file before FAISS believes a word of it.
 std::unique_ptr<faiss::Index> read_seekable(
         faiss::IOReader* reader, const Seekable& place, int io_flags) {
-    const size_t begin = place.tell();
-    const std::vector<uint8_t> head = read_head(reader);
-    const uint64_t stock_length = stamped_length(head, reader);
+    const size_t file_begin = place.tell();
+    const Start start(reader);
+    const size_t begin = start.stock_begin(file_begin);
+    const uint64_t stock_length = stamped_length(start, reader);
     place.seek(begin);
     if (stock_length == 0) {
         return read_stock(reader, io_flags);
@@ -224,11 +252,11 @@ std::unique_ptr<faiss::Index> read_seekable(
 
 std::unique_ptr<faiss::Index> read_stream(
         faiss::IOReader* reader, int io_flags) {
-    std::vector<uint8_t> head = read_head(reader);
-    const uint64_t stock_length = stamped_length(head, reader);
+    Start start(reader);
+    const uint64_t stock_length = stamped_length(start, reader);
     BoundedReader bounded(
             reader,
-            std::move(head),
+            std::move(start.head),
             stock_length > 0 ? stock_length : UINT64_MAX);
     auto index = read_stock(
             &bounded,
@@ -306,16 +334,20 @@ void write_index(const faiss::Index* index, faiss::IOWriter* writer) {
         flush(writer);
         return;
     }
+    const StockShell stock(*index);
     CountingWriter counter;
-    faiss::write_index(index, &counter);
+    faiss::write_index(stock.index(), &counter);
     const auto words = stamp_of(counter.head);
     FAISS_THROW_IF_NOT_MSG(
             counter.length >= kStampEnd && words[0] == kFaissWord &&
                     words[1] == kFaissWord,
             "write_index: this FAISS writes an index header that there is no "
             "room in");
+    if (stock.is_shell()) {
+        write_all(writer, &kCodesAlone, sizeof(kCodesAlone));
+    }
     StampingWriter stamping(writer, counter.length);
-    faiss::write_index(index, &stamping);
+    faiss::write_index(stock.index(), &stamping);
 
     TrailerHead head;
     head.stock_length = counter.length;

@@ -154,9 +154,17 @@ Calibration::Costs measure_costs(
     const auto slope = [](double time, double count, double least) {
         return float(std::max(least, time / std::max(1.0, count)));
     };
+    Calibration::Costs costs;
+    if (!has_vectors(index.ivf)) {
+        const Timing few = by_codes(200, 1);
+        const Timing many = by_codes(std::min(8000.0, ntotal / 2.0), 1);
+        costs.code = slope(many.time - few.time, many.codes - few.codes, 0.1);
+        costs.distance = costs.scan = costs.code;
+        costs.query = slope(few.time - costs.code * few.codes, 1, 1);
+        return costs;
+    }
     const Timing one = by_lists(1),
                  eight = by_lists(std::min<size_t>(8, nlist));
-    Calibration::Costs costs;
     costs.scan =
             slope(eight.time - one.time, eight.distances - one.distances, 0.1);
     costs.query = slope(one.time - costs.scan * one.distances, 1, 1);
@@ -205,11 +213,24 @@ public:
     void add(size_t k) {
         curve = {k, {}};
         dearest = 0;
+        const float all = float(index.ivf.ntotal);
+        if (!has_vectors(index.ivf)) {
+            try_codes_alone();
+            finish(curve,
+                   {true,
+                    all,
+                    0,
+                    1,
+                    all,
+                    0,
+                    c.costs.query + c.costs.code * all});
+            c.curves.push_back(std::move(curve));
+            return;
+        }
         if (!index.gmm.cells.codes.empty()) {
             try_codes();
         }
         try_lists();
-        const float all = float(index.ivf.ntotal);
         finish(curve,
                {false,
                 float(index.ivf.nlist),
@@ -227,10 +248,26 @@ private:
         p.by_codes = plan.by_codes;
         p.budget = budget;
         p.bound = plan.by_codes ? plan.bound : 0;
+        if (!has_vectors(index.ivf)) {
+            p.distances = 0; // the codes', which are counted
+        }
         p.cost = c.costs.query + c.costs.code * p.codes +
                 (plan.by_codes ? c.costs.distance : c.costs.scan) * p.distances;
         curve.points.push_back(p);
         return p;
+    }
+
+    void try_codes_alone() {
+        plan.by_codes = plan.by_effort = true;
+        plan.bound = kSureBound;
+        for (double budget = 40 + 4.0 * curve.k;
+             budget < double(index.ivf.ntotal);
+             budget *= kBudgetStep) {
+            plan.budget = budget;
+            if (measure(float(budget)).recall >= kSureRecall) {
+                return;
+            }
+        }
     }
 
     void try_codes() {
@@ -324,8 +361,9 @@ Calibration calibrate_index(
     if (!own_queries) {
         c.queries.assign(xq, xq + nq * ivf.d);
     }
-    const GroundTruth truth = exact_neighbours(
-            index, nq, xq, neighbours(k, ivf.ntotal).back(), k, self);
+    const auto find = has_vectors(ivf) ? exact_neighbours : code_neighbours;
+    const GroundTruth truth =
+            find(index, nq, xq, neighbours(k, ivf.ntotal).back(), k, self);
     Trial trial(index, nq, xq, truth);
     if (!c.costs.known()) {
         c.costs = measure_costs(index, nq, xq);

@@ -13,6 +13,7 @@
 #include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/impl/simd.h"
+#include "faiss_ext/scan/gmm_search.h"
 
 namespace faiss_ext {
 
@@ -195,16 +196,68 @@ GroundTruth exact_neighbours(
         std::sort(near.begin(), near.end(), nearer);
         truth.rounding[q] = kRounding * (ip ? 2 : query_norms[q]);
         if (own) {
-            const size_t n = std::min(left_out, near.size() - 1);
-            truth.hidden[q].push_back(self[q]);
-            for (size_t j = 0; j < n; j++) {
-                truth.hidden[q].push_back(near[j].location);
-            }
-            std::sort(truth.hidden[q].begin(), truth.hidden[q].end());
-            near.erase(near.begin(), near.begin() + n);
+            truth.hide(q, left_out, self[q]);
         }
     });
     return truth;
+}
+
+GroundTruth code_neighbours(
+        GMMIndexRef index,
+        size_t nq,
+        const float* xq,
+        size_t k,
+        size_t left_out,
+        const std::vector<idx_t>& self) {
+    const bool own = nq > 0 && self[0] >= 0;
+    const size_t n = std::min(
+            kNearPerNeighbour * k + left_out + 1, size_t(index.ivf.ntotal));
+    std::vector<float> distances(nq * n);
+    std::vector<idx_t> locations(nq * n);
+    SearchPlan everything;
+    everything.by_codes = true;
+    everything.budget = double(index.ivf.ntotal);
+    everything.bound = kSureBound;
+    gmm_search(
+            index.ivf,
+            index.gmm,
+            everything,
+            nq,
+            xq,
+            n,
+            distances.data(),
+            locations.data(),
+            true);
+    GroundTruth truth;
+    truth.near.resize(nq);
+    truth.rounding.resize(nq);
+    truth.hidden.resize(own ? nq : 0);
+    const float sign = is_ip(index.ivf) ? -1 : 1;
+    for (size_t q = 0; q < nq; q++) {
+        for (size_t j = q * n; j < (q + 1) * n; j++) {
+            if (locations[j] >= 0 && locations[j] != self[q]) {
+                truth.near[q].push_back({locations[j], sign * distances[j]});
+                truth.rounding[q] = std::max( // estimates can be negative
+                        truth.rounding[q],
+                        2 * kRounding * std::abs(distances[j]));
+            }
+        }
+        if (own) {
+            truth.hide(q, left_out, self[q]);
+        }
+    }
+    return truth;
+}
+
+void GroundTruth::hide(size_t q, size_t left_out, idx_t self) {
+    const size_t n =
+            std::min(left_out, std::max<size_t>(near[q].size(), 1) - 1);
+    hidden[q].push_back(self);
+    for (size_t j = 0; j < n; j++) {
+        hidden[q].push_back(near[q][j].location);
+    }
+    std::sort(hidden[q].begin(), hidden[q].end());
+    near[q].erase(near[q].begin(), near[q].begin() + n);
 }
 
 size_t GroundTruth::found(

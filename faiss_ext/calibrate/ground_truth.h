@@ -22,6 +22,9 @@ struct GroundTruth {
     /// How many of n locations are among the k nearest of query q, or as near
     /// as the last of them but for rounding; k at most.
     size_t found(size_t q, size_t k, size_t n, const idx_t* locations) const;
+    /// Hides a query that is itself in the index, at `self`, and its `left_out`
+    /// nearest, which are not among `near` any more.
+    void hide(size_t q, size_t left_out, idx_t self);
     /// What rounding can do to distances, over the distance and beside it.
     std::vector<float> rounding;
 };
@@ -34,6 +37,16 @@ struct GroundTruth {
  * near-duplicates that a new query has not, and are easier to find.
  */
 GroundTruth exact_neighbours(
+        GMMIndexRef index,
+        size_t nq,
+        const float* xq,
+        size_t k,
+        size_t left_out,
+        const std::vector<idx_t>& self);
+
+/// The same of an index that has codes and no vectors: the nearest by the
+/// estimates of all codes.
+GroundTruth code_neighbours(
         GMMIndexRef index,
         size_t nq,
         const float* xq,

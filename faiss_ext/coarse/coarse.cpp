@@ -60,19 +60,19 @@ std::unique_ptr<faiss::Index> empty_quantizer(const faiss::IndexIVF& ivf) {
 }
 
 void nearest_lists(
-        const faiss::IndexIVF& ivf, size_t n, const float* x, idx_t* lists) {
-    const float* means = means_in_memory(*ivf.quantizer);
+        const faiss::Index& quantizer, size_t n, const float* x, idx_t* lists) {
+    const float* means = means_in_memory(quantizer);
     if (n < kPackedFrom || !means ||
-        !dynamic_cast<const faiss::IndexFlat*>(ivf.quantizer)) {
-        ivf.quantizer->assign(n, x, lists);
+        !dynamic_cast<const faiss::IndexFlat*>(&quantizer)) {
+        quantizer.assign(n, x, lists);
         return;
     }
     // |x - m|^2 = |x|^2 - 2 (x.m - |m|^2 / 2), about the centre of the means:
     // the rounding is relative to their spread.
-    const size_t d = ivf.d, nlist = ivf.nlist;
+    const size_t d = quantizer.d, nlist = quantizer.ntotal;
     std::vector<float> centre(d), centred(means, means + nlist * d);
     std::vector<float> half_norms(nlist);
-    if (!is_ip(ivf)) {
+    if (quantizer.metric_type != faiss::METRIC_INNER_PRODUCT) {
         for (size_t j = 0; j < d; j++) {
             double sum = 0;
             for (size_t i = 0; i < nlist; i++) {

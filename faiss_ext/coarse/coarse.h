@@ -30,6 +30,10 @@ std::unique_ptr<faiss::Index> empty_quantizer(const faiss::IndexIVF& ivf);
  * as the quantizer says where it is not an IndexFlat. Time O(n nlist d) as
  * matrix products, memory a copy of the means. */
 void nearest_lists(
-        const faiss::IndexIVF& ivf, size_t n, const float* x, idx_t* lists);
+        const faiss::Index& quantizer, size_t n, const float* x, idx_t* lists);
+inline void nearest_lists(
+        const faiss::IndexIVF& ivf, size_t n, const float* x, idx_t* lists) {
+    nearest_lists(*ivf.quantizer, n, x, lists);
+}
 
 } // namespace faiss_ext

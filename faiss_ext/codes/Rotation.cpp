@@ -58,4 +58,29 @@ void Rotation::apply(
     }
 }
 
+void Rotation::apply_inverse(size_t n, const float* y, float* out) const {
+    const CodeKernels& kernels = best_code_kernels();
+    std::vector<float> scratch(power), after(order.empty() ? 0 : d);
+    std::copy(y, y + n * d, out);
+    for (size_t i = 0; i < n; i++) {
+        float* x = out + i * d;
+        for (size_t round = kRounds; round-- > 0;) {
+            const float* s = signs.data() + round * d;
+            kernels.hadamard( // its own inverse
+                    x + (round % 2 ? d - power : 0),
+                    power,
+                    scratch.data());
+            for (size_t j = 0; j < d; j++) {
+                x[j] *= s[j];
+            }
+            if (round == kRounds / 2 && !order.empty()) {
+                std::copy(x, x + d, after.begin());
+                for (size_t j = 0; j < d; j++) {
+                    x[order[j]] = after[j];
+                }
+            }
+        }
+    }
+}
+
 } // namespace faiss_ext

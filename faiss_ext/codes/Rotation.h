@@ -30,6 +30,9 @@ public:
             float scale,
             float* out) const;
 
+    /// out = the x with P x = y, of n vectors; size n * d, not overlapping y.
+    void apply_inverse(size_t n, const float* y, float* out) const;
+
 private:
     static constexpr size_t kRounds = 4;
     size_t d = 0;

@@ -94,6 +94,13 @@ struct CodeKernels {
             float* base,
             float* step);
 
+    /// <q, o> of one entry, from the rotated query itself: lane of a block.
+    float (*code_product)(
+            const CodeShape& shape,
+            const float* q,
+            const uint8_t* block,
+            size_t lane);
+
     float (*squared_distance)(const float* x, const float* y, size_t d);
     float (*inner_product)(const float* x, const float* y, size_t d);
 

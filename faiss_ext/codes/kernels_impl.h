@@ -287,6 +287,68 @@ void make_tables(
     }
 }
 
+/// Levels at a time.
+constexpr size_t kLevels = 64;
+
+template <int bits>
+float code_product_of(
+        const CodeShape& shape,
+        const float* q,
+        const uint8_t* block,
+        size_t lane) {
+    constexpr size_t dims = 4 / bits;             // of a column
+    constexpr size_t step = kLevels / (2 * dims); // bytes
+    constexpr uint8_t top = (1 << bits) - 1;
+    alignas(64) float acc[kLanes] = {};
+    for (size_t begin = 0; begin < shape.d; begin += kLevels) {
+        const size_t first = begin / (2 * dims);
+        const size_t left = shape.groups * 2 - first;
+        const size_t n = left < step ? left : step;
+        uint8_t bytes[step] = {};
+        for (size_t b = 0; b < n; b++) {
+            bytes[b] = block[(first + b) * kBlockEntries + lane];
+        }
+        alignas(64) float level[kLevels];
+        for (size_t g = 0; g < step / 2; g++) {
+            for (size_t c = 0; c < 4; c++) {
+                const uint8_t nibble = c < 2 ? bytes[2 * g + c] & 15
+                                             : bytes[2 * g + c - 2] >> 4;
+                for (size_t t = 0; t < dims; t++) {
+                    level[(4 * g + c) * dims + t] =
+                            float(nibble >> (t * bits) & top);
+                }
+            }
+        }
+        const size_t size =
+                shape.d - begin < kLevels ? shape.d - begin : kLevels;
+        size_t j = 0;
+        for (; j + kLanes <= size; j += kLanes) {
+            for (size_t l = 0; l < kLanes; l++) {
+                acc[l] += q[begin + j + l] * (level[j + l] - 0.5f * top);
+            }
+        }
+        for (size_t l = 0; j + l < size; l++) {
+            acc[l] += q[begin + j + l] * (level[j + l] - 0.5f * top);
+        }
+    }
+    return sum_lanes(acc);
+}
+
+float code_product(
+        const CodeShape& shape,
+        const float* q,
+        const uint8_t* block,
+        size_t lane) {
+    switch (shape.bits) {
+        case 1:
+            return code_product_of<1>(shape, q, block, lane);
+        case 2:
+            return code_product_of<2>(shape, q, block, lane);
+        default:
+            return code_product_of<4>(shape, q, block, lane);
+    }
+}
+
 /// Steps between levels, over the root mean square of the residual, of which
 /// the best is taken.
 template <int bits>
@@ -475,6 +537,7 @@ size_t scan(
 constexpr CodeKernels kTable = {
         scan,
         make_tables,
+        code_product,
         squared_distance,
         inner_product,
         all_distances,

@@ -9,6 +9,7 @@
 #include <faiss/impl/ThreadedIndex.h>
 
 #include "faiss_ext/IndexIVFGMM.h"
+#include "faiss_ext/IndexIVFRaBitQGMM.h"
 
 namespace faiss_ext {
 
@@ -82,20 +83,31 @@ void move_tables(faiss::IndexIVFPQ& from, faiss::IndexIVFPQ& to) {
     }
 }
 
+/// But for what is the codec's.
+void copy_settings(const faiss::IndexIVF& from, faiss::IndexIVF& to) {
+    static_cast<faiss::Index&>(to) = from;
+    static_cast<faiss::Level1Quantizer&>(to) = from;
+    to.quantizer = nullptr;
+    to.own_fields = false;
+    to.ntotal = 0;
+    to.nprobe = from.nprobe;
+    to.max_codes = from.max_codes;
+    to.parallel_mode = from.parallel_mode;
+}
+
 template <class IVF>
-std::unique_ptr<IndexIVFGMM<IVF>> copy_settings(const IVF& from) {
+std::unique_ptr<IndexIVFGMM<IVF>> copy_as_gmm(const IVF& from) {
     auto to = std::make_unique<IndexIVFGMM<IVF>>();
-    static_cast<faiss::Index&>(*to) = from;
-    static_cast<faiss::Level1Quantizer&>(*to) = from;
-    to->quantizer = nullptr;
-    to->own_fields = false;
-    to->ntotal = 0;
+    copy_settings(from, *to);
     to->code_size = from.code_size;
-    to->nprobe = from.nprobe;
-    to->max_codes = from.max_codes;
-    to->parallel_mode = from.parallel_mode;
     copy_codec(from, *to);
     return to;
+}
+
+void take_quantizer(faiss::IndexIVF& from, faiss::IndexIVF& to) {
+    to.ntotal = from.ntotal;
+    to.quantizer = std::exchange(from.quantizer, nullptr);
+    to.own_fields = std::exchange(from.own_fields, false);
 }
 
 /// f(stock as what it is) if it is exactly one of the types that have an
@@ -122,10 +134,8 @@ std::unique_ptr<faiss::IndexIVF> with_type(Index& stock, F f) {
 
 std::unique_ptr<faiss::IndexIVF> take_as_gmm(faiss::IndexIVF& stock) {
     return with_type(stock, [](auto& from) {
-        auto to = copy_settings(from);
-        to->ntotal = from.ntotal;
-        to->quantizer = std::exchange(from.quantizer, nullptr);
-        to->own_fields = std::exchange(from.own_fields, false);
+        auto to = copy_as_gmm(from);
+        take_quantizer(from, *to);
         to->invlists = std::exchange(from.invlists, nullptr);
         to->own_invlists = std::exchange(from.own_invlists, false);
         to->direct_map = std::move(from.direct_map);
@@ -136,7 +146,25 @@ std::unique_ptr<faiss::IndexIVF> take_as_gmm(faiss::IndexIVF& stock) {
 
 std::unique_ptr<faiss::IndexIVF> copy_settings_as_gmm(
         const faiss::IndexIVF& stock) {
-    return with_type(stock, [](auto& from) { return copy_settings(from); });
+    return with_type(stock, [](auto& from) { return copy_as_gmm(from); });
+}
+
+std::unique_ptr<IndexIVFRaBitQGMM> take_as_codes_alone(faiss::IndexIVF& stock) {
+    bool is_flat = typeid(stock) == typeid(faiss::IndexIVFFlat);
+    for (size_t i = 0; is_flat && stock.invlists && i < stock.nlist; i++) {
+        is_flat = stock.invlists->list_size(i) == 0;
+    }
+    if (!is_flat) {
+        return nullptr;
+    }
+    auto to = std::make_unique<IndexIVFRaBitQGMM>();
+    copy_settings(stock, *to);
+    to->code_size = 0;
+    to->invlists = new faiss::ArrayInvertedLists(stock.nlist, 0);
+    to->own_invlists = true;
+    to->code_bits = 1;
+    take_quantizer(stock, *to);
+    return to;
 }
 
 } // namespace faiss_ext

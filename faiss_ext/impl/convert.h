@@ -7,6 +7,8 @@
 
 namespace faiss_ext {
 
+struct IndexIVFRaBitQGMM;
+
 /// The place that holds the index inside an IndexPreTransform, IndexIDMap or
 /// IndexRefine, or nullptr.
 faiss::Index** inside(faiss::Index* index);
@@ -29,5 +31,12 @@ std::unique_ptr<faiss::IndexIVF> take_as_gmm(faiss::IndexIVF& stock);
  * lists, and ntotal = 0. */
 std::unique_ptr<faiss::IndexIVF> copy_settings_as_gmm(
         const faiss::IndexIVF& stock);
+
+/** An IndexIVFRaBitQGMM with quantizer and settings of an IndexIVFFlat and its
+ * ntotal, but with empty lists; `stock` is left fit for its destructor alone.
+ *
+ * Returns nullptr, having done nothing, for other types and where there are
+ * entries. */
+std::unique_ptr<IndexIVFRaBitQGMM> take_as_codes_alone(faiss::IndexIVF& stock);
 
 } // namespace faiss_ext

@@ -13,9 +13,14 @@
 
 #if FAISS_EXT_FAISS_VERSION > 10703
 /// What add_core takes behind the assignment.
-#define FAISS_EXT_ADD_CORE_TAIL_DECL , void* inverted_list_context
+#define FAISS_EXT_ADD_CORE_TAIL_DECL \
+    , [[maybe_unused]] void* inverted_list_context
 #define FAISS_EXT_ADD_CORE_TAIL , inverted_list_context
+/// What get_InvertedListScanner takes behind the selector.
+#define FAISS_EXT_SCANNER_TAIL_DECL \
+    , [[maybe_unused]] const faiss::IVFSearchParameters* params
 #else
+#define FAISS_EXT_SCANNER_TAIL_DECL
 #define FAISS_EXT_ADD_CORE_TAIL_DECL
 #define FAISS_EXT_ADD_CORE_TAIL
 #endif

@@ -7,6 +7,7 @@
 
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/io/checks.h"
+#include "faiss_ext/store/list_storage.h"
 
 namespace faiss_ext {
 
@@ -74,7 +75,7 @@ void check_settings(const faiss::IndexIVF& ivf, const IVFGMM& gmm) {
             gmm.max_assign > 0, "max_assign = 0, expected at least 1");
     check_count_below("max_assign", gmm.max_assign, size_t(1) << 31);
     FAISS_THROW_IF_NOT_FMT(
-            gmm.max_assign == 1 || gmm.cells.empty(),
+            gmm.max_assign == 1 || (gmm.cells.empty() && has_vectors(ivf)),
             "max_assign = %zu, expected 1 in an index with cells",
             gmm.max_assign);
 }
@@ -132,10 +133,10 @@ void check_cells(const faiss::IndexIVF& ivf, const PairCells& c) {
     }
     const size_t nlist = ivf.nlist, L = c.cells_per_list;
     FAISS_THROW_IF_NOT_FMT(
-            c.nlist == nlist && L > 1 && L < 65536 && L == c.n_partners &&
-                    L < nlist,
-            "%zu cells in each of %zu lists, expected from 2 to nlist - 1 in "
-            "nlist = %zu",
+            c.nlist == nlist && L > 0 && L < 65536 && L == c.n_partners &&
+                    (L < nlist || L == 1) && (L > 1 || !has_vectors(ivf)),
+            "%zu cells in each of %zu lists, expected from 2 (1 with codes "
+            "alone) to nlist - 1 in nlist = %zu",
             L,
             c.nlist,
             nlist);
@@ -229,6 +230,22 @@ void check_calibration(const Calibration& c, size_t d) {
             "calibration: fitted without curves");
 }
 
+/// Where there is nothing else, every entry has a code.
+void check_codes_alone(const faiss::IndexIVF& ivf, const PairCells& c) {
+    FAISS_THROW_IF_NOT_FMT(
+            (c.empty() && !ivf.is_trained) || !c.codes.empty(),
+            "codes of %d bits, expected some in an index of codes alone",
+            c.codes.shape.bits);
+    for (size_t i = 0; !c.empty() && i < ivf.nlist; i++) {
+        FAISS_THROW_IF_NOT_FMT(
+                c.list_size(i) == ivf.invlists->list_size(i),
+                "list %zu has codes of %zu entries, expected %zu",
+                i,
+                c.list_size(i),
+                ivf.invlists->list_size(i));
+    }
+}
+
 } // namespace
 
 void check_offsets(const PairCells& c, const faiss::InvertedLists& lists) {
@@ -250,6 +267,9 @@ void check_gmm_part(const faiss::IndexIVF& ivf, const IVFGMM& gmm) {
     check_settings(ivf, gmm);
     check_mixture(ivf, gmm);
     check_cells(ivf, gmm.cells);
+    if (!has_vectors(ivf)) {
+        check_codes_alone(ivf, gmm.cells);
+    }
     const size_t vectors = check_copies(ivf, gmm);
     // More only where an assignment put some into no list; and not most, since
     // calibration draws as many as ntotal seems to allow.

@@ -17,6 +17,7 @@
 #include <faiss/invlists/OnDiskInvertedLists.h>
 
 #include "faiss_ext/IndexGMM.h"
+#include "faiss_ext/IndexIVFRaBitQGMM.h"
 #include "faiss_ext/impl/convert.h"
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/impl/faiss_compat.h"
@@ -228,6 +229,8 @@ void check_codec(const faiss::IndexIVF& ivf) {
         check_equal("code size", ivf.code_size, pq->pq.code_size);
     } else if (dynamic_cast<const faiss::IndexIVFFlat*>(&ivf)) {
         check_equal("code size", ivf.code_size, d * sizeof(float));
+    } else if (dynamic_cast<const IndexIVFIds*>(&ivf)) {
+        check_equal("code size", ivf.code_size, 0);
     }
 }
 

@@ -12,6 +12,10 @@
  *                when it reads: kStamp and the length of the stock part
  *   trailer      TrailerHead, payload (trailer.cpp), checksum of both
  *
+ * Before both stands kCodesAlone in the file of an index that holds codes and
+ * no vectors, by which FAISS refuses it: its stock part is only a shell
+ * (StockShell.h), and the ids of its lists are in the payload.
+ *
  * The stamp tells a file that has lost its trailer from one that never had
  * one, and where the trailer is before anything of the file is believed.
  *
@@ -36,6 +40,8 @@ constexpr uint64_t kFaissWord = 1 << 20;
 constexpr size_t kStampBegin = 4 + 4 + 8;
 constexpr size_t kStampEnd = kStampBegin + 16;
 
+constexpr uint32_t kCodesAlone = 0x634d'4d47; // "GMMc"
+
 struct TrailerHead {
     uint32_t magic = kMagic;
     uint32_t version = kVersion;
@@ -52,6 +58,7 @@ static_assert(std::endian::native == std::endian::little);
 enum class PayloadKind : uint32_t {
     ivf_gmm = 1,   ///< an IndexIVFGMM
     quantizer = 2, ///< an IndexGMM, alone or under a stock IVF index
+    codes = 3,     ///< an IndexIVFRaBitQGMM
 };
 
 } // namespace faiss_ext

@@ -9,12 +9,14 @@
 
 #include "faiss_ext/IndexGMM.h"
 #include "faiss_ext/IndexIVFGMM.h"
+#include "faiss_ext/IndexIVFRaBitQGMM.h"
 #include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/impl/convert.h"
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/io/checks.h"
 #include "faiss_ext/io/fields.h"
 #include "faiss_ext/io/version2.h"
+#include "faiss_ext/store/list_storage.h"
 
 namespace faiss_ext {
 
@@ -115,7 +117,7 @@ void visit_cells(
     const size_t nlist = shape.nlist, L = c.cells_per_list;
     if constexpr (Archive::reading) {
         FAISS_THROW_IF_NOT_FMT(
-                L < nlist,
+                L < nlist || L == 1,
                 "GMM trailer: %zu cells of each list, expected fewer than "
                 "nlist = %zu",
                 L,
@@ -264,6 +266,38 @@ void visit_ivf_gmm(Archive& ar, Index& ivf, G& g) {
     visit_calibration(ar, g.calibration, ivf.d);
 }
 
+/// What the stock part does not hold where it is a shell: the ids, and how they
+/// are mapped.
+void write_ids(FieldWriter& ar, const faiss::IndexIVF& ivf) {
+    ar.scalar(ivf.direct_map.type);
+    for (size_t i = 0; i < ivf.nlist; i++) {
+        const size_t n = ivf.invlists->list_size(i);
+        faiss::InvertedLists::ScopedIds ids(ivf.invlists, i);
+        ar.scalar(n);
+        ar.raw(ids.get(), n * sizeof(idx_t));
+    }
+}
+
+void read_ids(FieldReader& ar, faiss::IndexIVF& ivf) {
+    int64_t map;
+    ar.scalar(map);
+    FAISS_THROW_IF_NOT_FMT(
+            map >= 0 && map <= 2,
+            "GMM trailer: a direct map of type %zd is unknown",
+            ssize_t(map));
+    std::vector<idx_t> ids;
+    for (size_t i = 0; i < ivf.nlist; i++) {
+        const size_t n = ar.count(0, sizeof(idx_t));
+        ids.resize(n);
+        ar.raw(ids.data(), n * sizeof(idx_t));
+        ivf.invlists->resize(i, n);
+        for (size_t j = 0; j < n; j++) {
+            ivf.invlists->update_entry(i, j, ids[j], nullptr);
+        }
+    }
+    ivf.set_direct_map_type(static_cast<faiss::DirectMap::Type>(map));
+}
+
 template <class Archive, class G>
 void visit_quantizer(Archive& ar, G& q) {
     visit_mixture(ar, q, {q.nlist, size_t(q.d), q.is_trained, nullptr});
@@ -314,7 +348,12 @@ std::vector<uint8_t> serialize_gmm(const faiss::Index* index) {
     const auto* quantizer =
             dynamic_cast<const IndexGMM*>(ivf ? ivf->quantizer : index);
     if (auto gmm = dynamic_cast<const IVFGMM*>(index)) {
-        ar.scalar(Kind::ivf_gmm);
+        if (has_vectors(*ivf)) {
+            ar.scalar(Kind::ivf_gmm);
+        } else {
+            ar.scalar(Kind::codes);
+            write_ids(ar, *ivf);
+        }
         visit_ivf_gmm(ar, *ivf, *gmm);
     } else if (quantizer) {
         ar.scalar(Kind::quantizer);
@@ -344,19 +383,27 @@ void deserialize_gmm(
 
     Kind kind;
     ar.scalar(kind);
-    if (kind == Kind::ivf_gmm) {
+    if (kind == Kind::ivf_gmm || kind == Kind::codes) {
         FAISS_THROW_IF_NOT_MSG(
                 ivf, "GMM trailer: it is for an IVF index, which this is not");
-        std::unique_ptr<faiss::IndexIVF> gmm = take_as_gmm(*ivf);
+        std::unique_ptr<faiss::IndexIVF> gmm = kind == Kind::codes
+                ? take_as_codes_alone(*ivf)
+                : take_as_gmm(*ivf);
         FAISS_THROW_IF_NOT_MSG(
                 gmm, "GMM trailer: it is not for an IVF index of this type");
         delete *slot; // hollow now, whatever happens below
         *slot = gmm.release();
         ivf = dynamic_cast<faiss::IndexIVF*>(*slot);
         auto& part = dynamic_cast<IVFGMM&>(**slot);
+        if (kind == Kind::codes) {
+            read_ids(ar, *ivf);
+        }
         visit_ivf_gmm(ar, *ivf, part);
         finish();
         check_search_settings(*ivf);
+        if (kind == Kind::codes) { // the ids were not there before
+            check_stock_part(**index);
+        }
         if (version == 2) {
             complete_version2({*ivf, part});
         }

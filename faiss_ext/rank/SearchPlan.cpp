@@ -10,14 +10,11 @@
 
 #include "faiss_ext/calibrate/calibrate.h"
 #include "faiss_ext/store/copies.h"
+#include "faiss_ext/store/list_storage.h"
 
 namespace faiss_ext {
 
 namespace {
-
-/// A bound of so many standard deviations, where nothing has been calibrated,
-/// misses one in seven hundred.
-constexpr float kSureBound = 3;
 
 /** What a search takes about, in nanoseconds of a processor of today (measured
  * with 8 to 384 dimensions on an EPYC with AVX-512). Only their proportions
@@ -159,6 +156,53 @@ void plan_for_time_of_lists(
             least, (time - costs.code * plan.budget) / costs.distance));
 }
 
+/// Of an index that has nothing but codes; the plan has what it was called
+/// with.
+void plan_codes_alone(
+        const faiss::IndexIVF& ivf,
+        const IVFGMM& gmm,
+        float target,
+        size_t k,
+        bool nprobe_given,
+        SearchPlan& plan) {
+    FAISS_THROW_IF_NOT_FMT(
+            plan.order == ProbeOrder::calibrated ||
+                    plan.order == ProbeOrder::codes,
+            "probe_order = %s, expected calibrated or codes in an index of "
+            "codes alone",
+            to_string(plan.order));
+    const double ntotal = double(ivf.ntotal);
+    const double lists = plan.nprobe < ivf.nlist
+            ? plan.nprobe * (ntotal / ivf.nlist)
+            : ntotal;
+    const Calibration& c = gmm.calibration;
+    if (target == 0 && plan.probe_mass < 1 && c.fitted) {
+        target = plan.probe_mass;
+    }
+    const double most = target > 0 && !nprobe_given ? ntotal : lists;
+    plan.by_codes = true;
+    plan.nprobe = 0;
+    plan.bound = kSureBound;
+    plan.budget = most;
+    if (target > 0 &&
+        (c.fitted ||
+         !(gmm.calibrate_on_add || ntotal < kMinCalibrationVectors))) {
+        const Calibration::Point point =
+                k > 0 ? c.choose(target, k) : c.choose_for_range(target);
+        const double growth = c.ntotal > 0 ? ntotal / c.ntotal : 1;
+        plan.budget = std::min(point.budget * std::max(growth, 1.0), most);
+        plan.by_effort = plan.budget < ntotal;
+    }
+    if (target > 0 && plan.sel) {
+        plan.share = passing_share(ivf, *plan.sel);
+        plan.budget = std::min(plan.budget / plan.share, ntotal);
+        plan.by_effort = true;
+    }
+    if (plan.max_codes > 0) {
+        plan.budget = std::min(plan.budget, double(plan.max_codes));
+    }
+}
+
 } // namespace
 
 SearchPlan make_plan(
@@ -181,6 +225,10 @@ SearchPlan make_plan(
     plan.nprobe = std::min<size_t>(p.nprobe, ivf.nlist);
     plan.order = p.probe_order;
     plan.probe_mass = p.probe_mass;
+    if (!has_vectors(ivf)) {
+        plan_codes_alone(ivf, gmm, p.target_recall, k, nprobe_given, plan);
+        return plan;
+    }
     const bool codes = !gmm.cells.codes.empty() &&
             (plan.order == ProbeOrder::calibrated ||
              plan.order == ProbeOrder::codes);

@@ -9,6 +9,9 @@
 
 namespace faiss_ext {
 
+/// A bound of so many standard deviations misses one in seven hundred.
+constexpr float kSureBound = 3;
+
 /// The settings of one call, with everything that was left open decided.
 struct SearchPlan {
     bool by_codes = false; ///< else whole lists

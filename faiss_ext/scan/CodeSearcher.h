@@ -1,7 +1,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <limits>
 #include <vector>
@@ -11,14 +10,15 @@
 #include "faiss_ext/IndexIVFGMM.h"
 #include "faiss_ext/rank/CellSelector.h"
 #include "faiss_ext/rank/SearchPlan.h"
-#include "faiss_ext/scan/ExactDistances.h"
+#include "faiss_ext/scan/CodeScan.h"
 
 namespace faiss_ext {
 
 /** One thread's searches through codes.
  *
  * The codes of the nearest cells come first; the exact distances of the best of
- * them give a threshold. It says how many more cells are worth looking at, and
+ * them (Distances: ExactDistances, or CodeDistances without vectors) give a
+ * threshold. It says how many more cells are worth looking at, and
  * which of their entries: those whose lower bound is below it.
  *
  * A collector takes what was compared and says what is near enough:
@@ -27,6 +27,7 @@ namespace faiss_ext {
  *     void offer(float distance, idx_t location);
  *     static constexpr bool is_range;
  */
+template <class Distances>
 class CodeSearcher {
 public:
     CodeSearcher(
@@ -34,12 +35,17 @@ public:
             const IVFGMM& gmm_in,
             const SearchPlan& plan_in)
             : ivf(ivf_in), gmm(gmm_in), plan(plan_in),
-              selector(gmm_in.cells, *ivf_in.invlists), exact(ivf_in),
-              tables(gmm_in.cells.codes.shape.groups * 64) {}
+              selector(gmm_in.cells, *ivf_in.invlists), exact(ivf_in, gmm_in),
+              scan(gmm_in.cells.codes) {}
 
-    size_t n_codes = 0;     ///< looked at, of this query
-    size_t n_distances = 0; ///< exact ones, of this query
-    size_t n_cells = 0;     ///< scored
+    size_t n_codes() const { ///< looked at, of this query
+        return scan.n_codes;
+    }
+    /// As FAISS counts distances: exact ones, or codes where there are none.
+    size_t n_compared() const {
+        return Distances::of_codes ? scan.n_codes : n_distances;
+    }
+    size_t n_cells = 0; ///< scored
     /// (list, offset) pairs that the next query must not see, or nullptr
     const std::vector<idx_t>* hidden = nullptr;
 
@@ -57,30 +63,29 @@ public:
             float q_norm,
             size_t k,
             Collector& collector) {
-        const CodeKernels& kernels = best_code_kernels();
-        query.tables = tables.data();
-        kernels.make_tables(
-                gmm.cells.codes.shape,
-                rotated,
-                tables.data(),
-                &query.base,
-                &query.step);
-        exact.set_query(q);
-        n_codes = n_distances = 0;
+        scan.start(rotated);
+        exact.set_query(q, rotated, coarse, q_norm);
+        n_distances = 0;
         set_slack();
 
         pool.clear();
         compared.clear();
         selector.start(coarse, plan.nprobe);
-        const size_t near = size_t((kNearEntries + 2 * k) / plan.share);
+        size_t near = size_t((kNearEntries + 2 * k) / plan.share);
+        if (Distances::of_codes) { // that is all that they cost
+            near = std::min(near, size_t(plan.budget));
+        }
         selector.score(std::max(near, size_t(kListsFactor * plan.budget)));
-        most_distances = plan.max_codes > 0 ? plan.max_codes : kNoLimit;
+        most_distances = plan.max_codes > 0 && !Distances::of_codes
+                ? plan.max_codes
+                : kNoLimit;
         size_t done = 0; // buckets
         if (!Collector::is_range) {
             const size_t last = selector.bucket_of_entries(near);
             selector.choose(0, last, q_norm, slack2, rounding2, segments);
-            const size_t n = scan(0, segments.size(), 0, collector.threshold());
-            pool.assign(candidates.begin(), candidates.begin() + n);
+            const size_t n =
+                    scan(segments, 0, segments.size(), collector.threshold());
+            pool.assign(scan.candidates.begin(), scan.candidates.begin() + n);
             compare_some(k + k / 4 + 2, collector);
             done = last + 1;
         }
@@ -88,7 +93,8 @@ public:
             done = look_at_forced(done, q_norm, k, collector);
         }
         if (done < CellSelector::kBuckets) {
-            const float t = squared(collector.threshold(), q_norm);
+            const float t = scan.squared(
+                    collector.threshold(), q_norm, gmm.cells.norm2);
             const size_t last = plan.by_effort && t < kNone
                     ? selector.bucket_of_effort(plan.budget, t)
                     : selector.bucket_of_entries(size_t(plan.budget));
@@ -105,17 +111,18 @@ public:
                 compare_list(uint32_t(list), collector);
             }
         }
-        for (const CellSelector::Untracked& u : selector.untracked) {
-            for (uint32_t entry = u.begin; entry < u.end; entry++) {
-                compare({0, u.list, entry}, collector);
+        if (!Distances::of_codes) { // codes they have none
+            for (const CellSelector::Untracked& u : selector.untracked) {
+                for (uint32_t entry = u.begin; entry < u.end; entry++) {
+                    compare({0, u.list, entry}, collector);
+                }
             }
         }
         n_cells = selector.n_cells_scored();
     }
 
 private:
-    /// A threshold of fewer than k.
-    static constexpr float kNone = std::numeric_limits<float>::max();
+    static constexpr float kNone = CodeScan::kNone;
     /// Entries of the nearest cells that give the first threshold, and two for
     /// each neighbour wanted.
     static constexpr size_t kNearEntries = 80;
@@ -134,43 +141,13 @@ private:
     /// Entries of a list whose distances are computed together.
     static constexpr size_t kTogether = 64;
 
-    /// The code's error, and that of the tables: an entry of each column is
-    /// rounded to a whole step, a variance of 1/12.
+    /// The code's error, unless it is what is asked for, and that of the
+    /// tables.
     void set_slack() {
-        const CodeShape& shape = gmm.cells.codes.shape;
-        const float one = plan.bound * gmm.cells.codes.error;
-        const float step = plan.bound * query.step;
+        const float one =
+                Distances::of_codes ? 0 : plan.bound * gmm.cells.codes.error;
         slack2 = one * one;
-        rounding2 = step * step * ((shape.d * shape.bits + 3) / 4) / 12;
-    }
-
-    /// A threshold in the units of QueryCoarse.
-    float squared(float threshold, float q_norm) const {
-        if (!gmm.cells.codes.similarity || !(threshold < kNone)) {
-            return threshold;
-        }
-        const float most = q_norm * std::sqrt(gmm.cells.norm2);
-        return most > 0 ? std::max(2 + 2 * threshold / most, 0.0f) : 2;
-    }
-
-    size_t scan(size_t begin, size_t end, size_t ahead, float threshold) {
-        size_t entries = 0;
-        for (size_t s = begin; s < end; s++) {
-            entries += segments[s].end - segments[s].begin;
-        }
-        n_codes += entries;
-        if (candidates.size() < entries) {
-            candidates.resize(2 * entries);
-        }
-        return best_code_kernels().scan(
-                gmm.cells.codes.shape,
-                query,
-                gmm.cells.codes.similarity,
-                segments.data() + begin,
-                end - begin,
-                ahead,
-                threshold,
-                candidates.data());
+        rounding2 = plan.bound * plan.bound * scan.rounding2();
     }
 
     template <class Collector>
@@ -203,10 +180,13 @@ private:
         const bool few = pool.size() > left && !plan.sel && !hidden;
         if (few) {
             std::nth_element(
-                    pool.begin(), pool.begin() + left, pool.end(), better);
+                    pool.begin(),
+                    pool.begin() + left,
+                    pool.end(),
+                    CodeScan::better);
         }
         const size_t n = few ? left : pool.size();
-        std::sort(pool.begin(), pool.begin() + n, better);
+        std::sort(pool.begin(), pool.begin() + n, CodeScan::better);
         const size_t ahead = exact.ahead();
         for (size_t i = 0; i < std::min(n, ahead); i++) {
             exact.prefetch(pool[i].list, pool[i].entry);
@@ -230,7 +210,10 @@ private:
     void compare_some(size_t most, Collector& collector) {
         if (pool.size() > most) {
             std::nth_element(
-                    pool.begin(), pool.begin() + most, pool.end(), better);
+                    pool.begin(),
+                    pool.begin() + most,
+                    pool.end(),
+                    CodeScan::better);
         }
         const size_t n = std::min(most, pool.size());
         for (size_t i = 0; i < n; i++) {
@@ -248,10 +231,6 @@ private:
             }
         }
         pool.resize(kept);
-    }
-
-    static bool better(const CodeCandidate& p, const CodeCandidate& q) {
-        return p.bound < q.bound;
     }
 
     /// Compares all entries of a list but those that are compared already.
@@ -301,17 +280,20 @@ private:
     template <class Collector>
     bool look_at(size_t k, double share, size_t most, Collector& collector) {
         const size_t full = kPool + 2 * k;
-        const size_t codes_before = n_codes, distances_before = n_distances;
+        const size_t codes_before = scan.n_codes;
+        const size_t distances_before = n_distances;
         for (size_t s = 0; s < segments.size(); s += kChunk) {
             const size_t end = std::min(segments.size(), s + kChunk);
-            const size_t n =
-                    scan(s, end, segments.size() - end, collector.threshold());
-            pool.insert(pool.end(), candidates.begin(), candidates.begin() + n);
+            const size_t n = scan(segments, s, end, collector.threshold());
+            pool.insert(
+                    pool.end(),
+                    scan.candidates.begin(),
+                    scan.candidates.begin() + n);
             const size_t wanted =
                     pool.size() + (n_distances - distances_before);
             if (wanted > most ||
-                double(wanted) >
-                        share * double(n_codes - codes_before) + 2 * full) {
+                double(wanted) > share * double(scan.n_codes - codes_before) +
+                                2 * full) {
                 return false;
             }
             if (!Collector::is_range && pool.size() >= full &&
@@ -367,15 +349,14 @@ private:
     const IVFGMM& gmm;
     const SearchPlan& plan;
     CellSelector selector;
-    ExactDistances exact;
-    std::vector<uint8_t> tables;
-    CodeQuery query = {};
+    Distances exact;
+    size_t n_distances = 0; ///< of this query
+    CodeScan scan;
     size_t most_distances = 0;
     float slack2 = 0, rounding2 = 0; ///< see CellSelector::choose
     std::vector<Segment> segments;
-    std::vector<CodeCandidate> candidates; ///< of one scan
-    std::vector<CodeCandidate> pool;       ///< not compared yet
-    std::vector<idx_t> compared; ///< where compare_list() may be asked for
+    std::vector<CodeCandidate> pool; ///< not compared yet
+    std::vector<idx_t> compared;     ///< where compare_list() may be asked for
 };
 
 } // namespace faiss_ext

@@ -22,7 +22,7 @@ void read_ahead(const void* begin, size_t bytes) {
             MADV_WILLNEED);
 }
 
-ExactDistances::ExactDistances(const faiss::IndexIVF& ivf_in)
+ExactDistances::ExactDistances(const faiss::IndexIVF& ivf_in, const IVFGMM&)
         : ivf(ivf_in), d(ivf_in.d), code_size(ivf_in.code_size),
           similarity(is_ip(ivf_in)),
           flat(dynamic_cast<const faiss::IndexIVFFlat*>(&ivf_in) &&

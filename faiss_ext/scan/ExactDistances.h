@@ -10,6 +10,8 @@
 #include <faiss/invlists/InvertedLists.h>
 #include <faiss/invlists/OnDiskInvertedLists.h>
 
+#include "faiss_ext/IndexIVFGMM.h"
+#include "faiss_ext/coarse/QueryCoarse.h"
 #include "faiss_ext/codes/kernels.h"
 
 namespace faiss_ext {
@@ -25,9 +27,11 @@ void read_ahead(const void* begin, size_t bytes);
  */
 class ExactDistances {
 public:
-    explicit ExactDistances(const faiss::IndexIVF& ivf);
+    static constexpr bool of_codes = false;
 
-    void set_query(const float* q) {
+    ExactDistances(const faiss::IndexIVF& ivf, const IVFGMM&);
+
+    void set_query(const float* q, const float*, QueryCoarse&, float) {
         query = q;
     }
 

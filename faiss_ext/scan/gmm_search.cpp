@@ -5,6 +5,7 @@
 #include <limits>
 #include <memory>
 #include <mutex>
+#include <type_traits>
 
 #include <omp.h>
 
@@ -19,8 +20,11 @@
 #include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/rank/probe.h"
+#include "faiss_ext/scan/CodeDistances.h"
 #include "faiss_ext/scan/CodeSearcher.h"
+#include "faiss_ext/scan/ExactDistances.h"
 #include "faiss_ext/scan/RunScanner.h"
+#include "faiss_ext/store/list_storage.h"
 
 namespace faiss_ext {
 
@@ -280,14 +284,14 @@ struct ListSearches {
 };
 
 /// One thread's searches by codes.
-template <class Handlers>
+template <class Searcher, class Handlers>
 struct CodeSearches {
     const faiss::IndexIVF& ivf;
     const IVFGMM& gmm;
     const SearchPlan& plan;
     QueryBlock block;
     QueryCoarse coarse;
-    CodeSearcher searcher;
+    Searcher searcher;
     Handlers handlers;
 
     CodeSearches(
@@ -326,9 +330,9 @@ struct CodeSearches {
                         q_norm,
                         handlers.k(),
                         collector);
-                counts.distances += searcher.n_distances;
+                counts.distances += searcher.n_compared();
                 counts.cells += searcher.n_cells;
-                counts.codes += searcher.n_codes;
+                counts.codes += searcher.n_codes();
             });
         }
     }
@@ -390,9 +394,15 @@ SearchCounts for_each_query(
     double t1 = t0;
     SearchCounts counts;
     if (plan.by_codes) {
-        counts = in_parallel(ivf.d, n, x, [&] {
-            return CodeSearches<Handlers>(ivf, gmm, plan, make_handlers());
-        });
+        const auto by = [&]<class Searcher>(std::type_identity<Searcher>) {
+            return in_parallel(ivf.d, n, x, [&] {
+                return CodeSearches<Searcher, Handlers>(
+                        ivf, gmm, plan, make_handlers());
+            });
+        };
+        counts = has_vectors(ivf)
+                ? by(std::type_identity<CodeSearcher<ExactDistances>>())
+                : by(std::type_identity<CodeSearcher<CodeDistances>>());
     } else {
         std::vector<float> coarse(n * plan.nprobe);
         std::vector<idx_t> keys(coarse.size());

@@ -12,6 +12,7 @@
 #include "ParallelFor.h"
 #include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/impl/errors.h"
+#include "faiss_ext/store/codes_alone.h"
 #include "faiss_ext/store/copies.h"
 #include "faiss_ext/store/edit.h"
 #include "faiss_ext/store/maintain.h"
@@ -118,7 +119,7 @@ void Block::enter(Edit& edit) {
     const faiss::IndexIVF& ivf = index.ivf;
     const auto rows = rows_by_list(n_entries, entry_lists, ivf.nlist);
     const uint8_t* bytes = reinterpret_cast<const uint8_t*>(x);
-    if (!dynamic_cast<const faiss::IndexIVFFlat*>(&ivf)) {
+    if (has_vectors(ivf) && !dynamic_cast<const faiss::IndexIVFFlat*>(&ivf)) {
         codes.resize(n_entries * ivf.code_size);
         ivf.encode_vectors(n_entries, x, entry_lists, codes.data());
         bytes = codes.data();
@@ -423,7 +424,11 @@ void take_entries(
             a.earlier = earlier[i];
         }
     }
-    if (!index.gmm.cells.empty()) {
+    if (!has_vectors(ivf)) {
+        for (Arrivals& a : edit.arrivals) {
+            place_records(index, a);
+        }
+    } else if (!index.gmm.cells.empty()) {
         const MeansView means(ivf);
         const gmm::SerialBlas serial_blas;
         gmm::parallel_for(edit.arrivals.size(), [&](size_t i) {

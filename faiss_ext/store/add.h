@@ -32,7 +32,8 @@ size_t remove_ids(GMMIndexRef index, const faiss::IDSelector& sel);
 /** Moves all entries of `from` to `index`, or copies those of its lists only.
  * All or none.
  *
- * @param from     with means and codec of the index
+ * @param from     with means and codec of the index; of one without vectors,
+ *                 copy_records()
  * @param earlier  earlier_lists of the entries, or empty
  */
 void take_entries(

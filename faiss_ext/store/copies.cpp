@@ -142,6 +142,10 @@ void check_max_assign(const faiss::IndexIVF& ivf, const IVFGMM& gmm) {
             "max_assign = %zu, expected at least 1 and at most nlist = %zu",
             gmm.max_assign,
             ivf.nlist);
+    FAISS_THROW_IF_NOT_FMT(
+            gmm.max_assign == 1 || has_vectors(ivf),
+            "max_assign = %zu, expected 1 in an index of codes alone",
+            gmm.max_assign);
     const auto& earlier = gmm.earlier_lists;
     size_t list = 0;
     while (list < earlier.size() && earlier[list].empty()) {

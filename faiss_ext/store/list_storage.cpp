@@ -115,8 +115,10 @@ idx_t ListEntries::id(size_t entry) const noexcept {
 }
 
 void ListEntries::copy(size_t from, size_t to) noexcept {
-    if (codes) {
-        memcpy(codes + to * code_size, codes + from * code_size, code_size);
+    if (ids) {
+        if (code_size > 0) {
+            memcpy(codes + to * code_size, codes + from * code_size, code_size);
+        }
         ids[to] = ids[from];
     } else {
         InvertedLists* lists = index.ivf.invlists;
@@ -143,8 +145,10 @@ void ListEntries::move(size_t from, size_t to) noexcept {
 }
 
 void ListEntries::set(size_t entry, idx_t id, const uint8_t* code) noexcept {
-    if (codes) {
-        memcpy(codes + entry * code_size, code, code_size);
+    if (ids) {
+        if (code_size > 0) {
+            memcpy(codes + entry * code_size, code, code_size);
+        }
         ids[entry] = id;
     } else {
         index.ivf.invlists->update_entry(list, entry, id, code);

@@ -16,6 +16,12 @@ struct GMMIndexRef {
     IVFGMM& gmm;
 };
 
+/// Whether lists hold vectors, or codes by which FAISS knows them; else ids
+/// alone (store/codes_alone.h).
+inline bool has_vectors(const faiss::IndexIVF& ivf) {
+    return ivf.code_size > 0;
+}
+
 /// Decodes n codes of a list by the index's codec, wherever they lie; out has
 /// size n * d.
 void decode_codes(

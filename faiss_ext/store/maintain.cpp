@@ -135,6 +135,9 @@ bool list_is_due(const PairCells& cells, size_t list) {
 }
 
 bool cells_are_due(GMMIndexRef index, size_t entries) {
+    if (!has_vectors(index.ivf)) {
+        return false;
+    }
     const size_t L = choose_cells(index, entries);
     const PairCells& cells = index.gmm.cells;
     return entries > 0 &&
@@ -160,14 +163,6 @@ void init_codes(GMMIndexRef index, PairCells& cells, const float* means) {
                               : CellCodes::default_bits(index.ivf.d),
             means,
             is_ip(index.ivf));
-}
-
-/// @param squared  sums of CellCodes::encode over n entries
-void set_error(PairCells& cells, const std::vector<double>& squared, size_t n) {
-    if (n > 0) {
-        cells.codes.error = float(std::sqrt(
-                std::accumulate(squared.begin(), squared.end(), 0.0) / n));
-    }
 }
 
 } // namespace
@@ -217,7 +212,7 @@ void make_codes(GMMIndexRef index) {
     for (size_t i = 0; i < ivf.nlist; i++) {
         entries += cells.list_size(i);
     }
-    set_error(cells, squared_error, entries);
+    cells.codes.set_error(squared_error, entries);
 }
 
 void begin_anew(GMMIndexRef index) noexcept {
@@ -226,8 +221,10 @@ void begin_anew(GMMIndexRef index) noexcept {
     for (size_t i = 0; i < index.ivf.nlist && empty; i++) {
         empty = index.ivf.invlists->list_size(i) == 0;
     }
-    if (empty) {
+    if (empty && has_vectors(index.ivf)) {
         index.gmm.cells.undivide();
+    } else if (empty) {
+        index.gmm.cells.clear_entries();
     }
 }
 
@@ -272,7 +269,7 @@ void rebuild_cells(GMMIndexRef index) {
         });
     }
     fresh.norm2 = *std::max_element(norm2.begin(), norm2.end());
-    set_error(fresh, squared_error, stored);
+    fresh.codes.set_error(squared_error, stored);
     // nothing throws any more
     gmm::parallel_for(
             ivf.nlist,
@@ -288,7 +285,7 @@ void rebuild_cells(GMMIndexRef index) {
 void refit_grown_lists(
         GMMIndexRef index, const std::vector<Arrivals>& arrivals, size_t n) {
     const PairCells& cells = index.gmm.cells;
-    if (cells.empty()) {
+    if (cells.empty() || !has_vectors(index.ivf)) {
         return;
     }
     std::vector<size_t> due;
@@ -327,7 +324,8 @@ bool maintenance_due(GMMIndexRef index) {
         return true;
     }
     const PairCells& cells = index.gmm.cells;
-    for (size_t i = 0; !cells.empty() && i < cells.nlist; i++) {
+    const bool fitted_anew = has_vectors(index.ivf) && !cells.empty();
+    for (size_t i = 0; fitted_anew && i < cells.nlist; i++) {
         if (list_is_due(cells, i)) {
             return true;
         }
@@ -342,7 +340,7 @@ void maintain(GMMIndexRef index) {
     const PairCells& cells = index.gmm.cells;
     if (cells_are_due(index, stored_entries(index.ivf))) {
         rebuild_cells(index);
-    } else if (!cells.empty()) {
+    } else if (!cells.empty() && has_vectors(index.ivf)) {
         std::vector<size_t> due;
         for (size_t i = 0; i < cells.nlist; i++) {
             if (list_is_due(cells, i)) {
@@ -382,7 +380,8 @@ void Growth::finish() {
         return;
     }
     try {
-        if (index.gmm.max_assign == 1 && index.gmm.cells_per_list != 1) {
+        if (index.gmm.max_assign == 1 && index.gmm.cells_per_list != 1 &&
+            has_vectors(index.ivf)) {
             rebuild_cells(index);
         }
         if (calibration_is_due(index)) {

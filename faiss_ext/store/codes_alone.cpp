@@ -1,0 +1,172 @@
+#include "faiss_ext/store/codes_alone.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include <faiss/impl/FaissAssert.h>
+
+#include "Blas.h"
+#include "ParallelFor.h"
+#include "faiss_ext/coarse/coarse.h"
+
+namespace faiss_ext {
+
+namespace {
+
+/// Vectors of a list that its cells are fitted to.
+constexpr size_t kFittedEach = 1000;
+
+} // namespace
+
+PairCells fit_cells_in_training(
+        const IVFGMM& gmm,
+        const faiss::Index& quantizer,
+        size_t nlist,
+        size_t n,
+        const float* x) {
+    const size_t d = quantizer.d;
+    const MeansView means(quantizer, nlist);
+    const bool ip = quantizer.metric_type == faiss::METRIC_INNER_PRODUCT;
+    const size_t wanted = gmm.cells_per_list > 0
+            ? gmm.cells_per_list
+            : std::max(
+                      kCellsAtFirst,
+                      PairCells::default_cells_per_list(double(n) / nlist));
+    PairCells cells;
+    cells.init(nlist, d, means.data(), wanted);
+    if (cells.empty()) {
+        cells.init_whole(nlist);
+    }
+    cells.codes.init(nlist, d, gmm.code_bits, means.data(), ip);
+
+    // of all vectors so many, evenly
+    const size_t step = n / std::min(n, nlist * kFittedEach);
+    const size_t m = n / step;
+    std::vector<float> sample;
+    if (step > 1) {
+        sample.resize(m * d);
+        for (size_t i = 0; i < m; i++) {
+            std::copy_n(x + i * step * d, d, &sample[i * d]);
+        }
+        x = sample.data();
+    }
+    std::vector<idx_t> home(m);
+    nearest_lists(quantizer, m, x, home.data());
+    std::vector<std::vector<uint32_t>> rows(nlist);
+    for (size_t i = 0; i < m; i++) {
+        if (home[i] >= 0) {
+            rows[home[i]].push_back(uint32_t(i));
+        }
+    }
+    std::vector<double> squared_error(nlist);
+    const gmm::SerialBlas serial_blas;
+    gmm::parallel_for(nlist, [&](size_t list) {
+        const size_t size = rows[list].size();
+        std::vector<float> own(size * d);
+        for (size_t r = 0; r < size; r++) {
+            std::copy_n(x + rows[list][r] * d, d, &own[r * d]);
+        }
+        std::vector<uint16_t> cell(size);
+        Payload payload;
+        if (cells.cells_per_list > 1) {
+            cells.fit_list(
+                    list, size, d, own.data(), means.data(), cell.data());
+        }
+        payload.encode(
+                cells, list, size, own.data(), nullptr, nullptr, cell.data());
+        squared_error[list] = payload.squared_error;
+    });
+    cells.codes.set_error(squared_error, m);
+    return cells;
+}
+
+void check_same_cells(
+        const char* call, const PairCells& to, const PairCells& from) {
+    FAISS_THROW_IF_NOT_FMT(
+            to.codes.shape.bits == from.codes.shape.bits,
+            "%s: codes of %d bits, expected %d",
+            call,
+            from.codes.shape.bits,
+            to.codes.shape.bits);
+    FAISS_THROW_IF_NOT_FMT(
+            to.cells_per_list == from.cells_per_list &&
+                    to.partner == from.partner && to.a == from.a &&
+                    to.codes.rotated_means == from.codes.rotated_means,
+            "%s: the means or cells differ; expected copies of one trained "
+            "index",
+            call);
+}
+
+size_t record_size(const PairCells& cells) {
+    return sizeof(uint16_t) + cells.codes.shape.entry_bytes();
+}
+
+std::unique_ptr<faiss::InvertedLists> copy_records(
+        const faiss::IndexIVF& ivf, const PairCells& cells) {
+    const size_t size = record_size(cells);
+    auto out = std::make_unique<faiss::ArrayInvertedLists>(ivf.nlist, size);
+    std::vector<uint8_t> records;
+    for (size_t list = 0; list < ivf.nlist; list++) {
+        const size_t n = cells.empty() ? 0 : cells.list_size(list);
+        if (n == 0) {
+            continue;
+        }
+        records.resize(n * size);
+        for (size_t l = 0; l < cells.cells_per_list; l++) {
+            const auto [begin, end] = cells.range(list, l);
+            const uint16_t cell = uint16_t(l);
+            for (size_t j = begin; j < end; j++) {
+                memcpy(&records[j * size], &cell, sizeof(cell));
+                cells.codes.get(list, j, &records[j * size + sizeof(cell)]);
+            }
+        }
+        faiss::InvertedLists::ScopedIds ids(ivf.invlists, list);
+        out->add_entries(list, n, ids.get(), records.data());
+    }
+    return out;
+}
+
+void place_records(GMMIndexRef index, Arrivals& arrivals) {
+    const CodeShape& shape = index.gmm.cells.codes.shape;
+    const size_t bytes = shape.entry_bytes();
+    arrivals.cell.resize(arrivals.n);
+    arrivals.payload.records.resize(arrivals.n * bytes);
+    for (size_t r = 0; r < arrivals.n; r++) {
+        const uint8_t* from = arrivals.codes + r * record_size(index.gmm.cells);
+        uint8_t* record = &arrivals.payload.records[r * bytes];
+        memcpy(&arrivals.cell[r], from, sizeof(uint16_t));
+        memcpy(record, from + sizeof(uint16_t), bytes);
+        if (index.gmm.cells.codes.similarity) { // A is the norm
+            float norm;
+            memcpy(&norm, record + shape.groups * 2, sizeof(norm));
+            arrivals.norm2 = std::max(arrivals.norm2, norm * norm);
+        }
+    }
+}
+
+void decode_entries(
+        const faiss::IndexIVF& ivf,
+        const PairCells& cells,
+        size_t list,
+        size_t begin,
+        size_t n,
+        float* out) {
+    const MeansView means(ivf);
+    const uint32_t* offset = cells.list_offsets(list);
+    const uint32_t* const end = offset + cells.cells_per_list + 1;
+    std::vector<uint8_t> record(cells.codes.shape.entry_bytes());
+    for (size_t j = begin; j < begin + n; j++) {
+        const size_t l = std::upper_bound(offset, end, j) - offset - 1;
+        cells.codes.get(list, j, record.data());
+        cells.codes.decode(
+                list,
+                cells.a[list],
+                cells.partners(list)[l],
+                means.data(),
+                record.data(),
+                out + (j - begin) * ivf.d);
+    }
+}
+
+} // namespace faiss_ext
