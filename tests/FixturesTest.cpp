@@ -214,7 +214,10 @@ std::vector<uint8_t> written(const faiss::Index& index) {
 }
 
 /// 0: without a trailer.
-uint32_t version_of(const std::vector<uint8_t>& bytes) {
+uint32_t version_of(std::vector<uint8_t> bytes) {
+    if (memcmp(bytes.data(), &kCodesAlone, sizeof(kCodesAlone)) == 0) {
+        bytes.erase(bytes.begin(), bytes.begin() + sizeof(kCodesAlone));
+    }
     uint64_t stamp, length;
     memcpy(&stamp, &bytes[kStampBegin], 8);
     memcpy(&length, &bytes[kStampBegin + 8], 8);

@@ -12,6 +12,7 @@
 #include <faiss/IndexIDMap.h>
 #include <faiss/IndexIVFFlat.h>
 #include <faiss/IndexIVFPQ.h>
+#include <faiss/IndexRefine.h>
 #include <faiss/impl/IDSelector.h>
 #include <faiss/impl/io.h>
 #include <faiss/index_factory.h>
@@ -164,7 +165,16 @@ const Case kCases[] = {
         {"GMM32,PQ32x4fs", faiss::METRIC_L2},
         {"GMM32_Diag,PQ32x4fs", faiss::METRIC_INNER_PRODUCT},
         {"RR128,GMM32,PQ32x4fs", faiss::METRIC_L2},
+        {"GMM32,RaBitQ4", faiss::METRIC_L2},
+        {"GMM32x1_Diag,RaBitQ", faiss::METRIC_INNER_PRODUCT},
+        {"IDMap2,GMM32x5,RaBitQ2", faiss::METRIC_L2},
+        {"PCAR64,GMM32,RaBitQ4,RFlat", faiss::METRIC_L2},
+        {"GMM32_HNSW8,RaBitQ2,Refine(SQ8)", faiss::METRIC_L2},
 };
+
+bool holds_codes_alone(const Case& c) {
+    return std::string(c.description).find("RaBitQ") != std::string::npos;
+}
 
 TEST(IndexIO, ResultsAreTheSameToTheBit) {
     for (const Case& c : kCases) {
@@ -223,9 +233,52 @@ TEST(IndexIO, EverySearchSettingIsTheSame) {
     }
 }
 
+TEST(IndexIO, StockFaissRefusesCodesAloneByTheirName) {
+    for (const Case& c : kCases) {
+        if (!holds_codes_alone(c)) {
+            continue;
+        }
+        const Bytes bytes = written(*make(c.description, c.metric));
+        faiss::VectorIOReader reader;
+        reader.data = bytes;
+        EXPECT_FAISS_ERROR(
+                std::unique_ptr<faiss::Index>(faiss::read_index(&reader)),
+                "GMMc");
+        // without the name there is a shell, and no vectors in it
+        faiss::VectorIOReader shell;
+        shell.data.assign(bytes.begin() + 4, bytes.end());
+        std::unique_ptr<faiss::Index> stock(faiss::read_index(&shell));
+        EXPECT_EQ(search(*stock).ids[0], -1);
+    }
+}
+
+TEST(IndexIO, CodesAloneTakeTheirBytesOnce) {
+    auto index = make("GMM32,RaBitQ4");
+    const size_t n = base().n, one = kD / 2 + 8 + 8; // code, terms, id
+    const size_t before = written(*index).size();
+    index->add(n, base().x.data());
+    const size_t per_vector = (written(*index).size() - before) / n;
+    EXPECT_GE(per_vector, one - 2); // blocks of 16 have room
+    EXPECT_LE(per_vector, one + 2);
+}
+
+TEST(IndexIO, CodesAloneInWhatCannotBeCopied) {
+    struct Refine : faiss::IndexRefineFlat {
+        using faiss::IndexRefineFlat::IndexRefineFlat;
+    };
+    auto index = make("GMM32,RaBitQ4", faiss::METRIC_L2, false);
+    Refine wrapper(index.get());
+    faiss::VectorIOWriter writer;
+    EXPECT_FAISS_ERROR(
+            faiss_ext::write_index(&wrapper, &writer), "around codes");
+}
+
 TEST(IndexIO, StockFaissFindsAWorkingIndex) {
     for (const Case& c : kCases) {
         SCOPED_TRACE(c.description);
+        if (holds_codes_alone(c)) {
+            continue;
+        }
         auto index = make(c.description, c.metric);
         faiss::VectorIOReader reader;
         reader.data = written(*index);
@@ -242,7 +295,11 @@ TEST(IndexIO, StockFaissFindsAWorkingIndex) {
 
 TEST(IndexIO, WhatIsReadGoesOnWorking) {
     for (const char* description :
-         {"GMM32,Flat", "GMM32,SQ8", "GMM32,PQ16x4", "GMM32,PQ32x4fs"}) {
+         {"GMM32,Flat",
+          "GMM32,SQ8",
+          "GMM32,PQ16x4",
+          "GMM32,PQ32x4fs",
+          "GMM32,RaBitQ2"}) {
         auto index = make(description);
         ivf_of(index.get()).set_direct_map_type(faiss::DirectMap::Hashtable);
         auto back = read(written(*index));
@@ -348,19 +405,20 @@ TEST(IndexIO, PlainFaissFilesAreReadAsTheyAre) {
 }
 
 TEST(IndexIO, SeveralIndexesInOneStream) {
-    auto a = make("GMM32,Flat"), b = make("GMM32,SQ8");
+    auto a = make("GMM32,Flat"), b = make("GMM32,RaBitQ2");
     std::unique_ptr<faiss::Index> stock(faiss::index_factory(kD, "Flat"));
     stock->add(100, base().x.data());
     faiss::VectorIOWriter writer;
     faiss_ext::write_index(stock.get(), &writer);
     faiss_ext::write_index(a.get(), &writer);
     faiss_ext::write_index(b.get(), &writer);
+    faiss_ext::write_index(b.get(), &writer);
     faiss::VectorIOReader reader;
     reader.data = writer.data;
     Pipe pipe(writer.data);
     for (faiss::IOReader* from :
          {(faiss::IOReader*)&reader, (faiss::IOReader*)&pipe}) {
-        for (faiss::Index* each : {stock.get(), a.get(), b.get()}) {
+        for (faiss::Index* each : {stock.get(), a.get(), b.get(), b.get()}) {
             std::unique_ptr<faiss::Index> back(faiss_ext::read_index(from));
             EXPECT_EQ(search(*back), search(*each));
         }
@@ -394,62 +452,78 @@ TEST(IndexIO, Files) {
 }
 
 /// A small index, so that every byte can be tried.
-Bytes small_file() {
+Bytes small_file(const char* description) {
     const Vectors few = sift_base(200);
     std::vector<float> x(few.n * 2);
     for (size_t i = 0; i < few.n; i++) {
         std::copy_n(few.row(i), 2, x.begin() + i * 2);
     }
     std::unique_ptr<faiss::Index> index(
-            faiss_ext::index_factory(2, "GMM4x2,Flat"));
+            faiss_ext::index_factory(2, description));
     index->train(few.n, x.data());
     index->add(few.n, x.data());
     extract_gmm(index.get())->calibrate(40, x.data());
     return written(*index);
 }
 
+constexpr const char* kSmall[] = {"GMM4x2,Flat", "GMM4x2,RaBitQ2"};
+
+/// Where the stock part begins.
+size_t stock_begin(const Bytes& bytes) {
+    return memcmp(bytes.data(), "GMMc", 4) == 0 ? 4 : 0;
+}
+
+/// Bytes before the trailer.
 size_t stock_length(const Bytes& bytes) {
+    const size_t begin = stock_begin(bytes);
     uint64_t length;
-    memcpy(&length, bytes.data() + 24, 8);
-    return length;
+    memcpy(&length, bytes.data() + begin + 24, 8);
+    return begin + length;
 }
 
 TEST(IndexIO, TruncatedAnywhere) {
-    const Bytes bytes = small_file();
-    ASSERT_NO_THROW(read(bytes));
-    ASSERT_LT(stock_length(bytes), bytes.size());
-    for (size_t length = 0; length < bytes.size(); length++) {
-        const Bytes cut(bytes.begin(), bytes.begin() + length);
-        EXPECT_THROW(read(cut), faiss::FaissException) << length;
-        EXPECT_THROW(read_piped(cut), faiss::FaissException) << length;
+    for (const char* description : kSmall) {
+        const Bytes bytes = small_file(description);
+        ASSERT_NO_THROW(read(bytes));
+        ASSERT_LT(stock_length(bytes), bytes.size());
+        for (size_t length = 0; length < bytes.size(); length++) {
+            const Bytes cut(bytes.begin(), bytes.begin() + length);
+            EXPECT_THROW(read(cut), faiss::FaissException) << length;
+            EXPECT_THROW(read_piped(cut), faiss::FaissException) << length;
+        }
     }
 }
 
 TEST(IndexIO, AnyFlippedBitAnywhere) {
-    const Bytes bytes = small_file();
-    for (size_t at = 0; at < bytes.size(); at++) {
-        Bytes flipped = bytes;
-        flipped[at] ^= 1 << (at % 8);
-        EXPECT_THROW(read(flipped), faiss::FaissException) << at;
-        // Through a pipe FAISS parses before anything can be checked, so
-        // only what is behind its part is tried.
-        if (at >= stock_length(bytes)) {
-            EXPECT_THROW(read_piped(flipped), faiss::FaissException) << at;
+    for (const char* description : kSmall) {
+        const Bytes bytes = small_file(description);
+        for (size_t at = 0; at < bytes.size(); at++) {
+            Bytes flipped = bytes;
+            flipped[at] ^= 1 << (at % 8);
+            EXPECT_THROW(read(flipped), faiss::FaissException) << at;
+            // Through a pipe FAISS parses before anything can be checked, so
+            // only what is behind its part is tried.
+            if (at >= stock_length(bytes)) {
+                EXPECT_THROW(read_piped(flipped), faiss::FaissException) << at;
+            }
         }
     }
 }
 
 TEST(IndexIO, DamagedStampsAreNoPlainFiles) {
-    // FAISS would read most of them as an index without a mixture.
-    const Bytes bytes = small_file();
-    std::mt19937 random(1);
-    for (int i = 0; i < 2100; i++) {
-        Bytes damaged = bytes;
-        for (int j = 0; j < 2; j++) {
-            damaged[16 + random() % 16] = uint8_t(random());
+    for (const char* description : kSmall) {
+        const Bytes bytes = small_file(description);
+        // FAISS would read most of them as an index without a mixture.
+        std::mt19937 random(1);
+        for (int i = 0; i < 2100; i++) {
+            Bytes damaged = bytes;
+            for (int j = 0; j < 2; j++) {
+                damaged[stock_begin(bytes) + 16 + random() % 16] =
+                        uint8_t(random());
+            }
+            damaged[random() % damaged.size()] ^= uint8_t(1 + random() % 255);
+            EXPECT_THROW(read(damaged), faiss::FaissException) << i;
         }
-        damaged[random() % damaged.size()] ^= uint8_t(1 + random() % 255);
-        EXPECT_THROW(read(damaged), faiss::FaissException) << i;
     }
 }
 

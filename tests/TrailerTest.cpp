@@ -22,7 +22,9 @@
 
 #include "TestData.h"
 #include "faiss_ext/IndexIVFGMM.h"
+#include "faiss_ext/IndexIVFRaBitQGMM.h"
 #include "faiss_ext/index_factory.h"
+#include "faiss_ext/io/StockShell.h"
 #include "faiss_ext/ivflib.h"
 #include "quick_training.h"
 
@@ -44,7 +46,7 @@ std::unique_ptr<faiss::Index> filled(const char* description) {
 /// The stock index in the file of a GMM index.
 std::unique_ptr<faiss::Index> stock_of(const faiss::Index& index) {
     faiss::VectorIOWriter writer;
-    faiss::write_index(&index, &writer);
+    faiss::write_index(StockShell(index).index(), &writer);
     faiss::VectorIOReader reader;
     reader.data = writer.data;
     return std::unique_ptr<faiss::Index>(faiss::read_index(&reader));
@@ -65,7 +67,7 @@ bool taken(const faiss::Index& index, const std::vector<uint8_t>& payload) {
 
 TEST(Trailer, RoundTrip) {
     for (const char* description :
-         {"GMM8x3,Flat", "IDMap,GMM8,SQ8", "GMM8,PQ32x4fs"}) {
+         {"GMM8x3,Flat", "IDMap,GMM8,SQ8", "GMM8,PQ32x4fs", "GMM8x3,RaBitQ4"}) {
         const std::string plain = description;
         auto index =
                 filled(plain.starts_with("IDMap") ? "GMM8,SQ8" : description);
@@ -80,7 +82,8 @@ TEST(Trailer, RoundTrip) {
 }
 
 TEST(Trailer, CutAnywhere) {
-    for (const char* description : {"GMM8x3,Flat", "GMM8,PQ32x4fs"}) {
+    for (const char* description :
+         {"GMM8x3,Flat", "GMM8,PQ32x4fs", "GMM8x3,RaBitQ2"}) {
         auto index = filled(description);
         const auto payload = serialize_gmm(index.get());
         EXPECT_TRUE(taken(*index, payload));
@@ -94,7 +97,8 @@ TEST(Trailer, CutAnywhere) {
 }
 
 TEST(Trailer, HugeNumbersTakeNoMemory) {
-    for (const char* description : {"GMM8x3,Flat", "GMM8,PQ32x4fs"}) {
+    for (const char* description :
+         {"GMM8x3,Flat", "GMM8,PQ32x4fs", "GMM8x3,RaBitQ2"}) {
         auto index = filled(description);
         const auto payload = serialize_gmm(index.get());
         // 2^62 wherever a length could stand: taken, where it is a number
@@ -136,6 +140,47 @@ TEST(Trailer, WrongPlaces) {
     auto other = filled("GMM8,PQ32x4fs");
     EXPECT_FALSE(taken(*other, serialize_gmm(index.get())));
     EXPECT_FALSE(taken(*index, serialize_gmm(filled("GMM9,Flat").get())));
+}
+
+TEST(Trailer, CodesAloneInWrongPlaces) {
+    for (const char* description : {"GMM8x3,RaBitQ2", "GMM8x1,RaBitQ4"}) {
+        auto index = filled(description);
+        auto& alone = dynamic_cast<IndexIVFRaBitQGMM&>(*index);
+        alone.set_direct_map_type(faiss::DirectMap::Hashtable);
+        const PairCells cells = alone.cells;
+        auto refused = [&](auto change) {
+            change(alone);
+            const auto payload = serialize_gmm(&alone);
+            alone.cells = cells;
+            alone.ntotal = 1500;
+            alone.is_trained = true;
+            return !taken(alone, payload);
+        };
+        EXPECT_FALSE(refused([](auto&) {}));
+        EXPECT_TRUE(refused([](auto& i) { i.cells.partner[3] = 8; }));
+        EXPECT_TRUE(refused([](auto& i) { i.cells.offsets[1] = 1u << 31; }));
+        EXPECT_TRUE(refused([](auto& i) { i.cells.a[2] = 2; }));
+        EXPECT_TRUE(refused([](auto& i) { i.cells.codes.error = NAN; }));
+        EXPECT_TRUE(refused([](auto& i) { i.cells.codes.shape.bits = 3; }));
+        EXPECT_TRUE(refused([](auto& i) { i.cells.codes.blocks[1].clear(); }));
+        EXPECT_TRUE(refused([](auto& i) { // A of the first entry
+            const float nan = NAN;
+            memcpy(i.cells.codes.blocks[1].data() +
+                           i.cells.codes.shape.groups * 32,
+                   &nan,
+                   sizeof(nan));
+        }));
+        EXPECT_TRUE(refused([](auto& i) { // entries without codes
+            uint32_t* o = i.cells.list_offsets(2);
+            o[i.cells.cells_per_list]--;
+        }));
+        EXPECT_TRUE(refused([](auto& i) { i.cells.undivide(); }));
+        // the shell of another index, or none
+        EXPECT_FALSE(taken(*filled("GMM9x3,RaBitQ2"), serialize_gmm(&alone)));
+        EXPECT_FALSE(taken(*filled("GMM8x3,Flat"), serialize_gmm(&alone)));
+        EXPECT_FALSE(taken(*filled("GMM8x3,SQ8"), serialize_gmm(&alone)));
+        EXPECT_FALSE(taken(alone, serialize_gmm(filled("GMM8,Flat").get())));
+    }
 }
 
 /// Whether a stock index that was changed takes the trailer that was written
@@ -183,7 +228,11 @@ faiss::Index* graph_of(size_t d, size_t n) {
 TEST(Trailer, QuantizersOfAnotherShape) {
     const size_t d = 128;
     for (const char* description :
-         {"GMM8x3,Flat", "GMM8x3,SQ8", "GMM8x3,PQ16x4", "GMM8,PQ32x4fs"}) {
+         {"GMM8x3,Flat",
+          "GMM8x3,SQ8",
+          "GMM8x3,PQ16x4",
+          "GMM8,PQ32x4fs",
+          "GMM8x3,RaBitQ4"}) {
         SCOPED_TRACE(description);
         const auto index = filled(description);
         auto with = [&](faiss::Index* quantizer) {

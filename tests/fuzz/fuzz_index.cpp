@@ -67,6 +67,11 @@ struct Parts {
 /// False for what is no file of ours.
 [[maybe_unused]] bool split(const uint8_t* data, size_t size, Parts& out) {
     constexpr size_t kFrame = sizeof(TrailerHead) + 8;
+    if (size > sizeof(kCodesAlone) &&
+        memcmp(data, &kCodesAlone, sizeof(kCodesAlone)) == 0) {
+        data += sizeof(kCodesAlone); // what is read does not need it
+        size -= sizeof(kCodesAlone);
+    }
     if (size < kStampEnd + kFrame) {
         return false;
     }

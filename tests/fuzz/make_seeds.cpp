@@ -80,6 +80,12 @@ void put_indexes() {
     put("opq_refine", "OPQ2_4,GMM8x4,PQ2x4,RFlat", 100);
     put("hnsw", "GMM16x4_HNSW4,Flat", 150);
     put("fastscan", "GMM8,PQ4x4fs", 100);
+    put("codes", "GMM8x4,RaBitQ2", 150);
+    put("codes_ip_map", "GMM8x1,RaBitQ4", 100, kIP, {}, [](IVFGMM& g) {
+        dynamic_cast<faiss::IndexIVF&>(g).set_direct_map_type(
+                faiss::DirectMap::Hashtable);
+    });
+    put("codes_refine", "PCA4,GMM8x4,RaBitQ,RFlat", 100);
     put("empty", "GMM8x4,Flat", 0);
     put("copies", "GMM8,Flat", 100, kL2, [](IVFGMM& g) { g.max_assign = 2; });
     put("copies3", "GMM8,Flat", 100, kL2, [](IVFGMM& g) {
