@@ -444,6 +444,45 @@ TEST(CodeKernels, TablesHoldTheSharesOfEveryValue) {
 
 /// Lists of random codes. Places beyond the last entry hold what nothing may
 /// look at.
+TEST(CodeKernels, ProductsWithOneCode) {
+    for (size_t d : kDimensions) {
+        for (int bits : kBits) {
+            SCOPED_TRACE(std::to_string(d) + ", bits " + std::to_string(bits));
+            const CodeShape shape = shape_of(d, bits);
+            const auto q = normal(d);
+            AlignedBytes block(shape.block_bytes());
+            for (uint8_t& byte : block) {
+                byte = uint8_t(rng()());
+            }
+            const auto products = same_on_all([&](const CodeKernels& k) {
+                std::vector<float> out(kBlockEntries);
+                for (size_t lane = 0; lane < kBlockEntries; lane++) {
+                    out[lane] =
+                            k.code_product(shape, q.data(), block.data(), lane);
+                }
+                return bits_of(out);
+            });
+            const size_t dims = 4 / bits;
+            for (size_t lane = 0; lane < kBlockEntries; lane++) {
+                double sum = 0, size = 0;
+                for (size_t j = 0; j < d; j++) {
+                    const size_t column = j / dims;
+                    const uint8_t byte =
+                            block[column / 4 * 32 + (column & 1) * 16 + lane];
+                    const int nibble = column & 2 ? byte >> 4 : byte & 15;
+                    const int level =
+                            nibble >> (j % dims * bits) & ((1 << bits) - 1);
+                    const double o = level - 0.5 * ((1 << bits) - 1);
+                    sum += q[j] * o;
+                    size += std::abs(q[j] * o);
+                }
+                ASSERT_NEAR(
+                        std::bit_cast<float>(products[lane]), sum, 1e-6 * size);
+            }
+        }
+    }
+}
+
 struct Lists {
     CodeShape shape;
     std::vector<size_t> sizes;

@@ -74,6 +74,21 @@ TEST(Rotation, IsTheSameEverywhere) {
     }
 }
 
+TEST(Rotation, CanBeTakenBack) {
+    for (size_t d : dimensions()) {
+        std::vector<float> x(3 * d), y(3 * d), back(3 * d);
+        for (size_t j = 0; j < x.size(); j++) {
+            x[j] = float(int(j * 7919 % 101) - 50);
+        }
+        const Rotation rotation(d);
+        rotation.apply(3, x.data(), nullptr, 1, y.data());
+        rotation.apply_inverse(3, y.data(), back.data());
+        for (size_t j = 0; j < x.size(); j++) {
+            ASSERT_NEAR(back[j], x[j], 3e-4) << d << ": " << j;
+        }
+    }
+}
+
 TEST(Rotation, LeavesNoDirectionAsItWas) {
     for (size_t d : {32, 50, 96, 100, 128, 384, 768}) {
         const std::vector<float> p = matrix(d);

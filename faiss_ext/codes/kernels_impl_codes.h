@@ -1,0 +1,226 @@
+// One code: how it is made and what a query makes of it. Part of
+// kernels_impl.h, behind kernels_impl_floats.h.
+
+#include "faiss_ext/codes/kernels.h"
+
+namespace faiss_ext {
+namespace {
+
+/// The largest of the tables' entries: sums of four (two where codes have four
+/// bits) stay in a byte, and those of all columns in 16 bits.
+float largest_entry(const CodeShape& shape) {
+    const float of_bytes = shape.bits == 4 ? 127 : 63;
+    const float of_words = float(65535 / (4 * shape.groups));
+    return of_bytes < of_words ? of_bytes : of_words;
+}
+
+/// <q, o> of dimension t of a column with value n, over q: (level - middle).
+template <int bits>
+float level_of(size_t n, int t) {
+    return float(n >> (t * bits) & ((1u << bits) - 1)) -
+            0.5f * ((1 << bits) - 1);
+}
+
+template <int bits>
+void make_tables_of(
+        const CodeShape& shape,
+        const float* q,
+        uint8_t* tables,
+        float* base,
+        float* step) {
+    constexpr int dims = 4 / bits; // of a column
+    constexpr float top = 0.5f * ((1 << bits) - 1);
+    float coefficient[dims][16];
+    for (int t = 0; t < dims; t++) {
+        for (size_t n = 0; n < 16; n++) {
+            coefficient[t][n] = level_of<bits>(n, t);
+        }
+    }
+    const size_t columns = 4 * shape.groups;
+    float most = 0, sum = 0;
+    for (size_t c = 0; c < columns; c++) {
+        float reach = 0;
+        for (int t = 0; t < dims; t++) {
+            const size_t j = c * dims + t;
+            reach += j < shape.d ? __builtin_fabsf(q[j]) : 0;
+        }
+        sum += reach;
+        most = reach > most ? reach : most;
+    }
+    *base = -top * sum;
+    const float width = 2 * top * most;
+    const float scale = width > 0 ? largest_entry(shape) / width : 0;
+    *step = width > 0 ? width / largest_entry(shape) : 0;
+    for (size_t c = 0; c < columns; c++) {
+        float v[dims];
+        float reach = 0;
+        for (int t = 0; t < dims; t++) {
+            const size_t j = c * dims + t;
+            v[t] = j < shape.d ? q[j] * scale : 0;
+            reach += __builtin_fabsf(v[t]);
+        }
+        const float low = top * reach + 0.5f;
+        uint8_t* out = tables + (c & 2 ? shape.groups * 32 : 0) + c / 4 * 32 +
+                (c & 1) * 16;
+        for (size_t n = 0; n < 16; n++) {
+            float s = low;
+            for (int t = 0; t < dims; t++) {
+                s += v[t] * coefficient[t][n];
+            }
+            out[n] = uint8_t(int32_t(s));
+        }
+    }
+}
+
+void make_tables(
+        const CodeShape& shape,
+        const float* q,
+        uint8_t* tables,
+        float* base,
+        float* step) {
+    switch (shape.bits) {
+        case 1:
+            return make_tables_of<1>(shape, q, tables, base, step);
+        case 2:
+            return make_tables_of<2>(shape, q, tables, base, step);
+        default:
+            return make_tables_of<4>(shape, q, tables, base, step);
+    }
+}
+
+/// Levels at a time.
+constexpr size_t kLevels = 64;
+
+template <int bits>
+float code_product_of(
+        const CodeShape& shape,
+        const float* q,
+        const uint8_t* block,
+        size_t lane) {
+    constexpr size_t dims = 4 / bits;             // of a column
+    constexpr size_t step = kLevels / (2 * dims); // bytes
+    constexpr uint8_t top = (1 << bits) - 1;
+    alignas(64) float acc[kLanes] = {};
+    for (size_t begin = 0; begin < shape.d; begin += kLevels) {
+        const size_t first = begin / (2 * dims);
+        const size_t left = shape.groups * 2 - first;
+        const size_t n = left < step ? left : step;
+        uint8_t bytes[step] = {};
+        for (size_t b = 0; b < n; b++) {
+            bytes[b] = block[(first + b) * kBlockEntries + lane];
+        }
+        alignas(64) float level[kLevels];
+        for (size_t g = 0; g < step / 2; g++) {
+            for (size_t c = 0; c < 4; c++) {
+                const uint8_t nibble = c < 2 ? bytes[2 * g + c] & 15
+                                             : bytes[2 * g + c - 2] >> 4;
+                for (size_t t = 0; t < dims; t++) {
+                    level[(4 * g + c) * dims + t] =
+                            float(nibble >> (t * bits) & top);
+                }
+            }
+        }
+        const size_t size =
+                shape.d - begin < kLevels ? shape.d - begin : kLevels;
+        size_t j = 0;
+        for (; j + kLanes <= size; j += kLanes) {
+            for (size_t l = 0; l < kLanes; l++) {
+                acc[l] += q[begin + j + l] * (level[j + l] - 0.5f * top);
+            }
+        }
+        for (size_t l = 0; j + l < size; l++) {
+            acc[l] += q[begin + j + l] * (level[j + l] - 0.5f * top);
+        }
+    }
+    return sum_lanes(acc);
+}
+
+float code_product(
+        const CodeShape& shape,
+        const float* q,
+        const uint8_t* block,
+        size_t lane) {
+    switch (shape.bits) {
+        case 1:
+            return code_product_of<1>(shape, q, block, lane);
+        case 2:
+            return code_product_of<2>(shape, q, block, lane);
+        default:
+            return code_product_of<4>(shape, q, block, lane);
+    }
+}
+
+/// Steps between levels, over the root mean square of the residual, of which
+/// the best is taken.
+template <int bits>
+constexpr float kSteps[3] = {1, 1, 1};
+template <>
+constexpr float kSteps<2>[3] = {0.9f, 1.0f, 1.1f};
+template <>
+constexpr float kSteps<4>[3] = {0.3f, 0.34f, 0.38f};
+
+template <int bits>
+void encode_of(size_t d, const float* r, uint8_t* level, float* ro, float* oo) {
+    constexpr float top = 0.5f * ((1 << bits) - 1);
+    constexpr int tries = bits == 1 ? 1 : 3;
+    const float rms =
+            __builtin_sqrtf(inner_product(r, r, d) / float(d)) + 1e-30f;
+    float best = -1, inverse_best = 0;
+    for (int k = 0; k < tries; k++) {
+        const float inverse = 1 / (rms * kSteps<bits>[k]);
+        alignas(64) float sum_ro[kLanes] = {}, sum_oo[kLanes] = {};
+        size_t j = 0;
+        for (; j + kLanes <= d; j += kLanes) {
+            for (size_t l = 0; l < kLanes; l++) {
+                float v = r[j + l] * inverse + (top + 0.5f);
+                v = v > 0 ? v : 0;
+                v = v < 2 * top ? v : 2 * top;
+                const float o = float(int32_t(v)) - top;
+                sum_ro[l] += r[j + l] * o;
+                sum_oo[l] += o * o;
+            }
+        }
+        for (size_t l = 0; j + l < d; l++) {
+            float v = r[j + l] * inverse + (top + 0.5f);
+            v = v > 0 ? v : 0;
+            v = v < 2 * top ? v : 2 * top;
+            const float o = float(int32_t(v)) - top;
+            sum_ro[l] += r[j + l] * o;
+            sum_oo[l] += o * o;
+        }
+        const float this_ro = sum_lanes(sum_ro), this_oo = sum_lanes(sum_oo);
+        const float cosine = this_ro / __builtin_sqrtf(this_oo);
+        if (cosine > best || k == 0) {
+            best = cosine;
+            inverse_best = inverse;
+            *ro = this_ro;
+            *oo = this_oo;
+        }
+    }
+    for (size_t j = 0; j < d; j++) {
+        float v = r[j] * inverse_best + (top + 0.5f);
+        v = v > 0 ? v : 0;
+        v = v < 2 * top ? v : 2 * top;
+        level[j] = uint8_t(int32_t(v));
+    }
+}
+
+void encode(
+        size_t d,
+        int bits,
+        const float* r,
+        uint8_t* level,
+        float* ro,
+        float* oo) {
+    switch (bits) {
+        case 1:
+            return encode_of<1>(d, r, level, ro, oo);
+        case 2:
+            return encode_of<2>(d, r, level, ro, oo);
+        default:
+            return encode_of<4>(d, r, level, ro, oo);
+    }
+}
+
+} // namespace
+} // namespace faiss_ext

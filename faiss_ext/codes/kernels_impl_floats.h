@@ -1,0 +1,205 @@
+// Products, distances and cells: part of kernels_impl.h.
+
+#include "faiss_ext/codes/kernels.h"
+
+namespace faiss_ext {
+namespace {
+
+constexpr size_t kLanes = 16;
+
+/// Sums lanes pairwise: one order for all instruction sets.
+float sum_lanes(const float* lanes) {
+    float s[kLanes];
+    for (size_t l = 0; l < kLanes; l++) {
+        s[l] = lanes[l];
+    }
+    for (size_t half = kLanes / 2; half > 0; half /= 2) {
+        for (size_t l = 0; l < half; l++) {
+            s[l] += s[l + half];
+        }
+    }
+    return s[0];
+}
+
+float squared_distance(const float* x, const float* y, size_t d) {
+    alignas(64) float acc[kLanes] = {};
+    size_t j = 0;
+    for (; j + kLanes <= d; j += kLanes) {
+        for (size_t l = 0; l < kLanes; l++) {
+            const float t = x[j + l] - y[j + l];
+            acc[l] += t * t;
+        }
+    }
+    for (size_t l = 0; j + l < d; l++) {
+        const float t = x[j + l] - y[j + l];
+        acc[l] += t * t;
+    }
+    return sum_lanes(acc);
+}
+
+float inner_product(const float* x, const float* y, size_t d) {
+    alignas(64) float acc[kLanes] = {};
+    size_t j = 0;
+    for (; j + kLanes <= d; j += kLanes) {
+        for (size_t l = 0; l < kLanes; l++) {
+            acc[l] += x[j + l] * y[j + l];
+        }
+    }
+    for (size_t l = 0; j + l < d; l++) {
+        acc[l] += x[j + l] * y[j + l];
+    }
+    return sum_lanes(acc);
+}
+
+void all_distances(
+        bool similarity,
+        const float* x,
+        const float* y,
+        size_t n,
+        size_t d,
+        float* out) {
+    if (similarity) {
+        for (size_t i = 0; i < n; i++) {
+            out[i] = -inner_product(x, y + i * d, d);
+        }
+    } else {
+        for (size_t i = 0; i < n; i++) {
+            out[i] = squared_distance(x, y + i * d, d);
+        }
+    }
+}
+
+void hadamard(float* x, size_t n, float* scratch) {
+    // Each stage reads halves and writes pairs, so that all are alike.
+    float scale = 1;
+    float *from = x, *to = scratch;
+    for (size_t m = 1; m < n; m *= 2) {
+        scale *= 0.70710678118654752f;
+        const float* __restrict a = from;
+        const float* __restrict b = from + n / 2;
+        float* __restrict out = to;
+        for (size_t j = 0; j < n / 2; j++) {
+            out[2 * j] = a[j] + b[j];
+            out[2 * j + 1] = a[j] - b[j];
+        }
+        float* t = from;
+        from = to;
+        to = t;
+    }
+    for (size_t i = 0; i < n; i++) {
+        x[i] = from[i] * scale;
+    }
+}
+
+void distances(
+        size_t n,
+        const float* products,
+        const float* norms,
+        float scale,
+        float offset,
+        float* out,
+        float* least,
+        float* largest) {
+    float low[kLanes], high[kLanes];
+    for (size_t l = 0; l < kLanes; l++) {
+        low[l] = __builtin_inff();
+        high[l] = 0;
+    }
+    auto one = [&](size_t j, size_t l) {
+        float v = products[j] * scale + (offset + norms[j]);
+        v = v > 0 ? v : 0;
+        out[j] = v;
+        low[l] = v < low[l] ? v : low[l];
+        high[l] = v > high[l] ? v : high[l];
+    };
+    size_t j = 0;
+    for (; j + kLanes <= n; j += kLanes) {
+        for (size_t l = 0; l < kLanes; l++) {
+            one(j + l, l);
+        }
+    }
+    for (; j < n; j++) {
+        one(j, 0);
+    }
+    *least = low[0];
+    *largest = high[0];
+    for (size_t l = 1; l < kLanes; l++) {
+        *least = low[l] < *least ? low[l] : *least;
+        *largest = high[l] > *largest ? high[l] : *largest;
+    }
+}
+
+size_t largest_difference(size_t n, const float* x, const float* y) {
+    float best[kLanes];
+    for (size_t l = 0; l < kLanes; l++) {
+        best[l] = -__builtin_inff();
+    }
+    size_t j = 0;
+    for (; j + kLanes <= n; j += kLanes) {
+        for (size_t l = 0; l < kLanes; l++) {
+            const float v = x[j + l] - y[j + l];
+            best[l] = v > best[l] ? v : best[l];
+        }
+    }
+    float most = best[0];
+    for (size_t l = 1; l < kLanes; l++) {
+        most = best[l] > most ? best[l] : most;
+    }
+    for (; j < n; j++) {
+        const float v = x[j] - y[j];
+        most = v > most ? v : most;
+    }
+    for (j = 0; j + 1 < n; j++) {
+        if (x[j] - y[j] == most) {
+            break;
+        }
+    }
+    return j;
+}
+
+void score_cells(
+        size_t n,
+        const float* distances,
+        const int32_t* partner,
+        const float* gap,
+        float a,
+        float own,
+        float weight,
+        float* out,
+        float* least,
+        float* largest) {
+    float low = *least, high = *largest;
+    for (size_t l = 0; l < n; l++) {
+        out[l] = own + a * distances[partner[l]] - weight * gap[l];
+    }
+    for (size_t l = 0; l < n; l++) {
+        low = out[l] < low ? out[l] : low;
+        high = out[l] > high ? out[l] : high;
+    }
+    *least = low;
+    *largest = high;
+}
+
+void buckets(
+        size_t n, const float* x, float least, float scale, uint16_t* bucket) {
+    for (size_t j = 0; j < n; j++) {
+        bucket[j] = uint16_t(int32_t((x[j] - least) * scale));
+    }
+}
+
+size_t places(
+        size_t n,
+        const uint16_t* value,
+        uint16_t low,
+        uint16_t width,
+        uint32_t* out) {
+    size_t m = 0;
+    for (size_t j = 0; j < n; j++) {
+        out[m] = uint32_t(j); // overwritten by the next: no branch to guess
+        m += uint16_t(value[j] - low) <= width;
+    }
+    return m;
+}
+
+} // namespace
+} // namespace faiss_ext
