@@ -25,6 +25,7 @@
 #include "faiss_ext/io/StockShell.h"
 #include "faiss_ext/io/checks.h"
 #include "faiss_ext/io/format.h"
+#include "faiss_ext/io/stock_layout.h"
 #include "faiss_ext/io/streams.h"
 #include "faiss_ext/io/trailer.h"
 #include "faiss_ext/store/edit.h"
@@ -204,6 +205,16 @@ std::unique_ptr<faiss::Index> finish(
     return std::unique_ptr<faiss::Index>(root);
 }
 
+/// Whether the payload is an IndexIVFGMM's, with vectors or without.
+bool is_of_ivf_gmm(const Trailer& trailer) {
+    int64_t kind = 0; // its first number (io/fields.h)
+    if (trailer.payload.size() >= sizeof(kind)) {
+        memcpy(&kind, trailer.payload.data(), sizeof(kind));
+    }
+    return kind == int64_t(PayloadKind::ivf_gmm) ||
+            kind == int64_t(PayloadKind::codes);
+}
+
 /// Checks the whole file before FAISS believes a word of it.
 std::unique_ptr<faiss::Index> read_seekable(
         faiss::IOReader* reader, const Seekable& place, int io_flags) {
@@ -239,6 +250,8 @@ std::unique_ptr<faiss::Index> read_seekable(
         check_stock(trailer, checksum, reader);
         place.seek(begin);
     }
+    check_layout(reader, place, stock_length, is_of_ivf_gmm(trailer));
+    place.seek(begin);
     auto index =
             read_stock(reader, io_flags | faiss::IO_FLAG_SKIP_PRECOMPUTE_TABLE);
     FAISS_THROW_IF_NOT_FMT(
@@ -250,24 +263,41 @@ std::unique_ptr<faiss::Index> read_seekable(
     return index;
 }
 
+/// Of a reader that cannot go back the stock part is held in memory, so that
+/// FAISS gets it checked.
 std::unique_ptr<faiss::Index> read_stream(
         faiss::IOReader* reader, int io_flags) {
     Start start(reader);
     const uint64_t stock_length = stamped_length(start, reader);
-    BoundedReader bounded(
-            reader,
-            std::move(start.head),
-            stock_length > 0 ? stock_length : UINT64_MAX);
-    auto index = read_stock(
-            &bounded,
-            stock_length > 0 ? io_flags | faiss::IO_FLAG_SKIP_PRECOMPUTE_TABLE
-                             : io_flags);
     if (stock_length == 0) {
-        return index;
+        ReaderAfterHead whole(reader, std::move(start.head));
+        return read_stock(&whole, io_flags);
     }
-    const Trailer trailer = read_trailer(reader, stock_length);
-    check_stock(trailer, bounded.checksum, reader);
-    return finish(std::move(index), trailer, io_flags);
+    faiss::VectorIOReader held;
+    held.name = reader->name;
+    const size_t stock_begin = start.stock_begin(0);
+    held.data.resize(stock_begin);
+    memcpy(held.data.data(), &kCodesAlone, stock_begin);
+    held.data.insert(held.data.end(), start.head.begin(), start.head.end());
+    const auto hold = [&](uint64_t bytes) {
+        while (bytes > 0) {
+            const size_t block = std::min<uint64_t>(kBlock, bytes);
+            const size_t begin = held.data.size();
+            held.data.resize(begin + block);
+            FAISS_THROW_IF_NOT_FMT(
+                    (*reader)(&held.data[begin], 1, block) == block,
+                    "read_index: \"%s\" ends too early",
+                    reader->name.c_str());
+            bytes -= block;
+        }
+    };
+    hold(stock_length - kStampEnd);
+    hold(sizeof(TrailerHead));
+    TrailerHead trailer;
+    memcpy(&trailer, &held.data[stock_begin + stock_length], sizeof(trailer));
+    hold(trailer.payload_length);
+    hold(sizeof(uint64_t));
+    return read_seekable(&held, Seekable(&held), io_flags);
 }
 
 /// Takes in what FAISS's own functions appended to the lists, as every call

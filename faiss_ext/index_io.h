@@ -37,9 +37,10 @@ void write_index(const faiss::Index* index, faiss::IOWriter* writer);
  * Throws FaissException for what is truncated, corrupted (checksums of both
  * parts) or foreign, and for parts that do not fit each other (io/checks.h). A
  * file without a trailer is read as FAISS does if its header is what FAISS
- * writes. From files and faiss::VectorIOReader the whole is checked
- * before FAISS parses it; with IO_FLAG_MMAP only the trailer is. From readers
- * that cannot go back FAISS's part is parsed as it comes, and checked then.
+ * writes. The whole is checked before FAISS parses it, its lengths and types
+ * (io/stock_layout.h), too; with IO_FLAG_MMAP its checksum is not. From readers
+ * that cannot go back FAISS's part is held in memory until it is parsed. Lists
+ * on disk are in another file, which the index names and FAISS opens.
  * Every length of the trailer is checked before memory is taken. Trailers of
  * all versions so far are read (io/format.h). One of a later version is
  * refused; faiss::read_index opens the file, and swap_to_gmm (ivflib.h) makes a

@@ -2,7 +2,9 @@
 #include <cinttypes>
 #include <cmath>
 #include <cstring>
+#include <filesystem>
 #include <memory>
+#include <system_error>
 
 #include <faiss/IndexFlat.h>
 #include <faiss/IndexHNSW.h>
@@ -242,6 +244,53 @@ size_t count_entries(const faiss::IndexIVF& ivf) {
     return n;
 }
 
+/// FAISS maps what the file says, and looks for lists there.
+void check_lists_on_disk(const faiss::OnDiskInvertedLists& lists) {
+    if (lists.totsize == 0) { // nothing is mapped
+        check_equal(
+                "number of entries on disk",
+                std::count_if(
+                        lists.lists.begin(),
+                        lists.lists.end(),
+                        [](const auto& l) { return l.capacity > 0; }),
+                0);
+        return;
+    }
+    std::error_code error;
+    const auto bytes = std::filesystem::file_size(lists.filename, error);
+    FAISS_THROW_IF_NOT_FMT(
+            lists.filename.empty() || (!error && lists.totsize <= bytes),
+            "\"%s\", where the inverted lists are, has %zu bytes, expected %zu",
+            lists.filename.c_str(),
+            error ? size_t(0) : size_t(bytes),
+            lists.totsize);
+    const size_t entry = lists.code_size + sizeof(idx_t);
+    check_equal("number of lists on disk", lists.lists.size(), lists.nlist);
+    for (const auto& l : lists.lists) {
+        FAISS_THROW_IF_NOT_FMT(
+                l.size <= l.capacity &&
+                        (l.capacity == 0 ||
+                         (l.offset <= lists.totsize &&
+                          l.capacity <= (lists.totsize - l.offset) / entry)),
+                "a list of %zu entries (room for %zu) at byte %zu of the %zu "
+                "where the inverted lists are",
+                l.size,
+                l.capacity,
+                l.offset,
+                lists.totsize);
+    }
+    for (const auto& slot : lists.slots) {
+        FAISS_THROW_IF_NOT_FMT(
+                slot.offset <= lists.totsize &&
+                        slot.capacity <= lists.totsize - slot.offset,
+                "free room of %zu bytes at byte %zu of the %zu where the "
+                "inverted lists are",
+                slot.capacity,
+                slot.offset,
+                lists.totsize);
+    }
+}
+
 void check_lists(const faiss::IndexIVF& ivf) {
     FAISS_THROW_IF_NOT_MSG(ivf.invlists, "the index has no inverted lists");
     check_equal("number of inverted lists", ivf.invlists->nlist, ivf.nlist);
@@ -250,6 +299,10 @@ void check_lists(const faiss::IndexIVF& ivf) {
                 "code size of the inverted lists",
                 ivf.invlists->code_size,
                 ivf.code_size);
+    }
+    if (auto disk =
+                dynamic_cast<const faiss::OnDiskInvertedLists*>(ivf.invlists)) {
+        check_lists_on_disk(*disk);
     }
     FAISS_THROW_IF_NOT_FMT(
             ivf.is_trained || count_entries(ivf) == 0,

@@ -112,37 +112,28 @@ struct Seekable {
     }
 };
 
-/// A reader's first bytes again, and no more than `limit` bytes in all.
-struct BoundedReader : faiss::IOReader {
+/// A reader whose first bytes were read already, from its beginning.
+struct ReaderAfterHead : faiss::IOReader {
     faiss::IOReader* in;
-    std::vector<uint8_t> head; ///< read from `in` already
-    uint64_t limit;
-    Checksum checksum; ///< of what was read, checksum.length bytes
+    std::vector<uint8_t> head;
+    size_t at = 0; ///< bytes given
 
-    BoundedReader(
-            faiss::IOReader* in, std::vector<uint8_t> head, uint64_t limit)
-            : in(in), head(std::move(head)), limit(limit) {
+    ReaderAfterHead(faiss::IOReader* in, std::vector<uint8_t> head)
+            : in(in), head(std::move(head)) {
         name = in->name;
     }
 
     size_t operator()(void* ptr, size_t size, size_t nitems) override {
-        if (size == 0 || nitems == 0) {
-            return nitems;
-        }
-        if (nitems > (limit - checksum.length) / size) {
-            return 0;
+        if (size == 0 || nitems == 0 || at >= head.size()) {
+            return size == 0 || nitems == 0 ? nitems : (*in)(ptr, size, nitems);
         }
         const size_t bytes = size * nitems;
-        const size_t at = checksum.length;
-        size_t got = 0;
-        if (at < head.size()) {
-            got = std::min(bytes, head.size() - at);
-            memcpy(ptr, head.data() + at, got);
-        }
+        size_t got = std::min(bytes, head.size() - at);
+        memcpy(ptr, head.data() + at, got);
+        at += got;
         if (got < bytes) {
             got += (*in)(static_cast<uint8_t*>(ptr) + got, 1, bytes - got);
         }
-        checksum.add(ptr, got);
         return got / size;
     }
 };
