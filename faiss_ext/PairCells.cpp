@@ -129,6 +129,19 @@ void nearest_means(
     }
 }
 
+/// The means less their mean, size nlist * d.
+std::vector<float> about_centre(size_t nlist, size_t d, const float* means) {
+    std::vector<double> sum(d);
+    for (size_t i = 0; i < nlist * d; i++) {
+        sum[i % d] += means[i];
+    }
+    std::vector<float> out(means, means + nlist * d);
+    for (size_t i = 0; i < nlist * d; i++) {
+        out[i] -= float(sum[i % d] / nlist);
+    }
+    return out;
+}
+
 constexpr int kFitRounds = 3;
 /// Of so many vectors, a matrix product pays.
 constexpr size_t kGemmRows = 8;
@@ -152,9 +165,12 @@ void PairCells::find_partners(
     partner.resize(nlist * L);
     gap.resize(nlist * L);
 
+    // About their centre: FAISS rounds relative to the norms.
+    const std::vector<float> centred = about_centre(nlist, d, means);
     std::vector<float> dis(nlist * (L + 1));
     std::vector<idx_t> ids(nlist * (L + 1));
-    nearest_means(nlist, d, means, L + 1, dis.data(), ids.data());
+    nearest_means(nlist, d, centred.data(), L + 1, dis.data(), ids.data());
+    const CodeKernels& kernels = best_code_kernels();
     gmm::parallel_for(nlist, [&](size_t i) {
         // i itself is not always the first: means can coincide
         size_t out = 0;
@@ -162,7 +178,8 @@ void PairCells::find_partners(
             const size_t at = i * (L + 1) + l;
             if (ids[at] != idx_t(i)) {
                 partner[i * L + out] = int32_t(ids[at]);
-                gap[i * L + out] = std::max(dis[at], 0.0f);
+                gap[i * L + out] = kernels.squared_distance(
+                        means + i * d, means + ids[at] * d, d);
                 out++;
             }
         }
@@ -331,6 +348,7 @@ void PairCells::undivide() noexcept {
     fresh.n_partners = n_partners;
     fresh.partner = std::move(partner);
     fresh.gap = std::move(gap);
+    fresh.fitted_n = fitted_n;
     *this = std::move(fresh);
 }
 
