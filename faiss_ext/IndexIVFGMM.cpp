@@ -262,8 +262,10 @@ void IndexIVFGMM<IVF>::add_core(
 
 template <class IVF>
 void IndexIVFGMM<IVF>::reset() {
+    check_writable(*this);
     IVF::reset();
     cells.undivide();
+    cells.fitted_n = 0;
     earlier_lists.clear();
     calibration = Calibration();
 }
@@ -486,6 +488,7 @@ void IndexIVFGMM<IVF>::calibrate(size_t nq, const float* xq, size_t k) {
     Calibration fresh = calibrate_index({*this, *this}, nq, xq, k);
     fresh.norm2 = cells.norm2;
     calibration = std::move(fresh);
+    cells.fitted_n = this->ntotal;
     if (this->verbose) {
         printf("%s", calibration.report().c_str());
     }

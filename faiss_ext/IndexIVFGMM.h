@@ -115,9 +115,10 @@ struct IVFGMM {
     virtual void optimize() = 0;
 
     /** Whether the index has changed so much that its cells or its calibration
-     * should be made anew: a list has doubled since its cells were fitted, L
-     * would be twice what it is, or the index has grown by 1.3 since it was
-     * calibrated (if calibrate_on_add). Time O(nlist).
+     * should be made anew: less than half of a list, or (if calibrate_on_add)
+     * less than 1 / 1.3 of the index, are entries that they were made for, or L
+     * would be twice what it is. Vectors that were removed or replaced count
+     * as well as additions do. Time O(nlist).
      *
      * An addition of at least half of what the index then holds does it at once
      * (a whole base in one call; a merge). Smaller ones take no longer than

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <utility>
@@ -44,10 +45,13 @@ struct PairCells {
     /// cell l of list i is entries [offset[l], offset[l + 1]) of the list,
     /// offset = offsets + i * (L + 1); size nlist * (L + 1)
     std::vector<uint32_t> offsets;
-    /// entries that a list's a was fitted to, size nlist
+    /// entries that a list's a was fitted to, size nlist; less those that were
+    /// taken out since
     std::vector<uint32_t> fitted_size;
-    CellCodes codes;     ///< of the entries
-    size_t fitted_n = 0; ///< entries in the index when the cells were chosen
+    CellCodes codes; ///< of the entries
+    /// vectors that cells and calibration were made for; less those that were
+    /// removed or replaced since. 0: not known
+    size_t fitted_n = 0;
     /// METRIC_INNER_PRODUCT: the largest squared norm in the index, which
     /// turns inner products into distances: 2 - 2 q.x / (|q| sqrt(norm2))
     float norm2 = 0;
@@ -134,6 +138,11 @@ struct PairCells {
     std::pair<size_t, size_t> range(size_t list, size_t l) const {
         const uint32_t* o = list_offsets(list);
         return {o[l], o[l + 1]};
+    }
+
+    /// So many vectors were removed or replaced.
+    void forget(size_t n) noexcept {
+        fitted_n = fitted_n > n ? fitted_n - n : std::min<size_t>(fitted_n, 1);
     }
 
     /// Forgets entries and cells, and keeps the partners.

@@ -473,6 +473,41 @@ TEST(IndexIVFGMM, SmallAdditionsLeaveMaintenanceDue) {
     check_consistent(*index, *index, model_of(rows_of(base(), 0, 2100)));
 }
 
+TEST(IndexIVFGMM, ReplacedVectorsMakeMaintenanceDue) {
+    auto index = trained(base(), kLists);
+    index->calibrate_on_add = true;
+    index->add(2000, base().row(0));
+    index->set_direct_map_type(faiss::DirectMap::Hashtable);
+    EXPECT_FALSE(index->maintenance_due());
+    const auto replace = [&](size_t begin, size_t end) {
+        for (size_t i = begin; i < end; i++) { // as many as before
+            const idx_t gone = i, come = 2000 + i;
+            index->add_with_ids(1, base().row((i + 2000) % base().n), &come);
+            index->remove_ids(faiss::IDSelectorArray(1, &gone));
+        }
+    };
+    replace(0, 400);
+    EXPECT_FALSE(index->maintenance_due());
+    replace(400, 500); // 1,500 of those that it was calibrated for
+    EXPECT_TRUE(index->maintenance_due());
+    // a file keeps the count
+    EXPECT_TRUE(extract_gmm(clone_index(index.get()).get())->maintenance_due());
+    index->maintain();
+    EXPECT_FALSE(index->maintenance_due());
+
+    std::vector<idx_t> ids(500);
+    std::iota(ids.begin(), ids.end(), 500);
+    index->update_vectors(400, ids.data(), base().row(500));
+    EXPECT_FALSE(index->maintenance_due());
+    index->update_vectors(100, ids.data() + 400, base().row(900));
+    EXPECT_TRUE(index->maintenance_due());
+    index->maintain();
+
+    // what only goes changes nothing for what stays
+    index->remove_ids(faiss::IDSelectorRange(500, 1400));
+    EXPECT_FALSE(index->maintenance_due());
+}
+
 TEST(IndexIVFGMM, CellsAreFittedAsAListGrows) {
     auto by_one = trained(base(), kLists);
     for (size_t i = 0; i < 3000; i++) {

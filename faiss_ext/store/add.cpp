@@ -364,6 +364,7 @@ void update_vectors(
     block.enter(edit);
     edit.prepare();
     edit.commit();
+    index.gmm.cells.forget(n);
     refit_grown_lists(index, edit.arrivals, n);
 }
 
@@ -387,6 +388,7 @@ size_t remove_ids(GMMIndexRef index, const faiss::IDSelector& sel) {
     edit.prepare();
     edit.commit();
     index.ivf.ntotal -= n;
+    index.gmm.cells.forget(n);
     return n;
 }
 

@@ -359,6 +359,8 @@ void Edit::change(ListEdit& edit) noexcept {
     }
     if (!cells.empty()) {
         Payload::resize(cells, edit.list, edit.n_after());
+        uint32_t& fitted = cells.fitted_size[edit.list];
+        fitted -= uint32_t(std::min<size_t>(fitted, edit.n_removed()));
     }
 }
 

@@ -147,11 +147,12 @@ bool cells_are_due(GMMIndexRef index, size_t entries) {
 bool calibration_is_due(GMMIndexRef index) {
     const Calibration& c = index.gmm.calibration;
     const size_t n = index.ivf.ntotal;
-    const bool new_units =
-            c.norm2 > 0 && index.gmm.cells.norm2 > kNorm2Growth * c.norm2;
+    const PairCells& cells = index.gmm.cells;
+    const bool new_units = c.norm2 > 0 && cells.norm2 > kNorm2Growth * c.norm2;
+    const size_t known =
+            cells.fitted_n > 0 ? std::min(c.ntotal, cells.fitted_n) : c.ntotal;
     return index.gmm.calibrate_on_add && n >= kMinCalibrationVectors &&
-            (!c.fitted || new_units ||
-             n >= size_t(kCalibrationGrowth * c.ntotal));
+            (!c.fitted || new_units || n >= size_t(kCalibrationGrowth * known));
 }
 
 void init_codes(GMMIndexRef index, PairCells& cells, const float* means) {
@@ -242,6 +243,7 @@ void rebuild_cells(GMMIndexRef index) {
     fresh.fitted_n = stored;
     if (fresh.empty()) {
         gmm.cells.undivide();
+        gmm.cells.fitted_n = stored;
         return;
     }
     init_codes(index, fresh, means.data());
@@ -338,6 +340,7 @@ void maintain(GMMIndexRef index) {
     check_writable(index.ivf);
     adopt_strays(index);
     const PairCells& cells = index.gmm.cells;
+    const bool calibration_due = calibration_is_due(index);
     if (cells_are_due(index, stored_entries(index.ivf))) {
         rebuild_cells(index);
     } else if (!cells.empty() && has_vectors(index.ivf)) {
@@ -358,7 +361,7 @@ void maintain(GMMIndexRef index) {
                 },
                 index.ivf.direct_map.type != faiss::DirectMap::Hashtable);
     }
-    if (calibration_is_due(index)) {
+    if (calibration_due || calibration_is_due(index)) {
         calibrate_again(index);
     }
 }
@@ -379,12 +382,13 @@ void Growth::finish() {
     if (added == 0 || 2 * added < index.ivf.ntotal) {
         return;
     }
+    const bool calibration_due = calibration_is_due(index);
     try {
         if (index.gmm.max_assign == 1 && index.gmm.cells_per_list != 1 &&
             has_vectors(index.ivf)) {
             rebuild_cells(index);
         }
-        if (calibration_is_due(index)) {
+        if (calibration_due || calibration_is_due(index)) {
             calibrate_again(index);
         }
     } catch (const std::bad_alloc&) {
