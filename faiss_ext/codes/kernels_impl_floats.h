@@ -183,7 +183,8 @@ void score_cells(
 void buckets(
         size_t n, const float* x, float least, float scale, uint16_t* bucket) {
     for (size_t j = 0; j < n; j++) {
-        bucket[j] = uint16_t(int32_t((x[j] - least) * scale));
+        const float v = (x[j] - least) * scale; // NaN among infinities
+        bucket[j] = uint16_t(v > 0 ? int32_t(v) : 0);
     }
 }
 
