@@ -140,9 +140,17 @@ struct PairCells {
         return {o[l], o[l + 1]};
     }
 
-    /// So many vectors were removed or replaced.
-    void forget(size_t n) noexcept {
-        fitted_n = fitted_n > n ? fitted_n - n : std::min<size_t>(fitted_n, 1);
+    /// Of n entries, `known` of which something was fitted to, so many were
+    /// taken out: how many of those are left, on average.
+    static size_t known_left(size_t known, size_t n, size_t out) noexcept {
+        return size_t(double(known) * double(n - out) / double(n) + 0.5);
+    }
+
+    /// Of n vectors so many were removed or replaced.
+    void forget(size_t n, size_t out) noexcept {
+        if (fitted_n > 0 && out > 0) {
+            fitted_n = std::max<size_t>(1, known_left(fitted_n, n, out));
+        }
     }
 
     /// Forgets entries and cells, and keeps the partners.

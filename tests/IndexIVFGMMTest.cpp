@@ -10,6 +10,7 @@
 #include <faiss/IndexIVFFlat.h>
 
 #include "IvfTestTools.h"
+#include "faiss_ext/ivflib.h"
 
 namespace faiss_ext {
 namespace {

@@ -364,7 +364,7 @@ void update_vectors(
     block.enter(edit);
     edit.prepare();
     edit.commit();
-    index.gmm.cells.forget(n);
+    index.gmm.cells.forget(index.ivf.ntotal, n);
     refit_grown_lists(index, edit.arrivals, n);
 }
 
@@ -387,8 +387,8 @@ size_t remove_ids(GMMIndexRef index, const faiss::IDSelector& sel) {
             });
     edit.prepare();
     edit.commit();
+    index.gmm.cells.forget(index.ivf.ntotal, n);
     index.ivf.ntotal -= n;
-    index.gmm.cells.forget(n);
     return n;
 }
 

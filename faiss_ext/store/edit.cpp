@@ -359,8 +359,11 @@ void Edit::change(ListEdit& edit) noexcept {
     }
     if (!cells.empty()) {
         Payload::resize(cells, edit.list, edit.n_after());
-        uint32_t& fitted = cells.fitted_size[edit.list];
-        fitted -= uint32_t(std::min<size_t>(fitted, edit.n_removed()));
+        if (edit.n_removed() > 0) {
+            uint32_t& fitted = cells.fitted_size[edit.list];
+            fitted = uint32_t(PairCells::known_left(
+                    fitted, edit.known, edit.n_removed()));
+        }
     }
 }
 
