@@ -1,12 +1,13 @@
-// The unit of the vectors is nobody's business: powers of two change nothing.
+// The unit of the vectors is nobody's business: powers of two change nothing,
+// and neither does where the origin is.
 #include "IvfTestTools.h"
 
 namespace faiss_ext {
 namespace {
 
-Vectors scaled(Vectors x, float scale) {
+Vectors scaled(Vectors x, float scale, float offset) {
     for (float& value : x.x) {
-        value *= scale;
+        value = value * scale + offset;
     }
     return x;
 }
@@ -15,9 +16,9 @@ struct Results {
     Outcome by_codes, by_lists, by_target;
 };
 
-Results results(faiss::MetricType metric, float scale) {
-    const Vectors data = scaled(sift_base(10000), scale);
-    const Vectors q = scaled(sift_queries(200), scale);
+Results results(faiss::MetricType metric, float scale, float offset = 0) {
+    const Vectors data = scaled(sift_base(10000), scale, offset);
+    const Vectors q = scaled(sift_queries(200), scale, offset);
     const auto index = trained(rows_of(data, 0, 5000), 64, metric);
     index->calibrate_on_add = true;
     index->calibration.costs = {3000, 1, 30, 10}; // the same in every unit
@@ -53,6 +54,17 @@ TEST(Units, DoNotMatter) {
                     usual.by_target.distances,
                     0.25 * usual.by_target.distances);
         }
+    }
+}
+
+TEST(Units, NorDoesTheOrigin) {
+    const Results usual = results(faiss::METRIC_L2, 1);
+    for (float offset : {3e3f, 6e4f, 1e6f}) { // SIFT: whole numbers up to 255
+        SCOPED_TRACE(offset);
+        const Results r = results(faiss::METRIC_L2, 1, offset);
+        EXPECT_NEAR(r.by_codes.recall, usual.by_codes.recall, 0.01);
+        EXPECT_NEAR(r.by_lists.recall, usual.by_lists.recall, 0.01);
+        EXPECT_NEAR(r.by_target.recall, usual.by_target.recall, 0.03);
     }
 }
 
