@@ -125,8 +125,11 @@ struct IVFGMM {
      * their own vectors: they refit lists of up to 2048 entries that have
      * doubled, and leave the rest due. Searches find what there is all the
      * same. Of target_recall while calibration is due: the setting chosen is
-     * that for the vectors that there were, scaled to the present number; an
-     * index that never was calibrated is searched through. */
+     * that for the vectors that there were, scaled to the present number. That
+     * kept the target while half of SIFT replaced the other half, and missed
+     * 0.9 by 0.02 where what came was unlike all that the index was trained on
+     * (bench/results/trust.md). An index that never was calibrated is searched
+     * through. */
     virtual bool maintenance_due() const = 0;
 
     /** Does what is due, and nothing if nothing is. Each step is whole: a list
