@@ -8,6 +8,7 @@
 #include <faiss/impl/FaissAssert.h>
 
 #include "InnerProducts.h"
+#include "faiss_ext/coarse/centre.h"
 
 namespace faiss_ext {
 
@@ -59,15 +60,7 @@ void CellCodes::init(
     out.rotation = Rotation(d);
     out.centre.assign(d, 0);
     if (!similarity_in) {
-        std::vector<double> sum(d);
-        for (size_t i = 0; i < nlist; i++) {
-            for (size_t j = 0; j < d; j++) {
-                sum[j] += means[i * d + j];
-            }
-        }
-        for (size_t j = 0; j < d; j++) {
-            out.centre[j] = float(sum[j] / nlist);
-        }
+        out.centre = centre_of_means(nlist, d, means);
     }
     out.rotated_means.resize(nlist * d);
     out.rotation.apply(
@@ -84,6 +77,7 @@ void CellCodes::init(
             const float* m = &centred[i * d];
             out.mean_norms[i] = best_code_kernels().inner_product(m, m, d);
         }
+        out.reach = std::sqrt(largest_usual_norm2(out.mean_norms));
     }
     out.blocks.resize(nlist);
     out.error = normal_error(bits);

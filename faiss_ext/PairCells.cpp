@@ -10,6 +10,7 @@
 
 #include "Blas.h"
 #include "ParallelFor.h"
+#include "faiss_ext/coarse/centre.h"
 #include "faiss_ext/codes/kernels.h"
 #include "faiss_ext/impl/simd.h"
 
@@ -123,21 +124,17 @@ void nearest_means(
     grouped.nprobe = groups;
     for (size_t i = 0; i < nlist; i++) { // small groups can be too few
         if (ids[i * n + n - 1] < 0) {
-            grouped.search(
-                    1, means + i * d, n, distances + i * n, ids + i * n);
+            grouped.search(1, means + i * d, n, distances + i * n, ids + i * n);
         }
     }
 }
 
-/// The means less their mean, size nlist * d.
+/// The means less their centre, size nlist * d.
 std::vector<float> about_centre(size_t nlist, size_t d, const float* means) {
-    std::vector<double> sum(d);
-    for (size_t i = 0; i < nlist * d; i++) {
-        sum[i % d] += means[i];
-    }
+    const std::vector<float> centre = centre_of_means(nlist, d, means);
     std::vector<float> out(means, means + nlist * d);
     for (size_t i = 0; i < nlist * d; i++) {
-        out[i] -= float(sum[i % d] / nlist);
+        out[i] -= centre[i % d];
     }
     return out;
 }

@@ -162,8 +162,11 @@ TEST_P(Agreement, WithTheDoubleReferenceOnRealData) {
             nullptr,
             nullptr,
             log_prob.data());
+    // A thousand components on a line are so narrow that single precision
+    // shows.
+    const double rounding = c.d == 1 && c.k > 1000 ? 8e-3 : 1e-3;
     for (size_t i = 0; i < data.n; i++) {
-        ASSERT_NEAR(log_prob[i], expected.log_prob[i], 1e-3) << "row " << i;
+        ASSERT_NEAR(log_prob[i], expected.log_prob[i], rounding) << "row " << i;
     }
 
     SufficientStats stats;
@@ -341,7 +344,10 @@ TEST(CpuBackend, TopComponentsAreTheBestInOrder) {
                     for (size_t r = 0; r < m; r++) {
                         const size_t c = found[i * m + r];
                         ASSERT_LT(c, k);
-                        ASSERT_NEAR(score[i * k + c], sorted[r], 1e-3);
+                        ASSERT_NEAR(
+                                score[i * k + c],
+                                sorted[r],
+                                1e-3 + 1e-7 * std::abs(sorted[r]));
                         ASSERT_NEAR(
                                 log_joint[i * m + r],
                                 joint[i * k + c],

@@ -299,6 +299,14 @@ TEST(Defaults, AVectorFarAway) {
             expect_not_behind(s, {10});
         }
     }
+    for (float far : {1e4f, 1e6f}) {
+        Situation s;
+        s.name = "tight clusters and a vector at " + std::to_string(far);
+        s.base = clustered(12000, 32, 50, 0.01f, 5);
+        s.queries = clustered(kQueries, 32, 50, 0.01f, 6);
+        s.base.x[77 * s.base.d + 3] = far;
+        expect_not_behind(s, {10}, 0.01);
+    }
 }
 
 /// All in one corner: distances are small beside the vectors' norms.
@@ -311,7 +319,7 @@ TEST(Defaults, VectorsFarFromZero) {
                 v = v / 512 + offset;
             }
         }
-        expect_not_behind(s, {10});
+        expect_not_behind(s, {10}, 0.006); // IVF's own rounding is worth that
     }
 }
 

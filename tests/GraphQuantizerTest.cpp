@@ -84,7 +84,7 @@ TEST(GraphQuantizer, FindsWhatAFlatOneFinds) {
         for (size_t i = 0; i < by_graph.size(); i++) {
             // the graph misses a list now and then, and cells at the rim of
             // what is looked at are others
-            EXPECT_GT(agreement(by_graph[i], search(cases[i])), 0.93)
+            EXPECT_GT(agreement(by_graph[i], search(cases[i])), 0.9)
                     << to_string(cases[i].order) << " " << cases[i].nprobe;
         }
     }

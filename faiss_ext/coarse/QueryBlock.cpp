@@ -1,5 +1,6 @@
 #include "faiss_ext/coarse/QueryBlock.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "InnerProducts.h"
@@ -43,6 +44,10 @@ void QueryBlock::start(
                 out,
                 &least[i],
                 &largest[i]);
+        if (!codes.similarity) { // of an outlier more is not told
+            const float most = std::sqrt(qq) + codes.reach;
+            largest[i] = std::min(largest[i], 1.001f * most * most);
+        }
     }
 }
 

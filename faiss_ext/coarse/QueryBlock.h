@@ -12,10 +12,11 @@ namespace faiss_ext {
 /// directions for inner products, 2 - 2 q.mu / |q|). In the calling thread.
 struct QueryBlock {
     size_t d = 0, nlist = 0;
-    std::vector<float> rotated;        ///< P (q - c), size n * d
-    std::vector<float> centred;        ///< q - c, where there are distances
-    std::vector<float> distances;      ///< size n * nlist
-    std::vector<float> least, largest; ///< of each query's distances
+    std::vector<float> rotated;   ///< P (q - c), size n * d
+    std::vector<float> centred;   ///< q - c, where there are distances
+    std::vector<float> distances; ///< size n * nlist
+    /// Of each query's distances; those to outlying means can be larger.
+    std::vector<float> least, largest;
 
     /// @param with_distances  false where a graph over the means gives them
     void start(

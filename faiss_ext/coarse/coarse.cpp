@@ -9,6 +9,7 @@
 
 #include "InnerProducts.h"
 #include "ParallelFor.h"
+#include "faiss_ext/coarse/centre.h"
 #include "faiss_ext/codes/kernels.h"
 #include "faiss_ext/store/list_storage.h"
 
@@ -74,13 +75,7 @@ void nearest_lists(
     std::vector<float> centre(d), centred(means, means + nlist * d);
     std::vector<float> half_norms(nlist);
     if (quantizer.metric_type != faiss::METRIC_INNER_PRODUCT) {
-        for (size_t j = 0; j < d; j++) {
-            double sum = 0;
-            for (size_t i = 0; i < nlist; i++) {
-                sum += means[i * d + j];
-            }
-            centre[j] = float(sum / nlist);
-        }
+        centre = centre_of_means(nlist, d, means);
         for (size_t i = 0; i < nlist; i++) {
             for (size_t j = 0; j < d; j++) {
                 centred[i * d + j] -= centre[j];

@@ -146,12 +146,13 @@ struct CodeKernels {
             float* least,
             float* largest);
 
-    /// bucket[j] = (x[j] - least) * scale, as a whole number
+    /// bucket[j] = (x[j] - least) * scale, as a whole number of at most `last`
     void (*buckets)(
             size_t n,
             const float* x,
             float least,
             float scale,
+            uint16_t last,
             uint16_t* bucket);
 
     /// The places of values from low to low + width, ascending; returns how

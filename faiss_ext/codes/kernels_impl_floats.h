@@ -181,10 +181,17 @@ void score_cells(
 }
 
 void buckets(
-        size_t n, const float* x, float least, float scale, uint16_t* bucket) {
+        size_t n,
+        const float* x,
+        float least,
+        float scale,
+        uint16_t last,
+        uint16_t* bucket) {
+    const float most = last;
     for (size_t j = 0; j < n; j++) {
-        const float v = (x[j] - least) * scale; // NaN among infinities
-        bucket[j] = uint16_t(v > 0 ? int32_t(v) : 0);
+        float v = (x[j] - least) * scale; // NaN among infinities
+        v = v > 0 ? v : 0;
+        bucket[j] = uint16_t(int32_t(v < most ? v : most));
     }
 }
 

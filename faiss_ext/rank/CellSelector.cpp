@@ -50,6 +50,7 @@ void CellSelector::start(QueryCoarse& coarse_in, size_t forced_in) {
                 coarse->distances,
                 coarse->least,
                 bucket_scale(coarse->least, coarse->largest, kListBuckets),
+                kListBuckets - 1,
                 list_bucket.data());
     }
 }
@@ -140,12 +141,16 @@ void CellSelector::score(size_t entries) {
 }
 
 void CellSelector::count() {
+    if (!coarse->by_graph()) { // cells are between means
+        largest = std::min(largest, coarse->largest);
+    }
     bucket.resize(scores.size());
     best_code_kernels().buckets(
             scores.size(),
             scores.data(),
             least,
             bucket_scale(least, largest, kBuckets),
+            kBuckets - 1,
             bucket.data());
     std::array<uint32_t, kBuckets> odd = {};
     entries_in = {};

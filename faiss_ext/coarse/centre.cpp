@@ -1,0 +1,76 @@
+#include "faiss_ext/coarse/centre.h"
+
+#include <algorithm>
+
+#include "faiss_ext/codes/kernels.h"
+
+namespace faiss_ext {
+
+namespace {
+
+constexpr float kOutlier2 = 1e6f;
+/// About the mean of n, one far away is n - 1 times as far out as the others.
+/// Where none is that far, there is no need to look closer.
+constexpr float kSuspect2 = 64;
+
+std::vector<float> norms2_about(
+        size_t nlist,
+        size_t d,
+        const float* means,
+        const std::vector<float>& centre) {
+    std::vector<float> out(nlist);
+    for (size_t i = 0; i < nlist; i++) {
+        out[i] = best_code_kernels().squared_distance(
+                means + i * d, centre.data(), d);
+    }
+    return out;
+}
+
+float middle(std::vector<float> values) {
+    const auto at = values.begin() + values.size() / 2;
+    std::nth_element(values.begin(), at, values.end());
+    return *at;
+}
+
+} // namespace
+
+std::vector<float> centre_of_means(size_t nlist, size_t d, const float* means) {
+    std::vector<double> sum(d);
+    for (size_t i = 0; i < nlist; i++) {
+        for (size_t j = 0; j < d; j++) {
+            sum[j] += means[i * d + j];
+        }
+    }
+    std::vector<float> mean(d);
+    for (size_t j = 0; j < d; j++) {
+        mean[j] = float(sum[j] / nlist);
+    }
+    const std::vector<float> about_mean = norms2_about(nlist, d, means, mean);
+    const float most = *std::max_element(about_mean.begin(), about_mean.end());
+    if (nlist > 10 && most <= kSuspect2 * middle(about_mean)) {
+        return mean;
+    }
+    std::vector<float> median(d), column(nlist);
+    for (size_t j = 0; j < d; j++) {
+        for (size_t i = 0; i < nlist; i++) {
+            column[i] = means[i * d + j];
+        }
+        median[j] = middle(column);
+    }
+    const std::vector<float> about = norms2_about(nlist, d, means, median);
+    return *std::max_element(about.begin(), about.end()) <=
+                    kOutlier2 * middle(about)
+            ? mean
+            : median;
+}
+
+float largest_usual_norm2(const std::vector<float>& norms2) {
+    const float most = kOutlier2 * middle(norms2);
+    float out = 0;
+    for (float n : norms2) {
+        out = n <= most ? std::max(out, n) : out;
+    }
+    return out;
+}
+
+} // namespace faiss_ext

@@ -1,0 +1,21 @@
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+namespace faiss_ext {
+
+/** What distances to the means are computed about, so that their rounding is
+ * relative to the means' spread: the mean of them; or, where one is a thousand
+ * times as far out as the middle one, the median of each coordinate.
+ *
+ * @param means  size nlist * d
+ * @return       size d
+ */
+std::vector<float> centre_of_means(size_t nlist, size_t d, const float* means);
+
+/// Of norms those are not outliers that are within a thousand times the middle
+/// one (a million, squared): the largest of these.
+float largest_usual_norm2(const std::vector<float>& norms2);
+
+} // namespace faiss_ext
