@@ -83,8 +83,8 @@ struct KnnCollector {
         if (!by_codes) {
             return;
         }
-        if (auto disk = dynamic_cast<const faiss::OnDiskInvertedLists*>(
-                    to_ids)) {
+        if (auto disk =
+                    dynamic_cast<const faiss::OnDiskInvertedLists*>(to_ids)) {
             for (size_t i = 0; i < k && ids[i] >= 0; i++) {
                 read_ahead(
                         disk->get_ids(faiss::lo_listno(ids[i])) +
