@@ -276,8 +276,8 @@ std::unique_ptr<faiss::Index> read_stream(
     faiss::VectorIOReader held;
     held.name = reader->name;
     const size_t stock_begin = start.stock_begin(0);
-    held.data.resize(stock_begin);
-    memcpy(held.data.data(), &kCodesAlone, stock_begin);
+    const auto* word = reinterpret_cast<const uint8_t*>(&kCodesAlone);
+    held.data.assign(word, word + stock_begin);
     held.data.insert(held.data.end(), start.head.begin(), start.head.end());
     const auto hold = [&](uint64_t bytes) {
         while (bytes > 0) {
