@@ -36,7 +36,7 @@ struct UsualCosts {
         const bool pq = dynamic_cast<const faiss::IndexIVFPQ*>(&ivf);
         distance = 80 + 0.25 * d + (flat ? 0 : pq ? 40 : 520); // to decode it
         choosing = 2800;
-        gained = 0.025 * d * ivf.nlist;
+        gained = 0.035 * d * ivf.nlist;
     }
 };
 
