@@ -41,10 +41,12 @@ struct IVFGMM {
 
     /** Order of probing. By codes nprobe means the cost of so many lists: the
      * codes of the nprobe nearest lists are looked at, and those of the nearest
-     * cells elsewhere, up to six times as many entries, of which few are
-     * compared. It finds what whole lists find, and more. Where that does not
-     * pay (d < 16, or fewer than 10 k entries in nprobe lists) `calibrated` is
-     * whole lists. With nprobe = nlist all is searched. */
+     * cells elsewhere, as many as there is time for, four times as many in all
+     * at most; few entries are compared. It finds what whole lists find, and
+     * more. Where there is not time for that (few or short vectors in nprobe
+     * lists, k in the hundreds) `calibrated` is whole lists. What takes how
+     * long is a constant of the library, never measured: results are the same
+     * on any machine. With nprobe = nlist all is searched. */
     ProbeOrder probe_order = ProbeOrder::calibrated;
     /** In (0, 1]. Below 1 a search of whole lists stops once this share of the
      * posterior is covered (ProbePolicy), with nprobe as a cap; by codes it is
