@@ -65,10 +65,7 @@ void CellCodes::init(
     out.rotated_means.resize(nlist * d);
     out.rotation.apply(
             nlist, means, out.centre.data(), 1, out.rotated_means.data());
-    std::vector<float> centred(means, means + nlist * d);
-    for (size_t i = 0; i < nlist * d; i++) {
-        centred[i] -= out.centre[i % d];
-    }
+    const std::vector<float> centred = about(nlist, d, means, out.centre);
     out.packed_means =
             std::make_shared<gmm::PackedMeans>(nlist, d, centred.data());
     out.mean_norms.assign(nlist, 0);

@@ -129,16 +129,6 @@ void nearest_means(
     }
 }
 
-/// The means less their centre, size nlist * d.
-std::vector<float> about_centre(size_t nlist, size_t d, const float* means) {
-    const std::vector<float> centre = centre_of_means(nlist, d, means);
-    std::vector<float> out(means, means + nlist * d);
-    for (size_t i = 0; i < nlist * d; i++) {
-        out[i] -= centre[i % d];
-    }
-    return out;
-}
-
 constexpr int kFitRounds = 3;
 /// Of so many vectors, a matrix product pays.
 constexpr size_t kGemmRows = 8;
@@ -163,7 +153,8 @@ void PairCells::find_partners(
     gap.resize(nlist * L);
 
     // About their centre: FAISS rounds relative to the norms.
-    const std::vector<float> centred = about_centre(nlist, d, means);
+    const std::vector<float> centred =
+            about(nlist, d, means, centre_of_means(nlist, d, means));
     std::vector<float> dis(nlist * (L + 1));
     std::vector<idx_t> ids(nlist * (L + 1));
     nearest_means(nlist, d, centred.data(), L + 1, dis.data(), ids.data());

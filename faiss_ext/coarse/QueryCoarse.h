@@ -42,7 +42,7 @@ public:
 
     /// Size nlist; valid where known.
     const float* distances = nullptr;
-    /// Of all distances, unless by_graph().
+    /// Of all distances but those to outlying means, unless by_graph().
     float least = 0, largest = 0;
 
 private:

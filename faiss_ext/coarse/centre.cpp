@@ -57,11 +57,22 @@ std::vector<float> centre_of_means(size_t nlist, size_t d, const float* means) {
         }
         median[j] = middle(column);
     }
-    const std::vector<float> about = norms2_about(nlist, d, means, median);
-    return *std::max_element(about.begin(), about.end()) <=
-                    kOutlier2 * middle(about)
+    const std::vector<float> norms2 = norms2_about(nlist, d, means, median);
+    return *std::max_element(norms2.begin(), norms2.end()) <=
+                    kOutlier2 * middle(norms2)
             ? mean
             : median;
+}
+
+std::vector<float> about(
+        size_t n, size_t d, const float* x, const std::vector<float>& centre) {
+    std::vector<float> out(x, x + n * d);
+    for (size_t i = 0; i < n; i++) {
+        for (size_t j = 0; j < d; j++) {
+            out[i * d + j] -= centre[j];
+        }
+    }
+    return out;
 }
 
 float largest_usual_norm2(const std::vector<float>& norms2) {

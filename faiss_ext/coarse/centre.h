@@ -14,6 +14,10 @@ namespace faiss_ext {
  */
 std::vector<float> centre_of_means(size_t nlist, size_t d, const float* means);
 
+/// x - centre, size n * d
+std::vector<float> about(
+        size_t n, size_t d, const float* x, const std::vector<float>& centre);
+
 /// Of norms those are not outliers that are within a thousand times the middle
 /// one (a million, squared): the largest of these.
 float largest_usual_norm2(const std::vector<float>& norms2);

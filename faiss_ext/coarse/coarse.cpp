@@ -72,15 +72,13 @@ void nearest_lists(
     // |x - m|^2 = |x|^2 - 2 (x.m - |m|^2 / 2), about the centre of the means:
     // the rounding is relative to their spread.
     const size_t d = quantizer.d, nlist = quantizer.ntotal;
-    std::vector<float> centre(d), centred(means, means + nlist * d);
-    std::vector<float> half_norms(nlist);
-    if (quantizer.metric_type != faiss::METRIC_INNER_PRODUCT) {
+    const bool l2 = quantizer.metric_type != faiss::METRIC_INNER_PRODUCT;
+    std::vector<float> centre(d), half_norms(nlist);
+    if (l2) {
         centre = centre_of_means(nlist, d, means);
-        for (size_t i = 0; i < nlist; i++) {
-            for (size_t j = 0; j < d; j++) {
-                centred[i * d + j] -= centre[j];
-            }
-        }
+    }
+    const std::vector<float> centred = about(nlist, d, means, centre);
+    if (l2) {
         faiss::fvec_norms_L2sqr(half_norms.data(), centred.data(), d, nlist);
         for (float& h : half_norms) {
             h *= 0.5f;

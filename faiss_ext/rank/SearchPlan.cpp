@@ -16,10 +16,11 @@ namespace faiss_ext {
 
 namespace {
 
-/** What a search takes about, in nanoseconds of a processor of today (measured
- * with 8 to 384 dimensions on an EPYC with AVX-512). Only their proportions
- * matter, and not much: what nprobe finds must not depend on how busy the
- * machine was when the index was filled, so they are not measured there. */
+/** What a search takes about, in nanoseconds of a processor of today: lines
+ * through what Calibration::costs was on an EPYC with AVX-512 for 8 to 384
+ * dimensions. Only their proportions matter, and not much: what nprobe finds
+ * must not depend on how busy the machine was when the index was filled, so
+ * they are not measured there. */
 struct UsualCosts {
     double scan;     ///< an entry of a whole list
     double code;     ///< a look at a code

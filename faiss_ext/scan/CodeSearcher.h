@@ -172,10 +172,9 @@ private:
         collector.offer(exact(c.list, c.entry), location);
     }
 
-    /// Compares the candidates, the best first, and forgets them; false if
-    /// most_distances did not allow for all that are near enough.
+    /// Compares the candidates, the best first, and forgets them.
     template <class Collector>
-    bool compare_best_first(Collector& collector) {
+    void compare_best_first(Collector& collector) {
         const size_t left = most_distances - n_distances;
         const bool few = pool.size() > left && !plan.sel && !hidden;
         if (few) {
@@ -191,17 +190,14 @@ private:
         for (size_t i = 0; i < std::min(n, ahead); i++) {
             exact.prefetch(pool[i].list, pool[i].entry);
         }
-        size_t i = 0;
-        for (; i < n && pool[i].bound < collector.threshold(); i++) {
+        for (size_t i = 0; i < n && pool[i].bound < collector.threshold();
+             i++) {
             if (i + ahead < n) {
                 exact.prefetch(pool[i + ahead].list, pool[i + ahead].entry);
             }
             compare(pool[i], collector);
         }
-        const bool all =
-                !few || i < n || !(pool[n].bound < collector.threshold());
         pool.clear();
-        return all;
     }
 
     /// Compares the `most` best candidates; the others stay if they are below
