@@ -145,6 +145,57 @@ TEST(CodeKernels, DistancesToAllOfARun) {
     }
 }
 
+TEST(CodeKernels, Bytes) {
+    for (size_t d : kDimensions) {
+        const auto scale = normal(d), offset = normal(d, 10);
+        std::vector<uint8_t> code(d);
+        for (uint8_t& c : code) {
+            c = uint8_t(rng()());
+        }
+        const auto x = same_on_all([&](const CodeKernels& k) {
+            std::vector<float> out(d);
+            k.decode_bytes(
+                    d, code.data(), scale.data(), offset.data(), out.data());
+            return out;
+        });
+        for (size_t j = 0; j < d; j++) {
+            ASSERT_NEAR(
+                    x[j],
+                    double(offset[j]) + double(scale[j]) * code[j],
+                    1e-6 * (10 + 300 * std::abs(scale[j])));
+        }
+    }
+}
+
+TEST(CodeKernels, EveryHalf) {
+    std::vector<uint16_t> code(65536);
+    for (size_t i = 0; i < code.size(); i++) {
+        code[i] = uint16_t(i);
+    }
+    const auto bits = same_on_all([&](const CodeKernels& k) {
+        std::vector<float> out(code.size());
+        k.decode_halves(
+                code.size(),
+                reinterpret_cast<const uint8_t*>(code.data()),
+                out.data());
+        return bits_of(out);
+    });
+    for (size_t i = 0; i < code.size(); i++) {
+        const float x = std::bit_cast<float>(bits[i]);
+        const int exponent = i >> 10 & 31, mantissa = i & 1023;
+        EXPECT_EQ(std::signbit(x), i >= 32768) << i;
+        if (exponent == 31) {
+            EXPECT_EQ(std::isnan(x), mantissa != 0) << i;
+            EXPECT_EQ(std::isinf(x), mantissa == 0) << i;
+            continue;
+        }
+        const float size = exponent == 0
+                ? std::ldexp(float(mantissa), -24)
+                : std::ldexp(float(1024 + mantissa), exponent - 25);
+        EXPECT_EQ(std::abs(x), size) << i;
+    }
+}
+
 TEST(CodeKernels, HadamardsTransform) {
     for (size_t n = 1; n <= 1024; n *= 2) {
         const auto x = normal(n);

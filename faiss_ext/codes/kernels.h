@@ -113,6 +113,16 @@ struct CodeKernels {
             size_t d,
             float* out);
 
+    /// out[j] = offset[j] + scale[j] * code[j]
+    void (*decode_bytes)(
+            size_t d,
+            const uint8_t* code,
+            const float* scale,
+            const float* offset,
+            float* out);
+    /// IEEE 754 binary16, little-endian
+    void (*decode_halves)(size_t d, const uint8_t* code, float* out);
+
     /// In place: the Walsh-Hadamard transform of n = 2^p values over sqrt(n).
     /// scratch has size n.
     void (*hadamard)(float* x, size_t n, float* scratch);

@@ -132,6 +132,8 @@ constexpr CodeKernels kTable = {
         squared_distance,
         inner_product,
         all_distances,
+        decode_bytes,
+        decode_halves,
         hadamard,
         distances,
         largest_difference,

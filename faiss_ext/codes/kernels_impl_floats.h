@@ -69,6 +69,35 @@ void all_distances(
     }
 }
 
+void decode_bytes(
+        size_t d,
+        const uint8_t* code,
+        const float* scale,
+        const float* offset,
+        float* out) {
+    for (size_t j = 0; j < d; j++) {
+        out[j] = offset[j] + scale[j] * float(int32_t(code[j]));
+    }
+}
+
+void decode_halves(size_t d, const uint8_t* code, float* out) {
+    for (size_t j = 0; j < d; j++) {
+        uint16_t half;
+        __builtin_memcpy(&half, code + 2 * j, sizeof(half));
+        // The exponent's bias differs by 112; multiplying by 2^112 serves
+        // subnormal numbers too.
+        const uint32_t magnitude = uint32_t(half & 0x7fff) << 13;
+        float v;
+        __builtin_memcpy(&v, &magnitude, sizeof(v));
+        v *= 0x1p112f;
+        uint32_t bits;
+        __builtin_memcpy(&bits, &v, sizeof(bits));
+        bits |= (half & 0x7c00) == 0x7c00 ? 0x7f800000u : 0u;
+        bits |= uint32_t(half & 0x8000) << 16;
+        __builtin_memcpy(out + j, &bits, sizeof(bits));
+    }
+}
+
 void hadamard(float* x, size_t n, float* scratch) {
     // Each stage reads halves and writes pairs, so that all are alike.
     float scale = 1;

@@ -33,11 +33,20 @@ struct UsualCosts {
         const int bits = codes.shape.bits;
         scan = 1 + 0.07 * d;
         code = (bits == 4 ? 1.6 : 1) + 0.00225 * bits * d;
-        const bool flat = dynamic_cast<const faiss::IndexIVFFlat*>(&ivf);
-        const bool pq = dynamic_cast<const faiss::IndexIVFPQ*>(&ivf);
-        distance = 80 + 0.25 * d + (flat ? 0 : pq ? 40 : 520); // to decode it
+        distance = 80 + 0.25 * d + decoding(ivf);
         choosing = 2800;
         gained = 0.035 * d * ivf.nlist;
+    }
+
+    static double decoding(const faiss::IndexIVF& ivf) {
+        if (dynamic_cast<const faiss::IndexIVFFlat*>(&ivf)) {
+            return 0;
+        }
+        if (dynamic_cast<const faiss::IndexIVFPQ*>(&ivf)) {
+            return 40;
+        }
+        const bool whole_bytes = ivf.code_size >= size_t(ivf.d);
+        return whole_bytes ? 0.1 * ivf.d : 520; // FAISS's loop
     }
 };
 

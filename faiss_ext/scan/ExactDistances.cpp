@@ -7,7 +7,6 @@
 #include <cstdint>
 
 #include <faiss/IndexIVFFlat.h>
-#include <faiss/IndexScalarQuantizer.h>
 
 #include "faiss_ext/coarse/coarse.h"
 
@@ -23,31 +22,15 @@ void read_ahead(const void* begin, size_t bytes) {
 }
 
 ExactDistances::ExactDistances(const faiss::IndexIVF& ivf_in, const IVFGMM&)
-        : ivf(ivf_in), d(ivf_in.d), code_size(ivf_in.code_size),
-          similarity(is_ip(ivf_in)),
+        : d(ivf_in.d), code_size(ivf_in.code_size), similarity(is_ip(ivf_in)),
           flat(dynamic_cast<const faiss::IndexIVFFlat*>(&ivf_in) &&
                ivf_in.code_size == ivf_in.d * sizeof(float)),
           in_memory(dynamic_cast<const faiss::ArrayInvertedLists*>(
                   ivf_in.invlists)),
           on_disk(dynamic_cast<const faiss::OnDiskInvertedLists*>(
                   ivf_in.invlists)),
-          decoded(flat && (in_memory || on_disk) ? 0 : ivf_in.d) {
-    auto index = dynamic_cast<const faiss::IndexIVFScalarQuantizer*>(&ivf_in);
-    if (index) {
-        sq_means = index->by_residual ? means_in_memory(ivf_in) : nullptr;
-        if (sq_means || !index->by_residual) {
-            sq.reset(index->sq.select_quantizer());
-        }
-    }
-}
-
-void ExactDistances::decode(size_t list, size_t entry) {
-    faiss::InvertedLists::ScopedCodes code(ivf.invlists, list, entry);
-    sq->decode_vector(code.get(), decoded.data());
-    for (size_t j = 0; sq_means && j < d; j++) {
-        decoded[j] += sq_means[list * d + j];
-    }
-}
+          decode(ivf_in),
+          decoded(flat && (in_memory || on_disk) ? 0 : ivf_in.d) {}
 
 void ExactDistances::touch(const uint8_t* code) {
     using Clock = std::chrono::steady_clock;

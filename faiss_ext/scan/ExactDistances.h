@@ -2,17 +2,16 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <vector>
 
 #include <faiss/IndexIVF.h>
-#include <faiss/impl/ScalarQuantizer.h>
 #include <faiss/invlists/InvertedLists.h>
 #include <faiss/invlists/OnDiskInvertedLists.h>
 
 #include "faiss_ext/IndexIVFGMM.h"
 #include "faiss_ext/coarse/QueryCoarse.h"
 #include "faiss_ext/codes/kernels.h"
+#include "faiss_ext/scan/VectorDecoder.h"
 
 namespace faiss_ext {
 
@@ -68,10 +67,8 @@ public:
         } else if (flat && in_memory) {
             x = reinterpret_cast<const float*>(
                     in_memory->codes[list].data() + entry * code_size);
-        } else if (sq) {
-            decode(list, entry);
         } else {
-            ivf.reconstruct_from_offset(list, entry, decoded.data());
+            decode(list, entry, decoded.data());
         }
         return similarity ? -kernels.inner_product(query, x, d)
                           : kernels.squared_distance(query, x, d);
@@ -107,10 +104,6 @@ private:
     /// Reads the first byte, and sees whether that takes the time of a disk.
     void touch(const uint8_t* code);
 
-    /// As reconstruct_from_offset, which would start threads for one vector.
-    void decode(size_t list, size_t entry);
-
-    const faiss::IndexIVF& ivf;
     const CodeKernels& kernels = best_code_kernels();
     const size_t d, code_size;
     const bool similarity, flat;
@@ -119,8 +112,7 @@ private:
     /// Entries for which a wait must be expected; outlives single searches.
     static inline thread_local size_t n_cold = kColdEntries;
     const float* query = nullptr;
-    std::unique_ptr<faiss::ScalarQuantizer::SQuantizer> sq; ///< or nullptr
-    const float* sq_means = nullptr; ///< where it codes residuals
+    const VectorDecoder decode;
     std::vector<float> decoded;
 };
 

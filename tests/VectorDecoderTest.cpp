@@ -1,0 +1,78 @@
+// Single entries, decoded as FAISS decodes them.
+#include "faiss_ext/scan/VectorDecoder.h"
+
+#include <cmath>
+
+#include <gtest/gtest.h>
+
+#include <faiss/IndexScalarQuantizer.h>
+
+#include "IvfTestTools.h"
+#include "faiss_ext/index_factory.h"
+#include "quick_training.h"
+
+namespace faiss_ext {
+namespace {
+
+void expect_as_reconstructed(const faiss::IndexIVF& ivf, const char* what) {
+    const VectorDecoder decode(ivf);
+    std::vector<float> expected(ivf.d), found(ivf.d);
+    for (size_t list = 0; list < ivf.nlist; list += 3) {
+        for (size_t i = 0; i < ivf.invlists->list_size(list); i += 5) {
+            ivf.reconstruct_from_offset(list, i, expected.data());
+            decode(list, i, found.data());
+            for (int j = 0; j < ivf.d; j++) {
+                ASSERT_NEAR(
+                        found[j],
+                        expected[j],
+                        2e-6 * (1 + std::abs(expected[j])))
+                        << what << ", list " << list << ", entry " << i;
+            }
+        }
+    }
+}
+
+TEST(VectorDecoder, DecodesAsFaissDoes) {
+    for (size_t d : {7, 32}) {
+        const Vectors x = uniform(600, d, 3);
+        for (const char* storage :
+             {"Flat", "SQ8", "SQfp16", "SQ6", "SQ4", "PQ1x4"}) {
+            for (auto metric :
+                 {faiss::METRIC_L2, faiss::METRIC_INNER_PRODUCT}) {
+                const std::unique_ptr<faiss::Index> index(index_factory(
+                        d, ("GMM16," + std::string(storage)).c_str(), metric));
+                train_quickly(index.get());
+                index->train(x.n, x.x.data());
+                index->add(x.n, x.x.data());
+                expect_as_reconstructed(
+                        dynamic_cast<const faiss::IndexIVF&>(*index), storage);
+            }
+        }
+    }
+}
+
+TEST(VectorDecoder, QuantizersWithoutResiduals) {
+    using SQ = faiss::ScalarQuantizer;
+    Vectors x = uniform(600, 24, 4);
+    for (float& v : x.x) {
+        v = std::floor(128 + 120 * v); // what QT_8bit_direct can hold
+    }
+    for (auto type :
+         {SQ::QT_8bit,
+          SQ::QT_8bit_uniform,
+          SQ::QT_8bit_direct,
+          SQ::QT_4bit_uniform,
+          SQ::QT_fp16}) {
+        for (bool by_residual : {false, true}) {
+            faiss::IndexFlatL2 means(x.d);
+            faiss::IndexIVFScalarQuantizer ivf(
+                    &means, x.d, 8, type, faiss::METRIC_L2, by_residual);
+            ivf.train(x.n, x.x.data());
+            ivf.add(x.n, x.x.data());
+            expect_as_reconstructed(ivf, "of a quantizer");
+        }
+    }
+}
+
+} // namespace
+} // namespace faiss_ext
