@@ -138,16 +138,28 @@ void Inputs::add_options(CLI::App& app) {
             "--normalize", normalize, "Scale every vector to length 1 first");
     app.add_option("--threads", threads, "Default: one for each core")
             ->check(CLI::PositiveNumber);
+    app.add_option(
+               "--build-threads",
+               build_threads,
+               "Of training, adding and the ground truth (default: --threads)")
+            ->check(CLI::PositiveNumber);
+}
+
+void Inputs::set_threads(int n) {
+    omp_set_num_threads(n);
+    if (openblas_set_num_threads) {
+        openblas_set_num_threads(n);
+    }
 }
 
 void Inputs::load() {
     if (threads == 0) {
         threads = omp_get_num_procs();
     }
-    omp_set_num_threads(threads);
-    if (openblas_set_num_threads) {
-        openblas_set_num_threads(threads);
+    if (build_threads == 0) {
+        build_threads = threads;
     }
+    set_threads(build_threads);
     metric = metric_name == "ip" ? faiss::METRIC_INNER_PRODUCT
                                  : faiss::METRIC_L2;
     if (query.empty() && is_hdf5(base)) {
@@ -211,6 +223,7 @@ void Inputs::load() {
     if (max_train && max_train < xb.n) {
         xt = sample(xb, max_train, seed);
     }
+    set_threads(threads);
     fmt::print(
             stderr,
             "{} base vectors, {} for training, {} queries, {} dimensions\n",
@@ -234,7 +247,8 @@ nlohmann::json Inputs::describe() const {
             {"k", k},
             {"metric", metric_name},
             {"normalized", normalize},
-            {"threads", threads}};
+            {"threads", threads},
+            {"build_threads", build_threads}};
 }
 
 } // namespace bench

@@ -35,7 +35,8 @@ struct Inputs {
     uint64_t seed = 1234;
     std::string metric_name = "l2";
     bool normalize = false;
-    int threads = 0; ///< 0: one for each core
+    int threads = 0;       ///< of searches; 0: one for each core
+    int build_threads = 0; ///< of training and adding; 0: as many
 
     faiss::MetricType metric = faiss::METRIC_L2;
     Vectors xb;  ///< base
@@ -48,6 +49,8 @@ struct Inputs {
     /// Reads the files, draws the sample, sets the threads, computes the
     /// ground truth where no file gives it. Progress on stderr.
     void load();
+    /// One of the numbers above, for what follows.
+    static void set_threads(int n);
     const Vectors& training() const {
         return xt.n ? xt : xb;
     }

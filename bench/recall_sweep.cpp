@@ -247,6 +247,7 @@ std::vector<Row> run_factory(
     for (size_t i = 1; i < parts.size(); i++) {
         bench::set_parameters(*index, parts[i]);
     }
+    Inputs::set_threads(inputs.build_threads);
     bench::progress(factory + ": training");
     auto start = Clock::now();
     index->train(inputs.training().n, inputs.training().x.data());
@@ -257,6 +258,7 @@ std::vector<Row> run_factory(
     built.add_seconds = seconds_since(start);
     built.copies_per_vector = bench::copies_per_vector(*index);
     built.index_bytes = bench::serialized_bytes(*index);
+    Inputs::set_threads(inputs.threads);
 
     std::vector<Row> rows;
     const auto run_all = [&](const std::string& suffix) {

@@ -82,7 +82,12 @@ private:
     std::thread thread;
 };
 
-void generate(const std::string& from, size_t n, const std::string& path) {
+/// @param width  of the noise, uniform
+void generate(
+        const std::string& from,
+        size_t n,
+        float width,
+        const std::string& path) {
     const bench::Vectors base = bench::read_vectors(from, "train");
     std::ofstream out(path, std::ios::binary);
     const uint32_t shape[] = {uint32_t(n), uint32_t(base.d)};
@@ -97,7 +102,7 @@ void generate(const std::string& from, size_t n, const std::string& path) {
             random = random * 6364136223846793005u + 1442695040888963407u;
             const float noise = float(random >> 40) * 0x1p-24f - 0.5f;
             row[j] = std::clamp(
-                    x[j] + (i < base.n ? 0 : 16 * noise), 0.f, 255.f);
+                    x[j] + (i < base.n ? 0 : width * noise), 0.f, 255.f);
             row_bytes[j] = uint8_t(row[j]);
         }
         if (bytes) {
@@ -284,10 +289,12 @@ int main(int argc, char** argv) try {
     app.require_subcommand(1);
     std::string from, path, factory, xq, out;
     size_t n = 1000000, parts = 0, batch = 1, cold = 200;
+    float noise = 16;
     std::vector<std::string> settings, indexes;
     auto* make = app.add_subcommand("generate", "write a file of vectors");
     make->add_option("--from", from)->required();
     make->add_option("-n", n, "vectors");
+    make->add_option("--noise", noise, "uniform, so wide in all");
     make->add_option("--out", path, ".fbin or .u8bin")->required();
     auto* fill = app.add_subcommand("build", "train, add and search");
     fill->add_option("--factory", factory)->required();
@@ -305,7 +312,7 @@ int main(int argc, char** argv) try {
     ask->add_option("--cold", cold, "queries that find nothing in memory");
     CLI11_PARSE(app, argc, argv);
     if (*make) {
-        generate(from, n, path);
+        generate(from, n, noise, path);
     } else if (*fill) {
         build(factory, path, xq, parts, out);
     } else {

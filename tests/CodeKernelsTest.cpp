@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <random>
@@ -99,6 +100,20 @@ TEST(CodeKernels, TheBestIsOneOfThoseThatThereAre) {
     }
     EXPECT_TRUE(found);
     EXPECT_EQ(levels().empty(), &best_code_kernels() == &portable());
+}
+
+TEST(CodeKernels, FaissSimdLevelHoldsThemToo) {
+    GTEST_FLAG_SET(death_test_style, "threadsafe");
+    const auto uses = [](const char* value, SimdLevel level) {
+        setenv("FAISS_SIMD_LEVEL", value, 1);
+        const CodeKernels* expected = code_kernels(level);
+        std::exit(!expected || &best_code_kernels() == expected ? 0 : 1);
+    };
+    EXPECT_EXIT(
+            uses("NONE", SimdLevel::portable), testing::ExitedWithCode(0), "");
+    EXPECT_EXIT(uses("AVX2", SimdLevel::avx2), testing::ExitedWithCode(0), "");
+    EXPECT_EXIT(
+            uses("AVX512", SimdLevel::avx512), testing::ExitedWithCode(0), "");
 }
 
 TEST(CodeKernels, DistancesAndProductsOfTwoVectors) {

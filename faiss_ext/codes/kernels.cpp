@@ -1,6 +1,6 @@
 #include "faiss_ext/codes/kernels.h"
 
-#include <initializer_list>
+#include "SimdLimit.h"
 
 namespace faiss_ext {
 
@@ -29,12 +29,15 @@ const CodeKernels* code_kernels(SimdLevel level) {
 
 const CodeKernels& best_code_kernels() {
     static const CodeKernels* const best = [] {
-        for (SimdLevel level : {SimdLevel::avx512, SimdLevel::avx2}) {
-            if (const CodeKernels* found = code_kernels(level)) {
-                return found;
-            }
+        const gmm::SimdLimit limit = gmm::simd_limit();
+        const CodeKernels* found = nullptr;
+        if (limit == gmm::SimdLimit::all) {
+            found = code_kernels(SimdLevel::avx512);
         }
-        return code_kernels(SimdLevel::portable);
+        if (!found && limit != gmm::SimdLimit::none) {
+            found = code_kernels(SimdLevel::avx2);
+        }
+        return found ? found : code_kernels(SimdLevel::portable);
     }();
     return *best;
 }

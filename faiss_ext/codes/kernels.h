@@ -195,7 +195,8 @@ enum class SimdLevel { portable, avx2, avx512 };
 /// nullptr where this machine or this build lacks it.
 const CodeKernels* code_kernels(SimdLevel level);
 
-/// The fastest that this machine has.
+/// The fastest that this machine has and gmm::simd_limit() allows, as it was
+/// at the first call.
 const CodeKernels& best_code_kernels();
 
 } // namespace faiss_ext

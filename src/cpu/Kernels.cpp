@@ -1,6 +1,6 @@
 #include "Kernels.h"
 
-#include <initializer_list>
+#include "SimdLimit.h"
 
 namespace gmm {
 
@@ -26,13 +26,15 @@ const Kernels* kernels(InstructionSet set) {
 
 const Kernels& best_kernels() {
     static const Kernels* const best = [] {
-        for (InstructionSet set :
-             {InstructionSet::avx512, InstructionSet::avx2}) {
-            if (const Kernels* found = kernels(set)) {
-                return found;
-            }
+        const SimdLimit limit = simd_limit();
+        const Kernels* found = nullptr;
+        if (limit == SimdLimit::all) {
+            found = kernels(InstructionSet::avx512);
         }
-        return &kernels_portable;
+        if (!found && limit != SimdLimit::none) {
+            found = kernels(InstructionSet::avx2);
+        }
+        return found ? found : &kernels_portable;
     }();
     return *best;
 }
