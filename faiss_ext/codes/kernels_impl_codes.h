@@ -100,7 +100,7 @@ float code_product_of(
     constexpr size_t dims = 4 / bits;             // of a column
     constexpr size_t step = kLevels / (2 * dims); // bytes
     constexpr uint8_t top = (1 << bits) - 1;
-    alignas(64) float acc[kLanes] = {};
+    Lanes acc = {};
     for (size_t begin = 0; begin < shape.d; begin += kLevels) {
         const size_t first = begin / (2 * dims);
         const size_t left = shape.groups * 2 - first;
@@ -120,19 +120,22 @@ float code_product_of(
                 }
             }
         }
+        for (float& v : level) {
+            v -= 0.5f * top;
+        }
         const size_t size =
                 shape.d - begin < kLevels ? shape.d - begin : kLevels;
         size_t j = 0;
         for (; j + kLanes <= size; j += kLanes) {
-            for (size_t l = 0; l < kLanes; l++) {
-                acc[l] += q[begin + j + l] * (level[j + l] - 0.5f * top);
-            }
+            acc.add_product(Lanes::load(q + begin + j), Lanes::load(level + j));
         }
-        for (size_t l = 0; j + l < size; l++) {
-            acc[l] += q[begin + j + l] * (level[j + l] - 0.5f * top);
+        if (j < size) {
+            acc.add_product(
+                    Lanes::load_last(q, shape.d, size - j),
+                    Lanes::load_last(level, size, size - j));
         }
     }
-    return sum_lanes(acc);
+    return acc.sum();
 }
 
 float code_product(
@@ -188,7 +191,8 @@ void encode_of(size_t d, const float* r, uint8_t* level, float* ro, float* oo) {
             sum_ro[l] += r[j + l] * o;
             sum_oo[l] += o * o;
         }
-        const float this_ro = sum_lanes(sum_ro), this_oo = sum_lanes(sum_oo);
+        const float this_ro = Lanes::load(sum_ro).sum();
+        const float this_oo = Lanes::load(sum_oo).sum();
         const float cosine = this_ro / __builtin_sqrtf(this_oo);
         if (cosine > best || k == 0) {
             best = cosine;

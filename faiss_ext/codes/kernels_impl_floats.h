@@ -7,48 +7,96 @@ namespace {
 
 constexpr size_t kLanes = 16;
 
-/// Sums lanes pairwise: one order for all instruction sets.
-float sum_lanes(const float* lanes) {
-    float s[kLanes];
-    for (size_t l = 0; l < kLanes; l++) {
-        s[l] = lanes[l];
+#if defined(__AVX512F__)
+constexpr size_t kWidth = 16;
+#elif defined(__AVX__)
+constexpr size_t kWidth = 8;
+#else
+constexpr size_t kWidth = 4;
+#endif
+typedef float Register __attribute__((vector_size(kWidth * sizeof(float))));
+typedef int32_t Mask __attribute__((vector_size(kWidth * sizeof(int32_t))));
+typedef float FourLanes __attribute__((vector_size(16)));
+
+/// From place n on: kLanes - n zeros, then ones.
+constexpr int32_t kMasks[2 * kLanes] = {
+        0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,
+        -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+
+/// Sixteen values, in as many registers as the instruction set needs for them:
+/// GCC would not keep a vector that is wider than they are in them.
+struct Lanes {
+    static constexpr size_t n = kLanes / kWidth;
+    Register r[n];
+
+    static Lanes load(const float* x) {
+        Lanes v;
+        for (size_t i = 0; i < n; i++) {
+            __builtin_memcpy(&v.r[i], x + i * kWidth, sizeof(Register));
+        }
+        return v;
     }
-    for (size_t half = kLanes / 2; half > 0; half /= 2) {
-        for (size_t l = 0; l < half; l++) {
-            s[l] += s[l + half];
+    /// The last `size`, below kLanes, of d values; zeros before them.
+    static Lanes load_last(const float* x, size_t d, size_t size) {
+        if (d < kLanes) {
+            float filled[kLanes] = {};
+            for (size_t l = 0; l < size; l++) {
+                filled[kLanes - size + l] = x[d - size + l];
+            }
+            return load(filled);
+        }
+        Lanes v = load(x + d - kLanes);
+        for (size_t i = 0; i < n; i++) {
+            Mask mask;
+            __builtin_memcpy(&mask, kMasks + size + i * kWidth, sizeof(mask));
+            v.r[i] = Register(Mask(v.r[i]) & mask);
+        }
+        return v;
+    }
+    void add_product(const Lanes& x, const Lanes& y) {
+        for (size_t i = 0; i < n; i++) {
+            r[i] += x.r[i] * y.r[i];
         }
     }
-    return s[0];
-}
+    void add_squared_difference(const Lanes& x, const Lanes& y) {
+        for (size_t i = 0; i < n; i++) {
+            const Register t = x.r[i] - y.r[i];
+            r[i] += t * t;
+        }
+    }
+    /// Pairwise: one order for all instruction sets.
+    float sum() const {
+        FourLanes f[4];
+        __builtin_memcpy(f, r, sizeof(f));
+        const FourLanes s = (f[0] + f[2]) + (f[1] + f[3]);
+        return (s[0] + s[2]) + (s[1] + s[3]);
+    }
+};
 
-float squared_distance(const float* x, const float* y, size_t d) {
-    alignas(64) float acc[kLanes] = {};
+inline float squared_distance(const float* x, const float* y, size_t d) {
+    Lanes acc = {};
     size_t j = 0;
     for (; j + kLanes <= d; j += kLanes) {
-        for (size_t l = 0; l < kLanes; l++) {
-            const float t = x[j + l] - y[j + l];
-            acc[l] += t * t;
-        }
+        acc.add_squared_difference(Lanes::load(x + j), Lanes::load(y + j));
     }
-    for (size_t l = 0; j + l < d; l++) {
-        const float t = x[j + l] - y[j + l];
-        acc[l] += t * t;
+    if (j < d) {
+        acc.add_squared_difference(
+                Lanes::load_last(x, d, d - j), Lanes::load_last(y, d, d - j));
     }
-    return sum_lanes(acc);
+    return acc.sum();
 }
 
-float inner_product(const float* x, const float* y, size_t d) {
-    alignas(64) float acc[kLanes] = {};
+inline float inner_product(const float* x, const float* y, size_t d) {
+    Lanes acc = {};
     size_t j = 0;
     for (; j + kLanes <= d; j += kLanes) {
-        for (size_t l = 0; l < kLanes; l++) {
-            acc[l] += x[j + l] * y[j + l];
-        }
+        acc.add_product(Lanes::load(x + j), Lanes::load(y + j));
     }
-    for (size_t l = 0; j + l < d; l++) {
-        acc[l] += x[j + l] * y[j + l];
+    if (j < d) {
+        acc.add_product(
+                Lanes::load_last(x, d, d - j), Lanes::load_last(y, d, d - j));
     }
-    return sum_lanes(acc);
+    return acc.sum();
 }
 
 void all_distances(
