@@ -44,9 +44,13 @@ struct IVFGMM {
      * cells elsewhere, as many as there is time for, four times as many in all
      * at most; few entries are compared. It finds what whole lists find, and
      * more. Where there is not time for that (few or short vectors in nprobe
-     * lists, k in the hundreds) `calibrated` is whole lists. What takes how
-     * long is a constant of the library, never measured: results are the same
-     * on any machine. With nprobe = nlist all is searched. */
+     * lists, k in the hundreds), and for queries whose distances to cells tell
+     * too little because they come from elsewhere than the vectors,
+     * `calibrated` is whole lists: nprobe of them, and of the next ones until
+     * as many vectors were compared as nprobe lists hold on average (for k >=
+     * 64, 15 % more). What takes how long is a constant of the library, never
+     * measured: results are the same on any machine. With nprobe = nlist all is
+     * searched. */
     ProbeOrder probe_order = ProbeOrder::calibrated;
     /** In (0, 1]. Below 1 a search of whole lists stops once this share of the
      * posterior is covered (ProbePolicy), with nprobe as a cap; by codes it is

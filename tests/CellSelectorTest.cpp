@@ -127,6 +127,32 @@ INSTANTIATE_TEST_SUITE_P(
             return info.param == faiss::METRIC_L2 ? "L2" : "InnerProduct";
         });
 
+TEST_P(CellSelectorOf, TheNearestListsInOrder) {
+    Selection selection(*index);
+    std::vector<uint32_t> lists;
+    for (size_t i = 0; i < queries().n; i++) {
+        selection.start(queries().row(i));
+        std::vector<std::pair<float, uint32_t>> all;
+        for (uint32_t l = 0; l < kLists; l++) {
+            all.push_back({selection.distances[l], l});
+        }
+        std::sort(all.begin(), all.end());
+        for (size_t n : {1, 5, 32}) {
+            for (double entries : {0.0, 1000.0, 1e9}) {
+                selection.selector.nearest_lists(n, entries, lists);
+                size_t held = 0, expected = 0;
+                while (expected < kLists && (expected < n || held < entries)) {
+                    held += index->invlists->list_size(all[expected++].second);
+                }
+                ASSERT_EQ(lists.size(), expected) << n << " " << entries;
+                for (size_t p = 0; p < expected; p++) {
+                    EXPECT_EQ(lists[p], all[p].second);
+                }
+            }
+        }
+    }
+}
+
 TEST_P(CellSelectorOf, SegmentsAreCellsWithTheirDistances) {
     const bool ip = GetParam() == faiss::METRIC_INNER_PRODUCT;
     Selection s(*index);

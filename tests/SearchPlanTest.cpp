@@ -1,6 +1,8 @@
 // What a call's settings come to.
 #include "faiss_ext/rank/SearchPlan.h"
 
+#include <cmath>
+
 #include "IvfTestTools.h"
 
 namespace faiss_ext {
@@ -77,17 +79,22 @@ TEST(SearchPlan, ListsBuyCodes) {
     EXPECT_GE(plan_of(*index).budget, 2000);
 }
 
+/// Whatever scans them.
+bool whole_lists(const SearchPlan& plan) {
+    return !plan.by_codes || std::isinf(plan.spread);
+}
+
 TEST(SearchPlan, WholeListsWhereCodesDoNotPay) {
     auto index = sift_index();
     SearchParametersIVFGMM params;
     params.nprobe = 20; // 2000 vectors, few of them for each of many neighbours
-    EXPECT_TRUE(plan_of(*index, 10, &params).by_codes);
-    EXPECT_FALSE(plan_of(*index, 200, &params).by_codes);
+    EXPECT_FALSE(whole_lists(plan_of(*index, 10, &params)));
+    EXPECT_TRUE(whole_lists(plan_of(*index, 200, &params)));
     EXPECT_EQ(plan_of(*index, 200, &params).order, ProbeOrder::distance);
     EXPECT_EQ(plan_of(*index, 200, &params).nprobe, 20u);
     params.probe_order = ProbeOrder::codes; // unless they are asked for
-    EXPECT_TRUE(plan_of(*index, 200, &params).by_codes);
-    EXPECT_TRUE(plan_of(*index, 5000, &params).by_codes);
+    EXPECT_FALSE(whole_lists(plan_of(*index, 200, &params)));
+    EXPECT_FALSE(whole_lists(plan_of(*index, 5000, &params)));
     // all lists are an exact search
     for (auto order : {ProbeOrder::calibrated, ProbeOrder::codes}) {
         params.probe_order = order;
@@ -109,14 +116,14 @@ TEST(SearchPlan, WholeListsWhereCodesDoNotPay) {
     // few vectors, or few dimensions
     params.nprobe = 1;
     params.probe_order = ProbeOrder::calibrated;
-    EXPECT_FALSE(plan_of(*index, 10, &params).by_codes);
+    EXPECT_TRUE(whole_lists(plan_of(*index, 10, &params)));
     params.nprobe = 20;
     for (size_t d : {8, 16}) {
         auto small = filled(uniform(2000, d, 1), 16);
         small->nprobe = 4;
-        EXPECT_FALSE(plan_of(*small, 1).by_codes) << d;
+        EXPECT_TRUE(whole_lists(plan_of(*small, 1))) << d;
         small->probe_order = ProbeOrder::codes;
-        EXPECT_TRUE(plan_of(*small, 1).by_codes) << d;
+        EXPECT_FALSE(whole_lists(plan_of(*small, 1))) << d;
     }
     // no codes
     index->cells_per_list = 1;

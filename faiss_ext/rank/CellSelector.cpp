@@ -89,21 +89,52 @@ size_t CellSelector::find_forced() {
     while (up_to < kListBuckets && held < n_forced) {
         held += lists_in[up_to++];
     }
-    nearest.clear();
+    nearest_of.clear();
     for (size_t i = 0; i < sizes.size(); i++) {
         if (list_bucket[i] < up_to) {
-            nearest.push_back(coarse->distances[i]);
+            nearest_of.push_back(coarse->distances[i]);
         }
     }
-    const size_t last = std::min(n_forced, nearest.size()) - 1;
-    std::nth_element(nearest.begin(), nearest.begin() + last, nearest.end());
-    forced_distance = nearest[last];
-    const size_t below =
-            std::count_if(nearest.begin(), nearest.end(), [&](float distance) {
+    const size_t last = std::min(n_forced, nearest_of.size()) - 1;
+    std::nth_element(
+            nearest_of.begin(), nearest_of.begin() + last, nearest_of.end());
+    forced_distance = nearest_of[last];
+    const size_t below = std::count_if(
+            nearest_of.begin(), nearest_of.end(), [&](float distance) {
                 return distance < forced_distance;
             });
     ties = int64_t(last + 1 - below);
     return up_to;
+}
+
+void CellSelector::nearest_lists(
+        size_t lists, double entries, std::vector<uint32_t>& out) {
+    std::array<uint32_t, kListBuckets> lists_in = {}, entries_of = {};
+    for (size_t i = 0; i < sizes.size(); i++) {
+        lists_in[list_bucket[i]]++;
+        entries_of[list_bucket[i]] += sizes[i];
+    }
+    size_t held = 0, n = 0, up_to = 0;
+    while (up_to < kListBuckets && (n < lists || held < entries)) {
+        n += lists_in[up_to];
+        held += entries_of[up_to++];
+    }
+    in_order.clear();
+    for (size_t i = 0; i < sizes.size(); i++) {
+        if (list_bucket[i] < up_to) {
+            in_order.push_back({coarse->distances[i], uint32_t(i)});
+        }
+    }
+    std::sort(in_order.begin(), in_order.end());
+    out.clear();
+    held = 0;
+    for (const auto& [distance, list] : in_order) {
+        if (out.size() >= lists && held >= entries) {
+            break;
+        }
+        out.push_back(list);
+        held += sizes[list];
+    }
 }
 
 void CellSelector::score(size_t entries) {
@@ -216,6 +247,11 @@ size_t CellSelector::bucket_of_entries(size_t entries) const {
         }
     }
     return b;
+}
+
+float CellSelector::beyond_nearest(size_t bucket) const {
+    const float scale = bucket_scale(least, largest, kBuckets);
+    return scale > 0 ? bucket / scale : 0;
 }
 
 size_t CellSelector::bucket_of_effort(double entries, float t) const {

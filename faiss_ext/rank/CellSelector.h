@@ -3,6 +3,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include <faiss/invlists/InvertedLists.h>
@@ -43,6 +44,13 @@ public:
     /// The first bucket up to which cells hold that many entries.
     size_t bucket_of_entries(size_t entries) const;
 
+    /// The distance to the nearest cell that has been scored.
+    float nearest() const {
+        return least;
+    }
+    /// How far the cells of that bucket are beyond the nearest, at least.
+    float beyond_nearest(size_t bucket) const;
+
     /** The first bucket up to which cells hold
      *
      *     n (c / t)^2 >= entries,    1/2 <= c / t <= 2,
@@ -67,6 +75,13 @@ public:
             float slack2,
             float rounding2,
             std::vector<Segment>& out);
+
+    /** Replaces `out` by the nearest lists, in order: `lists` of them at least,
+     * and as many as hold that many entries. Unless coarse is by graph; needs
+     * no scores.
+     */
+    void nearest_lists(
+            size_t lists, double entries, std::vector<uint32_t>& out);
 
     bool all_scored() const {
         return lists_left == 0;
@@ -107,7 +122,8 @@ private:
     size_t n_forced = 0;
     float forced_distance = -1; ///< of the last list that comes first
     int64_t ties = 0;           ///< lists at that distance that do
-    std::vector<float> nearest;
+    std::vector<float> nearest_of;
+    std::vector<std::pair<float, uint32_t>> in_order;
     std::vector<uint32_t> portion;
 
     size_t lists_left = 0;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <typeinfo>
 
 #include <faiss/IndexIVFFlat.h>
@@ -9,6 +10,7 @@
 #include <faiss/impl/FaissAssert.h>
 
 #include "faiss_ext/calibrate/calibrate.h"
+#include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/store/copies.h"
 #include "faiss_ext/store/list_storage.h"
 
@@ -61,6 +63,39 @@ constexpr double kWorthComparing = 0.7;
 /// In a range search nothing is known of how many will be compared: a code must
 /// be so much cheaper than an entry of a list.
 constexpr double kRangeGain = 5;
+
+/// More neighbours than these are kept without a heap, in less time than an IVF
+/// takes: whole lists are followed by so many entries of the next ones.
+constexpr size_t kManyNeighbours = 64;
+constexpr double kMoreEntries = 1.15;
+
+/// Variances that the usual distance is taken from.
+constexpr size_t kVariancesRead = 1024;
+
+/// The squared distance of vectors to the means of their lists, about.
+double usual_distance(const IVFGMM& gmm, size_t d) {
+    const size_t n = gmm.variances.size();
+    const size_t stride = n > kVariancesRead ? n / kVariancesRead | 1 : 1;
+    float sum[4] = {};
+    size_t terms = 0;
+    for (size_t i = 0; i < n; i += stride) {
+        sum[terms++ % 4] += gmm.variances[i];
+    }
+    return d * (double(sum[0]) + sum[1] + sum[2] + sum[3]) / terms;
+}
+
+/** SearchPlan::spread.
+ *
+ * The squared distances to a cell's entries deviate from each other by
+ * 2 |q - m| |x - m| / sqrt(d), and what codes make of that difference is all
+ * that they tell where the cells themselves are about equally far. The factor
+ * is what `defaults_bench` had to be in the time of an IVF.
+ */
+float least_spread(double usual, size_t d, size_t k, size_t nprobe) {
+    const double factor = 0.8 + 0.3 * std::log10(std::max<double>(k, 1)) +
+            0.25 * std::log10(double(nprobe));
+    return float(factor * 2 * std::sqrt(usual / d));
+}
 
 /// Entries that a selector is asked about to learn how many pass.
 constexpr size_t kAsked = 1000;
@@ -141,9 +176,10 @@ void check(const SearchParametersIVFGMM& p) {
 void plan_for_time_of_lists(
         SearchPlan& plan,
         const faiss::IndexIVF& ivf,
-        const CellCodes& codes,
+        const IVFGMM& gmm,
         size_t k,
         bool always) {
+    const CellCodes& codes = gmm.cells.codes;
     const UsualCosts costs(ivf, codes);
     const double entries = double(plan.nprobe) * ivf.ntotal / ivf.nlist;
     // comparisons; the bounds of inner products are wider
@@ -153,8 +189,19 @@ void plan_for_time_of_lists(
     const double left = time - costs.code * entries - costs.distance * least;
     const bool pays =
             left > 0 && (k > 0 || costs.scan > kRangeGain * costs.code);
+    const bool ours = dynamic_cast<const faiss::IndexIVFFlat*>(&ivf) &&
+            !hnsw_of(ivf) && !plan.max_codes;
+    plan.entries = (k >= kManyNeighbours ? kMoreEntries : 1) * entries;
     if (!pays && !always) {
+        if (ours) {
+            plan.by_codes = true;
+            plan.spread = std::numeric_limits<float>::infinity();
+        }
         return;
+    }
+    if (ours && !always && !gmm.variances.empty()) {
+        plan.usual_distance = float(usual_distance(gmm, ivf.d));
+        plan.spread = least_spread(plan.usual_distance, ivf.d, k, plan.nprobe);
     }
     plan.by_codes = true;
     plan.bound = kSureBound;
@@ -281,11 +328,7 @@ SearchPlan make_plan(
         }
     } else if (codes && plan.nprobe < ivf.nlist) {
         plan_for_time_of_lists(
-                plan,
-                ivf,
-                gmm.cells.codes,
-                k,
-                p.probe_order == ProbeOrder::codes);
+                plan, ivf, gmm, k, p.probe_order == ProbeOrder::codes);
     }
     if (plan.sel && target > 0) {
         plan.share = passing_share(ivf, *plan.sel);

@@ -22,6 +22,14 @@ struct SearchPlan {
     ProbeOrder order = ProbeOrder::distance;
     float probe_mass = 1;
 
+    /// By codes, unless 0: a query whose nearest cells, those that hold
+    /// `entries`, are not spread so far, times its distance to the nearest
+    /// mean, gets whole lists instead, for codes tell too little of it: nprobe
+    /// of them, and the next ones until `entries` were compared.
+    float spread = 0;
+    double entries = 0;
+    float usual_distance = 0; ///< squared, of vectors to their mean
+
     /// Lists that are looked at in any case are compared whole where so many of
     /// their entries, or more, would be compared for their codes: it is faster.
     double share_compared = 1;

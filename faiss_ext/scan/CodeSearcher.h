@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <limits>
 #include <vector>
@@ -24,6 +25,7 @@ namespace faiss_ext {
  * A collector takes what was compared and says what is near enough:
  *
  *     float threshold() const;    // squared distance, or negated product
+ *     void tighten();             // threshold() says the least it can
  *     void offer(float distance, idx_t location);
  *     static constexpr bool is_range;
  */
@@ -63,22 +65,32 @@ public:
             float q_norm,
             size_t k,
             Collector& collector) {
-        scan.start(rotated);
         exact.set_query(q, rotated, coarse, q_norm);
-        n_distances = 0;
-        set_slack();
+        n_distances = scan.n_codes = 0;
 
         pool.clear();
         compared.clear();
         selector.start(coarse, plan.nprobe);
+        most_distances = plan.max_codes > 0 && !Distances::of_codes
+                ? plan.max_codes
+                : kNoLimit;
+        if (plan.spread == std::numeric_limits<float>::infinity()) {
+            compare_nearest_lists(collector);
+            return;
+        }
         size_t near = size_t((kNearEntries + 2 * k) / plan.share);
         if (Distances::of_codes) { // that is all that they cost
             near = std::min(near, size_t(plan.budget));
         }
         selector.score(std::max(near, size_t(kListsFactor * plan.budget)));
-        most_distances = plan.max_codes > 0 && !Distances::of_codes
-                ? plan.max_codes
-                : kNoLimit;
+        if (plan.spread > 0 &&
+            !(spread_enough(coarse) &&
+              (!Collector::is_range || far_enough(collector.threshold())))) {
+            compare_nearest_lists(collector);
+            return;
+        }
+        scan.start(rotated);
+        set_slack();
         size_t done = 0; // buckets
         if (!Collector::is_range) {
             const size_t last = selector.bucket_of_entries(near);
@@ -108,16 +120,10 @@ public:
         if (plan.sel && plan.by_effort && !(collector.threshold() < kNone)) {
             // Fewer than k that pass: whatever there is.
             for (size_t list = 0; list < gmm.cells.nlist; list++) {
-                compare_list(uint32_t(list), collector);
+                compare_list(uint32_t(list), kNoLimit, collector);
             }
         }
-        if (!Distances::of_codes) { // codes they have none
-            for (const CellSelector::Untracked& u : selector.untracked) {
-                for (uint32_t entry = u.begin; entry < u.end; entry++) {
-                    compare({0, u.list, entry}, collector);
-                }
-            }
-        }
+        compare_untracked(collector);
         n_cells = selector.n_cells_scored();
     }
 
@@ -148,6 +154,24 @@ private:
                 Distances::of_codes ? 0 : plan.bound * gmm.cells.codes.error;
         slack2 = one * one;
         rounding2 = plan.bound * plan.bound * scan.rounding2();
+    }
+
+    /// See SearchPlan::spread.
+    bool spread_enough(const QueryCoarse& coarse) const {
+        const float beyond = selector.beyond_nearest(
+                selector.bucket_of_entries(size_t(plan.entries)));
+        const float nearest =
+                gmm.cells.codes.similarity ? 1 : std::sqrt(coarse.least);
+        return beyond >= plan.spread * nearest;
+    }
+
+    /// Whether less than half of what a range search looks at will be compared.
+    bool far_enough(float radius) const {
+        return gmm.cells.codes.similarity ||
+                radius < selector.nearest() +
+                        selector.beyond_nearest(selector.bucket_of_entries(
+                                size_t(plan.entries / 2))) +
+                        plan.usual_distance;
     }
 
     template <class Collector>
@@ -220,6 +244,7 @@ private:
                 compare(pool[i], collector);
             }
         }
+        collector.tighten();
         size_t kept = 0;
         for (size_t i = n; i < pool.size(); i++) {
             if (pool[i].bound < collector.threshold()) {
@@ -229,10 +254,39 @@ private:
         pool.resize(kept);
     }
 
-    /// Compares all entries of a list but those that are compared already.
+    /// As an IVF does it.
     template <class Collector>
-    void compare_list(uint32_t list, Collector& collector) {
-        const size_t size = gmm.cells.list_size(list);
+    void compare_nearest_lists(Collector& collector) {
+        selector.nearest_lists(plan.nprobe, plan.entries, lists);
+        size_t entries = 0;
+        for (size_t p = 0; p < lists.size(); p++) {
+            const size_t most = p < plan.nprobe
+                    ? kNoLimit
+                    : size_t(std::ceil(plan.entries)) - entries;
+            entries += compare_list(lists[p], most, collector);
+        }
+        compare_untracked(collector);
+        n_cells = 0;
+    }
+
+    /// Entries that have no code.
+    template <class Collector>
+    void compare_untracked(Collector& collector) {
+        if (Distances::of_codes) {
+            return;
+        }
+        for (const CellSelector::Untracked& u : selector.untracked) {
+            for (uint32_t entry = u.begin; entry < u.end; entry++) {
+                compare({0, u.list, entry}, collector);
+            }
+        }
+    }
+
+    /// Compares a list's entries, the first `most`, but those that are compared
+    /// already; returns how many they are with those.
+    template <class Collector>
+    size_t compare_list(uint32_t list, size_t most, Collector& collector) {
+        const size_t size = std::min(most, gmm.cells.list_size(list));
         const std::vector<idx_t> before = sorted_compared(list);
         auto next = before.begin();
         const bool each = plan.sel || hidden || most_distances < kNoLimit;
@@ -254,6 +308,7 @@ private:
                 }
             }
         }
+        return size;
     }
 
     std::vector<idx_t> sorted_compared(uint32_t list) const {
@@ -330,7 +385,7 @@ private:
             // Codes tell this query too little: as an IVF does it.
             pool.clear();
             for (uint32_t list : selector.forced_lists()) {
-                compare_list(list, collector);
+                compare_list(list, kNoLimit, collector);
             }
             return CellSelector::kBuckets;
         }
@@ -350,6 +405,7 @@ private:
     CodeScan scan;
     size_t most_distances = 0;
     float slack2 = 0, rounding2 = 0; ///< see CellSelector::choose
+    std::vector<uint32_t> lists;     ///< compared whole
     std::vector<Segment> segments;
     std::vector<CodeCandidate> pool; ///< not compared yet
     std::vector<idx_t> compared;     ///< where compare_list() may be asked for

@@ -11,7 +11,6 @@
 
 #include <faiss/impl/AuxIndexStructures.h>
 #include <faiss/impl/FaissAssert.h>
-#include <faiss/utils/Heap.h>
 #include <faiss/utils/distances.h>
 #include <faiss/utils/utils.h>
 
@@ -24,12 +23,10 @@
 #include "faiss_ext/scan/CodeSearcher.h"
 #include "faiss_ext/scan/ExactDistances.h"
 #include "faiss_ext/scan/RunScanner.h"
+#include "faiss_ext/scan/collectors.h"
 #include "faiss_ext/store/list_storage.h"
 
 namespace faiss_ext {
-
-using HeapForIP = faiss::CMin<float, idx_t>;
-using HeapForL2 = faiss::CMax<float, idx_t>;
 
 namespace {
 
@@ -37,122 +34,48 @@ namespace {
 /// what is loaded of these.
 constexpr size_t kQueryBlock = 48;
 
-/// Collects the k best of one query in FAISS's heaps: from whole lists with
-/// FAISS's scanners, or one by one by codes, as negated inner products.
-struct KnnCollector {
-    static constexpr bool is_range = false;
-    const bool similarity;
-    const size_t k;
-    float* dis = nullptr;
-    idx_t* ids = nullptr;
-    size_t n_updates = 0;
-
-    void begin(float* distances, idx_t* labels, bool by_codes) {
-        dis = distances;
-        ids = labels;
-        if (similarity && !by_codes) {
-            faiss::heap_heapify<HeapForIP>(k, dis, ids);
-        } else {
-            faiss::heap_heapify<HeapForL2>(k, dis, ids);
-        }
-    }
-    void operator()(
-            const faiss::InvertedListScanner& scanner,
-            size_t n,
-            const uint8_t* codes,
-            const idx_t* code_ids) {
-        n_updates += scanner.scan_codes(n, codes, code_ids, dis, ids, k);
-    }
-    float threshold() const {
-        return dis[0]; // the largest float until there are k
-    }
-    void offer(float distance, idx_t location) {
-        if (distance < dis[0]) {
-            faiss::heap_replace_top<HeapForL2>(k, dis, ids, distance, location);
-            n_updates++;
-        }
-    }
-    /// Sorted, and by codes with ids in the place of locations unless those are
-    /// wanted.
-    void end(bool by_codes, const faiss::InvertedLists* to_ids) {
-        if (similarity && !by_codes) {
-            faiss::heap_reorder<HeapForIP>(k, dis, ids);
-            return;
-        }
-        faiss::heap_reorder<HeapForL2>(k, dis, ids);
-        if (!by_codes) {
-            return;
-        }
-        if (auto disk =
-                    dynamic_cast<const faiss::OnDiskInvertedLists*>(to_ids)) {
-            for (size_t i = 0; i < k && ids[i] >= 0; i++) {
-                read_ahead(
-                        disk->get_ids(faiss::lo_listno(ids[i])) +
-                                faiss::lo_offset(ids[i]),
-                        sizeof(idx_t));
-            }
-        }
-        for (size_t i = 0; i < k; i++) {
-            if (similarity) {
-                dis[i] = -dis[i];
-            }
-            if (to_ids && ids[i] >= 0) {
-                ids[i] = to_ids->get_single_id(
-                        faiss::lo_listno(ids[i]), faiss::lo_offset(ids[i]));
-            }
-        }
-    }
-};
-
-struct RangeCollector {
-    static constexpr bool is_range = true;
-    const bool similarity;
-    const float radius;
-    const faiss::InvertedLists* lists;
-    faiss::RangeSearchPartialResult* partial;
-    faiss::RangeQueryResult* result = nullptr;
-
-    void operator()(
-            const faiss::InvertedListScanner& scanner,
-            size_t n,
-            const uint8_t* codes,
-            const idx_t* ids) {
-        scanner.scan_codes_range(n, codes, ids, radius, *result);
-    }
-    float threshold() const {
-        return similarity ? -radius : radius;
-    }
-    void offer(float distance, idx_t location) {
-        if (distance < threshold()) {
-            result->add(
-                    similarity ? -distance : distance,
-                    lists->get_single_id(
-                            faiss::lo_listno(location),
-                            faiss::lo_offset(location)));
-        }
-    }
-};
-
-/// One thread's searches with k results each.
-struct KnnHandlers {
-    KnnCollector collector;
+/// One thread's searches with k results each, of whole lists.
+struct HeapHandlers {
+    HeapCollector collector;
     float* distances;
     idx_t* labels;
-    bool by_codes;
-    const faiss::InvertedLists* to_ids; ///< or nullptr
 
-    size_t k() const {
-        return collector.k;
-    }
     size_t n_updates() const {
         return collector.n_updates;
     }
     template <class F>
     void with_query(size_t i, F&& f) {
         const size_t k = collector.k;
-        collector.begin(distances + i * k, labels + i * k, by_codes);
+        collector.begin(distances + i * k, labels + i * k);
         f(collector);
-        collector.end(by_codes, to_ids);
+        collector.end();
+    }
+};
+
+/// The same by codes.
+struct NearestHandlers {
+    NearestCollector collector;
+    const size_t n_wanted;
+    const bool similarity;
+    float* distances;
+    idx_t* labels;
+    const faiss::InvertedLists* to_ids; ///< or nullptr
+
+    size_t k() const {
+        return n_wanted;
+    }
+    size_t n_updates() const {
+        return collector.n_updates;
+    }
+    template <class F>
+    void with_query(size_t i, F&& f) {
+        collector.begin();
+        f(collector);
+        collector.end(
+                similarity,
+                to_ids,
+                distances + i * n_wanted,
+                labels + i * n_wanted);
     }
 };
 
@@ -375,13 +298,31 @@ SearchCounts in_parallel(
     return counts;
 }
 
-/** Searches all queries.
- *
- * make_handlers() gives what collects a thread's results; a query that is not
- * finite gets an empty one.
- */
+/** Searches all queries by codes. make_handlers() gives what collects a
+ * thread's results; a query that is not finite gets an empty one. */
 template <class MakeHandlers>
-SearchCounts for_each_query(
+SearchCounts search_codes(
+        const faiss::IndexIVF& ivf,
+        const IVFGMM& gmm,
+        const SearchPlan& plan,
+        size_t n,
+        const float* x,
+        MakeHandlers&& make_handlers) {
+    using Handlers = decltype(make_handlers());
+    const auto by = [&]<class Searcher>(std::type_identity<Searcher>) {
+        return in_parallel(ivf.d, n, x, [&] {
+            return CodeSearches<Searcher, Handlers>(
+                    ivf, gmm, plan, make_handlers());
+        });
+    };
+    return has_vectors(ivf)
+            ? by(std::type_identity<CodeSearcher<ExactDistances>>())
+            : by(std::type_identity<CodeSearcher<CodeDistances>>());
+}
+
+/// The same of whole lists.
+template <class MakeHandlers>
+SearchCounts search_lists(
         const faiss::IndexIVF& ivf,
         const IVFGMM& gmm,
         const SearchPlan& plan,
@@ -391,41 +332,32 @@ SearchCounts for_each_query(
         MakeHandlers&& make_handlers) {
     using Handlers = decltype(make_handlers());
     const double t0 = faiss::getmillisecs();
-    double t1 = t0;
-    SearchCounts counts;
-    if (plan.by_codes) {
-        const auto by = [&]<class Searcher>(std::type_identity<Searcher>) {
-            return in_parallel(ivf.d, n, x, [&] {
-                return CodeSearches<Searcher, Handlers>(
-                        ivf, gmm, plan, make_handlers());
-            });
-        };
-        counts = has_vectors(ivf)
-                ? by(std::type_identity<CodeSearcher<ExactDistances>>())
-                : by(std::type_identity<CodeSearcher<CodeDistances>>());
-    } else {
-        std::vector<float> coarse(n * plan.nprobe);
-        std::vector<idx_t> keys(coarse.size());
-        probe(ivf, gmm, plan, n, x, coarse.data(), keys.data());
-        t1 = faiss::getmillisecs();
-        counts = in_parallel(ivf.d, n, x, [&] {
-            return ListSearches<Handlers>{
-                    RunScanner(ivf, plan, store_pairs),
-                    ListSearcher(gmm, ivf.nlist),
-                    make_handlers(),
-                    plan.nprobe,
-                    keys.data(),
-                    coarse.data()};
-        });
-    }
-    const double t2 = faiss::getmillisecs();
+    std::vector<float> coarse(n * plan.nprobe);
+    std::vector<idx_t> keys(coarse.size());
+    probe(ivf, gmm, plan, n, x, coarse.data(), keys.data());
+    faiss::indexIVF_stats.quantization_time += faiss::getmillisecs() - t0;
+    return in_parallel(ivf.d, n, x, [&] {
+        return ListSearches<Handlers>{
+                RunScanner(ivf, plan, store_pairs),
+                ListSearcher(gmm, ivf.nlist),
+                make_handlers(),
+                plan.nprobe,
+                keys.data(),
+                coarse.data()};
+    });
+}
+
+/// Runs search() and adds what it counted and how long it took.
+template <class Search>
+SearchCounts counted(size_t n, Search&& search) {
+    const double t0 = faiss::getmillisecs();
+    const SearchCounts counts = search();
     faiss::IndexIVFStats& stats = faiss::indexIVF_stats;
     stats.nq += n;
     stats.nlist += counts.lists;
     stats.ndis += counts.distances;
     stats.nheap_updates += counts.updates;
-    stats.quantization_time += t1 - t0;
-    stats.search_time += t2 - t0;
+    stats.search_time += faiss::getmillisecs() - t0;
     ivf_gmm_stats.n_cell_scores += counts.cells;
     ivf_gmm_stats.n_codes += counts.codes;
     return counts;
@@ -449,13 +381,26 @@ SearchCounts gmm_search(
         float* distances,
         idx_t* labels,
         bool store_pairs) {
-    return for_each_query(ivf, gmm, plan, n, x, store_pairs, [&]() {
-        return KnnHandlers{
-                {is_ip(ivf), k},
-                distances,
-                labels,
-                plan.by_codes,
-                store_pairs ? nullptr : ivf.invlists};
+    return counted(n, [&] {
+        return plan.by_codes
+                ? search_codes(
+                          ivf,
+                          gmm,
+                          plan,
+                          n,
+                          x,
+                          [&] {
+                              return NearestHandlers{
+                                      NearestCollector(k),
+                                      k,
+                                      is_ip(ivf),
+                                      distances,
+                                      labels,
+                                      store_pairs ? nullptr : ivf.invlists};
+                          })
+                : search_lists(ivf, gmm, plan, n, x, store_pairs, [&] {
+                      return HeapHandlers{{is_ip(ivf), k}, distances, labels};
+                  });
     });
 }
 
@@ -470,12 +415,18 @@ void gmm_range_search(
     using Partial = faiss::RangeSearchPartialResult;
     std::vector<std::unique_ptr<Partial>> partials;
     std::mutex growing;
-    for_each_query(ivf, gmm, plan, n, x, false, [&]() {
+    const auto make_handlers = [&] {
         auto own = std::make_unique<Partial>(result);
         const std::lock_guard<std::mutex> lock(growing);
         partials.push_back(std::move(own));
         Partial* partial = partials.back().get();
-        return RangeHandlers{{is_ip(ivf), radius, ivf.invlists, partial}};
+        return RangeHandlers{
+                {is_ip(ivf), radius, EntryIds(ivf.invlists), partial}};
+    };
+    counted(n, [&] {
+        return plan.by_codes
+                ? search_codes(ivf, gmm, plan, n, x, make_handlers)
+                : search_lists(ivf, gmm, plan, n, x, false, make_handlers);
     });
     std::vector<Partial*> all;
     for (auto& partial : partials) {
