@@ -33,9 +33,12 @@ def as_array(x: Any, name: str) -> NDArray[Any]:
             x = np.from_dlpack(x)
         return np.asarray(x)
     try:
-        return np.asarray(x)
+        a = np.asarray(x)
     except ValueError as error:
         raise ValueError(f"{name}: not an array ({error})") from None
+    if a.dtype == np.object_ and a.ndim == 0:
+        raise TypeError(f"{name}: a {type(x).__name__}, expected an array")
+    return a
 
 
 def _check_matrix(a: NDArray[Any], name: str, d: int | None) -> None:

@@ -118,12 +118,32 @@ def _counted(
         advance(len(block))
 
 
+def _check_out(*paths: Path | None) -> None:
+    """What cannot be written is said before the work."""
+    for path in paths:
+        if path is None:
+            continue
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"{path}: its folder is not there")
+        if path.is_dir():
+            raise IsADirectoryError(f"{path}: a folder, expected a file")
+        if not os.access(path.parent, os.W_OK):
+            raise PermissionError(f"{path}: its folder cannot be written to")
+
+
+def _check_target(target_recall: float | None) -> None:
+    if target_recall is not None:
+        SearchParameters(target_recall=target_recall)
+
+
 def _write(index: Index, out: Path) -> int:
     """A new file in the place of an old one, or the old one."""
     partial = out.with_name(out.name + ".partial")
     try:
         write_index(index, partial)
         os.replace(partial, out)
+    except _core.FaissError as error:
+        raise OSError(str(error)) from None
     finally:
         partial.unlink(missing_ok=True)
     return out.stat().st_size
@@ -239,6 +259,7 @@ def train(
 ) -> None:
     """Trains an index and writes it without vectors."""
     begin = time.perf_counter()
+    _check_out(out)
     vectors = _files.open_vectors(base)
     index = _train(factory, vectors, metric, niter, seed, sample, json)
     size = _write(index, out)
@@ -276,6 +297,8 @@ def build(
 ) -> None:
     """Trains an index, adds all vectors, calibrates, writes."""
     begin = time.perf_counter()
+    _check_out(out)
+    _check_target(target_recall)
     vectors = _files.open_vectors(base)
     # What is wrong with queries is said before the work.
     asked = None if queries is None else _files.open_vectors(queries, "test")
@@ -312,6 +335,7 @@ def add(
     json: Json = False,
 ) -> None:
     """Adds vectors to an index, with the ids that come next."""
+    _check_out(out)
     index = _open(index_file)
     vectors = _files.open_vectors(base)
     _add(index, vectors, json)
@@ -351,6 +375,8 @@ def calibrate(
     json: Json = False,
 ) -> None:
     """Fits order and stop of searches to queries like yours."""
+    _check_out(out)
+    _check_target(target_recall)
     index = _open(index_file)
     if queries is None:
         index.calibrate(k=k, nq=nq)
@@ -403,9 +429,15 @@ def search(
     json: Json = False,
 ) -> None:
     """Searches, and writes the ids found (.npy or .ibin)."""
+    _check_out(out, distances_out)
+    for path in filter(None, (out, distances_out)):
+        _files.check_matrix_name(path)
+    params = _parameters(nprobe, target_recall, max_codes)
     index = _open(index_file)
     vectors = _files.open_vectors(queries, "test")
-    params = _parameters(nprobe, target_recall, max_codes)
+    truth = None
+    if groundtruth is not None:
+        truth = _truth(groundtruth, None, vectors, k, index)
     D = np.empty((vectors.n, k), np.float32)
     labels = np.empty((vectors.n, k), np.int64)
     at = 0
@@ -428,10 +460,8 @@ def search(
         "seconds": seconds,
         "qps": vectors.n / max(seconds, 1e-9),
     }
-    if groundtruth is not None:
-        facts["recall"] = _sweep.recall_of(
-            labels, _truth(groundtruth, None, vectors, k, index)
-        )
+    if truth is not None:
+        facts["recall"] = _sweep.recall_of(labels, truth)
     _say(json, facts)
 
 
@@ -482,6 +512,7 @@ def sweep(
     json: Json = False,
 ) -> None:
     """Recall against queries a second and distances, for many settings."""
+    _check_out(html)
     vectors = _files.open_vectors(queries, "test")
     xq = _arrays.floats(vectors.array(), "queries")
     truth = None
@@ -534,6 +565,7 @@ def convert(
     json: Json = False,
 ) -> None:
     """A stock IVF file to a GMM one, or back."""
+    _check_out(out)
     index = _open(index_file)
     if to is To.gmm:
         swapped = swap_to_gmm(index, covariance)

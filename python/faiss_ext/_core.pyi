@@ -126,6 +126,7 @@ class Index:
     def direct_map(self) -> str: ...
     verbose: bool
     nprobe: int
+    k_factor: float
     max_codes: int
     probe_mass: float
     target_recall: float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import warnings
 from typing import Any, NamedTuple, Protocol
 
@@ -297,6 +298,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                 value, bool
             ):
                 raise TypeError(f"{name} = {value!r}, expected a number")
+            if isinstance(least, int) and not isinstance(
+                value, numbers.Integral
+            ):
+                raise TypeError(f"{name} = {value!r}, expected an integer")
             if not value >= least:
                 raise ValueError(f"{name} = {value}, expected >= {least}")
         covariance_kind(self.covariance_type)

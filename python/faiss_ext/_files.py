@@ -238,20 +238,37 @@ def open_vectors(path: str | os.PathLike[str], part: str = "train") -> Vectors:
     return _Mapped(text, read(text, dtype))
 
 
-def write_matrix(path: str | os.PathLike[str], rows: NDArray[Any]) -> None:
-    """Writes .npy, .fbin (float32) or .ibin (int32)."""
-    text = os.fspath(path)
-    ending = Path(text).suffix.lower()
-    if ending == ".npy":
-        np.save(text, rows)
-        return
-    dtypes: dict[str, Any] = {".fbin": np.float32, ".ibin": np.int32}
-    if ending not in dtypes:
+_MATRIX_DTYPES: dict[str, Any] = {
+    ".npy": None,
+    ".fbin": np.float32,
+    ".ibin": np.int32,
+}
+
+
+def check_matrix_name(path: str | os.PathLike[str]) -> None:
+    """Throws ValueError where `write_matrix` would for the name."""
+    if Path(path).suffix.lower() not in _MATRIX_DTYPES:
         raise ValueError(
-            f"{text}: expected a name that ends in .npy, .fbin or .ibin"
+            f"{path}: expected a name that ends in .npy, .fbin or .ibin"
         )
-    if ending == ".ibin" and rows.size and rows.max() > 2**31 - 1:
-        raise ValueError(f"{text}: ids do not fit in int32, use .npy")
-    with open(text, "wb") as file:
-        np.array(rows.shape, np.uint32).tofile(file)
-        rows.astype(dtypes[ending]).tofile(file)
+
+
+def write_matrix(path: str | os.PathLike[str], rows: NDArray[Any]) -> None:
+    """Writes .npy, .fbin (float32) or .ibin (int32); the old file or the new
+    one is there."""
+    check_matrix_name(path)
+    out = Path(path)
+    dtype = _MATRIX_DTYPES[out.suffix.lower()]
+    if dtype is np.int32 and rows.size and rows.max() > 2**31 - 1:
+        raise ValueError(f"{path}: ids do not fit in int32, use .npy")
+    partial = out.with_name(out.name + ".partial")
+    try:
+        with open(partial, "wb") as file:
+            if dtype is None:
+                np.save(file, rows)
+            else:
+                np.array(rows.shape, np.uint32).tofile(file)
+                rows.astype(dtype).tofile(file)
+        os.replace(partial, out)
+    finally:
+        partial.unlink(missing_ok=True)

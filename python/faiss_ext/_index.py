@@ -6,7 +6,14 @@ import importlib
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any, Generic, NamedTuple, TypeVar, overload
+from typing import (
+    Any,
+    Generic,
+    NamedTuple,
+    SupportsIndex,
+    TypeVar,
+    overload,
+)
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +26,8 @@ from ._selectors import parameters, selector
 
 #: A product quantizer trains on this many vectors at most, as FAISS's do.
 _CODEC_TRAINING = 65536
+#: FAISS keeps dimensions in 32 bits, and the bytes of a vector, too.
+_MOST_DIMENSIONS = (1 << 29) - 1
 
 
 class Mixture(NamedTuple):
@@ -117,12 +126,17 @@ class Index:
         "How it is trained: niter, seed, max_points_per_centroid, ..."
     )
     nprobe = _Field[int]("A search costs as much as so many average lists.")
+    k_factor = _Field[float](
+        "Of an index with RFlat or Refine behind it: k * k_factor vectors are "
+        "compared again. At least 1, which only sorts what was found."
+    )
     max_codes = _Field[int](
         "The most distances a query computes; 0 sets no limit."
     )
     target_recall = _Field[float](
         "In [0, 1). Above 0: the cheapest setting that reached this recall "
-        "when calibrated; nprobe is not used then."
+        "when calibrated; nprobe is not used then. Of compressed vectors it "
+        "is the share of what comparing all of them finds."
     )
     probe_mass = _Field[float](
         "In (0, 1]. Below 1: a query stops once this share of its neighbours "
@@ -257,8 +271,21 @@ class Index:
                 return
             total = len(x)
         with Bar(self.verbose, total, "adding", "vectors") as bar:
-            blocks = (block for _, block in self._blocks(x))
-            self._add(_counted(blocks, bar), self._core.add)
+
+            def add(named: tuple[str, Floats]) -> None:
+                name, block = named
+                before = self.ntotal
+                try:
+                    self._core.add(block)
+                except _core.FaissError as error:
+                    if name == "x" or not str(error).startswith("x:"):
+                        raise
+                    raise _core.FaissError(
+                        f"{name}{str(error)[1:]} (ntotal was {before})"
+                    ) from None
+                bar.advance(len(block))
+
+            self._add(self._blocks(x), add)
 
     def add_with_ids(self, x: Any, ids: Any) -> None:
         """Adds vectors with ids of your own.
@@ -283,15 +310,16 @@ class Index:
 
             self._add(blocks(), add)
 
-    def _blocks(self, x: Any) -> Iterator[tuple[int, Floats]]:
+    def _blocks(self, x: Any) -> Iterator[tuple[str, Floats]]:
+        """What they are called in errors, and blocks."""
         if not _arrays.is_blocks(x):
-            yield from _arrays.float_blocks(_arrays.matrix(x, "x", self.d))
+            a = _arrays.matrix(x, "x", self.d)
+            yield from (("x", block) for _, block in _arrays.float_blocks(a))
             return
-        for number, block in enumerate(x):
+        for number, of_x in enumerate(x):
             name = f"x[{number}]"
-            yield from _arrays.float_blocks(
-                _arrays.matrix(block, name, self.d)
-            )
+            a = _arrays.matrix(of_x, name, self.d)
+            yield from ((name, block) for _, block in _arrays.float_blocks(a))
 
     def _add(self, blocks: Iterator[Any], add: Any) -> None:
         """Calibrates once, after the last block."""
@@ -322,7 +350,7 @@ class Index:
     def search(
         self,
         x: Any,
-        k: int,
+        k: SupportsIndex,
         *,
         params: Any = None,
         D: Floats | None = None,
@@ -375,12 +403,18 @@ class Index:
             Query i found ``D[lims[i]:lims[i + 1]]``.
         D, I : ndarray of shape (lims[-1],)
         """
+        try:
+            thresh = float(thresh)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"thresh = {thresh!r}, expected a number"
+            ) from None
         return self._core.range_search(
             _arrays.floats(x, "x"), thresh, parameters(params)
         )
 
     def search_and_reconstruct(
-        self, x: Any, k: int, *, params: Any = None
+        self, x: Any, k: SupportsIndex, *, params: Any = None
     ) -> tuple[Floats, Ids, Floats]:
         """As `search`, and the vectors found.
 
@@ -405,7 +439,7 @@ class Index:
         )
         return distances, labels, vectors
 
-    def assign(self, x: Any, k: int = 1) -> Ids:
+    def assign(self, x: Any, k: SupportsIndex = 1) -> Ids:
         """The ids of the k nearest vectors of each query.
 
         Parameters
@@ -511,6 +545,11 @@ class Index:
         Returns
         -------
         ndarray of shape (ni, d)
+
+        Raises
+        ------
+        ValueError
+            For an id that is not there.
         """
         if ni == -1:
             ni = self.ntotal - n0
@@ -677,8 +716,13 @@ def index_factory(
     ValueError
         Naming the part of the string that is not understood.
     """
+    d = _arrays.count(d, "d")
+    if d > _MOST_DIMENSIONS:
+        raise ValueError(f"d = {d}, expected at most {_MOST_DIMENSIONS}")
+    if not isinstance(description, str):
+        raise TypeError(f"description = {description!r}, expected a string")
     return Index(
-        _core.index_factory(_arrays.count(d, "d"), description, metric)
+        _core.index_factory(d, description, _arrays.count(metric, "metric", 0))
     )
 
 
@@ -824,5 +868,9 @@ def swap_to_gmm(index: Any, covariance_type: str = "spherical") -> Index:
         out = clone_index(index)
     else:
         out = from_faiss(index)
-    _core.swap_to_gmm(out._core, covariance_type)
+    try:
+        _core.swap_to_gmm(out._core, covariance_type)
+    except _core.FaissError as error:
+        what = out.factory_string or type(index).__name__
+        raise _core.FaissError(f"{error} (index: {what})") from None
     return out

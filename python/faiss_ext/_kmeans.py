@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from . import _arrays, _core
 from ._arrays import Floats, Ids
+from ._index import Index, index_factory
 from ._progress import Bar
 
 
@@ -47,6 +49,8 @@ class Kmeans:
         The sum of squared distances of each iteration of the best run.
     iteration_stats : list of dict
         ``obj``, ``time``, ``time_search``, ``imbalance_factor``, ``nsplit``.
+    index : Index
+        Of the centroids, ``"Flat"``.
     backend : str
         What trained it.
     """
@@ -85,8 +89,9 @@ class Kmeans:
                 f'init = {init!r}, expected "random" or "k-means++"'
             )
         self.init = init
-        self.centroids: Floats | None = None
-        self.obj: np.ndarray[Any, Any] | None = None
+        # None until train has found them, which the types leave out.
+        self.centroids: Floats = cast(Any, None)
+        self.obj: NDArray[np.float64] = cast(Any, None)
         self.iteration_stats: list[dict[str, Any]] = []
         self.backend = ""
 
@@ -217,16 +222,24 @@ class Kmeans:
         """
         if self.centroids is None:
             raise ValueError("assign: call train first")
+        index = self.index
         a = _arrays.matrix(x, "x", self.d)
-        index = _core.index_factory(
-            self.d,
-            "Flat",
-            _core.METRIC_INNER_PRODUCT if self.spherical else _core.METRIC_L2,
-        )
-        index.add(self.centroids)
         D = np.empty((len(a), 1), np.float32)
         labels = np.empty((len(a), 1), np.int64)
         for begin, block in _arrays.float_blocks(a):
             end = begin + len(block)
-            index.search(block, D[begin:end], labels[begin:end])
+            index.search(block, 1, D=D[begin:end], I=labels[begin:end])
         return D[:, 0], labels[:, 0]
+
+    @property
+    def index(self) -> Index:
+        """The centroids as an index, made anew with each call."""
+        if self.centroids is None:
+            raise AttributeError("index: call train first")
+        out = index_factory(
+            self.d,
+            "Flat",
+            _core.METRIC_INNER_PRODUCT if self.spherical else _core.METRIC_L2,
+        )
+        out.add(self.centroids)
+        return out

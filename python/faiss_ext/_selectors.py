@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -63,7 +63,7 @@ def IDSelectorBitmap(bitmap: Any) -> IDSelector:
     if a.dtype != np.uint8 or a.ndim != 1:
         raise TypeError(
             f"bitmap: dtype {a.dtype}, shape {a.shape}, expected uint8 of one "
-            "dimension"
+            "dimension; a boolean mask is a selector as it is"
         )
     return _core.IDSelectorBitmap(a)
 
@@ -118,6 +118,8 @@ class SearchParameters(_core.SearchParameters):
         For a value that cannot be, naming it.
     """
 
+    __slots__ = ()
+
     def __init__(
         self,
         *,
@@ -128,31 +130,25 @@ class SearchParameters(_core.SearchParameters):
         target_recall: float | None = None,
         sel: Any = None,
     ) -> None:
-        if nprobe is not None:
-            nprobe = _arrays.count(nprobe, "nprobe")
-        if max_codes is not None:
-            max_codes = _arrays.count(max_codes, "max_codes", 0)
-        if probe_mass is not None and not 0 < probe_mass <= 1:
-            raise ValueError(
-                f"probe_mass = {probe_mass}, expected a value in (0, 1]"
-            )
-        if target_recall is not None and not 0 <= target_recall < 1:
-            raise ValueError(
-                f"target_recall = {target_recall}, expected a value in [0, 1)"
-            )
-        try:
-            super().__init__(
-                nprobe=nprobe,
-                max_codes=max_codes,
-                probe_order=probe_order,
-                probe_mass=probe_mass,
-                target_recall=target_recall,
-                sel=selector(sel),
-            )
-        except _core.FaissError as error:
-            raise ValueError(f"probe_order: {error}") from None
+        super().__init__()
+        self.nprobe = nprobe
+        self.max_codes = max_codes
+        self.probe_order = probe_order
+        self.probe_mass = probe_mass
+        self.target_recall = target_recall
+        self.sel = sel
 
-    def __repr__(self) -> str:
+    if not TYPE_CHECKING:  # to a checker names are those of _core
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if value is not None:
+                value = _checked(name, value)
+            try:
+                super().__setattr__(name, value)
+            except _core.FaissError as error:
+                raise ValueError(f"{name}: {error}") from None
+
+    def _given(self) -> dict[str, Any]:
         names = (
             "nprobe",
             "max_codes",
@@ -161,9 +157,49 @@ class SearchParameters(_core.SearchParameters):
             "target_recall",
             "sel",
         )
-        given = ((name, getattr(self, name)) for name in names)
-        inside = ", ".join(f"{n}={v!r}" for n, v in given if v is not None)
+        values = ((name, getattr(self, name)) for name in names)
+        return {name: v for name, v in values if v is not None}
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{n}={v!r}" for n, v in self._given().items())
         return f"SearchParameters({inside})"
+
+    def __reduce__(self) -> Any:
+        if self.sel is not None:
+            raise TypeError(
+                "SearchParameters: a selector cannot be pickled; send the ids "
+                "and make it there"
+            )
+        return _of_dict, (self._given(),)
+
+
+def _of_dict(given: dict[str, Any]) -> SearchParameters:
+    return SearchParameters(**given)
+
+
+def _checked(name: str, value: Any) -> Any:
+    """A value of SearchParameters as C++ takes it."""
+    if name == "nprobe":
+        return _arrays.count(value, name)
+    if name == "max_codes":
+        return _arrays.count(value, name, 0)
+    if name == "sel":
+        return selector(value)
+    if name == "probe_order":
+        if not isinstance(value, str):
+            raise TypeError(f"{name} = {value!r}, expected a string")
+        return value
+    if name in ("probe_mass", "target_recall"):
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise TypeError(f"{name} = {value!r}, expected a number") from None
+        if name == "probe_mass" and not 0 < number <= 1:
+            raise ValueError(f"{name} = {value}, expected a value in (0, 1]")
+        if name == "target_recall" and not 0 <= number < 1:
+            raise ValueError(f"{name} = {value}, expected a value in [0, 1)")
+        return number
+    return value
 
 
 def parameters(params: Any) -> _core.SearchParameters | None:

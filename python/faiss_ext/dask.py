@@ -53,6 +53,11 @@ class _Rows:
             self.blocks = list(x.to_delayed().ravel())
             self.names = [f"x, rows from {b}" for b in self._begins()]
             return
+        if isinstance(x, np.ndarray):
+            raise TypeError(
+                "x: an ndarray, expected a dask array "
+                "(dask.array.from_array) or paths of files"
+            )
         if isinstance(x, (str, os.PathLike)):
             x = [x]
         files = [(os.fspath(p), _files.open_vectors(p)) for p in x]
@@ -476,7 +481,7 @@ def search(
     k: int,
     *,
     nprobe: int | None = None,
-    params: dict[str, Any] | None = None,
+    params: SearchParameters | dict[str, Any] | None = None,
 ) -> Found:
     """Searches on all workers.
 
@@ -498,8 +503,9 @@ def search(
     queries : array of shape (n, d)
     k : int
     nprobe : int, optional
-    params : dict, optional
-        What `SearchParameters` takes; this or nprobe.
+    params : SearchParameters or dict, optional
+        This or nprobe. A dict holds what `SearchParameters` takes, and a `sel`
+        in it is ids, a mask or a range: selectors do not travel.
 
     Returns
     -------
@@ -512,6 +518,13 @@ def search(
     if (nprobe is None) == (params is None):
         raise ValueError("nprobe, params: expected one of the two")
     if params is not None:
+        if isinstance(params, SearchParameters):
+            if params.sel is not None:
+                raise TypeError(
+                    "params: a selector does not travel, expected a dict "
+                    "with sel as ids, a mask or a range"
+                )
+            params = params._given()
         SearchParameters(**params)  # wrong input is told here
         if "merged" not in parts:
             raise ValueError(

@@ -64,9 +64,11 @@ struct Selector {
     std::unique_ptr<faiss::IDSelector> selector;
     std::vector<uint8_t> bits;
     std::shared_ptr<Selector> of;
+    std::string repr; ///< as Python shows it
 };
 
 void bind_search(nb::module_& m, nb::class_<PyIndex>& index);
+void bind_calibration(nb::module_& m);
 void bind_index(nb::module_& m, nb::class_<PyIndex>& index);
 void bind_index_io(nb::module_& m);
 void bind_sources(nb::class_<PyIndex>& index);

@@ -4,6 +4,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <faiss/IndexIDMap.h>
 #include <faiss/IndexPreTransform.h>
 #include <faiss/IndexRefine.h>
 #include <faiss/impl/FaissAssert.h>
@@ -128,6 +129,10 @@ void update_vectors(
             &ivf == self.index.get(),
             "update_vectors: the index is wrapped; remove_ids and add_with_ids "
             "do the same");
+    FAISS_THROW_IF_NOT_MSG(
+            !ivf.direct_map.no(),
+            "update_vectors: the index has no direct map; "
+            "set_direct_map(\"hashtable\") makes one");
     const LongCall long_call;
     ivf.update_vectors(int(x.shape(0)), ids.data(), x.data());
 }
@@ -144,7 +149,20 @@ void reconstruct_n(PyIndex& self, int64_t first, Matrix<float> out) {
     FAISS_THROW_IF_NOT_MSG(
             out.shape(1) == size_t(self.index->d), "x: expected d columns");
     const LongCall long_call;
+    // FAISS leaves the row of an id that is not there as it was.
+    for (int64_t i = 0; i < n; i++) {
+        out(i, 0) = NAN;
+    }
     self.index->reconstruct_n(first, n, out.data());
+    for (int64_t i = 0; i < n; i++) {
+        FAISS_THROW_IF_NOT_FMT(
+                !std::isnan(out(i, 0)),
+                "n0 = %zd and ni = %zd: the index has no vector with the id "
+                "%zd",
+                ssize_t(first),
+                ssize_t(n),
+                ssize_t(first + i));
+    }
 }
 
 void reconstruct_batch(
@@ -161,27 +179,47 @@ void reconstruct_batch(
 void merge_from(PyIndex& self, PyIndex& other, int64_t add_id) {
     FAISS_THROW_IF_NOT_MSG(
             &self != &other, "other: expected an index other than this one");
+    for (const PyIndex* one : {&self, &other}) {
+        const faiss::IndexIVF* ivf = extract_ivf(*one->index);
+        FAISS_THROW_IF_NOT_FMT(
+                !ivf || ivf->direct_map.no(),
+                "%s: it has a direct map, expected none; "
+                "set_direct_map(\"none\") drops it",
+                one == &self ? "merge_from, this index" : "other");
+    }
     const LongCall long_call;
 #if FAISS_EXT_FAISS_VERSION > 10703
     self.index->merge_from(*other.index, add_id);
 #else
-    self.ivf("merge_from").merge_from(*extract_ivf(*other.index), add_id);
+    self.ivf("merge_from").merge_from(other.ivf("other"), add_id);
 #endif
 }
 
 void set_direct_map(PyIndex& self, const std::string& type) {
     faiss::IndexIVF& ivf = self.ivf("set_direct_map");
-    if (type == "none") {
-        ivf.set_direct_map_type(faiss::DirectMap::NoMap);
-    } else if (type == "array") {
-        ivf.set_direct_map_type(faiss::DirectMap::Array);
+    faiss::DirectMap::Type wanted = faiss::DirectMap::NoMap;
+    if (type == "array") {
+        wanted = faiss::DirectMap::Array;
     } else if (type == "hashtable") {
-        ivf.set_direct_map_type(faiss::DirectMap::Hashtable);
-    } else {
+        wanted = faiss::DirectMap::Hashtable;
+    } else if (type != "none") {
         FAISS_THROW_FMT(
                 "type = \"%s\", expected \"none\", \"array\" or "
                 "\"hashtable\"",
                 type.c_str());
+    }
+    if (ivf.direct_map.type == wanted) {
+        return;
+    }
+    const LongCall long_call;
+    // FAISS has set the type before it finds ids that do not fit.
+    faiss::DirectMap before;
+    std::swap(before, ivf.direct_map);
+    try {
+        ivf.set_direct_map_type(wanted);
+    } catch (...) {
+        std::swap(before, ivf.direct_map);
+        throw;
     }
 }
 
@@ -231,49 +269,6 @@ nb::tuple mixture(const PyIndex& self) {
             to_numpy(std::move(m.variances), shape),
             to_numpy(std::move(weights), {m.k}),
             covariance_name(m.covariance));
-}
-
-void bind_calibration(nb::module_& m) {
-    using faiss_ext::Calibration;
-    using Point = Calibration::Point;
-    nb::class_<Point>(m, "CalibrationPoint", "A setting that was measured.")
-            .def_ro("by_codes", &Point::by_codes)
-            .def_ro("budget", &Point::budget)
-            .def_ro("bound", &Point::bound)
-            .def_ro("recall", &Point::recall)
-            .def_ro("codes", &Point::codes)
-            .def_ro("distances", &Point::distances)
-            .def_ro("cost", &Point::cost);
-    nb::class_<Calibration>(
-            m, "Calibration", "What an index learnt from known neighbours.")
-            .def_ro("fitted", &Calibration::fitted)
-            .def_ro("k", &Calibration::k)
-            .def_ro("ntotal", &Calibration::ntotal)
-            .def_ro("nq", &Calibration::nq)
-            .def_ro("own_queries", &Calibration::own_queries)
-            .def("choose",
-                 &Calibration::choose,
-                 nb::arg("target_recall"),
-                 nb::arg("k") = 10,
-                 "The cheapest setting that reached the recall, in (0, 1].")
-            .def("report",
-                 &Calibration::report,
-                 "What was compared and what won, as a table.")
-            .def(
-                    "curves",
-                    [](const Calibration& self) {
-                        nb::list out;
-                        for (const auto& curve : self.curves) {
-                            nb::list points;
-                            for (const auto& p : curve.points) {
-                                points.append(p);
-                            }
-                            out.append(nb::make_tuple(curve.k, points));
-                        }
-                        return out;
-                    },
-                    "For each number of neighbours, increasing, the settings "
-                    "that were measured, from cheap to sure.");
 }
 
 void bind_clustering(nb::module_& m) {
@@ -386,6 +381,25 @@ void bind_methods(nb::class_<PyIndex>& index) {
     });
 }
 
+/// What compares again what the index found (RFlat), inside whatever is around
+/// it.
+faiss::IndexRefine& refine(const PyIndex& self) {
+    faiss::Index* index = self.index.get();
+    while (index) {
+        if (auto found = dynamic_cast<faiss::IndexRefine*>(index)) {
+            return *found;
+        }
+        if (auto pre = dynamic_cast<faiss::IndexPreTransform*>(index)) {
+            index = pre->index;
+        } else if (auto map = dynamic_cast<faiss::IndexIDMap*>(index)) {
+            index = map->index;
+        } else {
+            index = nullptr;
+        }
+    }
+    FAISS_THROW_MSG("k_factor: the index has no RFlat or Refine");
+}
+
 /// Sets a number through GMMParameterSpace, which knows the ranges.
 void set_number(PyIndex& self, const char* name, double value) {
     faiss_ext::GMMParameterSpace().set_index_parameter(
@@ -440,6 +454,16 @@ void bind_fields(nb::class_<PyIndex>& index) {
             "nprobe",
             [](const PyIndex& self) { return self.ivf("nprobe").nprobe; },
             [](PyIndex& self, double v) { set_number(self, "nprobe", v); });
+    index.def_prop_rw(
+            "k_factor",
+            [](const PyIndex& self) { return refine(self).k_factor; },
+            [](PyIndex& self, double v) {
+                FAISS_THROW_IF_NOT_FMT(
+                        v >= 1 && std::isfinite(v),
+                        "k_factor = %g, expected at least 1",
+                        v);
+                refine(self).k_factor = float(v);
+            });
     index.def_prop_rw(
             "max_codes",
             [](const PyIndex& self) { return self.ivf("max_codes").max_codes; },

@@ -11,6 +11,7 @@
 #include <faiss/index_io.h>
 
 #include "bindings.h"
+#include "faiss_ext/IndexIVFRaBitQGMM.h"
 #include "faiss_ext/impl/convert.h"
 #include "faiss_ext/index_io.h"
 #include "faiss_ext/ivflib.h"
@@ -71,6 +72,10 @@ nb::object serialize_stock(const PyIndex& self) {
                 "max_assign = %zu, expected 1: to FAISS copies are vectors of "
                 "their own",
                 gmm->max_assign);
+        FAISS_THROW_IF_NOT_MSG(
+                !dynamic_cast<faiss_ext::IndexIVFRaBitQGMM*>(gmm),
+                "to_faiss: an index of codes alone (RaBitQ) has no vectors "
+                "that FAISS could search");
     }
     faiss::VectorIOWriter writer;
     {

@@ -1,6 +1,7 @@
 #include <omp.h>
 
 #include <exception>
+#include <stdexcept>
 #include <string>
 
 #include <nanobind/stl/string.h>
@@ -30,6 +31,15 @@ std::string without_place(const std::string& message) {
     return message;
 }
 
+/// The mixture's side calls vectors a source; in Python they are x.
+std::string as_in_python(std::string message) {
+    const std::string source = "source: ";
+    if (message.rfind(source, 0) == 0) {
+        message.replace(0, source.size(), "x: ");
+    }
+    return message;
+}
+
 PyObject* faiss_error = nullptr;
 
 void translate(const std::exception_ptr& p, void*) {
@@ -39,8 +49,11 @@ void translate(const std::exception_ptr& p, void*) {
     } catch (const faiss::FaissException& e) {
         // An interrupt has set Python's exception already.
         if (!PyErr_Occurred()) {
-            PyErr_SetString(faiss_error, without_place(e.msg).c_str());
+            PyErr_SetString(
+                    faiss_error, as_in_python(without_place(e.msg)).c_str());
         }
+    } catch (const std::invalid_argument& e) {
+        PyErr_SetString(PyExc_ValueError, as_in_python(e.what()).c_str());
     }
 }
 

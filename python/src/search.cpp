@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <deque>
 #include <optional>
 
@@ -177,6 +178,8 @@ nb::tuple range_search(
     const faiss::Index& index = *self.index;
     const size_t n = x.shape(0), d = x.shape(1);
     check_queries(index, x);
+    FAISS_THROW_IF_NOT_MSG(
+            !std::isnan(radius), "thresh = nan, expected a number");
     std::vector<int64_t> limits = {0}, labels;
     std::vector<float> distances;
     {
@@ -242,9 +245,11 @@ void search_and_reconstruct(
     });
 }
 
-std::shared_ptr<Selector> selector(std::unique_ptr<faiss::IDSelector> made) {
+std::shared_ptr<Selector> selector(
+        std::unique_ptr<faiss::IDSelector> made, std::string repr) {
     auto out = std::make_shared<Selector>();
     out->selector = std::move(made);
+    out->repr = std::move(repr);
     return out;
 }
 
@@ -262,9 +267,12 @@ void bind_selectors(nb::module_& m) {
                     },
                     nb::arg("id"),
                     "Whether the id is selected.")
+            .def("__repr__", [](const Selector& s) { return s.repr; })
             .def("__invert__", [](std::shared_ptr<Selector> s) {
-                auto out = selector(std::make_unique<faiss::IDSelectorNot>(
-                        s->selector.get()));
+                auto out = selector(
+                        std::make_unique<faiss::IDSelectorNot>(
+                                s->selector.get()),
+                        "~" + s->repr);
                 out->of = s;
                 return out;
             });
@@ -272,7 +280,9 @@ void bind_selectors(nb::module_& m) {
             "IDSelectorRange",
             [](int64_t imin, int64_t imax) {
                 return selector(
-                        std::make_unique<faiss::IDSelectorRange>(imin, imax));
+                        std::make_unique<faiss::IDSelectorRange>(imin, imax),
+                        "IDSelectorRange(" + std::to_string(imin) + ", " +
+                                std::to_string(imax) + ")");
             },
             nb::arg("imin"),
             nb::arg("imax"),
@@ -280,8 +290,11 @@ void bind_selectors(nb::module_& m) {
     m.def(
             "IDSelectorBatch",
             [](Vector<const int64_t> ids) {
-                return selector(std::make_unique<faiss::IDSelectorBatch>(
-                        ids.shape(0), ids.data()));
+                return selector(
+                        std::make_unique<faiss::IDSelectorBatch>(
+                                ids.shape(0), ids.data()),
+                        "IDSelectorBatch(" + std::to_string(ids.shape(0)) +
+                                " ids)");
             },
             nb::arg("ids"),
             "These ids, an array of int64.");
@@ -293,6 +306,8 @@ void bind_selectors(nb::module_& m) {
                         bitmap.data(), bitmap.data() + bitmap.shape(0));
                 out->selector = std::make_unique<faiss::IDSelectorBitmap>(
                         out->bits.size(), out->bits.data());
+                out->repr = "IDSelectorBitmap(" +
+                        std::to_string(out->bits.size()) + " bytes)";
                 return out;
             },
             nb::arg("bitmap"),

@@ -25,7 +25,7 @@ class Browser:
     """
 
     def __init__(self, folder: pathlib.Path) -> None:
-        import websocket
+        import websocket  # type: ignore[import-not-found,unused-ignore]
 
         assert CHROMIUM is not None
         self.errors: list[str] = []

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import pathlib
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import faiss_ext
 
+Floats = NDArray[np.float32]
+Ids = NDArray[np.int64]
 DATA = pathlib.Path(__file__).parents[2] / "bench" / "data"
 
 
@@ -38,7 +42,7 @@ def base_u8() -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def base(base_u8) -> np.ndarray:
+def base(base_u8: NDArray[np.uint8]) -> np.ndarray:
     return base_u8.astype(np.float32)
 
 
@@ -48,20 +52,22 @@ def queries() -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def truth(base, queries) -> np.ndarray:
+def truth(base: Floats, queries: Floats) -> np.ndarray:
     """Ids of the ten nearest vectors, by every distance there is."""
     q, x = queries.astype(np.float64), base.astype(np.float64)
     distances = (q**2).sum(1)[:, None] - 2 * q @ x.T + (x**2).sum(1)[None, :]
     return np.argsort(distances, axis=1, kind="stable")[:, :10]
 
 
-def recall(found: np.ndarray, truth: np.ndarray) -> float:
-    k = truth.shape[1]
+def recall(found: NDArray[Any], truth: NDArray[Any]) -> float:
+    k = int(truth.shape[1])
     hits = [len(set(f) & set(t)) for f, t in zip(found, truth, strict=True)]
     return float(np.mean(hits)) / k
 
 
-def make(factory: str, x: np.ndarray, metric: int = faiss_ext.METRIC_L2):
+def make(
+    factory: str, x: np.ndarray, metric: int = faiss_ext.METRIC_L2
+) -> Any:
     index = faiss_ext.index_factory(x.shape[1], factory, metric)
     if index.has_mixture:
         index.cp.niter = 5
@@ -69,7 +75,7 @@ def make(factory: str, x: np.ndarray, metric: int = faiss_ext.METRIC_L2):
     return index
 
 
-def fill(index, x: np.ndarray) -> None:
+def fill(index: faiss_ext.Index, x: np.ndarray) -> None:
     """FAISS's IndexIDMap wants ids."""
     if index.factory_string.startswith("IDMap"):
         index.add_with_ids(x, np.arange(len(x)))
@@ -78,24 +84,24 @@ def fill(index, x: np.ndarray) -> None:
 
 
 @pytest.fixture(scope="session")
-def trained_once(base):
+def trained_once(base: Floats) -> Any:
     return make("GMM32,Flat", base)
 
 
 @pytest.fixture(scope="session")
-def filled_once(base, trained_once):
+def filled_once(base: Floats, trained_once: faiss_ext.Index) -> Any:
     index = faiss_ext.clone_index(trained_once)
     index.add(base)
     return index
 
 
 @pytest.fixture
-def trained(trained_once):
+def trained(trained_once: faiss_ext.Index) -> Any:
     """GMM32,Flat without vectors, the test's own."""
     return faiss_ext.clone_index(trained_once)
 
 
 @pytest.fixture
-def filled(filled_once):
+def filled(filled_once: faiss_ext.Index) -> Any:
     """GMM32,Flat with all of base, calibrated, the test's own."""
     return faiss_ext.clone_index(filled_once)

@@ -8,11 +8,14 @@ import itertools
 import pathlib
 import sys
 import types
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from conftest import recall
+from conftest import Floats, Ids, recall
 
 FOLDER = (
     pathlib.Path(__file__).parents[2]
@@ -25,33 +28,35 @@ FOLDER = (
 class BaseANN:
     """The methods that the runner calls, with its arguments."""
 
-    def done(self):
+    def done(self) -> None:
         pass
 
-    def get_memory_usage(self):
+    def get_memory_usage(self) -> Any:
         return 0.0
 
-    def fit(self, X):
+    def fit(self, X: NDArray[Any]) -> None:
         pass
 
-    def query(self, q, n):
+    def query(self, q: Any, n: Any) -> Any:
         return []
 
-    def batch_query(self, X, n):
+    def batch_query(self, X: NDArray[Any], n: Any) -> None:
         pass
 
-    def get_batch_results(self):
+    def get_batch_results(self) -> Any:
         return []
 
-    def get_additional(self):
+    def get_additional(self) -> Any:
         return {}
 
-    def __str__(self):
+    name: str
+
+    def __str__(self) -> str:
         return self.name
 
 
 @pytest.fixture(scope="module")
-def module():
+def module() -> Iterator[Any]:
     names = (
         "ann_benchmarks",
         "ann_benchmarks.algorithms",
@@ -60,13 +65,14 @@ def module():
         "ann_benchmarks.algorithms.faiss_ext",
     )
     for name in names:
-        made = types.ModuleType(name)
+        made: Any = types.ModuleType(name)
         made.__path__ = []
         sys.modules[name] = made
-    sys.modules[names[3]].BaseANN = BaseANN
+    vars(sys.modules[names[3]])["BaseANN"] = BaseANN
     spec = importlib.util.spec_from_file_location(
         "ann_benchmarks.algorithms.faiss_ext.module", FOLDER / "module.py"
     )
+    assert spec is not None and spec.loader is not None
     loaded = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loaded)
     yield loaded
@@ -74,27 +80,28 @@ def module():
         del sys.modules[name]
 
 
-def test_the_configuration_names_what_is_there(module):
+def test_the_configuration_names_what_is_there(module: Any) -> None:
     yaml = pytest.importorskip("yaml")
     config = yaml.safe_load((FOLDER / "config.yml").read_text())
     (entry,) = config["float"]["any"]
-    made = getattr(module, entry["constructor"])
-    assert issubclass(made, BaseANN)
+    make: Any = getattr(module, entry["constructor"])
+    assert issubclass(make, BaseANN)
+    args: Any = ()
     for group in entry["run_groups"].values():
         for args in itertools.product(*group["args"]):
-            made("euclidean", *args)
+            make("euclidean", *args)
         for query_args in itertools.product(*group["query_args"]):
-            made("euclidean", *args).set_query_arguments(*query_args)
+            make("euclidean", *args).set_query_arguments(*query_args)
 
 
-def test_the_signatures_are_the_base_classs(module):
+def test_the_signatures_are_the_base_classs(module: Any) -> None:
     for name in ("fit", "query", "batch_query", "get_batch_results"):
         ours = inspect.signature(getattr(module.FaissExtGMM, name)).parameters
         base = inspect.signature(getattr(BaseANN, name)).parameters
         assert len(ours) == len(base)
 
 
-def test_a_run(module, base, queries, truth):
+def test_a_run(module: Any, base: Floats, queries: Floats, truth: Ids) -> None:
     algorithm = module.FaissExtGMM("euclidean", "GMM16,Flat")
     algorithm.fit(base)
     algorithm.set_query_arguments("nprobe", 16)
@@ -110,7 +117,7 @@ def test_a_run(module, base, queries, truth):
     algorithm.done()
 
 
-def test_angular(module, base, queries):
+def test_angular(module: Any, base: Floats, queries: Floats) -> None:
     algorithm = module.FaissExtGMM("angular", "GMM16,Flat")
     algorithm.fit(base)
     algorithm.set_query_arguments("nprobe", 16)
@@ -120,6 +127,6 @@ def test_angular(module, base, queries):
     assert (np.array(found) == exact).mean() > 0.9
 
 
-def test_other_metrics_are_refused(module):
+def test_other_metrics_are_refused(module: Any) -> None:
     with pytest.raises(NotImplementedError, match="hamming"):
         module.FaissExtGMM("hamming", "GMM16,Flat")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import faiss_ext
+from conftest import Floats
 from faiss_ext import _arrays
 
-WAYS = {
+WAYS: dict[str, Callable[[NDArray[Any]], Any]] = {
     "float64": lambda x: x.astype(np.float64),
     "float16": lambda x: x.astype(np.float16),
     "uint8": lambda x: x.astype(np.uint8),
@@ -24,7 +30,13 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_add_and_search_take(way, trained, base, queries, monkeypatch):
+def test_add_and_search_take(
+    way: Any,
+    trained: faiss_ext.Index,
+    base: Floats,
+    queries: Floats,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(_arrays, "BLOCK_BYTES", 512 * 300)
     other = faiss_ext.clone_index(trained)
     trained.add(base[:900])
@@ -37,7 +49,12 @@ def test_add_and_search_take(way, trained, base, queries, monkeypatch):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_add_with_ids_takes(way, trained, base, monkeypatch):
+def test_add_with_ids_takes(
+    way: Any,
+    trained: faiss_ext.Index,
+    base: Floats,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(_arrays, "BLOCK_BYTES", 512 * 30)
     ids = np.arange(100) + 1000
     trained.add_with_ids(WAYS[way](base[:100]), ids)
@@ -46,8 +63,8 @@ def test_add_with_ids_takes(way, trained, base, monkeypatch):
 
 
 @pytest.mark.parametrize("way", ["float64", "uint8", "fortran"])
-def test_train_takes(way, base):
-    def train(x):
+def test_train_takes(way: Any, base: Floats) -> None:
+    def train(x: NDArray[Any]) -> Any:
         index = faiss_ext.index_factory(128, "GMM8,Flat")
         index.cp.niter = 2
         index.train(x)
@@ -58,7 +75,7 @@ def test_train_takes(way, base):
     )
 
 
-def test_float32_is_not_copied(base):
+def test_float32_is_not_copied(base: Floats) -> None:
     assert _arrays.floats(base, "x") is base
     view = base[10:20]
     assert _arrays.floats(view, "x") is view
@@ -66,7 +83,14 @@ def test_float32_is_not_copied(base):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8, np.float16])
 @pytest.mark.parametrize("mode", ["r", "r+", "c"])
-def test_memmap(dtype, mode, trained, base, queries, tmp_path):
+def test_memmap(
+    dtype: Any,
+    mode: Any,
+    trained: faiss_ext.Index,
+    base: Floats,
+    queries: Floats,
+    tmp_path: pathlib.Path,
+) -> None:
     path = tmp_path / "x.bin"
     base[:900].astype(dtype).tofile(path)
     x = np.memmap(path, dtype, mode, shape=(900, 128))
@@ -79,7 +103,9 @@ def test_memmap(dtype, mode, trained, base, queries, tmp_path):
     np.testing.assert_array_equal(trained.assign(base[:900]), np.arange(900))
 
 
-def test_blocks_of_an_iterator(trained, base_u8, queries):
+def test_blocks_of_an_iterator(
+    trained: faiss_ext.Index, base_u8: NDArray[np.uint8], queries: Floats
+) -> None:
     whole = faiss_ext.clone_index(trained)
     whole.add(base_u8)
     blocks = (base_u8[i : i + 700] for i in range(0, 6000, 700))
@@ -93,12 +119,12 @@ def test_blocks_of_an_iterator(trained, base_u8, queries):
     )
 
 
-def test_an_empty_iterator_adds_nothing(trained):
+def test_an_empty_iterator_adds_nothing(trained: faiss_ext.Index) -> None:
     trained.add(iter([]))
     assert trained.ntotal == 0
 
 
-def test_training_on_blocks_of_an_iterator(base):
+def test_training_on_blocks_of_an_iterator(base: Floats) -> None:
     index = faiss_ext.index_factory(128, "GMM8,Flat")
     index.cp.niter = 2
     index.train(base[i : i + 500] for i in range(0, 3000, 500))
@@ -108,7 +134,7 @@ def test_training_on_blocks_of_an_iterator(base):
     np.testing.assert_array_equal(index.mixture().means, other.mixture().means)
 
 
-def test_reservoir_keeps_every_row_as_often():
+def test_reservoir_keeps_every_row_as_often() -> None:
     x = np.arange(400, dtype=np.float32).reshape(-1, 1)
     counts = np.zeros(400)
     for seed in range(500):
@@ -125,20 +151,20 @@ def test_reservoir_keeps_every_row_as_often():
     np.testing.assert_allclose(quarters, 50, atol=5 * 0.67)
 
 
-def test_a_bad_block_is_named(trained, base):
+def test_a_bad_block_is_named(trained: faiss_ext.Index, base: Floats) -> None:
     with pytest.raises(ValueError, match=r"x\[1\]: 5 columns"):
         trained.add(iter([base[:10], base[:10, :5], base[:10]]))
 
 
-def test_what_speaks_dlpack(trained, base):
+def test_what_speaks_dlpack(trained: faiss_ext.Index, base: Floats) -> None:
     class Tensor:
-        def __init__(self, a):
+        def __init__(self, a: Any) -> None:
             self.a = a
 
-        def __dlpack__(self, **options):
+        def __dlpack__(self, **options: Any) -> Any:
             return self.a.__dlpack__(**options)
 
-        def __dlpack_device__(self):
+        def __dlpack_device__(self) -> Any:
             return self.a.__dlpack_device__()
 
     trained.add(Tensor(base[:50].copy()))
@@ -148,15 +174,17 @@ def test_what_speaks_dlpack(trained, base):
     )
 
 
-def test_data_on_a_device_come_to_the_host(trained, base):
+def test_data_on_a_device_come_to_the_host(
+    trained: faiss_ext.Index, base: Floats
+) -> None:
     class OnDevice:
-        def __init__(self, a):
+        def __init__(self, a: Any) -> None:
             self.a = a
 
-        def __dlpack_device__(self):
+        def __dlpack_device__(self) -> Any:
             return (2, 0)  # kDLCUDA
 
-        def get(self):
+        def get(self) -> Any:
             return self.a
 
     trained.add(OnDevice(base[:50]))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import pathlib
 import subprocess
 import sys
 import textwrap
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import faiss_ext
-from conftest import fill, make, recall
+from conftest import Floats, Ids, fill, make, recall
 
 faiss = pytest.importorskip("faiss")
 
@@ -45,7 +48,9 @@ GMM = [
 _made: dict[tuple[str, int], object] = {}
 
 
-def stock(factory, x, metric=faiss_ext.METRIC_L2):
+def stock(
+    factory: str, x: NDArray[Any], metric: Any = faiss_ext.METRIC_L2
+) -> Any:
     """An index of faiss's with the vectors x, shared by tests."""
     if (factory, metric) not in _made:
         index = faiss.index_factory(x.shape[1], factory, metric)
@@ -58,17 +63,17 @@ def stock(factory, x, metric=faiss_ext.METRIC_L2):
     return _made[factory, metric]
 
 
-def set_nprobe(index, nprobe):
+def set_nprobe(index: faiss_ext.Index, nprobe: Any) -> None:
     faiss.ParameterSpace().set_index_parameter(index, "nprobe", nprobe)
 
 
 @pytest.fixture(scope="module")
-def x(base):
+def x(base: Floats) -> Any:
     return base[:2000]
 
 
 @pytest.mark.parametrize("factory", STOCK)
-def test_from_faiss(factory, x, queries):
+def test_from_faiss(factory: str, x: NDArray[Any], queries: Floats) -> None:
     index = stock(factory, x)
     ours = faiss_ext.from_faiss(index)
     assert (ours.ntotal, ours.d) == (2000, 128)
@@ -82,7 +87,9 @@ def test_from_faiss(factory, x, queries):
 
 
 @pytest.mark.parametrize("factory", STOCK)
-def test_there_and_back(factory, x, queries):
+def test_there_and_back(
+    factory: str, x: NDArray[Any], queries: Floats
+) -> None:
     ours = faiss_ext.from_faiss(stock(factory, x))
     back = faiss_ext.from_faiss(ours.to_faiss())
     np.testing.assert_array_equal(
@@ -91,7 +98,9 @@ def test_there_and_back(factory, x, queries):
 
 
 @pytest.mark.parametrize("factory", GMM)
-def test_to_faiss_has_the_same_vectors(factory, x, queries):
+def test_to_faiss_has_the_same_vectors(
+    factory: str, x: NDArray[Any], queries: Floats
+) -> None:
     ours = make(factory, x)
     fill(ours, x)
     ours.nprobe = 16
@@ -117,7 +126,9 @@ def test_to_faiss_has_the_same_vectors(factory, x, queries):
     ],
 )
 @pytest.mark.parametrize("covariance", ["spherical", "diag"])
-def test_swap_to_gmm(factory, covariance, x, queries):
+def test_swap_to_gmm(
+    factory: str, covariance: Any, x: NDArray[Any], queries: Floats
+) -> None:
     index = stock(factory, x)
     swapped = faiss_ext.swap_to_gmm(index, covariance)
     assert swapped.has_mixture
@@ -131,7 +142,7 @@ def test_swap_to_gmm(factory, covariance, x, queries):
     assert found > (0.3 if "PQ" in factory else 0.95)
 
 
-def test_swap_keeps_ids_and_direct_map(x):
+def test_swap_keeps_ids_and_direct_map(x: NDArray[Any]) -> None:
     index = faiss.index_factory(128, "IVF16,Flat")
     index.train(x)
     ids = np.arange(2000) * 11 + 5
@@ -141,7 +152,7 @@ def test_swap_keeps_ids_and_direct_map(x):
     np.testing.assert_array_equal(swapped.assign(x[:100]), ids[:100])
 
 
-def test_swap_of_an_index_of_ours(x, queries):
+def test_swap_of_an_index_of_ours(x: NDArray[Any], queries: Floats) -> None:
     index = make("IVF16,Flat", x)
     index.add(x)
     swapped = faiss_ext.swap_to_gmm(index)
@@ -151,7 +162,7 @@ def test_swap_of_an_index_of_ours(x, queries):
         faiss_ext.swap_to_gmm(swapped)
 
 
-def test_swap_of_inner_products(x):
+def test_swap_of_inner_products(x: NDArray[Any]) -> None:
     index = stock("IVF16,Flat", x, faiss.METRIC_INNER_PRODUCT)
     swapped = faiss_ext.swap_to_gmm(index)
     assert swapped.metric_type == faiss_ext.METRIC_INNER_PRODUCT
@@ -159,7 +170,7 @@ def test_swap_of_inner_products(x):
     assert faiss_ext.METRIC_L2 == faiss.METRIC_L2
 
 
-def test_what_cannot_be_swapped(x):
+def test_what_cannot_be_swapped(x: NDArray[Any]) -> None:
     with pytest.raises(ValueError, match="no inverted lists"):
         faiss_ext.swap_to_gmm(stock("Flat", x))
     with pytest.raises(ValueError, match="not trained"):
@@ -170,13 +181,13 @@ def test_what_cannot_be_swapped(x):
         faiss_ext.swap_to_gmm(stock("IVF16,Flat", x), "round")
 
 
-def test_what_is_not_of_faiss(filled):
+def test_what_is_not_of_faiss(filled: faiss_ext.Index) -> None:
     for wrong in (3, "index", np.zeros(3), filled, faiss):
         with pytest.raises(TypeError, match="index: a"):
             faiss_ext.from_faiss(wrong)
 
 
-def test_copies_do_not_cross(x):
+def test_copies_do_not_cross(x: NDArray[Any]) -> None:
     index = faiss_ext.index_factory(128, "GMM16,Flat")
     index.cp.niter = 2
     index.max_assign = 2
@@ -186,7 +197,7 @@ def test_copies_do_not_cross(x):
         index.to_faiss()
 
 
-def test_the_copy_is_separate(x, queries):
+def test_the_copy_is_separate(x: NDArray[Any], queries: Floats) -> None:
     index = stock("IVF16,Flat", x)
     ours = faiss_ext.from_faiss(index)
     del index
@@ -195,7 +206,9 @@ def test_the_copy_is_separate(x, queries):
     assert ours.search(queries, 1)[0].shape == (200, 1)
 
 
-def test_faiss_reads_our_files(filled, queries, tmp_path):
+def test_faiss_reads_our_files(
+    filled: faiss_ext.Index, queries: Floats, tmp_path: pathlib.Path
+) -> None:
     path = str(tmp_path / "index")
     faiss_ext.write_index(filled, path)
     theirs = faiss.read_index(path)
@@ -205,7 +218,7 @@ def test_faiss_reads_our_files(filled, queries, tmp_path):
     assert same.mean() > 0.995
 
 
-def test_parameters_of_faiss(filled, queries):
+def test_parameters_of_faiss(filled: faiss_ext.Index, queries: Floats) -> None:
     if not hasattr(faiss, "SearchParametersIVF"):
         pytest.skip("this faiss has no SearchParametersIVF")
     filled.nprobe = 1
@@ -232,7 +245,9 @@ def test_parameters_of_faiss(filled, queries):
         filled.search(queries, 5, params="nprobe=3")
 
 
-def test_the_methods_that_users_call_have_faiss_names(filled):
+def test_the_methods_that_users_call_have_faiss_names(
+    filled: faiss_ext.Index,
+) -> None:
     """What takes a faiss index calls these with these arguments."""
     import inspect
 
@@ -261,7 +276,9 @@ def test_the_methods_that_users_call_have_faiss_names(filled):
         assert {"x", "k", "params", "D", "I"} <= set(ours)
 
 
-def test_contrib_evaluation_takes_our_results(filled, queries, truth):
+def test_contrib_evaluation_takes_our_results(
+    filled: faiss_ext.Index, queries: Floats, truth: Ids
+) -> None:
     evaluation = pytest.importorskip("faiss.contrib.evaluation")
     filled.nprobe = 32
     I = filled.search(queries, 10)[1]
@@ -272,7 +289,9 @@ def test_contrib_evaluation_takes_our_results(filled, queries, truth):
     assert np.mean(precision) == np.mean(recall_) == 1
 
 
-def test_contrib_ivf_tools_take_what_crossed(x, queries):
+def test_contrib_ivf_tools_take_what_crossed(
+    x: NDArray[Any], queries: Floats
+) -> None:
     tools = pytest.importorskip("faiss.contrib.ivf_tools")
     ours = make("GMM16,Flat", x)
     ours.add(x)
@@ -286,7 +305,7 @@ def test_contrib_ivf_tools_take_what_crossed(x, queries):
     assert recall(I2, I) > 0.995
 
 
-def _int(result):
+def _int(result: Any) -> Any:
     lims, _, I = result
     return lims, I
 
@@ -301,7 +320,7 @@ IMPORTS = {
 
 
 @pytest.mark.parametrize("order", IMPORTS)
-def test_two_faiss_in_one_process(order, tmp_path):
+def test_two_faiss_in_one_process(order: Any, tmp_path: pathlib.Path) -> None:
     """Neither crashes; each finds the same with or without the other."""
     if "sklearn" in order:
         pytest.importorskip("sklearn")
@@ -387,10 +406,12 @@ print(best)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("measured", ["faiss", "faiss_ext"])
-def test_neither_slows_the_other(measured, tmp_path):
+def test_neither_slows_the_other(
+    measured: Any, tmp_path: pathlib.Path
+) -> None:
     """The same search alone and with the other's between, in either order."""
 
-    def seconds(imports, beside):
+    def seconds(imports: Any, beside: Any) -> Any:
         program = PACE % (f"{imports}\nMODULE, BESIDE = {measured}, {beside}")
         return float(
             subprocess.run(
@@ -415,3 +436,19 @@ def test_neither_slows_the_other(measured, tmp_path):
         assert seconds(imports, beside) < limit or (
             seconds(imports, beside) < limit
         )
+
+
+def test_codes_alone_have_nothing_for_faiss(x: NDArray[Any]) -> None:
+    index = faiss_ext.index_factory(x.shape[1], "GMM8,RaBitQ2")
+    index.train(x)
+    index.add(x)
+    with pytest.raises(ValueError, match="to_faiss: .* codes alone"):
+        index.to_faiss()
+
+
+def test_a_type_that_cannot_be_swapped_is_named(x: NDArray[Any]) -> None:
+    index = faiss.index_factory(x.shape[1], "IVF8,PQ4x4fs")
+    index.train(x)
+    index.add(x)
+    with pytest.raises(ValueError, match="IVF8,PQ4x4fs|IVFPQFastScan"):
+        faiss_ext.swap_to_gmm(index)

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import pathlib
 import re
 import subprocess
 import sys
+import time
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import faiss_ext
-from conftest import recall
+from conftest import Floats, Ids, recall
 from faiss_ext import _files, _sweep
 
 pytest.importorskip("typer")
 
 
-def run(*args, code=0, cwd=None):
+def run(*args: Any, code: Any = 0, cwd: Any = None) -> Any:
     done = subprocess.run(
         [sys.executable, "-m", "faiss_ext", *map(str, args)],
         capture_output=True,
@@ -31,12 +35,17 @@ def run(*args, code=0, cwd=None):
     return done
 
 
-def said(*args, **options):
+def said(*args: Any, **options: Any) -> Any:
     return json.loads(run(*args, "--json", **options).stdout)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, base_u8, queries, truth):
+def folder(
+    tmp_path_factory: pytest.TempPathFactory,
+    base_u8: NDArray[np.uint8],
+    queries: Floats,
+    truth: Ids,
+) -> Any:
     folder = tmp_path_factory.mktemp("cli")
     with open(folder / "base.u8bin", "wb") as f:
         np.array(base_u8.shape, np.uint32).tofile(f)
@@ -47,7 +56,7 @@ def folder(tmp_path_factory, base_u8, queries, truth):
 
 
 @pytest.fixture(scope="module")
-def built(folder):
+def built(folder: Any) -> Any:
     facts = said(
         "build",
         "GMM16,Flat",
@@ -64,7 +73,7 @@ def built(folder):
     return folder / "a.index", facts
 
 
-def test_build_says_what_it_built(built):
+def test_build_says_what_it_built(built: Any) -> None:
     path, facts = built
     assert facts["factory"] == "GMM16,Flat"
     assert (facts["ntotal"], facts["d"], facts["nlist"]) == (6000, 128, 16)
@@ -73,13 +82,15 @@ def test_build_says_what_it_built(built):
     assert not list(path.parent.glob("*.partial"))
 
 
-def test_build_wrote_what_the_package_reads(built, queries, truth):
+def test_build_wrote_what_the_package_reads(
+    built: Any, queries: Floats, truth: Ids
+) -> None:
     index = faiss_ext.read_index(built[0])
     assert index.target_recall == pytest.approx(0.9)
     assert recall(index.search(queries, 10)[1], truth) > 0.8
 
 
-def test_info(built, folder):
+def test_info(built: Any, folder: Any) -> None:
     facts = said("info", built[0])
     assert facts["ntotal"] == 6000
     assert facts["largest_list"] >= 6000 / 16
@@ -88,7 +99,7 @@ def test_info(built, folder):
     assert "GMM16,Flat" in run("info", built[0]).stdout
 
 
-def test_train_and_add(folder):
+def test_train_and_add(folder: Any) -> None:
     out = folder / "t.index"
     facts = said(
         "train",
@@ -110,7 +121,9 @@ def test_train_and_add(folder):
         assert (facts["added"], facts["ntotal"]) == (6000, ntotal)
 
 
-def test_search_finds_and_says_the_recall(built, folder, queries, truth):
+def test_search_finds_and_says_the_recall(
+    built: Any, folder: Any, queries: Floats, truth: Ids
+) -> None:
     facts = said(
         "search",
         built[0],
@@ -132,7 +145,7 @@ def test_search_finds_and_says_the_recall(built, folder, queries, truth):
     assert (np.diff(D, axis=1) >= 0).all()
 
 
-def test_calibrate(built, folder):
+def test_calibrate(built: Any, folder: Any) -> None:
     facts = said(
         "calibrate", built[0], "-o", folder / "c.index", "-k", 5, "--nq", 100
     )
@@ -155,7 +168,9 @@ def test_calibrate(built, folder):
     ).target_recall == pytest.approx(0.8)
 
 
-def test_convert_there_and_back(folder, base, queries):
+def test_convert_there_and_back(
+    folder: Any, base: Floats, queries: Floats
+) -> None:
     stock = faiss_ext.index_factory(128, "IVF16,Flat")
     stock.train(base)
     stock.add(base)
@@ -187,7 +202,7 @@ def test_convert_there_and_back(folder, base, queries):
     )
 
 
-def test_sweep_and_report(built, folder):
+def test_sweep_and_report(built: Any, folder: Any) -> None:
     facts = said(
         "sweep",
         built[0],
@@ -212,7 +227,7 @@ def test_sweep_and_report(built, folder):
     assert "GMM16,Flat" in page
 
 
-def test_sweep_as_a_table(built, folder):
+def test_sweep_as_a_table(built: Any, folder: Any) -> None:
     text = run(
         "sweep",
         built[0],
@@ -227,7 +242,9 @@ def test_sweep_as_a_table(built, folder):
     assert "target_recall=0.95" in text
 
 
-def test_exact_neighbors_in_blocks(base, queries, truth):
+def test_exact_neighbors_in_blocks(
+    base: Floats, queries: Floats, truth: Ids
+) -> None:
     found = _sweep.exact_neighbors(
         (base[i : i + 999] for i in range(0, 6000, 999)),
         queries,
@@ -242,7 +259,7 @@ def test_exact_neighbors_in_blocks(base, queries, truth):
     np.testing.assert_array_equal(found[:, 0], exact)
 
 
-def test_exit_codes(built, folder):
+def test_exit_codes(built: Any, folder: Any) -> None:
     assert "no such file" in run("info", folder / "no.index", code=3).stderr
     error = run(
         "build",
@@ -276,21 +293,84 @@ def test_exit_codes(built, folder):
     )
 
 
-def test_a_failed_write_leaves_the_old_file(folder, built):
-    before = built[0].read_bytes()
-    error = run(
-        "add",
-        built[0],
-        folder / "query.fbin",
-        "-o",
-        folder / "no" / "where",
+def test_what_cannot_be_written_is_said_before_the_work(
+    folder: Any, built: Any
+) -> None:
+    base, queries = folder / "base.u8bin", folder / "query.fbin"
+    nowhere = folder / "nowhere" / "out.index"
+    for out in (nowhere, folder):
+        done = run("build", "GMM16,Flat", base, "-o", out, code=3)
+        assert str(out) in done.stderr.replace("\n", "")
+        assert "adding" not in done.stderr
+    done = run("search", built[0], queries, "-o", folder / "ids.txt", code=1)
+    assert "ids.txt" in done.stderr and "searching" not in done.stderr
+    done = run(
+        *("build", "GMM16,Flat", base, "-o", folder / "b.index"),
+        *("--target-recall", 2),
         code=1,
-    ).stderr
-    assert "where" in error
+    )
+    assert "target_recall = 2" in done.stderr and "adding" not in done.stderr
+    assert not (folder / "b.index").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_memory_stays_below_the_size_of_the_data(
+    tmp_path: pathlib.Path,
+) -> None:
+    """The most anonymous memory of a build, as the kernel counts it."""
+    n, d = 400_000, 128
+    file = tmp_path / "base.fbin"
+    rng = np.random.default_rng(0)
+    with open(file, "wb") as f:
+        np.array([n, d], np.uint32).tofile(f)
+        for _ in range(10):
+            rng.random((n // 10, d), np.float32).tofile(f)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "faiss_ext", "build", "GMM64,SQ4"]
+        + [str(file), "-o", str(tmp_path / "out.index"), "--niter", "2"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    most = 0
+    status = pathlib.Path(f"/proc/{process.pid}/status")
+    try:
+        while process.poll() is None:
+            found = re.search(r"RssAnon:\s*(\d+) kB", status.read_text())
+            most = max(most, 1024 * int(found[1]) if found else 0)
+            time.sleep(0.005)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    index = faiss_ext.read_index(tmp_path / "out.index")
+    assert len(index) == n
+    print(f"{most / 2**20:.0f} MB of {file.stat().st_size / 2**20:.0f}")
+    assert 0 < most < file.stat().st_size
+
+
+def test_a_failed_write_leaves_the_old_file(folder: Any, built: Any) -> None:
+    before = built[0].read_bytes()
+    # A disk that is full after 100,000 bytes.
+    program = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000))
+from faiss_ext.__main__ import main
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, "add", built[0]]
+        + [folder / "query.fbin"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 3, done.stderr
+    assert "a.index" in done.stderr
     assert built[0].read_bytes() == before
+    assert not list(folder.glob("*.partial"))
 
 
-def test_help_lists_the_commands():
+def test_help_lists_the_commands() -> None:
     text = run("--help").stdout
     for command in (
         "train",

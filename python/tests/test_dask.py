@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 
-from conftest import recall
+from conftest import Floats, Ids, recall
 
 pytest.importorskip("sklearn")
 distributed = pytest.importorskip("distributed")
@@ -24,13 +27,13 @@ import faiss_ext  # noqa: E402
 from faiss_ext import GaussianMixture  # noqa: E402
 from faiss_ext import dask as fdask  # noqa: E402
 
-OPTIONS = dict(
+OPTIONS: dict[str, Any] = dict(
     covariance_type="diag", max_iter=4, tol=0, random_state=0, block_rows=700
 )
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def cluster() -> Iterator[Any]:
     with (
         distributed.LocalCluster(
             n_workers=2,
@@ -44,27 +47,27 @@ def cluster():
 
 
 @pytest.fixture(scope="module")
-def alone(base):
+def alone(base: Floats) -> Any:
     """What one process fits."""
-    import dask
+    import dask.config
 
     with dask.config.set(scheduler="synchronous"):
         return fdask.fit(da.from_array(base, chunks=(999, 64)), 6, **OPTIONS)
 
 
-def same_bits(a, b):
+def same_bits(a: Any, b: Any) -> None:
     for name in ("means_", "covariances_", "weights_"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
     assert a.lower_bounds_ == b.lower_bounds_
 
 
-def test_is_the_estimators_fit(base, alone):
+def test_is_the_estimators_fit(base: Floats, alone: Any) -> None:
     start = dict(
         means_init=alone.means_,
         weights_init=alone.weights_,
         precisions_init=alone.precisions_,
     )
-    import dask
+    import dask.config
 
     options = {**OPTIONS, **start}
     with dask.config.set(scheduler="synchronous"):
@@ -77,13 +80,17 @@ def test_is_the_estimators_fit(base, alone):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_same_bits_whatever_the_workers(cluster, base, alone):
+def test_the_same_bits_whatever_the_workers(
+    cluster: Any, base: Floats, alone: Any
+) -> None:
     x = da.from_array(base, chunks=(1234, 128))
     same_bits(fdask.fit(x, 6, **OPTIONS), alone)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_same_bits_from_files(cluster, base, alone, tmp_path):
+def test_the_same_bits_from_files(
+    cluster: Any, base: Floats, alone: Any, tmp_path: pathlib.Path
+) -> None:
     paths = []
     for i, part in enumerate(np.array_split(base, [1000, 1500, 4444])):
         paths.append(tmp_path / f"{i}.npy")
@@ -92,7 +99,7 @@ def test_the_same_bits_from_files(cluster, base, alone, tmp_path):
 
 
 @contextlib.contextmanager
-def a_worker_dies(cluster, after=0.3):
+def a_worker_dies(cluster: Any, after: Any = 0.3) -> Iterator[Any]:
     """SIGKILL for one of them, so many seconds into the block."""
     killed = threading.Event()
 
@@ -110,7 +117,9 @@ def a_worker_dies(cluster, after=0.3):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_same_bits_when_a_worker_dies(cluster, base, alone):
+def test_the_same_bits_when_a_worker_dies(
+    cluster: Any, base: Floats, alone: Any
+) -> None:
     x = da.from_array(base, chunks=(700, 128))
     with a_worker_dies(cluster):
         fits = [fdask.fit(x, 6, **OPTIONS)]
@@ -120,7 +129,9 @@ def test_the_same_bits_when_a_worker_dies(cluster, base, alone):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_nan_is_named_by_file_and_row(cluster, base, tmp_path):
+def test_a_nan_is_named_by_file_and_row(
+    cluster: Any, base: Floats, tmp_path: pathlib.Path
+) -> None:
     x = base[:1500].copy()
     x[903, 5] = np.nan
     np.save(tmp_path / "bad.npy", x)
@@ -128,7 +139,7 @@ def test_a_nan_is_named_by_file_and_row(cluster, base, tmp_path):
         fdask.fit([tmp_path / "bad.npy"], 3, **OPTIONS)
 
 
-def test_wrong_input(base, tmp_path):
+def test_wrong_input(base: Floats, tmp_path: pathlib.Path) -> None:
     with pytest.raises(ValueError, match="two known dimensions"):
         fdask.fit(da.zeros(5), 2)
     with pytest.raises(ValueError, match="no files"):
@@ -142,7 +153,9 @@ def test_wrong_input(base, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def built(cluster, base, tmp_path_factory):
+def built(
+    cluster: Any, base: Floats, tmp_path_factory: pytest.TempPathFactory
+) -> Any:
     return fdask.build(
         da.from_array(base, chunks=(800, 128)),
         "GMM16,Flat",
@@ -152,7 +165,7 @@ def built(cluster, base, tmp_path_factory):
     )
 
 
-def test_the_manifest_says_what_there_is(built):
+def test_the_manifest_says_what_there_is(built: Any) -> None:
     manifest = json.loads(built.read_text())
     assert manifest["ntotal"] == 6000
     assert [s["begin"] for s in manifest["shards"]] == [0, 2100, 4200]
@@ -161,7 +174,9 @@ def test_the_manifest_says_what_there_is(built):
 
 
 @pytest.mark.parametrize("nprobe", [1, 3, 16])
-def test_shards_find_what_one_index_finds(built, base, queries, nprobe):
+def test_shards_find_what_one_index_finds(
+    built: Any, base: Floats, queries: Floats, nprobe: Any
+) -> None:
     whole = faiss_ext.read_index(built.parent / "trained.index")
     whole.add(base)
     params = faiss_ext.SearchParameters(nprobe=nprobe, probe_order="distance")
@@ -171,7 +186,9 @@ def test_shards_find_what_one_index_finds(built, base, queries, nprobe):
     assert recall(I2, I) > 0.999
 
 
-def test_merged_shards_are_one_index(built, queries, truth):
+def test_merged_shards_are_one_index(
+    built: Any, queries: Floats, truth: Ids
+) -> None:
     index = fdask.merge(built)
     assert index.ntotal == 6000
     assert index.calibration.fitted
@@ -179,7 +196,7 @@ def test_merged_shards_are_one_index(built, queries, truth):
     assert recall(index.search(queries, 10)[1], truth) == 1
 
 
-def on_disk(built, folder, queries=None):
+def on_disk(built: Any, folder: Any, queries: Floats | None = None) -> Any:
     """A copy of what was built, its shards merged on disk."""
     shutil.copytree(built.parent, folder)
     manifest = folder / "manifest.json"
@@ -187,7 +204,7 @@ def on_disk(built, folder, queries=None):
     return manifest
 
 
-PARAMETERS = [
+PARAMETERS: list[dict[str, Any]] = [
     dict(nprobe=1, probe_order="codes"),
     dict(nprobe=3),
     dict(nprobe=16),
@@ -197,8 +214,13 @@ PARAMETERS = [
 
 
 def test_one_plan_for_all_workers(
-    cluster, built, base, queries, tmp_path, monkeypatch
-):
+    cluster: Any,
+    built: Any,
+    base: Floats,
+    queries: Floats,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """At every setting what the one index finds, and with settings that no
     calibration has a say in what an index finds that never was in shards."""
     manifest = on_disk(built, tmp_path / "merged", queries)
@@ -210,6 +232,8 @@ def test_one_plan_for_all_workers(
         params = faiss_ext.SearchParameters(**settings)
         D, labels = merged.search(queries, 10, params=params)
         D2, labels2 = fdask.search(manifest, queries, 10, params=settings)
+        _, labels3 = fdask.search(manifest, queries, 10, params=params)
+        np.testing.assert_array_equal(labels3, labels2)
         np.testing.assert_array_equal(D2, D, err_msg=str(settings))
         np.testing.assert_array_equal(labels2, labels, err_msg=str(settings))
         if "target_recall" not in settings:
@@ -219,8 +243,12 @@ def test_one_plan_for_all_workers(
 
 @pytest.mark.filterwarnings("ignore")
 def test_searches_when_a_worker_dies(
-    cluster, built, queries, tmp_path, monkeypatch
-):
+    cluster: Any,
+    built: Any,
+    queries: Floats,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     manifest = on_disk(built, tmp_path / "merged")
     params = dict(nprobe=4)
     expected = fdask.search(manifest, queries, 10, params=params)
@@ -236,7 +264,9 @@ def test_searches_when_a_worker_dies(
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_builds_when_a_worker_dies(cluster, base, built, tmp_path):
+def test_builds_when_a_worker_dies(
+    cluster: Any, base: Floats, built: Any, tmp_path: pathlib.Path
+) -> None:
     for after in (0.5, 1.0):
         with a_worker_dies(cluster, after):
             path = fdask.build(
@@ -252,7 +282,17 @@ def test_builds_when_a_worker_dies(cluster, base, built, tmp_path):
         ]
 
 
-def test_search_wants_one_of_two(built, queries):
+def test_what_does_not_travel_is_refused(
+    built: Any, base: Floats, queries: Floats, tmp_path: pathlib.Path
+) -> None:
+    params = faiss_ext.SearchParameters(sel=[1, 2])
+    with pytest.raises(TypeError, match="params: a selector"):
+        fdask.search(built, queries, 3, params=params)
+    with pytest.raises(TypeError, match="x: an ndarray, expected a dask"):
+        fdask.build(base, "GMM8,Flat", tmp_path)
+
+
+def test_search_wants_one_of_two(built: Any, queries: Floats) -> None:
     with pytest.raises(ValueError, match="one of the two"):
         fdask.search(built, queries, 3)
     with pytest.raises(ValueError, match="not merged on disk"):
@@ -260,7 +300,9 @@ def test_search_wants_one_of_two(built, queries):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_nan_to_build_from_is_named(cluster, base, tmp_path):
+def test_a_nan_to_build_from_is_named(
+    cluster: Any, base: Floats, tmp_path: pathlib.Path
+) -> None:
     x = base[:3000].copy()
     # where no row of the sample to train on is
     x[2903, 5] = np.nan
@@ -277,7 +319,7 @@ def test_a_nan_to_build_from_is_named(cluster, base, tmp_path):
 
 
 @pytest.fixture
-def small_disk(tmp_path):
+def small_disk(tmp_path: pathlib.Path) -> Iterator[Any]:
     """A folder on a file system of 300 kB."""
     folder = tmp_path / "small"
     folder.mkdir()
@@ -292,7 +334,9 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_full_disk_leaves_no_manifest(cluster, base, small_disk):
+def test_a_full_disk_leaves_no_manifest(
+    cluster: Any, base: Floats, small_disk: Any
+) -> None:
     with pytest.raises((ValueError, OSError), match="small/"):
         fdask.build(
             da.from_array(base, chunks=(800, 128)),
@@ -304,7 +348,9 @@ def test_a_full_disk_leaves_no_manifest(cluster, base, small_disk):
     assert [p.name for p in small_disk.iterdir()] == ["trained.index"]
 
 
-def test_a_full_disk_leaves_no_merged_index(built, small_disk):
+def test_a_full_disk_leaves_no_merged_index(
+    built: Any, small_disk: Any
+) -> None:
     manifest = json.loads(built.read_text())
     for shard in [{"file": "trained.index"}, *manifest["shards"]]:
         (small_disk / shard["file"]).symlink_to(built.parent / shard["file"])
@@ -317,7 +363,9 @@ def test_a_full_disk_leaves_no_merged_index(built, small_disk):
     )
 
 
-def test_damaged_and_missing_shards_are_refused(built, queries, tmp_path):
+def test_damaged_and_missing_shards_are_refused(
+    built: Any, queries: Floats, tmp_path: pathlib.Path
+) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(built.parent, folder)
     shard = folder / "shard00001.index"

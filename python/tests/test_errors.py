@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import pathlib
 import pickle
+from typing import Any, cast
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import faiss_ext
+from conftest import Floats
 
 
-def bad(base, what):
+def bad(base: Floats, what: Any) -> Any:
     x = base[:50].copy()
     if what == "nan":
         x[7, 3] = np.nan
@@ -20,7 +24,9 @@ def bad(base, what):
 
 
 @pytest.mark.parametrize("what", ["nan", "inf"])
-def test_values_that_are_not_finite(what, trained, base):
+def test_values_that_are_not_finite(
+    what: Any, trained: faiss_ext.Index, base: Floats
+) -> None:
     x = bad(base, what)
     with pytest.raises(ValueError, match="x.* 7"):
         trained.add(x)
@@ -47,11 +53,14 @@ def test_values_that_are_not_finite(what, trained, base):
         (np.zeros((3, 128), "U1"), TypeError, "x: dtype <U1"),
         (np.zeros((3, 128), object), TypeError, "x: dtype object"),
         ("vectors", TypeError, "x: a str"),
-        (None, TypeError, "x: dtype object"),
+        ({1, 2}, TypeError, "x: a set"),
+        (None, TypeError, "x: a NoneType"),
         ([[1.0], [1.0, 2.0]], ValueError, "x: not an array"),
     ],
 )
-def test_what_are_not_vectors(x, error, match, trained):
+def test_what_are_not_vectors(
+    x: NDArray[Any], error: Any, match: Any, trained: faiss_ext.Index
+) -> None:
     for call in (
         trained.train,
         trained.add,
@@ -75,7 +84,9 @@ def test_what_are_not_vectors(x, error, match, trained):
         (np.full(5, 2**63, np.uint64), ValueError),
     ],
 )
-def test_ids(ids, error, trained, base):
+def test_ids(
+    ids: Any, error: Any, trained: faiss_ext.Index, base: Floats
+) -> None:
     with pytest.raises(error, match="ids"):
         trained.add_with_ids(base[:5], ids)
     assert trained.ntotal == 0
@@ -84,12 +95,14 @@ def test_ids(ids, error, trained, base):
 @pytest.mark.parametrize(
     ("k", "error"), [(0, ValueError), (-1, ValueError), (2.5, TypeError)]
 )
-def test_k(k, error, filled, queries):
+def test_k(
+    k: Any, error: Any, filled: faiss_ext.Index, queries: Floats
+) -> None:
     with pytest.raises(error, match="k = "):
         filled.search(queries, k)
 
 
-def test_a_numpy_k_is_fine(filled, queries):
+def test_a_numpy_k_is_fine(filled: faiss_ext.Index, queries: Floats) -> None:
     assert filled.search(queries, np.int64(3))[0].shape == (200, 3)
 
 
@@ -107,7 +120,7 @@ def test_a_numpy_k_is_fine(filled, queries):
         ("covariance_type", "round", ValueError),
     ],
 )
-def test_fields(name, value, error):
+def test_fields(name: Any, value: Any, error: Any) -> None:
     index = faiss_ext.index_factory(8, "GMM4,Flat")
     before = getattr(index, name)
     with pytest.raises(error, match=name):
@@ -115,7 +128,7 @@ def test_fields(name, value, error):
     assert getattr(index, name) == before
 
 
-def test_fields_that_an_index_does_not_have():
+def test_fields_that_an_index_does_not_have() -> None:
     index = faiss_ext.index_factory(8, "Flat")
     for name in ("nprobe", "target_recall", "calibration", "nlist"):
         assert not hasattr(index, name)
@@ -124,10 +137,10 @@ def test_fields_that_an_index_does_not_have():
     with pytest.raises(ValueError, match="no mixture"):
         index.optimize()
     with pytest.raises(AttributeError):
-        index.nprobe_typo = 3
+        index.nprobe_typo = 3  # type: ignore[attr-defined]
 
 
-def test_read_only_fields(filled):
+def test_read_only_fields(filled: faiss_ext.Index) -> None:
     with pytest.raises(AttributeError):
         filled.ntotal = 3
     with pytest.raises(AttributeError):
@@ -137,37 +150,39 @@ def test_read_only_fields(filled):
 @pytest.mark.parametrize(
     "text", ["GMM", "GMM8", "GMM8,Falt", "GMM8_Round,Flat", "GMM0,Flat", ""]
 )
-def test_factory_strings(text):
+def test_factory_strings(text: str) -> None:
     with pytest.raises(ValueError):
         faiss_ext.index_factory(16, text)
 
 
-def test_factory_dimension():
+def test_factory_dimension() -> None:
     with pytest.raises(ValueError, match="d = 0"):
         faiss_ext.index_factory(0, "GMM8,Flat")
     with pytest.raises(TypeError, match="d = 1.5"):
-        faiss_ext.index_factory(1.5, "GMM8,Flat")
+        faiss_ext.index_factory(1.5, "GMM8,Flat")  # type: ignore[arg-type]
 
 
-def test_too_few_to_train(base):
+def test_too_few_to_train(base: Floats) -> None:
     index = faiss_ext.index_factory(128, "GMM64,Flat")
     with pytest.raises(ValueError, match="n = 10.*64"):
         index.train(base[:10])
     assert not index.is_trained
 
 
-def test_adding_before_training(base):
+def test_adding_before_training(base: Floats) -> None:
     index = faiss_ext.index_factory(128, "GMM8,Flat")
     with pytest.raises(ValueError, match="not trained"):
         index.add(base[:10])
 
 
-def test_training_a_filled_index(filled, base):
+def test_training_a_filled_index(
+    filled: faiss_ext.Index, base: Floats
+) -> None:
     with pytest.raises(ValueError, match="ntotal"):
         filled.train(base)
 
 
-def test_update_vectors(filled, base):
+def test_update_vectors(filled: faiss_ext.Index, base: Floats) -> None:
     with pytest.raises(ValueError, match="direct map"):
         filled.update_vectors([1], base[:1])
     filled.set_direct_map("hashtable")
@@ -178,7 +193,7 @@ def test_update_vectors(filled, base):
         filled.set_direct_map("tree")
 
 
-def test_reconstruct(filled):
+def test_reconstruct(filled: faiss_ext.Index) -> None:
     filled.set_direct_map("hashtable")
     with pytest.raises(ValueError):
         filled.reconstruct(6000)
@@ -192,11 +207,11 @@ def test_reconstruct(filled):
         filled.reconstruct(1, np.empty(5, np.float32))
 
 
-def test_merge_from(filled, base):
+def test_merge_from(filled: faiss_ext.Index, base: Floats) -> None:
     with pytest.raises(ValueError, match="other"):
         filled.merge_from(filled)
     with pytest.raises(TypeError, match="other"):
-        filled.merge_from("other")
+        filled.merge_from("other")  # type: ignore[arg-type]
     other = faiss_ext.index_factory(128, "GMM32,Flat")
     other.cp.niter = 1
     other.cp.seed = 99
@@ -210,7 +225,7 @@ def test_merge_from(filled, base):
         filled.merge_from(flat)
 
 
-def test_out_arrays(filled, queries):
+def test_out_arrays(filled: faiss_ext.Index, queries: Floats) -> None:
     for D in (
         np.empty((200, 4), np.float32),
         np.empty((200, 5), np.float64),
@@ -219,10 +234,12 @@ def test_out_arrays(filled, queries):
         [[0.0]],
     ):
         with pytest.raises(ValueError, match="D: expected"):
-            filled.search(queries, 5, D=D)
+            filled.search(queries, 5, D=cast(Any, D))
 
 
-def test_calibrate(filled, trained, queries):
+def test_calibrate(
+    filled: faiss_ext.Index, trained: faiss_ext.Index, queries: Floats
+) -> None:
     with pytest.raises(ValueError):
         filled.calibrate(queries[:5])
     with pytest.raises(ValueError, match="nq = 3"):
@@ -236,12 +253,12 @@ def test_calibrate(filled, trained, queries):
     assert filled.calibration.own_queries
 
 
-def test_the_constructor_is_not_for_users():
+def test_the_constructor_is_not_for_users() -> None:
     with pytest.raises(TypeError, match="index_factory"):
-        faiss_ext.Index(3)
+        faiss_ext.Index(3)  # type: ignore[arg-type]
 
 
-def test_remove_ids(filled):
+def test_remove_ids(filled: faiss_ext.Index) -> None:
     with pytest.raises(TypeError, match="ids"):
         filled.remove_ids(None)
     with pytest.raises(TypeError, match="ids"):
@@ -249,26 +266,28 @@ def test_remove_ids(filled):
     assert filled.ntotal == 6000
 
 
-def test_errors_are_runtime_errors_as_faiss_raises_them(filled):
+def test_errors_are_runtime_errors_as_faiss_raises_them(
+    filled: faiss_ext.Index,
+) -> None:
     with pytest.raises(RuntimeError):
         filled.nprobe = 0
     assert issubclass(faiss_ext.FaissError, ValueError)
 
 
-def test_errors_name_no_source_file(filled):
+def test_errors_name_no_source_file(filled: faiss_ext.Index) -> None:
     with pytest.raises(faiss_ext.FaissError) as error:
         filled.probe_order = "best"
     assert ".cpp" not in str(error.value)
 
 
 @pytest.mark.parametrize("cut", [0, 3, 40, 1000, -1, -9])
-def test_truncated_bytes(cut, filled):
+def test_truncated_bytes(cut: Any, filled: faiss_ext.Index) -> None:
     data = faiss_ext.serialize_index(filled)
     with pytest.raises(ValueError):
         faiss_ext.deserialize_index(data[:cut])
 
 
-def test_flipped_bits(filled):
+def test_flipped_bits(filled: faiss_ext.Index) -> None:
     data = faiss_ext.serialize_index(filled)
     for at in (len(data) // 2, len(data) - 100):
         damaged = data.copy()
@@ -277,7 +296,7 @@ def test_flipped_bits(filled):
             faiss_ext.deserialize_index(damaged)
 
 
-def test_files(tmp_path, filled):
+def test_files(tmp_path: pathlib.Path, filled: faiss_ext.Index) -> None:
     with pytest.raises(ValueError, match="missing.index"):
         faiss_ext.read_index(tmp_path / "missing.index")
     with pytest.raises(ValueError, match="no/folder"):
@@ -286,12 +305,92 @@ def test_files(tmp_path, filled):
     with pytest.raises(ValueError):
         faiss_ext.read_index(tmp_path / "text")
     with pytest.raises(TypeError, match="index"):
-        faiss_ext.write_index("index", tmp_path / "x")
+        faiss_ext.write_index(
+            "index",  # type: ignore[arg-type]
+            tmp_path / "x",
+        )
     with pytest.raises(TypeError, match="data"):
         faiss_ext.deserialize_index(np.zeros(8))
 
 
-def test_pickles_that_were_damaged(filled):
+def test_pickles_that_were_damaged(filled: faiss_ext.Index) -> None:
     data = pickle.dumps(filled)
     with pytest.raises((ValueError, pickle.UnpicklingError, EOFError)):
         pickle.loads(data[: len(data) // 2])
+
+
+def test_a_direct_map_that_cannot_be_leaves_the_one_there_is(
+    trained: faiss_ext.Index, base: Floats
+) -> None:
+    trained.add_with_ids(base[:100], np.arange(100) * 3 + 5)
+    trained.set_direct_map("hashtable")
+    with pytest.raises(ValueError):
+        trained.set_direct_map("array")
+    assert trained.direct_map == "hashtable"
+    np.testing.assert_array_equal(trained.reconstruct(5), base[0])
+    trained.update_vectors([8], base[:1])
+    np.testing.assert_array_equal(trained.reconstruct(8), base[0])
+
+
+def test_reconstruct_n_of_ids_that_are_not_there(
+    trained: faiss_ext.Index, base: Floats
+) -> None:
+    trained.add_with_ids(base[:20], np.arange(20) + 7)
+    np.testing.assert_array_equal(trained.reconstruct_n(7, 13), base[:13])
+    with pytest.raises(ValueError, match="no vector with the id 6"):
+        trained.reconstruct_n(6, 3)
+
+
+def test_merge_from_says_whose_direct_map(
+    trained: faiss_ext.Index, base: Floats
+) -> None:
+    trained.add(base[:100])
+    other = faiss_ext.clone_index(trained)
+    other.set_direct_map("hashtable")
+    with pytest.raises(ValueError, match="^other: it has a direct map"):
+        trained.merge_from(other)
+    with pytest.raises(ValueError, match="this index: it has a direct map"):
+        other.merge_from(trained)
+    other.set_direct_map("none")
+    trained.merge_from(other, add_id=100)
+    assert len(trained) == 200 and len(other) == 0
+    flat = faiss_ext.index_factory(128, "Flat")
+    with pytest.raises(ValueError):
+        trained.merge_from(flat)
+
+
+def test_the_block_that_is_wrong_is_named(
+    trained: faiss_ext.Index, base: Floats
+) -> None:
+    blocks = [base[:100], base[100:200], bad(base, "nan"), base[:3]]
+    with pytest.raises(
+        ValueError, match=r"x\[2\]: row 7 .*\(ntotal was 200\)"
+    ):
+        trained.add(iter(blocks))
+    assert trained.ntotal == 200  # the blocks before it are in
+
+
+@pytest.mark.parametrize("thresh", [float("nan"), "near", None, [1.0, 2.0]])
+def test_thresh(filled: faiss_ext.Index, base: Floats, thresh: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match="^thresh = "):
+        filled.range_search(base[:1], thresh)
+
+
+def test_factory_arguments() -> None:
+    with pytest.raises(ValueError, match="d = 1099511627776"):
+        faiss_ext.index_factory(1 << 40, "GMM8,Flat")
+    with pytest.raises(TypeError, match="metric = 'ip'"):
+        faiss_ext.index_factory(
+            8,
+            "GMM8,Flat",
+            "ip",  # type: ignore[arg-type]
+        )
+    with pytest.raises(TypeError, match="description = 8"):
+        faiss_ext.index_factory(8, 8)  # type: ignore[arg-type]
+
+
+def test_the_mixtures_errors_call_vectors_x() -> None:
+    x = np.zeros((50, 4), np.float32)
+    x[3, 2] = np.nan
+    with pytest.raises(ValueError, match="^x: row 3, dimension 2 is nan"):
+        faiss_ext.Kmeans(4, 2).train(x)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import pathlib
 import pickle
 import warnings
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+
+from conftest import Floats
 
 sklearn = pytest.importorskip("sklearn")
 
@@ -23,19 +29,23 @@ from faiss_ext import GaussianMixture  # noqa: E402
 KINDS = ("spherical", "diag", "tied_spherical", "full", "tied")
 
 
-@parametrize_with_checks([GaussianMixture(covariance_type=t) for t in KINDS])
-def test_scikit_learns_own_checks(estimator, check):
+@parametrize_with_checks(  # type: ignore[untyped-decorator]
+    [GaussianMixture(covariance_type=t) for t in KINDS]
+)
+def test_scikit_learns_own_checks(estimator: Any, check: Any) -> None:
     check(estimator)
 
 
 @pytest.fixture(autouse=True)
-def quiet():
+def quiet() -> Iterator[Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         yield
 
 
-def blobs(n=3000, d=7, k=4, offset=0.0, seed=0):
+def blobs(
+    n: Any = 3000, d: Any = 7, k: Any = 4, offset: Any = 0.0, seed: Any = 0
+) -> Any:
     rng = np.random.default_rng(seed)
     means = rng.normal(size=(k, d)) * 3 + offset
     scales = rng.uniform(0.5, 2, size=k)
@@ -43,7 +53,7 @@ def blobs(n=3000, d=7, k=4, offset=0.0, seed=0):
     return means[y] + scales[y, None] * rng.normal(size=(n, d))
 
 
-def start(X, k, kind):
+def start(X: NDArray[Any], k: Any, kind: Any) -> Any:
     d = X.shape[1]
     identity = {
         "spherical": np.ones(k),
@@ -59,7 +69,7 @@ def start(X, k, kind):
     }
 
 
-def correlated(n=3000, offset=0.0, seed=0):
+def correlated(n: Any = 3000, offset: Any = 0.0, seed: Any = 0) -> Any:
     """Blobs that are drawn out in directions of their own."""
     rng = np.random.default_rng(seed)
     X = blobs(n=n, seed=seed)
@@ -67,7 +77,9 @@ def correlated(n=3000, offset=0.0, seed=0):
     return X @ rng.normal(size=(7, 7)) + offset
 
 
-def reference_step(X, weights, means, covariances, reg):
+def reference_step(
+    X: NDArray[Any], weights: Any, means: Any, covariances: Any, reg: Any
+) -> Any:
     """One iteration of a tied spherical mixture, by the book."""
     n, d = X.shape
     squares = ((X[:, None, :] - means[None]) ** 2).sum(2)
@@ -76,7 +88,7 @@ def reference_step(X, weights, means, covariances, reg):
         - 0.5 * d * np.log(2 * np.pi * covariances)
         - 0.5 * squares / covariances
     )
-    log_prob = logsumexp(joint, axis=1)
+    log_prob: Any = logsumexp(joint, axis=1)
     r = np.exp(joint - log_prob[:, None])
     n_k = r.sum(0) + 10 * np.finfo(float).eps
     means = r.T @ X / n_k[:, None]
@@ -89,9 +101,11 @@ def reference_step(X, weights, means, covariances, reg):
 @pytest.mark.parametrize("offset", [0, 1e4])
 @pytest.mark.parametrize("reg_covar", [1e-6, 0.1])
 @pytest.mark.parametrize("data", [blobs, correlated])
-def test_agrees_with_scikit_learn(kind, offset, reg_covar, data):
+def test_agrees_with_scikit_learn(
+    kind: Any, offset: Any, reg_covar: Any, data: Any
+) -> None:
     X = data(offset=offset)
-    options = dict(
+    options: dict[str, Any] = dict(
         n_components=5,
         covariance_type=kind,
         max_iter=20,
@@ -129,7 +143,7 @@ def test_agrees_with_scikit_learn(kind, offset, reg_covar, data):
         )
 
 
-def test_tied_spherical_is_what_the_book_says():
+def test_tied_spherical_is_what_the_book_says() -> None:
     X = blobs()
     s = start(X, 5, "tied_spherical")
     m = GaussianMixture(
@@ -137,6 +151,7 @@ def test_tied_spherical_is_what_the_book_says():
     ).fit(X)
     weights, means = s["weights_init"], s["means_init"]
     covariances = 1 / s["precisions_init"]
+    bound = 0.0
     for _ in range(20):
         weights, means, covariances, bound = reference_step(
             X, weights, means, covariances, 1e-6
@@ -148,7 +163,7 @@ def test_tied_spherical_is_what_the_book_says():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_finds_what_data_were_drawn_from(kind):
+def test_finds_what_data_were_drawn_from(kind: Any) -> None:
     X = blobs(n=6000, k=3, seed=3)
     m = GaussianMixture(3, covariance_type=kind, random_state=0, n_init=3)
     m.fit(X)
@@ -161,7 +176,7 @@ def test_finds_what_data_were_drawn_from(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_bound_never_falls(kind):
+def test_the_bound_never_falls(kind: Any) -> None:
     m = GaussianMixture(
         6, covariance_type=kind, max_iter=30, tol=0, random_state=1
     ).fit(blobs())
@@ -170,18 +185,18 @@ def test_the_bound_never_falls(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_weights_are_the_same_as_rows_repeated(kind):
+def test_weights_are_the_same_as_rows_repeated(kind: Any) -> None:
     X = blobs(n=500)
     w = np.random.default_rng(1).integers(0, 4, size=500)
     a = GaussianMixture(3, covariance_type=kind, random_state=0)
-    b = clone(a)
+    b: Any = clone(a)
     a.fit(X, sample_weight=w)
     b.fit(np.repeat(X, w, axis=0))
     np.testing.assert_allclose(a.means_, b.means_, rtol=1e-6)
     np.testing.assert_allclose(a.covariances_, b.covariances_, rtol=1e-6)
 
 
-def test_weights_of_large_data():
+def test_weights_of_large_data() -> None:
     X = blobs(n=50000, k=3)
     w = np.random.default_rng(1).integers(1, 3, size=50000)
     s = start(X, 3, "spherical")
@@ -193,9 +208,11 @@ def test_weights_of_large_data():
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", ">f8", "u1", "i2", "i8"])
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_dtypes_and_orders(dtype, order):
+def test_dtypes_and_orders(dtype: Any, order: Any) -> None:
     X = np.round(blobs() * 8 + 100).clip(0, 255)
-    options = dict(max_iter=5, tol=0, **start(X, 4, "spherical"))
+    options: dict[str, Any] = dict(
+        max_iter=5, tol=0, **start(X, 4, "spherical")
+    )
     a = GaussianMixture(4, **options).fit(X)
     Z = np.asarray(X, dtype, order=order)
     b = GaussianMixture(4, **options).fit(Z)
@@ -204,18 +221,18 @@ def test_dtypes_and_orders(dtype, order):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8])
-def test_memmap(dtype, tmp_path):
+def test_memmap(dtype: Any, tmp_path: pathlib.Path) -> None:
     X = np.round(blobs(n=40000) * 8 + 100).clip(0, 255).astype(dtype)
     X.tofile(tmp_path / "x")
     mapped = np.memmap(tmp_path / "x", dtype, "r", shape=X.shape)
-    options = dict(max_iter=3, tol=0, **start(X, 4, "diag"))
+    options: dict[str, Any] = dict(max_iter=3, tol=0, **start(X, 4, "diag"))
     a = GaussianMixture(4, covariance_type="diag", **options).fit(X)
     b = GaussianMixture(4, covariance_type="diag", **options).fit(mapped)
     np.testing.assert_array_equal(a.means_, b.means_)
     np.testing.assert_array_equal(a.predict(X), b.predict(mapped))
 
 
-def test_random_state_repeats():
+def test_random_state_repeats() -> None:
     X = blobs(n=60000)
     fits = [
         GaussianMixture(8, random_state=s, max_iter=3).fit(X).means_
@@ -226,13 +243,13 @@ def test_random_state_repeats():
 
 
 @pytest.mark.parametrize("init", ["kmeans", "k-means++", "random_from_data"])
-def test_inits(init):
+def test_inits(init: Any) -> None:
     X = blobs()
     m = GaussianMixture(4, init_params=init, random_state=0, n_init=4).fit(X)
     assert m.score(X) > Reference(1).fit(X).score(X)
 
 
-def test_warm_start_goes_on():
+def test_warm_start_goes_on() -> None:
     X = blobs()
     s = start(X, 4, "spherical")
     m = GaussianMixture(4, max_iter=3, tol=0, warm_start=True, **s)
@@ -241,7 +258,7 @@ def test_warm_start_goes_on():
     np.testing.assert_allclose(m.means_, whole.means_, rtol=1e-6)
 
 
-def test_predict_proba_into_a_map(tmp_path):
+def test_predict_proba_into_a_map(tmp_path: pathlib.Path) -> None:
     X = blobs()
     m = GaussianMixture(4, random_state=0).fit(X)
     out = np.memmap(tmp_path / "p", np.float64, "w+", shape=(3000, 4))
@@ -254,7 +271,7 @@ def test_predict_proba_into_a_map(tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_sample_has_the_moments(kind):
+def test_sample_has_the_moments(kind: Any) -> None:
     X = blobs()
     m = GaussianMixture(3, covariance_type=kind, random_state=0).fit(X)
     drawn, y = m.sample(60000)
@@ -270,7 +287,7 @@ def test_sample_has_the_moments(kind):
         )
 
 
-def matrix_of(m, c):
+def matrix_of(m: Any, c: Any) -> Any:
     """The covariance matrix of a component, whatever the kind."""
     covariances, d = m.covariances_, m.n_features_in_
     if m.covariance_type in ("full", "tied"):
@@ -281,7 +298,7 @@ def matrix_of(m, c):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_free_parameters(kind):
+def test_free_parameters(kind: Any) -> None:
     X = blobs(d=4, k=3)
     m = GaussianMixture(3, covariance_type=kind, random_state=0).fit(X)
     covariances = {
@@ -298,9 +315,9 @@ def test_free_parameters(kind):
 
 
 @pytest.mark.parametrize("kind", ["spherical", "diag", "full", "tied"])
-def test_one_dimension(kind):
+def test_one_dimension(kind: Any) -> None:
     X = blobs(d=1, k=3)
-    options = dict(
+    options: dict[str, Any] = dict(
         n_components=3,
         covariance_type=kind,
         max_iter=20,
@@ -315,10 +332,12 @@ def test_one_dimension(kind):
 
 
 @pytest.mark.parametrize("kind", ["full", "tied"])
-def test_matrices_of_more_dimensions_than_a_kernel_has_lanes(kind, base):
+def test_matrices_of_more_dimensions_than_a_kernel_has_lanes(
+    kind: Any, base: Floats
+) -> None:
     """Real data, from the same start as scikit-learn."""
     X = base[:2000, :40] + np.random.default_rng(0).normal(size=(2000, 40))
-    options = dict(
+    options: dict[str, Any] = dict(
         n_components=4,
         covariance_type=kind,
         max_iter=20,
@@ -333,7 +352,7 @@ def test_matrices_of_more_dimensions_than_a_kernel_has_lanes(kind, base):
         np.testing.assert_allclose(mine, other, rtol=1e-4, atol=least)
 
 
-def test_a_matrix_that_is_not_definite():
+def test_a_matrix_that_is_not_definite() -> None:
     X = blobs()
     X[:, 3] = X[:, 2]
     for kind in ("full", "tied"):
@@ -346,20 +365,21 @@ def test_a_matrix_that_is_not_definite():
             ).fit(X)
 
 
-def test_fit_predict_is_fit_and_predict():
+def test_fit_predict_is_fit_and_predict() -> None:
     X = blobs()
     a = GaussianMixture(4, random_state=0)
-    np.testing.assert_array_equal(a.fit_predict(X), clone(a).fit(X).predict(X))
+    b: Any = clone(a)
+    np.testing.assert_array_equal(a.fit_predict(X), b.fit(X).predict(X))
 
 
-def test_pickle_and_pipeline():
+def test_pickle_and_pipeline() -> None:
     X = blobs()
     m = make_pipeline(StandardScaler(), GaussianMixture(3, random_state=0))
     y = m.fit(X).predict(X)
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(m)).predict(X), y)
 
 
-def test_one_component_is_the_moments():
+def test_one_component_is_the_moments() -> None:
     X = blobs()
     m = GaussianMixture(1, reg_covar=0).fit(X)
     np.testing.assert_allclose(m.means_[0], X.mean(0), rtol=1e-6)
@@ -369,7 +389,7 @@ def test_one_component_is_the_moments():
     )
 
 
-def test_constant_and_duplicate_rows():
+def test_constant_and_duplicate_rows() -> None:
     X = np.repeat([[1.0, 2.0], [5.0, 6.0]], 20, axis=0)
     m = GaussianMixture(2, random_state=0).fit(X)
     assert len(set(m.predict(X))) == 2
@@ -398,12 +418,14 @@ def test_constant_and_duplicate_rows():
         ({"precisions_init": [1.0, 0.0]}, ValueError, "precisions_init"),
     ],
 )
-def test_parameters_that_cannot_be(options, error, match):
+def test_parameters_that_cannot_be(
+    options: Any, error: Any, match: Any
+) -> None:
     with pytest.raises(error, match=match):
         GaussianMixture(**{"n_components": 2, **options}).fit(blobs())
 
 
-def test_rows_that_cannot_be():
+def test_rows_that_cannot_be() -> None:
     X = blobs()
     X[5, 2] = np.nan
     with pytest.raises(ValueError, match="NaN"):
@@ -421,15 +443,23 @@ def test_rows_that_cannot_be():
         m.sample(0)
 
 
-def test_it_says_when_it_did_not_converge():
+def test_it_says_when_it_did_not_converge() -> None:
     with pytest.warns(ConvergenceWarning):
         GaussianMixture(4, max_iter=1, random_state=0).fit(blobs())
 
 
-def test_verbose(capsys):
+def test_verbose(capsys: pytest.CaptureFixture[str]) -> None:
     GaussianMixture(2, verbose=1, verbose_interval=1, max_iter=2, tol=0).fit(
         blobs()
     )
     out = capsys.readouterr().out
     assert "Initialization 0" in out
     assert "Iteration 2: lower bound" in out
+
+
+def test_wrong_numbers_are_named(base: Floats) -> None:
+    with pytest.raises(TypeError, match="n_components = 2.5.* an integer"):
+        GaussianMixture(2.5).fit(base)  # type: ignore[arg-type]
+    huge = np.random.default_rng(0).normal(size=(20, 3)) * 1e200
+    with pytest.raises(ValueError, match="^x: row 0"):
+        GaussianMixture(2).fit(huge)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ NEEDS = {"swap.py": "faiss", "mixture.py": "sklearn"}
 @pytest.mark.parametrize(
     "path", sorted(FOLDER.glob("*.py")), ids=lambda p: p.name
 )
-def test_example(path, tmp_path):
+def test_example(path: Any, tmp_path: pathlib.Path) -> None:
     if path.name in NEEDS:
         pytest.importorskip(NEEDS[path.name])
     done = subprocess.run(

@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
+import pathlib
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from faiss_ext import _files
 
 
 @pytest.fixture(scope="module")
-def x():
+def x() -> Any:
     return np.random.default_rng(0).integers(0, 200, (700, 12))
 
 
-def write_bin(path, x):
+def write_bin(path: Any, x: NDArray[Any]) -> None:
     with open(path, "wb") as f:
         np.array(x.shape, np.uint32).tofile(f)
         x.tofile(f)
 
 
-def write_vecs(path, x):
+def write_vecs(path: Any, x: NDArray[Any]) -> None:
     with open(path, "wb") as f:
         for row in x:
             np.array([len(row)], np.int32).tofile(f)
             row.tofile(f)
 
 
-def write_hdf5(path, x):
+def write_hdf5(path: Any, x: NDArray[Any]) -> None:
     import h5py
 
     with h5py.File(path, "w") as f:
@@ -34,7 +38,7 @@ def write_hdf5(path, x):
         f["test"] = x[:5]
 
 
-def write_parquet(path, x):
+def write_parquet(path: Any, x: NDArray[Any]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -42,7 +46,7 @@ def write_parquet(path, x):
     pq.write_table(table, path, row_group_size=100)
 
 
-WRITERS = {
+WRITERS: dict[str, tuple[Any, Any]] = {
     "x.fbin": (write_bin, np.float32),
     "x.u8bin": (write_bin, np.uint8),
     "x.i8bin": (write_bin, np.int8),
@@ -57,7 +61,9 @@ WRITERS = {
 
 
 @pytest.fixture(params=WRITERS)
-def written(request, x, tmp_path):
+def written(
+    request: pytest.FixtureRequest, x: NDArray[Any], tmp_path: pathlib.Path
+) -> Any:
     write, dtype = WRITERS[request.param]
     if request.param.endswith("hdf5"):
         pytest.importorskip("h5py")
@@ -68,7 +74,7 @@ def written(request, x, tmp_path):
     return tmp_path / request.param, rows
 
 
-def test_what_was_written_is_read(written):
+def test_what_was_written_is_read(written: Any) -> None:
     path, rows = written
     vectors = _files.open_vectors(path)
     assert (vectors.n, vectors.d) == (700, 12)
@@ -79,7 +85,7 @@ def test_what_was_written_is_read(written):
     np.testing.assert_array_equal(np.concatenate(blocks), rows)
 
 
-def test_a_truncated_file_is_named(written):
+def test_a_truncated_file_is_named(written: Any) -> None:
     path, _ = written
     data = path.read_bytes()
     path.write_bytes(data[:-3])
@@ -87,14 +93,14 @@ def test_a_truncated_file_is_named(written):
         _files.open_vectors(path).array()
 
 
-def test_an_empty_file_is_named(written):
+def test_an_empty_file_is_named(written: Any) -> None:
     path, _ = written
     path.write_bytes(b"")
     with pytest.raises((ValueError, OSError, EOFError)):
         _files.open_vectors(path)
 
 
-def test_parts_by_name(x, tmp_path):
+def test_parts_by_name(x: NDArray[Any], tmp_path: pathlib.Path) -> None:
     pytest.importorskip("h5py")
     pytest.importorskip("pyarrow")
     write_hdf5(tmp_path / "x.hdf5", x)
@@ -108,7 +114,7 @@ def test_parts_by_name(x, tmp_path):
         _files.open_vectors(f"{tmp_path}/x.parquet:w")
 
 
-def test_parquet_lists_of_different_lengths(tmp_path):
+def test_parquet_lists_of_different_lengths(tmp_path: pathlib.Path) -> None:
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet as pq
 
@@ -119,7 +125,7 @@ def test_parquet_lists_of_different_lengths(tmp_path):
         _files.open_vectors(tmp_path / "x.parquet").array()
 
 
-def test_other_files(tmp_path):
+def test_other_files(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ValueError, match="x.txt"):
         _files.open_vectors(tmp_path / "x.txt")
     with pytest.raises(FileNotFoundError, match="x.fbin"):
@@ -130,13 +136,15 @@ def test_other_files(tmp_path):
 
 
 @pytest.mark.parametrize("ending", [".npy", ".fbin", ".ibin"])
-def test_write_matrix(ending, x, tmp_path):
+def test_write_matrix(
+    ending: Any, x: NDArray[Any], tmp_path: pathlib.Path
+) -> None:
     _files.write_matrix(tmp_path / ("y" + ending), x)
     read = _files.open_vectors(tmp_path / ("y" + ending)).array()
     np.testing.assert_array_equal(read, x)
 
 
-def test_write_matrix_refuses(x, tmp_path):
+def test_write_matrix_refuses(x: NDArray[Any], tmp_path: pathlib.Path) -> None:
     with pytest.raises(ValueError, match="y.txt"):
         _files.write_matrix(tmp_path / "y.txt", x)
     with pytest.raises(ValueError, match="int32"):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
 
 import faiss_ext
-from conftest import fill, make, recall
+from conftest import Floats, Ids, fill, make, recall
 
 
-def test_factory_makes_an_untrained_index():
+def test_factory_makes_an_untrained_index() -> None:
     index = faiss_ext.index_factory(16, "GMM8,Flat")
     assert (index.d, index.nlist, index.ntotal) == (16, 8, 0)
     assert not index.is_trained
@@ -28,11 +29,11 @@ def test_factory_makes_an_untrained_index():
         ("Flat", '"Flat", 0 x 16'),
     ],
 )
-def test_repr_says_what_it_is(factory, text):
+def test_repr_says_what_it_is(factory: str, text: str) -> None:
     assert text in repr(faiss_ext.index_factory(16, factory))
 
 
-def test_repr_of_inner_product_and_target(filled):
+def test_repr_of_inner_product_and_target(filled: faiss_ext.Index) -> None:
     filled.target_recall = 0.9
     assert "6,000 x 128, target_recall=0.9" in repr(filled)
     index = faiss_ext.index_factory(
@@ -41,21 +42,28 @@ def test_repr_of_inner_product_and_target(filled):
     assert "inner product" in repr(index)
 
 
-def test_len_is_ntotal_and_an_empty_index_is_true(trained, filled):
+def test_len_is_ntotal_and_an_empty_index_is_true(
+    trained: faiss_ext.Index, filled: faiss_ext.Index
+) -> None:
     assert len(filled) == filled.ntotal == 6000
     assert len(trained) == 0
     assert trained
 
 
-def test_searching_everything_is_exact(filled, queries, truth):
+def test_searching_everything_is_exact(
+    filled: faiss_ext.Index, queries: Floats, truth: Ids
+) -> None:
     filled.nprobe = filled.nlist
     D, I = filled.search(queries, 10)
-    assert (D.dtype, I.dtype, D.shape) == (np.float32, np.int64, (200, 10))
+    assert D.dtype == np.float32 and I.dtype == np.int64
+    assert D.shape == I.shape == (200, 10)
     assert recall(I, truth) == 1
     assert (np.diff(D, axis=1) >= 0).all()
 
 
-def test_target_recall_is_reached(filled, queries, truth):
+def test_target_recall_is_reached(
+    filled: faiss_ext.Index, queries: Floats, truth: Ids
+) -> None:
     filled.target_recall = 0.9
     low = recall(filled.search(queries, 10)[1], truth)
     filled.target_recall = 0.99
@@ -65,7 +73,9 @@ def test_target_recall_is_reached(filled, queries, truth):
     assert high >= low
 
 
-def test_out_arrays_are_written(filled, queries):
+def test_out_arrays_are_written(
+    filled: faiss_ext.Index, queries: Floats
+) -> None:
     D = np.empty((200, 5), np.float32)
     I = np.empty((200, 5), np.int64)
     got = filled.search(queries, 5, D=D, I=I)
@@ -75,7 +85,9 @@ def test_out_arrays_are_written(filled, queries):
     np.testing.assert_array_equal(I, expected[1])
 
 
-def test_fewer_than_k_are_padded(trained, base):
+def test_fewer_than_k_are_padded(
+    trained: faiss_ext.Index, base: Floats
+) -> None:
     trained.add(base[:3])
     trained.nprobe = trained.nlist
     D, I = trained.search(base[:1], 5)
@@ -83,20 +95,26 @@ def test_fewer_than_k_are_padded(trained, base):
     assert (I[0][3:] == -1).all()
 
 
-def test_many_queries_are_the_same_as_one_at_a_time(filled, queries):
+def test_many_queries_are_the_same_as_one_at_a_time(
+    filled: faiss_ext.Index, queries: Floats
+) -> None:
     filled.nprobe = 4
     together = filled.search(queries, 10)[1]
     alone = [filled.search(q[None], 10)[1][0] for q in queries[:50]]
     assert recall(together[:50], np.array(alone)) > 0.999
 
 
-def test_assign_gives_the_nearest_id(filled, queries, truth):
+def test_assign_gives_the_nearest_id(
+    filled: faiss_ext.Index, queries: Floats, truth: Ids
+) -> None:
     filled.nprobe = filled.nlist
     np.testing.assert_array_equal(filled.assign(queries), truth[:, 0])
     assert filled.assign(queries, 3).shape == (200, 3)
 
 
-def test_range_search_finds_what_is_within(filled, queries, base):
+def test_range_search_finds_what_is_within(
+    filled: faiss_ext.Index, queries: Floats, base: Floats
+) -> None:
     filled.nprobe = filled.nlist
     q = queries[:20]
     distances = ((q[:, None, :] - base[None, :, :]) ** 2).sum(2)
@@ -109,7 +127,9 @@ def test_range_search_finds_what_is_within(filled, queries, base):
         assert found == set(np.flatnonzero(distances[i] < radius))
 
 
-def test_range_search_of_more_than_a_block(filled, queries):
+def test_range_search_of_more_than_a_block(
+    filled: faiss_ext.Index, queries: Floats
+) -> None:
     filled.nprobe = 2
     q = np.tile(queries, (3, 1))
     lims, _, I = filled.range_search(q, 60000.0)
@@ -120,20 +140,24 @@ def test_range_search_of_more_than_a_block(filled, queries):
     assert sorted(I[:n]) == sorted(once[2])
 
 
-def test_search_and_reconstruct(filled, queries, base):
+def test_search_and_reconstruct(
+    filled: faiss_ext.Index, queries: Floats, base: Floats
+) -> None:
     D, I, R = filled.search_and_reconstruct(queries[:10], 4)
     np.testing.assert_array_equal(R[I >= 0], base[I[I >= 0]])
     np.testing.assert_array_equal(I, filled.search(queries[:10], 4)[1])
 
 
-def test_add_with_ids(trained, base):
+def test_add_with_ids(trained: faiss_ext.Index, base: Floats) -> None:
     ids = np.arange(100) * 7 - 3
     trained.add_with_ids(base[:100], ids)
     trained.nprobe = trained.nlist
     np.testing.assert_array_equal(trained.assign(base[:100]), ids)
 
 
-def test_remove_ids_by_array_range_mask_and_selector(filled):
+def test_remove_ids_by_array_range_mask_and_selector(
+    filled: faiss_ext.Index,
+) -> None:
     assert filled.remove_ids([5, 6, 7, 7, 999999]) == 3
     assert filled.remove_ids(range(10, 20)) == 10
     assert filled.remove_ids(range(20, 30, 5)) == 2
@@ -145,14 +169,18 @@ def test_remove_ids_by_array_range_mask_and_selector(filled):
     assert filled.ntotal == 6000 - 3 - 10 - 2 - 50 - 3000
 
 
-def test_removed_vectors_are_not_found(filled, base):
+def test_removed_vectors_are_not_found(
+    filled: faiss_ext.Index, base: Floats
+) -> None:
     filled.nprobe = filled.nlist
     filled.remove_ids([17])
     assert filled.assign(base[17:18])[0] != 17
 
 
 @pytest.mark.parametrize("kind", ["array", "hashtable"])
-def test_update_vectors_and_reconstruct(filled, base, kind):
+def test_update_vectors_and_reconstruct(
+    filled: faiss_ext.Index, base: Floats, kind: Any
+) -> None:
     filled.set_direct_map(kind)
     assert filled.direct_map == kind
     filled.update_vectors([3, 4], base[:2] + 1)
@@ -163,7 +191,7 @@ def test_update_vectors_and_reconstruct(filled, base, kind):
     )
 
 
-def test_reconstruct_n(filled, base):
+def test_reconstruct_n(filled: faiss_ext.Index, base: Floats) -> None:
     np.testing.assert_array_equal(filled.reconstruct_n(), base)
     np.testing.assert_array_equal(filled.reconstruct_n(10, 5), base[10:15])
     out = np.empty((5, 128), np.float32)
@@ -171,7 +199,9 @@ def test_reconstruct_n(filled, base):
     np.testing.assert_array_equal(out, base[10:15])
 
 
-def test_merge_from_moves_vectors(trained, base, queries):
+def test_merge_from_moves_vectors(
+    trained: faiss_ext.Index, base: Floats, queries: Floats
+) -> None:
     other = faiss_ext.clone_index(trained)
     trained.add(base[:5000])
     other.add(base[5000:6000])
@@ -182,7 +212,7 @@ def test_merge_from_moves_vectors(trained, base, queries):
     np.testing.assert_array_equal(found, np.arange(5500, 5510))
 
 
-def test_reset_keeps_what_was_trained(filled):
+def test_reset_keeps_what_was_trained(filled: faiss_ext.Index) -> None:
     means = filled.mixture().means
     filled.reset()
     assert filled.ntotal == 0
@@ -198,7 +228,7 @@ def test_reset_keeps_what_was_trained(filled):
         ("tied_spherical", "_Tied", ()),
     ],
 )
-def test_mixture(base, name, suffix, shape):
+def test_mixture(base: Floats, name: Any, suffix: Any, shape: Any) -> None:
     index = make(f"GMM16{suffix},Flat", base[:4000])
     m = index.mixture()
     assert index.covariance_type == m.covariance_type == name
@@ -208,7 +238,7 @@ def test_mixture(base, name, suffix, shape):
     assert m.weights.sum() == pytest.approx(1, abs=1e-4)
 
 
-def test_covariance_type_is_set_before_training(base):
+def test_covariance_type_is_set_before_training(base: Floats) -> None:
     index = faiss_ext.index_factory(128, "GMM16,Flat")
     index.covariance_type = "diag"
     index.train(base[:2000])
@@ -217,7 +247,7 @@ def test_covariance_type_is_set_before_training(base):
         index.covariance_type = "spherical"
 
 
-def test_training_knobs_are_used(base):
+def test_training_knobs_are_used(base: Floats) -> None:
     index = faiss_ext.index_factory(128, "GMM16,Flat")
     index.cp.niter = 3
     index.cp.seed = 7
@@ -234,7 +264,9 @@ def test_training_knobs_are_used(base):
     np.testing.assert_array_equal(index.mixture().means, again.mixture().means)
 
 
-def test_calibrate_on_queries(filled, queries):
+def test_calibrate_on_queries(
+    filled: faiss_ext.Index, queries: Floats
+) -> None:
     assert filled.calibration.own_queries
     filled.calibrate(queries[:100], k=5)
     c = filled.calibration
@@ -249,13 +281,15 @@ def test_calibrate_on_queries(filled, queries):
         assert recalls == sorted(recalls)
 
 
-def test_calibrate_on_vectors_of_its_own(filled):
+def test_calibrate_on_vectors_of_its_own(filled: faiss_ext.Index) -> None:
     filled.calibrate(nq=50, k=3)
     assert filled.calibration.own_queries
     assert (filled.calibration.k, filled.calibration.nq) == (3, 50)
 
 
-def test_maintain_calibrates_what_has_grown(trained, base):
+def test_maintain_calibrates_what_has_grown(
+    trained: faiss_ext.Index, base: Floats
+) -> None:
     trained.add(base[:3000])
     for begin in range(3000, 6000, 500):
         trained.add(base[begin : begin + 500])
@@ -266,20 +300,22 @@ def test_maintain_calibrates_what_has_grown(trained, base):
     assert trained.calibration.ntotal == 6000 > before
 
 
-def test_optimize_keeps_the_vectors(filled, queries, truth):
+def test_optimize_keeps_the_vectors(
+    filled: faiss_ext.Index, queries: Floats, truth: Ids
+) -> None:
     filled.optimize()
     filled.nprobe = filled.nlist
     assert recall(filled.search(queries, 10)[1], truth) == 1
 
 
-def test_set_parameters_by_string(filled):
+def test_set_parameters_by_string(filled: faiss_ext.Index) -> None:
     filled.set_parameters("nprobe=7,probe_mass=0.9,probe_order=codes")
     assert filled.nprobe == 7
     assert filled.probe_mass == pytest.approx(0.9)
     assert filled.probe_order == "codes"
 
 
-def test_fields_read_and_write(trained):
+def test_fields_read_and_write(trained: faiss_ext.Index) -> None:
     for name, value in [
         ("nprobe", 3),
         ("max_codes", 1000),
@@ -297,7 +333,7 @@ def test_fields_read_and_write(trained):
     assert trained.backend == "cpu"
 
 
-def test_list_sizes(filled):
+def test_list_sizes(filled: faiss_ext.Index) -> None:
     sizes = filled.list_sizes()
     assert sizes.shape == (32,)
     assert sizes.sum() == 6000
@@ -318,7 +354,9 @@ def test_list_sizes(filled):
         "Flat",
     ],
 )
-def test_kinds_of_index(factory, base, queries, truth):
+def test_kinds_of_index(
+    factory: str, base: Floats, queries: Floats, truth: Ids
+) -> None:
     index = make(factory, base[:3000])
     fill(index, base)
     assert index.ntotal == 6000
@@ -332,7 +370,7 @@ def test_kinds_of_index(factory, base, queries, truth):
     assert found > least
 
 
-def test_inner_product(base, queries):
+def test_inner_product(base: Floats, queries: Floats) -> None:
     x = base[:5000] - base.mean(axis=0)
     q = queries - base.mean(axis=0)
     index = make("GMM16,Flat", x, faiss_ext.METRIC_INNER_PRODUCT)
@@ -344,13 +382,15 @@ def test_inner_product(base, queries):
     assert (exact.argmax(axis=1) == I[:, 0]).mean() > 0.98
 
 
-def test_copies_are_separate(filled):
+def test_copies_are_separate(filled: faiss_ext.Index) -> None:
     for other in (copy.copy(filled), copy.deepcopy(filled)):
         other.remove_ids([1])
         assert (filled.ntotal, other.ntotal) == (6000, 5999)
 
 
-def test_threads_search_at_once(filled, queries):
+def test_threads_search_at_once(
+    filled: faiss_ext.Index, queries: Floats
+) -> None:
     filled.nprobe = 4
     expected = filled.search(queries, 10)[1]
     results: list[np.ndarray] = []
@@ -369,7 +409,9 @@ def test_threads_search_at_once(filled, queries):
         np.testing.assert_array_equal(r, expected)
 
 
-def test_other_python_threads_run_meanwhile(filled, base):
+def test_other_python_threads_run_meanwhile(
+    filled: faiss_ext.Index, base: Floats
+) -> None:
     filled.nprobe = filled.nlist
     done = threading.Event()
     ticks = 0
@@ -384,3 +426,27 @@ def test_other_python_threads_run_meanwhile(filled, base):
         ticks += 1
     thread.join()
     assert ticks > 10
+
+
+def test_k_factor_of_what_compares_again(
+    base: Floats, queries: Floats, truth: Ids
+) -> None:
+    index = make("GMM32,PQ8np,RFlat", base)
+    index.add(base)
+    index.nprobe = 32
+    assert index.k_factor == 1
+    before = recall(index.search(queries, 10)[1], truth)
+    index.k_factor = 20
+    after = recall(index.search(queries, 10)[1], truth)
+    assert before < 0.7 and after > before + 0.2
+    with pytest.raises(ValueError, match="k_factor = 0.5"):
+        index.k_factor = 0.5
+    with pytest.raises(AttributeError, match="no RFlat"):
+        _ = make("GMM8,Flat", base[:500]).k_factor
+
+
+def test_a_calibration_says_what_it_is(filled: faiss_ext.Index) -> None:
+    assert "of 6000 vectors" in repr(filled.calibration)
+    choice = filled.calibration.choose(0.9)
+    assert f"recall={choice.recall:.4f}" in repr(choice)
+    assert "codes" in repr(choice) or "lists" in repr(choice)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import pathlib
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
 
 import faiss_ext
-from conftest import fill, make
+from conftest import Floats, fill, make
 
 KINDS = [
     "GMM16,Flat",
@@ -26,7 +28,7 @@ KINDS = [
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def any_kind(request, base):
+def any_kind(request: pytest.FixtureRequest, base: Floats) -> Any:
     index = make(request.param, base[:3000])
     fill(index, base[:3000])
     if index.has_mixture:
@@ -34,7 +36,7 @@ def any_kind(request, base):
     return index
 
 
-def same(a, b, queries):
+def same(a: Any, b: Any, queries: Floats) -> None:
     assert repr(a) == repr(b)
     for mine, other in zip(
         a.search(queries, 10), b.search(queries, 10), strict=True
@@ -42,40 +44,43 @@ def same(a, b, queries):
         np.testing.assert_array_equal(mine, other)
 
 
-def test_files(any_kind, queries, tmp_path):
+def test_files(any_kind: Any, queries: Floats, tmp_path: pathlib.Path) -> None:
     path = tmp_path / "an index"
     faiss_ext.write_index(any_kind, path)
     same(any_kind, faiss_ext.read_index(path), queries)
     same(any_kind, faiss_ext.read_index(str(path)), queries)
 
 
-def test_bytes(any_kind, queries):
+def test_bytes(any_kind: Any, queries: Floats) -> None:
     data = faiss_ext.serialize_index(any_kind)
     assert data.dtype == np.uint8
-    for form in (data, data.tobytes(), bytearray(data), memoryview(data)):
+    as_bytes = data.tobytes()
+    for form in (data, as_bytes, bytearray(as_bytes), memoryview(as_bytes)):
         same(any_kind, faiss_ext.deserialize_index(form), queries)
 
 
 @pytest.mark.parametrize("protocol", range(2, 6))
-def test_pickles(any_kind, queries, protocol):
+def test_pickles(any_kind: Any, queries: Floats, protocol: Any) -> None:
     data = pickle.dumps(any_kind, protocol=protocol)
     same(any_kind, pickle.loads(data), queries)
 
 
-def test_pickles_without_a_copy(any_kind, queries):
+def test_pickles_without_a_copy(any_kind: Any, queries: Floats) -> None:
     buffers: list[pickle.PickleBuffer] = []
     data = pickle.dumps(any_kind, protocol=5, buffer_callback=buffers.append)
     assert len(data) < 1000
     same(any_kind, pickle.loads(data, buffers=buffers), queries)
 
 
-def test_read_only_bytes(filled, queries):
+def test_read_only_bytes(filled: faiss_ext.Index, queries: Floats) -> None:
     data = faiss_ext.serialize_index(filled)
     data.flags.writeable = False
     same(filled, faiss_ext.deserialize_index(data), queries)
 
 
-def test_mapped_file(filled, queries, tmp_path):
+def test_mapped_file(
+    filled: faiss_ext.Index, queries: Floats, tmp_path: pathlib.Path
+) -> None:
     path = tmp_path / "index"
     faiss_ext.write_index(filled, path)
     mapped = faiss_ext.read_index(path, faiss_ext.IO_FLAG_MMAP)
@@ -84,22 +89,26 @@ def test_mapped_file(filled, queries, tmp_path):
         mapped.add(queries)
 
 
-def test_numpy_saves_the_bytes(filled, queries):
+def test_numpy_saves_the_bytes(
+    filled: faiss_ext.Index, queries: Floats
+) -> None:
     file = io.BytesIO()
     np.save(file, faiss_ext.serialize_index(filled))
     file.seek(0)
     same(filled, faiss_ext.deserialize_index(np.load(file)), queries)
 
 
-def _search(index, queries):
+def _search(index: faiss_ext.Index, queries: Floats) -> Any:
     return index.search(queries, 3)[1]
 
 
-def test_indexes_cross_to_other_processes(filled, queries):
+def test_indexes_cross_to_other_processes(
+    filled: faiss_ext.Index, queries: Floats
+) -> None:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         found = pool.apply(_search, (filled, queries[:20]))
     np.testing.assert_array_equal(found, filled.search(queries[:20], 3)[1])
 
 
-def test_clone_index(any_kind, queries):
+def test_clone_index(any_kind: Any, queries: Floats) -> None:
     same(any_kind, faiss_ext.clone_index(any_kind), queries)

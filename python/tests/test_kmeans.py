@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from conftest import Floats
 from faiss_ext import Kmeans
 
 
-def lloyd(x, centroids, niter):
+def lloyd(x: NDArray[Any], centroids: Any, niter: Any) -> Any:
     """Objectives before each update, as faiss reports them, and centroids."""
     x, c = x.astype(np.float64), centroids.astype(np.float64)
     objectives = []
@@ -20,7 +24,7 @@ def lloyd(x, centroids, niter):
     return np.array(objectives), c
 
 
-def test_is_lloyds_algorithm(base):
+def test_is_lloyds_algorithm(base: Floats) -> None:
     x = base[:2000]
     k = Kmeans(128, 8, niter=6)
     k.train(x, init_centroids=x[:8])
@@ -32,7 +36,7 @@ def test_is_lloyds_algorithm(base):
     assert k.backend == "cpu"
 
 
-def test_assign(base):
+def test_assign(base: Floats) -> None:
     k = Kmeans(128, 16, niter=4)
     k.train(base)
     D, I = k.assign(base[:500])
@@ -41,7 +45,7 @@ def test_assign(base):
     assert (I == squares.argmin(1)).mean() > 0.99
 
 
-def test_is_as_good_as_faiss(base):
+def test_is_as_good_as_faiss(base: Floats) -> None:
     faiss = pytest.importorskip("faiss")
     theirs = faiss.Kmeans(128, 32, niter=10, seed=5)
     theirs.train(base)
@@ -52,7 +56,7 @@ def test_is_as_good_as_faiss(base):
     assert mine < 1.02 * other
 
 
-def test_weights_are_rows_repeated(base):
+def test_weights_are_rows_repeated(base: Floats) -> None:
     x = base[:1000]
     w = np.arange(1000) % 3 + 1
     a, b = (
@@ -64,7 +68,7 @@ def test_weights_are_rows_repeated(base):
     np.testing.assert_allclose(a.obj, b.obj, rtol=1e-5)
 
 
-def test_spherical(base):
+def test_spherical(base: Floats) -> None:
     x = base - base.mean(axis=0)
     k = Kmeans(128, 8, niter=5, spherical=True)
     k.train(x)
@@ -76,7 +80,7 @@ def test_spherical(base):
     np.testing.assert_allclose(D, products.max(1), rtol=1e-3)
 
 
-def test_nredo_keeps_the_best(base):
+def test_nredo_keeps_the_best(base: Floats) -> None:
     x = base[:3000]
     one = [Kmeans(128, 16, niter=5, seed=s) for s in (3, 4, 5)]
     best = min(k.train(x) for k in one)
@@ -84,7 +88,7 @@ def test_nredo_keeps_the_best(base):
     assert three.train(x) == pytest.approx(best)
 
 
-def test_seed_and_sample(base):
+def test_seed_and_sample(base: Floats) -> None:
     fits = []
     for seed in (1, 1, 2):
         k = Kmeans(128, 8, niter=3, seed=seed, max_points_per_centroid=50)
@@ -94,20 +98,22 @@ def test_seed_and_sample(base):
     assert not np.array_equal(fits[0], fits[2])
 
 
-def test_other_dtypes(base_u8):
+def test_other_dtypes(base_u8: NDArray[np.uint8]) -> None:
     a, b = Kmeans(128, 8, niter=3), Kmeans(128, 8, niter=3)
     a.train(base_u8[:2000])
     b.train(base_u8[:2000].astype(np.float64))
     np.testing.assert_array_equal(a.centroids, b.centroids)
 
 
-def test_int_centroids(base):
+def test_int_centroids(base: Floats) -> None:
     k = Kmeans(128, 8, niter=3, int_centroids=True, init="k-means++")
     k.train(base)
     np.testing.assert_array_equal(k.centroids, np.round(k.centroids))
 
 
-def test_progress_and_verbose(base, capsys):
+def test_progress_and_verbose(
+    base: Floats, capsys: pytest.CaptureFixture[str]
+) -> None:
     seen = []
     k = Kmeans(128, 4, niter=3, verbose=True)
     k.train(base, progress=lambda i, objective: seen.append((i, objective)))
@@ -116,8 +122,8 @@ def test_progress_and_verbose(base, capsys):
     assert "iteration 3" in capsys.readouterr().out
 
 
-def test_a_progress_that_raises_stops_it(base):
-    def stop(i, objective):
+def test_a_progress_that_raises_stops_it(base: Floats) -> None:
+    def stop(i: Any, objective: Any) -> None:
         raise KeyError("enough")
 
     k = Kmeans(128, 4, niter=3)
@@ -126,7 +132,7 @@ def test_a_progress_that_raises_stops_it(base):
     assert k.centroids is None
 
 
-def test_wrong_input(base):
+def test_wrong_input(base: Floats) -> None:
     with pytest.raises(ValueError, match="k = 0"):
         Kmeans(128, 0)
     with pytest.raises(ValueError, match="init"):
@@ -146,3 +152,15 @@ def test_wrong_input(base):
         k.train(x)
     with pytest.raises(ValueError, match="train"):
         Kmeans(128, 8).assign(base)
+
+
+def test_its_index_searches_the_centroids(base: Floats) -> None:
+    kmeans = Kmeans(base.shape[1], 8, niter=2)
+    with pytest.raises(AttributeError, match="call train first"):
+        _ = kmeans.index
+    kmeans.train(base)
+    D, labels = kmeans.index.search(base, 1)
+    np.testing.assert_array_equal(labels[:, 0], kmeans.assign(base)[1])
+    np.testing.assert_array_equal(
+        kmeans.index.reconstruct_n(0, 8), kmeans.centroids
+    )

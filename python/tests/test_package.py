@@ -11,16 +11,17 @@ import sys
 import pytest
 
 import faiss_ext
+from conftest import Floats
 from faiss_ext import _core
 
 
-def test_everything_in_all_is_there():
+def test_everything_in_all_is_there() -> None:
     for name in faiss_ext.__all__:
         assert getattr(faiss_ext, name) is not None
     assert set(faiss_ext.__all__) == set(dir(faiss_ext))
 
 
-def test_everything_has_a_docstring():
+def test_everything_has_a_docstring() -> None:
     for name in faiss_ext.__all__:
         thing = getattr(faiss_ext, name)
         if callable(thing):
@@ -30,7 +31,7 @@ def test_everything_has_a_docstring():
             assert thing.__doc__, name
 
 
-def test_docstrings_are_numpydocs():
+def test_docstrings_are_numpydocs() -> None:
     """Sections for what a function takes and gives, as numpydoc reads them."""
     validate = pytest.importorskip("numpydoc.validate").validate
     wanted = {"GL08", "PR01", "PR02", "PR03", "PR04", "PR06", "PR10"}
@@ -56,21 +57,28 @@ def test_docstrings_are_numpydocs():
     assert not wrong
 
 
-def test_the_stub_names_what_the_module_has():
+def test_the_stub_names_what_the_module_has() -> None:
     path = pathlib.Path(faiss_ext.__file__).with_name("_core.pyi")
     stub = ast.parse(path.read_text())
+
+    def name_of(node: ast.FunctionDef | ast.AnnAssign) -> str:
+        if isinstance(node, ast.FunctionDef):
+            return node.name
+        assert isinstance(node.target, ast.Name)
+        return node.target.id
+
     typed: dict[str, set[str]] = {}
     for node in stub.body:
         if isinstance(node, ast.ClassDef):
             typed[node.name] = {
-                getattr(n, "name", None) or n.target.id
+                name_of(n)
                 for n in node.body
                 if isinstance(n, (ast.FunctionDef, ast.AnnAssign))
             }
         elif isinstance(node, ast.FunctionDef):
             typed[node.name] = set()
         elif isinstance(node, ast.AnnAssign):
-            typed[node.target.id] = set()
+            typed[name_of(node)] = set()
     bound = {n for n in vars(_core) if not n.startswith("_")}
     assert bound | {"__version__"} == set(typed)
     for name, members in typed.items():
@@ -81,7 +89,7 @@ def test_the_stub_names_what_the_module_has():
         assert public == {n for n in members if not n.startswith("_")}, name
 
 
-def test_the_module_shows_one_symbol():
+def test_the_module_shows_one_symbol() -> None:
     try:
         shown = subprocess.run(
             ["nm", "-D", "--defined-only", _core.__file__],
@@ -95,7 +103,7 @@ def test_the_module_shows_one_symbol():
     assert names == ["PyInit__core"]
 
 
-def test_importing_it_imports_no_sklearn():
+def test_importing_it_imports_no_sklearn() -> None:
     program = "import sys, faiss_ext; print('sklearn' in sys.modules)"
     out = subprocess.run(
         [sys.executable, "-c", program],
@@ -106,14 +114,14 @@ def test_importing_it_imports_no_sklearn():
     assert out == "False\n"
 
 
-def test_cuda_says_what_is_missing():
+def test_cuda_says_what_is_missing() -> None:
     if faiss_ext.cuda_available():
         assert faiss_ext.why_no_cuda() == ""
     else:
         assert faiss_ext.why_no_cuda()
 
 
-def test_threads():
+def test_threads() -> None:
     before = faiss_ext.omp_get_max_threads()
     try:
         faiss_ext.omp_set_num_threads(1)
@@ -122,7 +130,7 @@ def test_threads():
         faiss_ext.omp_set_num_threads(before)
 
 
-def test_stats_count(filled, queries):
+def test_stats_count(filled: faiss_ext.Index, queries: Floats) -> None:
     faiss_ext.reset_stats()
     filled.nprobe = filled.nlist
     filled.search(queries, 1)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import pickle
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 import faiss_ext
-from conftest import make, recall
+from conftest import Floats, Ids, make, recall
 from faiss_ext import SearchParameters
 
 
-def test_parameters_hold_for_one_call(filled, queries, truth):
+def test_parameters_hold_for_one_call(
+    filled: faiss_ext.Index, queries: Floats, truth: Ids
+) -> None:
     filled.nprobe = 1
     before = filled.search(queries, 10)[1]
     full = filled.search(queries, 10, params=SearchParameters(nprobe=32))[1]
@@ -20,7 +24,9 @@ def test_parameters_hold_for_one_call(filled, queries, truth):
     np.testing.assert_array_equal(filled.search(queries, 10)[1], before)
 
 
-def test_what_is_left_out_is_the_indexs_own(filled, queries):
+def test_what_is_left_out_is_the_indexs_own(
+    filled: faiss_ext.Index, queries: Floats
+) -> None:
     filled.nprobe = 5
     filled.probe_order = "cell_distance"
     np.testing.assert_array_equal(
@@ -29,20 +35,24 @@ def test_what_is_left_out_is_the_indexs_own(filled, queries):
     )
 
 
-def test_target_recall_of_a_call(filled, queries, truth):
+def test_target_recall_of_a_call(
+    filled: faiss_ext.Index, queries: Floats, truth: Ids
+) -> None:
     p = SearchParameters(target_recall=0.97)
     assert recall(filled.search(queries, 10, params=p)[1], truth) > 0.93
 
 
 def test_nprobe_of_a_call_is_not_overruled_by_the_indexs_target(
-    filled, queries, truth
-):
+    filled: faiss_ext.Index, queries: Floats, truth: Ids
+) -> None:
     filled.target_recall = 0.5
     p = SearchParameters(nprobe=32)
     assert recall(filled.search(queries, 10, params=p)[1], truth) == 1
 
 
-def test_max_codes_bounds_what_is_found(filled, queries):
+def test_max_codes_bounds_what_is_found(
+    filled: faiss_ext.Index, queries: Floats
+) -> None:
     p = SearchParameters(nprobe=32, max_codes=3, probe_order="codes")
     labels = filled.search(queries, 10, params=p)[1]
     assert ((labels >= 0).sum(axis=1) <= 3).all()
@@ -58,13 +68,15 @@ def test_max_codes_bounds_what_is_found(filled, queries):
         "codes",
     ],
 )
-def test_every_order_finds_something(filled, queries, truth, order):
+def test_every_order_finds_something(
+    filled: faiss_ext.Index, queries: Floats, truth: Ids, order: Any
+) -> None:
     p = SearchParameters(nprobe=8, probe_order=order)
     assert p.probe_order == order
     assert recall(filled.search(queries, 10, params=p)[1], truth) > 0.6
 
 
-def test_selectors(filled, queries):
+def test_selectors(filled: faiss_ext.Index, queries: Floats) -> None:
     allowed = np.arange(0, 6000, 3)
     mask = np.zeros(6000, bool)
     mask[allowed] = True
@@ -87,7 +99,7 @@ def test_selectors(filled, queries):
         np.testing.assert_array_equal(I, expected)
 
 
-def test_range_selector(filled, queries):
+def test_range_selector(filled: faiss_ext.Index, queries: Floats) -> None:
     p = SearchParameters(nprobe=32, sel=range(100, 200))
     I = filled.search(queries, 10, params=p)[1]
     assert ((I >= 100) & (I < 200)).all()
@@ -101,26 +113,34 @@ def test_range_selector(filled, queries):
     assert not (~sel).is_member(150)
 
 
-def test_a_selector_outlives_what_it_was_made_of(filled, queries):
+def test_a_selector_outlives_what_it_was_made_of(
+    filled: faiss_ext.Index, queries: Floats
+) -> None:
     p = SearchParameters(
         nprobe=32, sel=~~faiss_ext.IDSelectorBatch(np.arange(50))
     )
     assert (filled.search(queries, 5, params=p)[1] < 50).all()
 
 
-def test_selector_that_nothing_passes(filled, queries):
+def test_selector_that_nothing_passes(
+    filled: faiss_ext.Index, queries: Floats
+) -> None:
     p = SearchParameters(nprobe=32, sel=[])
     assert (filled.search(queries, 5, params=p)[1] == -1).all()
 
 
-def test_range_search_with_a_selector(filled, queries):
+def test_range_search_with_a_selector(
+    filled: faiss_ext.Index, queries: Floats
+) -> None:
     p = SearchParameters(nprobe=32, sel=range(1000))
     _, _, I = filled.range_search(queries, 80000.0, params=p)
     assert len(I) > 0
     assert (I < 1000).all()
 
 
-def test_parameters_reach_an_index_behind_a_transform(base, queries):
+def test_parameters_reach_an_index_behind_a_transform(
+    base: Floats, queries: Floats
+) -> None:
     index = make("PCA32,GMM16,Flat", base)
     index.add(base)
     index.nprobe = 1
@@ -130,7 +150,9 @@ def test_parameters_reach_an_index_behind_a_transform(base, queries):
     np.testing.assert_array_equal(found, index.search(queries, 10)[1])
 
 
-def test_parameters_of_a_stock_ivf(base, queries, truth):
+def test_parameters_of_a_stock_ivf(
+    base: Floats, queries: Floats, truth: Ids
+) -> None:
     index = make("IVF16,Flat", base)
     index.add(base)
     p = SearchParameters(nprobe=16, sel=range(3000))
@@ -140,7 +162,7 @@ def test_parameters_of_a_stock_ivf(base, queries, truth):
         index.search(queries, 10, params=SearchParameters(target_recall=0.9))
 
 
-def test_parameters_of_a_flat_index(base, queries):
+def test_parameters_of_a_flat_index(base: Floats, queries: Floats) -> None:
     index = faiss_ext.index_factory(128, "Flat")
     index.add(base)
     I = index.search(queries, 3, params=SearchParameters(sel=range(10)))[1]
@@ -149,7 +171,9 @@ def test_parameters_of_a_flat_index(base, queries):
         index.search(queries, 3, params=SearchParameters(nprobe=2))
 
 
-def test_parameters_of_faiss_are_read_by_field(filled, queries):
+def test_parameters_of_faiss_are_read_by_field(
+    filled: faiss_ext.Index, queries: Floats
+) -> None:
     foreign = SimpleNamespace(
         nprobe=32, max_codes=0, sel=SimpleNamespace(imin=0, imax=500)
     )
@@ -157,8 +181,8 @@ def test_parameters_of_faiss_are_read_by_field(filled, queries):
     assert (I < 500).all()
 
 
-def test_parameters_that_cannot_be():
-    for wrong, error in [
+def test_parameters_that_cannot_be() -> None:
+    cases: list[tuple[dict[str, Any], type[Exception]]] = [
         ({"nprobe": 0}, ValueError),
         ({"nprobe": 1.5}, TypeError),
         ({"nprobe": True}, TypeError),
@@ -169,12 +193,27 @@ def test_parameters_that_cannot_be():
         ({"probe_order": "random"}, ValueError),
         ({"sel": "all"}, TypeError),
         ({"sel": [0.5]}, TypeError),
-    ]:
-        name = next(iter(wrong))
+    ]
+    for wrong, error in cases:
+        name, value = next(iter(wrong.items()))
         with pytest.raises(error, match=name):
             SearchParameters(**wrong)
+        params = SearchParameters()
+        with pytest.raises(error, match=name):
+            setattr(params, name, value)
+        assert getattr(params, name) is None
+    with pytest.raises(AttributeError, match="nprob"):
+        params.nprob = 3  # type: ignore[attr-defined]
 
 
-def test_repr():
+def test_parameters_are_pickled() -> None:
+    params = SearchParameters(nprobe=3, probe_order="codes")
+    assert repr(pickle.loads(pickle.dumps(params))) == repr(params)
+    setattr(params, "sel", [1, 2])  # noqa: B010 (typed as a selector)
+    with pytest.raises(TypeError, match="a selector cannot be pickled"):
+        pickle.dumps(params)
+
+
+def test_repr() -> None:
     p = SearchParameters(nprobe=3, probe_mass=0.5)
     assert repr(p) == "SearchParameters(nprobe=3, probe_mass=0.5)"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import faiss_ext
 from conftest import make
@@ -16,11 +18,13 @@ BLOCKS = 4
 
 
 @pytest.fixture
-def x():
+def x() -> Any:
     return np.random.default_rng(0).normal(size=(2000, 8)).astype(np.float32)
 
 
-def test_bars_of_an_index(x, capfd):
+def test_bars_of_an_index(
+    x: NDArray[Any], capfd: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("tqdm")
     index = make("GMM8,Flat", x)
     index.verbose = True
@@ -36,7 +40,9 @@ def test_bars_of_an_index(x, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_a_bar_for_blocks_that_train(x, capfd):
+def test_a_bar_for_blocks_that_train(
+    x: NDArray[Any], capfd: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("tqdm")
     index = faiss_ext.index_factory(8, "GMM8,Flat")
     index.verbose = True
@@ -46,7 +52,12 @@ def test_a_bar_for_blocks_that_train(x, capfd):
 
 
 @pytest.mark.parametrize("installed", [True, False])
-def test_lines_of_kmeans(x, installed, monkeypatch, capfd):
+def test_lines_of_kmeans(
+    x: NDArray[Any],
+    installed: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     if installed:
         pytest.importorskip("tqdm")
     else:
@@ -61,7 +72,9 @@ def test_lines_of_kmeans(x, installed, monkeypatch, capfd):
     assert ("k-means" in err) == installed
 
 
-def test_a_bar_closes_when_its_work_fails(capfd):
+def test_a_bar_closes_when_its_work_fails(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     pytest.importorskip("tqdm")
     with (
         pytest.raises(ZeroDivisionError),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import pathlib
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -15,7 +17,7 @@ pytest.importorskip("plotly")
 from faiss_ext._report import write_report  # noqa: E402
 
 
-def rows(factor):
+def rows(factor: Any) -> Any:
     made = [
         {
             "setting": f"nprobe={n}",
@@ -41,7 +43,7 @@ def rows(factor):
 
 
 @pytest.fixture
-def page(tmp_path):
+def page(tmp_path: pathlib.Path) -> Any:
     results = [
         {
             "file": f"{name}.index",
@@ -58,7 +60,7 @@ def page(tmp_path):
     return tmp_path / "r.html"
 
 
-def test_the_page_needs_nothing_else_and_escapes_names(page):
+def test_the_page_needs_nothing_else_and_escapes_names(page: Any) -> None:
     text = page.read_text()
     own = re.sub(r"<script>.*?</script>", "", text, flags=re.S)
     assert "<script" not in own
@@ -72,7 +74,7 @@ PICTURES = ("qps", "distances", "promise", "lists", "memory")
 
 
 @pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     pytest.importorskip("websocket")
     if CHROMIUM is None:
         pytest.skip("no chromium")
@@ -81,7 +83,7 @@ def chromium(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def screenshots(tmp_path_factory):
+def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Kept where SCREENSHOTS says."""
     folder = os.environ.get("SCREENSHOTS")
     path = pathlib.Path(folder or tmp_path_factory.mktemp("screenshots"))
@@ -92,7 +94,9 @@ def screenshots(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [400, 1300])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_browser_draws_it(page, width, scheme, chromium, screenshots):
+def test_a_browser_draws_it(
+    page: Any, width: Any, scheme: Any, chromium: Any, screenshots: Any
+) -> None:
     chromium.errors.clear()
     chromium.open(page.as_uri(), width, 900, scheme == "dark")
     for name in PICTURES:
@@ -118,7 +122,9 @@ def test_a_browser_draws_it(page, width, scheme, chromium, screenshots):
 
 
 @pytest.mark.slow
-def test_hovering_names_the_setting(page, chromium, screenshots):
+def test_hovering_names_the_setting(
+    page: Any, chromium: Any, screenshots: Any
+) -> None:
     chromium.errors.clear()
     chromium.open(page.as_uri(), 1300, 900, False)
     chromium.wait("document.querySelector('#qps .points path')")
@@ -142,7 +148,7 @@ def test_hovering_names_the_setting(page, chromium, screenshots):
 
 
 @pytest.mark.slow
-def test_it_follows_a_change_of_the_scheme(page, chromium):
+def test_it_follows_a_change_of_the_scheme(page: Any, chromium: Any) -> None:
     chromium.open(page.as_uri(), 1300, 900, False)
     chromium.wait("document.querySelector('#qps .xtick text')")
     chromium.call(

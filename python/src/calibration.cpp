@@ -1,0 +1,95 @@
+#include <cinttypes>
+#include <cstdio>
+
+#include <nanobind/stl/string.h>
+
+#include "bindings.h"
+#include "faiss_ext/Calibration.h"
+
+namespace faiss_ext_python {
+
+using faiss_ext::Calibration;
+using Point = Calibration::Point;
+
+namespace {
+
+std::string point_repr(const Point& p) {
+    char text[256];
+    snprintf(
+            text,
+            sizeof(text),
+            "<CalibrationPoint of %s: budget=%.6g, bound=%.3g, recall=%.4f, "
+            "codes=%.6g, distances=%.6g, cost=%.6g ns>",
+            p.by_codes ? "codes" : "lists",
+            double(p.budget),
+            double(p.bound),
+            double(p.recall),
+            double(p.codes),
+            double(p.distances),
+            double(p.cost));
+    return text;
+}
+
+std::string calibration_repr(const Calibration& c) {
+    if (!c.fitted) {
+        return "<Calibration, not fitted>";
+    }
+    char text[128];
+    snprintf(
+            text,
+            sizeof(text),
+            "<Calibration for k=%" PRId64 " on %" PRId64 " %s, of %" PRId64
+            " vectors>",
+            int64_t(c.k),
+            int64_t(c.nq),
+            c.own_queries ? "vectors of the index" : "queries given",
+            int64_t(c.ntotal));
+    return text;
+}
+
+} // namespace
+
+void bind_calibration(nb::module_& m) {
+    nb::class_<Point>(m, "CalibrationPoint", "A setting that was measured.")
+            .def("__repr__", &point_repr)
+            .def_ro("by_codes", &Point::by_codes)
+            .def_ro("budget", &Point::budget)
+            .def_ro("bound", &Point::bound)
+            .def_ro("recall", &Point::recall)
+            .def_ro("codes", &Point::codes)
+            .def_ro("distances", &Point::distances)
+            .def_ro("cost", &Point::cost);
+    nb::class_<Calibration>(
+            m, "Calibration", "What an index learnt from known neighbours.")
+            .def("__repr__", &calibration_repr)
+            .def_ro("fitted", &Calibration::fitted)
+            .def_ro("k", &Calibration::k)
+            .def_ro("ntotal", &Calibration::ntotal)
+            .def_ro("nq", &Calibration::nq)
+            .def_ro("own_queries", &Calibration::own_queries)
+            .def("choose",
+                 &Calibration::choose,
+                 nb::arg("target_recall"),
+                 nb::arg("k") = 10,
+                 "The cheapest setting that reached the recall, in (0, 1].")
+            .def("report",
+                 &Calibration::report,
+                 "What was compared and what won, as a table.")
+            .def(
+                    "curves",
+                    [](const Calibration& self) {
+                        nb::list out;
+                        for (const auto& curve : self.curves) {
+                            nb::list points;
+                            for (const auto& p : curve.points) {
+                                points.append(p);
+                            }
+                            out.append(nb::make_tuple(curve.k, points));
+                        }
+                        return out;
+                    },
+                    "For each number of neighbours, increasing, the settings "
+                    "that were measured, from cheap to sure.");
+}
+
+} // namespace faiss_ext_python
