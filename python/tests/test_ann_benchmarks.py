@@ -85,7 +85,7 @@ def test_the_configuration_names_what_is_there(module: Any) -> None:
     config = yaml.safe_load((FOLDER / "config.yml").read_text())
     (entry,) = config["float"]["any"]
     make: Any = getattr(module, entry["constructor"])
-    assert issubclass(make, BaseANN)
+    assert BaseANN in make.__mro__
     args: Any = ()
     for group in entry["run_groups"].values():
         for args in itertools.product(*group["args"]):
