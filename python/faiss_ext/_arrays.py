@@ -15,7 +15,25 @@ Ids = NDArray[np.int64]
 #: Bytes of float32 that are converted at once.
 BLOCK_BYTES = 64 << 20
 _Scalar = TypeVar("_Scalar", bound=np.generic)
-_CPU = 1  # DLPack's kDLCPU
+_ON_CPU = (1, 3)  # DLPack's kDLCPU and kDLCUDAHost
+
+
+def on_device(x: Any) -> bool:
+    """Whether `x` is an array outside the memory that a CPU reads."""
+    if isinstance(x, np.ndarray) or not hasattr(x, "__dlpack_device__"):
+        return False
+    return bool(x.__dlpack_device__()[0] not in _ON_CPU)
+
+
+def _to_host(x: Any, name: str) -> Any:
+    for method in ("get", "cpu", "__array__"):  # cupy, torch, jax
+        if hasattr(x, method):
+            return getattr(x, method)()
+    raise TypeError(
+        f"{name}: a {type(x).__name__} on a device of DLPack's type "
+        f"{int(x.__dlpack_device__()[0])}, expected one with get(), cpu() or "
+        "__array__()"
+    )
 
 
 def as_array(x: Any, name: str) -> NDArray[Any]:
@@ -25,8 +43,8 @@ def as_array(x: Any, name: str) -> NDArray[Any]:
     if isinstance(x, (str, bytes)):
         raise TypeError(f"{name}: a {type(x).__name__}, expected vectors")
     if hasattr(x, "__dlpack_device__"):
-        if x.__dlpack_device__()[0] != _CPU:
-            x = x.get() if hasattr(x, "get") else x.cpu()
+        if on_device(x):
+            x = _to_host(x, name)
         if not isinstance(x, np.ndarray):
             if hasattr(x, "detach"):
                 x = x.detach()
@@ -99,6 +117,13 @@ def float_blocks(a: NDArray[Any]) -> Iterator[tuple[int, Floats]]:
         yield begin, np.ascontiguousarray(block, dtype=np.float32)
 
 
+def device_blocks(x: Any, name: str, d: int) -> Iterator[Floats]:
+    """What is on a device, a block at a time."""
+    step = max(1, BLOCK_BYTES // (4 * d))
+    for begin in range(0, len(x), step):
+        yield floats(x[begin : begin + step], name, d)
+
+
 def is_blocks(x: Any) -> bool:
     """Whether `x` is an iterator of blocks, and not an array or a list."""
     return isinstance(x, Iterator) and not hasattr(x, "__array__")
@@ -158,8 +183,9 @@ def out(
     return array
 
 
-def sample_rows(a: NDArray[Any], most: int, seed: int) -> NDArray[Any]:
-    """At most that many rows, evenly drawn, in their order."""
+def sample_rows(a: Any, most: int, seed: int) -> Any:
+    """At most that many rows, evenly drawn, in their order; of what is on a
+    device there."""
     if len(a) <= most:
         return a
     rows = np.random.default_rng(seed).choice(len(a), most, replace=False)

@@ -226,7 +226,8 @@ class Index:
             C order (a memmap, too) are read block by block in every
             iteration. What else is not float32 in C order is sampled first,
             ``cp.max_points_per_centroid`` a list (and at least 65,536), with
-            ``cp.seed``.
+            ``cp.seed``; what is on a GPU is sampled there, and only the sample
+            comes to the CPU.
 
         Raises
         ------
@@ -246,6 +247,8 @@ class Index:
                 )
             self._core.train(sample)
             return
+        if _arrays.on_device(x) and len(x) > most:
+            x = _arrays.sample_rows(x, most, abs(seed))
         a = _arrays.matrix(x, "x", self.d)
         if _arrays.is_source(a):
             self._core.train_source(a)
@@ -264,7 +267,9 @@ class Index:
             before one that is wrong stay added.
         """
         total = None
-        if not _arrays.is_blocks(x):
+        if _arrays.on_device(x):
+            total = len(x)
+        elif not _arrays.is_blocks(x):
             x = _arrays.matrix(x, "x", self.d)
             if _arrays.is_source(x):
                 self._core.add_source(x)
@@ -312,6 +317,10 @@ class Index:
 
     def _blocks(self, x: Any) -> Iterator[tuple[str, Floats]]:
         """What they are called in errors, and blocks."""
+        if _arrays.on_device(x):
+            on_host = _arrays.device_blocks(x, "x", self.d)
+            yield from (("x", block) for block in on_host)
+            return
         if not _arrays.is_blocks(x):
             a = _arrays.matrix(x, "x", self.d)
             yield from (("x", block) for _, block in _arrays.float_blocks(a))

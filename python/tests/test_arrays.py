@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 import faiss_ext
 from conftest import Floats
-from faiss_ext import _arrays
+from faiss_ext import _arrays, _index
 
 WAYS: dict[str, Callable[[NDArray[Any]], Any]] = {
     "float64": lambda x: x.astype(np.float64),
@@ -174,18 +174,59 @@ def test_what_speaks_dlpack(trained: faiss_ext.Index, base: Floats) -> None:
     )
 
 
-def test_data_on_a_device_come_to_the_host(
-    trained: faiss_ext.Index, base: Floats
+class OnDevice:
+    """As an array of torch's or cupy's that is on a GPU; counts the rows that
+    come from there."""
+
+    copied = 0
+
+    def __init__(self, x: NDArray[Any]) -> None:
+        self.x = x
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, 0  # kDLCUDA
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, rows: Any) -> OnDevice:
+        return OnDevice(self.x[rows])
+
+    def cpu(self) -> NDArray[Any]:
+        OnDevice.copied += len(self.x)
+        return self.x
+
+
+def test_what_is_on_a_device_is_sampled_there(
+    base: Floats, queries: Floats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class OnDevice:
-        def __init__(self, a: Any) -> None:
-            self.a = a
+    monkeypatch.setattr(_index, "_CODEC_TRAINING", 100)
+    monkeypatch.setattr(_arrays, "BLOCK_BYTES", 512 * 1000)
+    monkeypatch.setattr(OnDevice, "copied", 0)
+    index = faiss_ext.index_factory(128, "GMM8,Flat")
+    index.cp.max_points_per_centroid = 50
+    index.train(OnDevice(base))
+    assert OnDevice.copied == 400
+    index.add(OnDevice(base))
+    assert OnDevice.copied == 400 + len(base)
+    other = faiss_ext.clone_index(index)
+    other.reset()
+    other.add(base)
+    np.testing.assert_array_equal(
+        index.search(OnDevice(queries), 5)[1], other.search(queries, 5)[1]
+    )
+    with pytest.raises(ValueError, match="x: 100 columns"):
+        index.add(OnDevice(base[:, :100]))
 
-        def __dlpack_device__(self) -> Any:
-            return (2, 0)  # kDLCUDA
 
-        def get(self) -> Any:
-            return self.a
+def test_a_device_that_nothing_comes_from_is_named(base: Floats) -> None:
+    class Stuck:
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return 10, 0  # kDLROCM
 
-    trained.add(OnDevice(base[:50]))
-    assert trained.ntotal == 50
+        def __len__(self) -> int:
+            return 50
+
+    index = faiss_ext.index_factory(128, "GMM8,Flat")
+    with pytest.raises(TypeError, match="x: a Stuck .* type 10"):
+        index.train(Stuck())
