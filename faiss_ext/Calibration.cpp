@@ -43,33 +43,39 @@ Calibration::Point cheapest(
     return curve.points.back();
 }
 
-} // namespace
-
-Calibration::Point Calibration::choose(float target_recall, size_t k_in) const {
-    check(*this, target_recall);
-    auto at = std::find_if(curves.begin(), curves.end(), [&](const Curve& c) {
-        return c.k >= k_in;
-    });
-    if (at != curves.end()) {
-        return cheapest(*at, nq, target_recall);
-    }
-    Point p = cheapest(curves.back(), nq, target_recall);
-    p.budget *= float(k_in) / curves.back().k;
-    return p;
+Calibration::Choice choice(const Calibration::Point& p) {
+    return {p, p.by_codes ? ProbeOrder::codes : ProbeOrder::distance, p.budget};
 }
 
-Calibration::Point Calibration::choose_for_range(float target_recall) const {
+} // namespace
+
+Calibration::Choice Calibration::choose(
+        float target_recall, size_t k_in) const {
+    check(*this, target_recall);
+    const size_t wanted = k_in > 0 ? k_in : k;
+    auto at = std::find_if(curves.begin(), curves.end(), [&](const Curve& c) {
+        return c.k >= wanted;
+    });
+    if (at != curves.end()) {
+        return choice(cheapest(*at, nq, target_recall));
+    }
+    Point p = cheapest(curves.back(), nq, target_recall);
+    p.budget *= float(wanted) / curves.back().k;
+    return choice(p);
+}
+
+Calibration::Choice Calibration::choose_for_range(float target_recall) const {
     check(*this, target_recall);
     Point most = cheapest(curves[0], nq, target_recall);
     for (const Curve& c : curves) {
         const Point p = cheapest(c, nq, target_recall);
         if (p.by_codes != most.by_codes) {
-            return p.by_codes ? most : p; // lists are the surer
+            return choice(p.by_codes ? most : p); // lists are the surer
         }
         most.budget = std::max(most.budget, p.budget);
         most.bound = std::max(most.bound, p.bound);
     }
-    return most;
+    return choice(most);
 }
 
 std::string Calibration::report() const {

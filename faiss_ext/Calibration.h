@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "faiss_ext/ProbePolicy.h"
+
 namespace faiss_ext {
 
 /** What searches of queries whose neighbours are known have found and cost, at
@@ -54,18 +56,27 @@ struct Calibration {
     };
     std::vector<Curve> curves; ///< k increasing
 
+    /// A setting, also in the words of earlier versions.
+    struct Choice : Point {
+        ProbeOrder order; ///< codes or distance
+        float parameter;  ///< the budget
+        bool by_mass = false;
+    };
+
     /** The cheapest setting that reached the recall, and half of a standard
      * error more, of the curve of the least
      * k that is not below k. Above all of them the budget of the last grows
      * with k. The last point of a curve is all lists.
      *
      * Throws FaissException if not fitted, or target is not in (0, 1].
+     *
+     * @param k  0: what the calibration was asked for
      */
-    Point choose(float target_recall, size_t k) const;
+    Choice choose(float target_recall, size_t k = 0) const;
 
     /// The same for all vectors within a radius, which are as many as they are:
     /// the largest budget that any of the curves asks for.
-    Point choose_for_range(float target_recall) const;
+    Choice choose_for_range(float target_recall) const;
 
     /// The curves at a few targets, as a table.
     std::string report() const;

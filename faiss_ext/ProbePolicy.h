@@ -24,6 +24,10 @@ enum class ProbeOrder {
     /// Vectors of the nearest cells by the distance that their code estimates:
     /// see CellCodes.h.
     codes,
+    // What orders of earlier versions are now.
+    sketch = codes,
+    cell_distance = codes,
+    cell_posterior = codes,
 };
 
 /// "distance", ...; from_string throws FaissException naming the string. It
