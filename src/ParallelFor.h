@@ -21,11 +21,19 @@ namespace gmm {
 template <class Make, class Finish>
 void parallel_workers(
         size_t n, bool parallel, const Make& make, const Finish& finish) {
+    if (!parallel) { // even a region of one thread costs more than a few calls
+        auto worker = make();
+        for (size_t i = 0; i < n; i++) {
+            worker(i);
+        }
+        finish(worker);
+        return;
+    }
     std::exception_ptr failure;
     std::atomic<bool> failed = false;
     std::atomic<size_t> next = 0;
     std::mutex finishing;
-#pragma omp parallel if (parallel)
+#pragma omp parallel
     {
         try {
             auto worker = make();

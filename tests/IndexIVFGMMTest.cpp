@@ -210,6 +210,52 @@ TEST(IndexIVFGMM, HoldsWhatAMapHoldsWithAnArray) {
     }
 }
 
+/// More moves than the direct map looks up together, and an id that comes back
+/// to where another was.
+TEST(IndexIVFGMM, TheDirectMapFollowsALongWayThroughAList) {
+    const size_t d = 16, nlist = 140, n = 4000;
+    auto index = trained(uniform(1000, d, 11), nlist);
+    index->cells_per_list = nlist - 1;
+    // all about one mean, towards each of the others
+    const std::vector<float> means = index->mixture().means;
+    Vectors x = uniform(n + 400, d, 12);
+    for (size_t i = 0; i < x.n; i++) {
+        const float* other = &means[(1 + i % (nlist - 1)) * d];
+        for (size_t j = 0; j < d; j++) {
+            float& v = x.x[i * d + j];
+            v = means[j] + 0.3f * (other[j] - means[j]) + 0.01f * v;
+        }
+    }
+    index->add(n, x.row(0));
+    const uint32_t* offset = index->cells.list_offsets(0);
+    size_t filled_cells = 0;
+    for (size_t l = 0; l < index->cells.cells_per_list; l++) {
+        filled_cells += offset[l + 1] > offset[l];
+    }
+    ASSERT_GT(filled_cells, 80u);
+    index->set_direct_map_type(faiss::DirectMap::Hashtable);
+    Model model = model_of(rows_of(x, 0, n));
+    std::mt19937 rng(3);
+    for (size_t i = 0; i < 400; i++) {
+        const idx_t id = idx_t(rng() % n);
+        const std::vector<float> v(x.row(n + i), x.row(n + i) + x.d);
+        if (model.count(id) == 0) {
+            index->add_with_ids(1, v.data(), &id);
+            model[id] = v;
+        } else if (i % 2 > 0) {
+            index->update_vectors(1, &id, v.data());
+            model[id] = v;
+        } else {
+            index->remove_ids(faiss::IDSelectorArray(1, &id));
+            model.erase(id);
+        }
+        if (i % 20 == 0) {
+            ASSERT_NO_FATAL_FAILURE(check_consistent(*index, *index, model));
+        }
+    }
+    check_consistent(*index, *index, model);
+}
+
 TEST(IndexIVFGMM, CellsFollowTheIndexAsItGrows) {
     auto index = trained(base(), kLists);
     EXPECT_TRUE(index->cells.empty());

@@ -125,7 +125,6 @@ void ListEntries::copy(size_t from, size_t to) noexcept {
         InvertedLists::ScopedCodes code(lists, list, from);
         lists->update_entry(list, to, id(from), code.get());
     }
-    follow(id(to), from, to);
 }
 
 void ListEntries::follow(idx_t id, size_t from, size_t to) noexcept {
@@ -137,8 +136,31 @@ void ListEntries::follow(idx_t id, size_t from, size_t to) noexcept {
     }
 }
 
+void ListEntries::follow_moves() noexcept {
+    const auto& table = index.ivf.direct_map.hashtable;
+    if (n_moves > 1 && !table.empty()) {
+        for (size_t i = 0; i < n_moves; i++) {
+            const size_t bucket = table.bucket(moves[i].id);
+            const auto first = table.begin(bucket);
+            if (first != table.end(bucket)) {
+                __builtin_prefetch(&*first);
+            }
+        }
+    }
+    for (size_t i = 0; i < n_moves; i++) {
+        follow(moves[i].id, moves[i].from, moves[i].to);
+    }
+    n_moves = 0;
+}
+
 void ListEntries::move(size_t from, size_t to) noexcept {
     copy(from, to);
+    if (!index.ivf.direct_map.no()) {
+        if (n_moves == kMovesTogether) {
+            follow_moves();
+        }
+        moves[n_moves++] = {id(to), uint32_t(from), uint32_t(to)};
+    }
     if (!index.gmm.cells.empty()) {
         Payload::move(index.gmm.cells, list, from, to);
     }
@@ -157,6 +179,7 @@ void ListEntries::set(size_t entry, idx_t id, const uint8_t* code) noexcept {
 
 void ListEntries::enter_in_map(size_t entry, idx_t id) noexcept {
     if (!index.ivf.direct_map.no()) {
+        follow_moves(); // an entry of the same id may have been here
         *map_slot(index.ivf.direct_map, id) = faiss::lo_build(list, entry);
     }
 }
@@ -164,6 +187,7 @@ void ListEntries::enter_in_map(size_t entry, idx_t id) noexcept {
 void ListEntries::leave_map(size_t entry) noexcept {
     auto& map = index.ivf.direct_map;
     if (map.type == faiss::DirectMap::Hashtable) {
+        follow_moves();
         const auto found = map.hashtable.find(id(entry));
         if (found != map.hashtable.end() &&
             found->second == idx_t(faiss::lo_build(list, entry))) {
@@ -174,6 +198,7 @@ void ListEntries::leave_map(size_t entry) noexcept {
 
 void ListEntries::permute(
         std::vector<uint32_t>& order, uint8_t* spare) noexcept {
+    follow_moves();
     for (size_t p = 0; p < order.size(); p++) {
         if (order[p] == p) {
             continue;
@@ -188,6 +213,7 @@ void ListEntries::permute(
         while (order[hole] != p) {
             const size_t from = order[hole];
             copy(from, hole);
+            follow(id(hole), from, hole);
             order[hole] = uint32_t(hole);
             hole = from;
         }

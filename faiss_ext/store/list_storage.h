@@ -70,10 +70,15 @@ idx_t* map_slot(faiss::DirectMap& map, idx_t id);
 
 /** The entries of one list in every place where something is kept of them:
  * FAISS's lists, the payload and the direct map (which follows an entry that
- * it names). Lists must be as long as the places that are written to. */
+ * it names, before *this ends). Lists must be as long as the places that are
+ * written to. */
 class ListEntries {
 public:
     ListEntries(GMMIndexRef index, size_t list);
+    ~ListEntries() {
+        follow_moves();
+    }
+    ListEntries(const ListEntries&) = delete;
 
     /// Copies an entry to another place, where it then is.
     void move(size_t from, size_t to) noexcept;
@@ -99,6 +104,18 @@ public:
 private:
     void copy(size_t from, size_t to) noexcept;
     void follow(idx_t id, size_t from, size_t to) noexcept;
+    /// Has the direct map follow the moves since, in their order.
+    void follow_moves() noexcept;
+
+    /// A move that the direct map does not know of yet. Many are looked up
+    /// together, since each waits for memory.
+    struct Move {
+        idx_t id;
+        uint32_t from, to;
+    };
+    static constexpr size_t kMovesTogether = 64;
+    Move moves[kMovesTogether];
+    size_t n_moves = 0;
 
     GMMIndexRef index;
     const size_t list, code_size;
