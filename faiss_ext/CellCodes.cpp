@@ -228,6 +228,14 @@ void CellCodes::get(size_t list, size_t entry, uint8_t* record) const noexcept {
            sizeof(float));
 }
 
+void CellCodes::prefetch(size_t list, size_t entry) const noexcept {
+    const uint8_t* block =
+            blocks[list].data() + entry / kBlockEntries * shape.block_bytes();
+    for (size_t b = 0; b < shape.block_bytes(); b += 64) {
+        __builtin_prefetch(block + b, 1);
+    }
+}
+
 void CellCodes::move(size_t list, size_t from, size_t to) noexcept {
     const auto source = place(shape, blocks[list].data(), from);
     const auto target = place(shape, blocks[list].data(), to);

@@ -122,6 +122,8 @@ struct CellCodes {
     void resize(size_t list, size_t n);
     void set(size_t list, size_t entry, const uint8_t* record) noexcept;
     void get(size_t list, size_t entry, uint8_t* record) const noexcept;
+    /// Asks for what move() will read and write of an entry, soon.
+    void prefetch(size_t list, size_t entry) const noexcept;
     /// Copies one entry over another.
     void move(size_t list, size_t from, size_t to) noexcept;
 

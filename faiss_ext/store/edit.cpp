@@ -17,6 +17,8 @@ namespace {
 
 /// Fewer entries are not worth waking threads for.
 constexpr size_t kParallelEntries = 256;
+/// Cells whose ends are asked for before a change comes to them.
+constexpr size_t kCellsAhead = 8;
 
 } // namespace
 
@@ -253,6 +255,9 @@ void Edit::take_out(
     for (size_t l = 0; l < L; l++) {
         const size_t begin = offset[l];
         size_t end = offset[l + 1];
+        if (free > 0 && l + kCellsAhead < L && offset[l + kCellsAhead] > 0) {
+            entries.prefetch(offset[l + kCellsAhead] - 1);
+        }
         const uint64_t* r_end = r;
         while (r_end != edit.removed_end && faiss::lo_offset(*r_end) < end) {
             r_end++;
@@ -290,6 +295,9 @@ void Edit::put_in(
             break;
         }
         const size_t begin = offset[l], end = offset[l + 1];
+        if (l >= kCellsAhead) {
+            entries.prefetch(offset[l - kCellsAhead]);
+        }
         const size_t new_end = before;
         while (before > 0 &&
                (a.cell.empty() || a.cell[edit.order[before - 1]] >= l)) {

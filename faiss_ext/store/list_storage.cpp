@@ -166,6 +166,16 @@ void ListEntries::move(size_t from, size_t to) noexcept {
     }
 }
 
+void ListEntries::prefetch(size_t entry) const noexcept {
+    if (ids) {
+        __builtin_prefetch(codes + entry * code_size, 1);
+        __builtin_prefetch(ids + entry, 1);
+    }
+    if (!index.gmm.cells.empty()) {
+        Payload::prefetch(index.gmm.cells, list, entry);
+    }
+}
+
 void ListEntries::set(size_t entry, idx_t id, const uint8_t* code) noexcept {
     if (ids) {
         if (code_size > 0) {

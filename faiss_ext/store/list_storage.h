@@ -83,6 +83,9 @@ public:
     /// Copies an entry to another place, where it then is.
     void move(size_t from, size_t to) noexcept;
 
+    /// Asks for what move() will read and write of a place, soon.
+    void prefetch(size_t entry) const noexcept;
+
     /// Writes an entry, without its payload.
     void set(size_t entry, idx_t id, const uint8_t* code) noexcept;
 

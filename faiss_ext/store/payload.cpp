@@ -61,6 +61,11 @@ void Payload::resize(PairCells& cells, size_t list, size_t n) {
     cells.codes.resize(list, n);
 }
 
+void Payload::prefetch(
+        const PairCells& cells, size_t list, size_t entry) noexcept {
+    cells.codes.prefetch(list, entry);
+}
+
 void Payload::move(
         PairCells& cells, size_t list, size_t from, size_t to) noexcept {
     cells.codes.move(list, from, to);

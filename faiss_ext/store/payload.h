@@ -56,6 +56,10 @@ struct Payload {
     /// does if the list gets shorter.
     static void resize(PairCells& cells, size_t list, size_t n);
 
+    /// Asks for what move() will read and write of a place, soon.
+    static void prefetch(
+            const PairCells& cells, size_t list, size_t entry) noexcept;
+
     static void move(
             PairCells& cells, size_t list, size_t from, size_t to) noexcept;
 
