@@ -3,22 +3,16 @@
 #include <algorithm>
 #include <cstdio>
 #include <limits>
-#include <memory>
 #include <unordered_map>
 #include <utility>
 
 #include <faiss/impl/FaissAssert.h>
-#include <faiss/utils/distances.h>
 
-#include "Backend.h"
-#include "faiss_ext/GpuGMMClustering.h"
 #include "faiss_ext/IndexIVFRaBitQGMM.h"
 #include "faiss_ext/calibrate/calibrate.h"
-#include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/scan/gmm_search.h"
 #include "faiss_ext/store/add.h"
-#include "faiss_ext/store/codes_alone.h"
 #include "faiss_ext/store/edit.h"
 #include "faiss_ext/store/list_storage.h"
 #include "faiss_ext/store/maintain.h"
@@ -51,49 +45,6 @@ void check_search(
     check_rows("labels", n, k * kLabelWidth, labels);
 }
 
-/// Vectors of a source that a codec learns from.
-constexpr size_t kCodecVectors = 65536;
-
-void check_training(const faiss::IndexIVF& index, size_t n) {
-    check_metric(index.metric_type);
-    FAISS_THROW_IF_NOT_FMT(
-            n >= index.nlist,
-            "n = %zd, expected at least nlist = %zd",
-            n,
-            index.nlist);
-    FAISS_THROW_IF_NOT_FMT(
-            index.ntotal == 0,
-            "ntotal = %zd, expected an empty index: training again would "
-            "misplace its vectors",
-            size_t(index.ntotal));
-}
-
-/// What training changes of a codec, as it was.
-template <class IVF>
-struct Codec {
-    explicit Codec(const IVF&) {}
-    void restore(IVF&) {}
-};
-
-template <>
-struct Codec<faiss::IndexIVFPQ> {
-    faiss::ProductQuantizer pq;
-    explicit Codec(const faiss::IndexIVFPQ& index) : pq(index.pq) {}
-    void restore(faiss::IndexIVFPQ& index) {
-        std::swap(index.pq, pq);
-    }
-};
-
-template <>
-struct Codec<faiss::IndexIVFScalarQuantizer> {
-    faiss::ScalarQuantizer sq;
-    explicit Codec(const faiss::IndexIVFScalarQuantizer& index)
-            : sq(index.sq) {}
-    void restore(faiss::IndexIVFScalarQuantizer& index) {
-        std::swap(index.sq, sq);
-    }
-};
-
 /// What a call of FAISS's appended to an index's lists goes if it failed.
 struct UndoGrowth {
     faiss::IndexIVF& index;
@@ -118,132 +69,6 @@ struct UndoGrowth {
 };
 
 } // namespace
-
-template <class IVF>
-void IndexIVFGMM<IVF>::train(idx_t n, const float* x) {
-    check_training(*this, n);
-    check_rows("x", n, this->d, x);
-    check_storable("x", n, this->d, x);
-    std::vector<float> directions; // the mixture lives on the unit sphere
-    if (is_ip(*this)) {
-        directions.assign(x, x + n * this->d);
-        faiss::fvec_renorm_L2(this->d, n, directions.data());
-    }
-    train_by(
-            [&](GpuGMMClustering& clustering, faiss::Index& means) {
-                clustering.train(
-                        n, directions.empty() ? x : directions.data(), means);
-                directions = {};
-            },
-            n,
-            x);
-}
-
-template <class IVF>
-void IndexIVFGMM<IVF>::train_from(const gmm::VectorSource& source) {
-    check_training(*this, source.n);
-    FAISS_THROW_IF_NOT_FMT(
-            source.d == size_t(this->d),
-            "source: dimension %zu, expected d = %d",
-            source.d,
-            this->d);
-    as_faiss_exception([&] {
-        const size_t d = this->d;
-        const size_t n = std::min(source.n, kCodecVectors);
-        std::vector<float> x(n * d);
-        std::vector<std::byte> scratch;
-        const auto sample = gmm::sample_source(source, n, this->cp.seed);
-        sample->rows(0, n, scratch).to_float(x.data());
-        check_storable(*sample, 0, n, x.data());
-        std::unique_ptr<gmm::VectorSource> directions;
-        if (is_ip(*this)) {
-            directions = gmm::mapped_source(
-                    source, d, [d](size_t n, const float* x, float* out) {
-                        std::copy_n(x, n * d, out);
-                        faiss::fvec_renorm_L2(d, n, out);
-                    });
-        }
-        train_by(
-                [&](GpuGMMClustering& clustering, faiss::Index& means) {
-                    clustering.train(directions ? *directions : source, means);
-                },
-                n,
-                x.data());
-    });
-}
-
-template <class IVF>
-template <class Fit>
-void IndexIVFGMM<IVF>::train_by(Fit&& fit, idx_t n, const float* x) {
-    if (!has_vectors(*this)) {
-        CellCodes::check_bits(code_bits);
-    }
-    GpuGMMClustering clustering(this->d, this->nlist, this->cp);
-    clustering.covariance = covariance;
-    clustering.verbose |= this->verbose;
-    FAISS_THROW_IF_NOT_FMT(
-            !gmm::has_matrices(covariance),
-            "covariance = %s, expected isotropic, diagonal or tied_spherical",
-            gmm::to_string(covariance));
-    // The user's own centroids are kept, as FAISS does; those of an earlier
-    // training are not.
-    if (log_weights.empty() && this->quantizer && this->quantizer->is_trained &&
-        size_t(this->quantizer->ntotal) == this->nlist) {
-        clustering.centroids = quantizer_means(*this);
-        clustering.frozen_centroids = true;
-    } else if (
-            this->nlist >= clustering.kGroupedFrom && !gmm::cuda_available()) {
-        // From groups of means, one iteration of EM and one of k-means reach
-        // what more of them do, and on the CPU they are most of an index's
-        // building.
-        clustering.niter = std::min(clustering.niter, 2);
-        clustering.last_hard_niter = 1;
-    }
-    std::unique_ptr<faiss::Index> means = empty_quantizer(*this);
-    fit(clustering, *means);
-    PairCells partners;
-    if (has_vectors(*this)) { // in time: an addition would wait for them
-        partners.init(
-                this->nlist,
-                this->d,
-                MeansView(*means, this->nlist).data(),
-                kCellsAtFirst);
-        partners.undivide();
-    } else {
-        std::vector<float> directions; // the mixture lives on the unit sphere
-        if (is_ip(*this)) {
-            directions.assign(x, x + n * this->d);
-            faiss::fvec_renorm_L2(this->d, n, directions.data());
-        }
-        partners = fit_cells_in_training(
-                *this,
-                *means,
-                this->nlist,
-                n,
-                directions.empty() ? x : directions.data());
-    }
-    Codec<IVF> codec_before(*this);
-    faiss::Index* old = this->quantizer;
-    this->quantizer = means.get();
-    try {
-        // finds the quantizer trained, and trains the codec
-        IVF::train(n, x);
-    } catch (...) {
-        this->quantizer = old;
-        codec_before.restore(*this);
-        throw;
-    }
-    means.release();
-    if (this->own_fields) {
-        delete old;
-    }
-    this->own_fields = true;
-    variances = std::move(clustering.variances);
-    log_weights = std::move(clustering.log_weights);
-    backend = std::move(clustering.backend);
-    cells = std::move(partners);
-    calibration = Calibration();
-}
 
 template <class IVF>
 void IndexIVFGMM<IVF>::add_with_ids(
