@@ -60,9 +60,7 @@ struct UndoGrowth {
     }
     ~UndoGrowth() {
         for (size_t i = 0; i < sizes.size() && !done; i++) {
-            if (index.invlists->list_size(i) > sizes[i]) {
-                index.invlists->resize(i, sizes[i]);
-            }
+            shorten_list(*index.invlists, i, sizes[i]);
         }
         index.ntotal = done ? index.ntotal : ntotal;
     }

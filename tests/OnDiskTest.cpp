@@ -146,6 +146,47 @@ TEST(OnDisk, AMappedIndexFindsTheSame) {
     EXPECT_EQ(find(*mapped, q, 10), find(*index, q, 10));
 }
 
+/// To give room on disk back can fail, and a change that has begun may not.
+TEST(OnDisk, AListThatGetsShorterKeepsItsPlace) {
+    const TemporaryFolder folder;
+    auto index = trained("GMM32,Flat");
+    merge_ondisk(
+            index.get(),
+            write_parts(*index, folder, false),
+            folder.file("lists"));
+    auto& ivf = dynamic_cast<faiss::IndexIVF&>(*index);
+    const auto& lists =
+            dynamic_cast<const faiss::OnDiskInvertedLists&>(*ivf.invlists);
+    std::vector<size_t> offsets, capacities;
+    for (const auto& list : lists.lists) {
+        offsets.push_back(list.offset);
+        capacities.push_back(list.capacity);
+    }
+    const size_t bytes = lists.totsize;
+    index->remove_ids(faiss::IDSelectorRange(100, kN));
+    Model model = model_of(rows_of(base(), 0, 100));
+    check_consistent(ivf, *extract_gmm(index.get()), model);
+    for (size_t i = 0; i < ivf.nlist; i++) {
+        EXPECT_EQ(lists.lists[i].offset, offsets[i]) << i;
+        EXPECT_EQ(lists.lists[i].capacity, capacities[i]) << i;
+    }
+    EXPECT_EQ(lists.totsize, bytes);
+    // it grows again, and can be written
+    std::vector<idx_t> ids(2000);
+    for (size_t i = 0; i < ids.size(); i++) {
+        ids[i] = idx_t(1000 + i);
+        model[ids[i]] = {base().row(ids[i]), base().row(ids[i]) + base().d};
+    }
+    index->add_with_ids(ids.size(), base().row(1000), ids.data());
+    check_consistent(ivf, *extract_gmm(index.get()), model);
+    faiss_ext::write_index(index.get(), folder.file("index").c_str());
+    const auto back = read(folder.file("index"));
+    check_consistent(
+            dynamic_cast<faiss::IndexIVF&>(*back),
+            *extract_gmm(back.get()),
+            model);
+}
+
 TEST(OnDisk, WrongPartsLeaveEverythingAsItWas) {
     const TemporaryFolder folder;
     auto index = trained("GMM32,Flat");

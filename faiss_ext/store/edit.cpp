@@ -222,9 +222,7 @@ Edit::~Edit() {
     }
     for (const ListEdit& edit : lists) {
         if (edit.growing) {
-            if (index.ivf.invlists->list_size(edit.list) > edit.places) {
-                index.ivf.invlists->resize(edit.list, edit.places);
-            }
+            shorten_list(*index.ivf.invlists, edit.list, edit.places);
             if (!index.gmm.cells.empty()) {
                 Payload::resize(index.gmm.cells, edit.list, edit.known);
             }
@@ -362,9 +360,7 @@ void Edit::change(ListEdit& edit) noexcept {
         entries.permute(edit.all_order, edit.spare.data());
         index.gmm.earlier_lists[edit.list].swap(edit.all_earlier);
     }
-    if (index.ivf.invlists->list_size(edit.list) != edit.n_after()) {
-        index.ivf.invlists->resize(edit.list, edit.n_after());
-    }
+    shorten_list(*index.ivf.invlists, edit.list, edit.n_after());
     if (!cells.empty()) {
         Payload::resize(cells, edit.list, edit.n_after());
         if (edit.n_removed() > 0) {

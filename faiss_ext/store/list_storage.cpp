@@ -5,6 +5,7 @@
 
 #include <faiss/IndexFlat.h>
 #include <faiss/impl/FaissAssert.h>
+#include <faiss/invlists/OnDiskInvertedLists.h>
 
 #include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/store/payload.h"
@@ -90,6 +91,17 @@ size_t known_size(GMMIndexRef index, size_t list) {
                     ? 0
                     : gmm.earlier_lists[list].size() / (gmm.max_assign - 1)
                                  : index.ivf.invlists->list_size(list);
+}
+
+void shorten_list(faiss::InvertedLists& lists, size_t list, size_t n) noexcept {
+    if (lists.list_size(list) <= n) {
+        return;
+    }
+    if (auto disk = dynamic_cast<faiss::OnDiskInvertedLists*>(&lists)) {
+        disk->lists[list].size = n;
+    } else {
+        lists.resize(list, n);
+    }
 }
 
 idx_t* map_slot(faiss::DirectMap& map, idx_t id) {

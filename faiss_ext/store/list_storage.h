@@ -64,6 +64,10 @@ constexpr size_t kCellsAtFirst = 16;
 /// FAISS's functions appended behind its back.
 size_t known_size(GMMIndexRef index, size_t list);
 
+/// Makes a list of FAISS's as short as that. One on disk keeps its place there,
+/// since to find a shorter one can fail, until it grows.
+void shorten_list(faiss::InvertedLists& lists, size_t list, size_t n) noexcept;
+
 /// Where the direct map says that a vector is, to be read or changed; nullptr
 /// if it does not know the id.
 idx_t* map_slot(faiss::DirectMap& map, idx_t id);
