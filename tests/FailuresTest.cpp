@@ -590,6 +590,11 @@ TEST(Failures, SearchesAreInterrupted) {
         });
         EXPECT_NE(message.find("interrupted"), std::string::npos);
     }
+    index->set_direct_map_type(faiss::DirectMap::Hashtable);
+    const idx_t id = 3;
+    interrupt->at = interrupt->asked + 1;
+    EXPECT_FAISS_ERROR(
+            index->update_vectors(1, &id, base().row(9)), "interrupted");
     faiss::InterruptCallback::clear_instance();
 }
 
