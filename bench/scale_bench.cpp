@@ -13,9 +13,13 @@
 #include <string>
 #include <thread>
 
+#include <faiss/IndexFlat.h>
+#include <faiss/IndexHNSW.h>
 #include <faiss/IndexIVF.h>
 #include <faiss/invlists/OnDiskInvertedLists.h>
 
+#include "Backend.h"
+#include "EMTrainer.h"
 #include "VectorSource.h"
 #include "faiss_ext/IndexIVFGMM.h"
 #include "faiss_ext/index_factory.h"
@@ -31,6 +35,7 @@
  *     scale_bench generate: a file's vectors over and over, with noise
  *     scale_bench build:    train, add and search from a file, its anonymous
  *                           memory and its seconds; --parts: lists on disk
+ *     scale_bench components: trains many components, exactly and not
  *     scale_bench query:    cold and warm queries of an index with its lists on
  *                           disk
  */
@@ -204,6 +209,91 @@ void build(
     report("write", timer);
 }
 
+/// The first d columns of a file's vectors.
+struct Columns : gmm::VectorSource {
+    const gmm::VectorSource& whole;
+
+    Columns(const gmm::VectorSource& whole, size_t columns) : whole(whole) {
+        n = whole.n;
+        d = columns;
+        type = whole.type;
+    }
+    gmm::Rows rows(size_t begin, size_t count, std::vector<std::byte>& scratch)
+            const override {
+        gmm::Rows out = whole.rows(begin, count, scratch);
+        out.d = d;
+        return out;
+    }
+};
+
+/// Trains as an index of so many lists does, and says how far vectors then are
+/// from the nearest mean, and from the one that a graph finds.
+void components(
+        const std::string& path,
+        size_t n,
+        size_t d,
+        size_t k,
+        int iterations,
+        size_t nearby) {
+    const auto file = gmm::file_source(path);
+    const Part some(*file, 0, std::min(n, file->n));
+    const Columns source(some, d > 0 ? d : file->d);
+    d = source.d;
+    const auto backend = nearby > 0 ? gmm::make_grouped_cpu_backend(nearby)
+                                    : gmm::make_cpu_backend();
+    gmm::TrainingOptions options;
+    options.init = gmm::Initialisation::hierarchical;
+    options.niter = iterations;
+    options.last_hard_iterations = 2;
+    options.tolerance = 0;
+    options.progress = [](const gmm::TrainingIteration& i) {
+        fmt::print(
+                "{}: {:.1f} s, {:.6g}\n",
+                i.step == gmm::EStep::soft ? "EM" : "k-means",
+                i.seconds,
+                i.objective);
+        std::fflush(stdout);
+        return true;
+    };
+    Watch watch;
+    Timer timer;
+    const auto model = gmm::train(source, nullptr, k, options, *backend).model;
+    fmt::print(
+            "{} x {}, k = {}, {}: {:.1f} s, peak RssAnon {:.0f} MB\n",
+            source.n,
+            d,
+            k,
+            nearby > 0 ? fmt::format("{} sqrt(k) near", nearby) : "all",
+            timer.seconds(),
+            watch.take());
+    const size_t asked = std::min<size_t>(20000, source.n);
+    const auto sample = gmm::sample_source(source, asked, 1);
+    std::vector<std::byte> scratch;
+    std::vector<float> x(asked * d), distances(asked);
+    sample->rows(0, asked, scratch).to_float(x.data());
+    std::vector<faiss_ext::idx_t> ids(asked);
+    auto distance_by = [&](const faiss::Index& index) {
+        index.search(asked, x.data(), 1, distances.data(), ids.data());
+        double sum = 0;
+        for (float distance : distances) {
+            sum += distance;
+        }
+        return sum / double(asked);
+    };
+    faiss::IndexFlatL2 flat{faiss_ext::idx_t(d)};
+    flat.add(faiss_ext::idx_t(k), model.means.data());
+    const double exact = distance_by(flat);
+    timer = {};
+    faiss::IndexHNSWFlat graph(int(d), 32);
+    graph.add(faiss_ext::idx_t(k), model.means.data());
+    fmt::print(
+            "mean squared distance {:.6g}, by a graph {:.4f} times that "
+            "(built in {:.1f} s)\n",
+            exact,
+            distance_by(graph) / exact,
+            timer.seconds());
+}
+
 /// Has the system forget what it read of the file.
 void drop(const std::string& path) {
     const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
@@ -290,6 +380,8 @@ int main(int argc, char** argv) try {
     std::string from, path, factory, xq, out;
     size_t n = 1000000, parts = 0, batch = 1, cold = 200;
     float noise = 16;
+    size_t d = 0, k = 16384, nearby = 16;
+    int iterations = 4;
     std::vector<std::string> settings, indexes;
     auto* make = app.add_subcommand("generate", "write a file of vectors");
     make->add_option("--from", from)->required();
@@ -302,6 +394,16 @@ int main(int argc, char** argv) try {
     fill->add_option("--query", xq)->required();
     fill->add_option("--parts", parts, "lists on disk, built in so many");
     fill->add_option("--out", out, "OUT.index, OUT.ivfdata")->required();
+    auto* fit = app.add_subcommand("components", "train many components");
+    fit->add_option("--data", path)->required();
+    fit->add_option("-n", n, "vectors");
+    fit->add_option("-d", d, "columns; 0: all");
+    fit->add_option("-k", k, "components");
+    fit->add_option("--iterations", iterations, "of EM; two of k-means follow");
+    fit->add_option(
+            "--nearby",
+            nearby,
+            "so many times sqrt(k) components are compared; 0: all");
     auto* ask = app.add_subcommand("query", "cold and warm queries");
     bench::Inputs inputs;
     inputs.add_options(*ask);
@@ -315,6 +417,8 @@ int main(int argc, char** argv) try {
         generate(from, n, noise, path);
     } else if (*fill) {
         build(factory, path, xq, parts, out);
+    } else if (*fit) {
+        components(path, n, d, k, iterations, nearby);
     } else {
         inputs.load();
         for (const std::string& index : indexes) {
