@@ -82,6 +82,23 @@ def compare(args):
           f"{best['2 workers']:.2f} s over {best['1 process']:.2f} s = {ratio:.3f}")
 
 
+def kill_in(fit, cluster, number, after):
+    """What is fitted while a worker dies, or None if it was fitted before."""
+    done, killed = threading.Event(), threading.Event()
+
+    def kill():
+        if not done.wait(after):
+            os.kill(list(cluster.workers.values())[number].pid, signal.SIGKILL)
+            killed.set()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    fitted = fit()
+    done.set()
+    thread.join()
+    return fitted if killed.is_set() else None
+
+
 def kills(args):
     x = np.random.default_rng(0).normal(size=(6000, 64)).astype(np.float32)
     options = dict(covariance_type="diag", max_iter=4, tol=0, random_state=0, block_rows=700)
@@ -93,32 +110,20 @@ def kills(args):
         alone = fit()
     random = np.random.default_rng(1)
     killed = equal = 0
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
-        while killed < args.kills:
-            client.wait_for_workers(2)
-            after = random.uniform(0.05, 0.6)
-            done = threading.Event()
-            hit = []
-
-            def kill():
-                if done.wait(after):
-                    return  # the fit was over
-                pid = list(cluster.workers.values())[killed % 2].pid
-                os.kill(pid, signal.SIGKILL)
-                hit.append(pid)
-
-            thread = threading.Thread(target=kill)
-            thread.start()
-            fitted = fit()
-            done.set()
-            thread.join()
-            print(f"after {after:.2f} s: {'killed' if hit else 'the fit was over'}", flush=True)
-            if hit:
-                killed += 1
-                equal += all(
-                    np.array_equal(getattr(fitted, name), getattr(alone, name))
-                    for name in ("means_", "covariances_", "weights_")
-                )
+    while killed < args.kills:
+        with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
+            while killed < args.kills:
+                try:
+                    client.wait_for_workers(2, timeout=20)
+                except TimeoutError:
+                    break  # a nanny that did not start another: the rest with a new cluster
+                hit = kill_in(fit, cluster, killed % 2, random.uniform(0.05, 0.6))
+                if hit:
+                    killed += 1
+                    equal += all(
+                        np.array_equal(getattr(hit, name), getattr(alone, name))
+                        for name in ("means_", "covariances_", "weights_")
+                    )
     print(f"{killed} kills in fits, {equal} results equal to one process's, to the bit")
     return equal == killed
 

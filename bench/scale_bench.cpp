@@ -6,20 +6,13 @@
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
-#include <atomic>
-#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <string>
-#include <thread>
 
-#include <faiss/IndexFlat.h>
-#include <faiss/IndexHNSW.h>
 #include <faiss/IndexIVF.h>
 #include <faiss/invlists/OnDiskInvertedLists.h>
 
-#include "Backend.h"
-#include "EMTrainer.h"
 #include "VectorSource.h"
 #include "faiss_ext/IndexIVFGMM.h"
 #include "faiss_ext/index_factory.h"
@@ -28,6 +21,7 @@
 #include "faiss_ext/ondisk.h"
 #include "faiss_ext/sources.h"
 #include "inputs.h"
+#include "memory_watch.h"
 #include "vector_files.h"
 
 /** What an index of more vectors than memory holds costs.
@@ -35,75 +29,34 @@
  *     scale_bench generate: a file's vectors over and over, with noise
  *     scale_bench build:    train, add and search from a file, its anonymous
  *                           memory and its seconds; --parts: lists on disk
- *     scale_bench components: trains many components, exactly and not
  *     scale_bench query:    cold and warm queries of an index with its lists on
  *                           disk
  */
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-struct Timer {
-    Clock::time_point start = Clock::now();
-    double seconds() const {
-        return std::chrono::duration<double>(Clock::now() - start).count();
-    }
-};
-
-/// A line of /proc/self/status in MB.
-double status_mb(const std::string& name) {
-    std::ifstream status("/proc/self/status");
-    for (std::string line; std::getline(status, line);) {
-        if (line.rfind(name + ":", 0) == 0) {
-            return std::stod(line.substr(name.size() + 1)) / 1024;
-        }
-    }
-    return 0;
-}
-
-/// The most anonymous memory that the process has while it lives.
-class Watch {
-public:
-    Watch()
-            : thread([this] {
-                  while (!done) {
-                      most = std::max(most.load(), status_mb("RssAnon"));
-                      std::this_thread::sleep_for(
-                              std::chrono::milliseconds(20));
-                  }
-              }) {}
-    ~Watch() {
-        done = true;
-        thread.join();
-    }
-    /// Since the last call.
-    double take() {
-        return most.exchange(0);
-    }
-
-private:
-    std::atomic<bool> done = false;
-    std::atomic<double> most = 0;
-    std::thread thread;
-};
+using bench::Timer;
+using bench::Watch;
 
 /// @param width  of the noise, uniform
+/// @param d      the first dimensions; 0: all
 void generate(
         const std::string& from,
         size_t n,
+        size_t d,
         float width,
         const std::string& path) {
     const bench::Vectors base = bench::read_vectors(from, "train");
+    d = d > 0 ? std::min(d, base.d) : base.d;
     std::ofstream out(path, std::ios::binary);
-    const uint32_t shape[] = {uint32_t(n), uint32_t(base.d)};
+    const uint32_t shape[] = {uint32_t(n), uint32_t(d)};
     out.write(reinterpret_cast<const char*>(shape), sizeof(shape));
     const bool bytes = path.ends_with(".u8bin");
     uint64_t random = 1234;
-    std::vector<float> row(base.d);
-    std::vector<uint8_t> row_bytes(base.d);
+    std::vector<float> row(d);
+    std::vector<uint8_t> row_bytes(d);
     for (size_t i = 0; i < n; i++) {
         const float* x = base.row(i % base.n);
-        for (size_t j = 0; j < base.d; j++) {
+        for (size_t j = 0; j < d; j++) {
             random = random * 6364136223846793005u + 1442695040888963407u;
             const float noise = float(random >> 40) * 0x1p-24f - 0.5f;
             row[j] = std::clamp(
@@ -111,11 +64,11 @@ void generate(
             row_bytes[j] = uint8_t(row[j]);
         }
         if (bytes) {
-            out.write(reinterpret_cast<const char*>(row_bytes.data()), base.d);
+            out.write(reinterpret_cast<const char*>(row_bytes.data()), d);
         } else {
             out.write(
                     reinterpret_cast<const char*>(row.data()),
-                    base.d * sizeof(float));
+                    d * sizeof(float));
         }
     }
 }
@@ -209,91 +162,6 @@ void build(
     report("write", timer);
 }
 
-/// The first d columns of a file's vectors.
-struct Columns : gmm::VectorSource {
-    const gmm::VectorSource& whole;
-
-    Columns(const gmm::VectorSource& whole, size_t columns) : whole(whole) {
-        n = whole.n;
-        d = columns;
-        type = whole.type;
-    }
-    gmm::Rows rows(size_t begin, size_t count, std::vector<std::byte>& scratch)
-            const override {
-        gmm::Rows out = whole.rows(begin, count, scratch);
-        out.d = d;
-        return out;
-    }
-};
-
-/// Trains as an index of so many lists does, and says how far vectors then are
-/// from the nearest mean, and from the one that a graph finds.
-void components(
-        const std::string& path,
-        size_t n,
-        size_t d,
-        size_t k,
-        int iterations,
-        size_t nearby) {
-    const auto file = gmm::file_source(path);
-    const Part some(*file, 0, std::min(n, file->n));
-    const Columns source(some, d > 0 ? d : file->d);
-    d = source.d;
-    const auto backend = nearby > 0 ? gmm::make_grouped_cpu_backend(nearby)
-                                    : gmm::make_cpu_backend();
-    gmm::TrainingOptions options;
-    options.init = gmm::Initialisation::hierarchical;
-    options.niter = iterations;
-    options.last_hard_iterations = 2;
-    options.tolerance = 0;
-    options.progress = [](const gmm::TrainingIteration& i) {
-        fmt::print(
-                "{}: {:.1f} s, {:.6g}\n",
-                i.step == gmm::EStep::soft ? "EM" : "k-means",
-                i.seconds,
-                i.objective);
-        std::fflush(stdout);
-        return true;
-    };
-    Watch watch;
-    Timer timer;
-    const auto model = gmm::train(source, nullptr, k, options, *backend).model;
-    fmt::print(
-            "{} x {}, k = {}, {}: {:.1f} s, peak RssAnon {:.0f} MB\n",
-            source.n,
-            d,
-            k,
-            nearby > 0 ? fmt::format("{} sqrt(k) near", nearby) : "all",
-            timer.seconds(),
-            watch.take());
-    const size_t asked = std::min<size_t>(20000, source.n);
-    const auto sample = gmm::sample_source(source, asked, 1);
-    std::vector<std::byte> scratch;
-    std::vector<float> x(asked * d), distances(asked);
-    sample->rows(0, asked, scratch).to_float(x.data());
-    std::vector<faiss_ext::idx_t> ids(asked);
-    auto distance_by = [&](const faiss::Index& index) {
-        index.search(asked, x.data(), 1, distances.data(), ids.data());
-        double sum = 0;
-        for (float distance : distances) {
-            sum += distance;
-        }
-        return sum / double(asked);
-    };
-    faiss::IndexFlatL2 flat{faiss_ext::idx_t(d)};
-    flat.add(faiss_ext::idx_t(k), model.means.data());
-    const double exact = distance_by(flat);
-    timer = {};
-    faiss::IndexHNSWFlat graph(int(d), 32);
-    graph.add(faiss_ext::idx_t(k), model.means.data());
-    fmt::print(
-            "mean squared distance {:.6g}, by a graph {:.4f} times that "
-            "(built in {:.1f} s)\n",
-            exact,
-            distance_by(graph) / exact,
-            timer.seconds());
-}
-
 /// Has the system forget what it read of the file.
 void drop(const std::string& path) {
     const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
@@ -380,12 +248,12 @@ int main(int argc, char** argv) try {
     std::string from, path, factory, xq, out;
     size_t n = 1000000, parts = 0, batch = 1, cold = 200;
     float noise = 16;
-    size_t d = 0, k = 16384, nearby = 16;
-    int iterations = 4;
+    size_t d = 0;
     std::vector<std::string> settings, indexes;
     auto* make = app.add_subcommand("generate", "write a file of vectors");
     make->add_option("--from", from)->required();
     make->add_option("-n", n, "vectors");
+    make->add_option("-d", d, "their first dimensions; 0: all");
     make->add_option("--noise", noise, "uniform, so wide in all");
     make->add_option("--out", path, ".fbin or .u8bin")->required();
     auto* fill = app.add_subcommand("build", "train, add and search");
@@ -394,16 +262,6 @@ int main(int argc, char** argv) try {
     fill->add_option("--query", xq)->required();
     fill->add_option("--parts", parts, "lists on disk, built in so many");
     fill->add_option("--out", out, "OUT.index, OUT.ivfdata")->required();
-    auto* fit = app.add_subcommand("components", "train many components");
-    fit->add_option("--data", path)->required();
-    fit->add_option("-n", n, "vectors");
-    fit->add_option("-d", d, "columns; 0: all");
-    fit->add_option("-k", k, "components");
-    fit->add_option("--iterations", iterations, "of EM; two of k-means follow");
-    fit->add_option(
-            "--nearby",
-            nearby,
-            "so many times sqrt(k) components are compared; 0: all");
     auto* ask = app.add_subcommand("query", "cold and warm queries");
     bench::Inputs inputs;
     inputs.add_options(*ask);
@@ -414,11 +272,9 @@ int main(int argc, char** argv) try {
     ask->add_option("--cold", cold, "queries that find nothing in memory");
     CLI11_PARSE(app, argc, argv);
     if (*make) {
-        generate(from, n, noise, path);
+        generate(from, n, d, noise, path);
     } else if (*fill) {
         build(factory, path, xq, parts, out);
-    } else if (*fit) {
-        components(path, n, d, k, iterations, nearby);
     } else {
         inputs.load();
         for (const std::string& index : indexes) {
