@@ -6,12 +6,9 @@
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
-#include <atomic>
-#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <string>
-#include <thread>
 
 #include <faiss/IndexIVF.h>
 #include <faiss/invlists/OnDiskInvertedLists.h>
@@ -24,6 +21,7 @@
 #include "faiss_ext/ondisk.h"
 #include "faiss_ext/sources.h"
 #include "inputs.h"
+#include "memory_watch.h"
 #include "vector_files.h"
 
 /** What an index of more vectors than memory holds costs.
@@ -36,69 +34,29 @@
  */
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-struct Timer {
-    Clock::time_point start = Clock::now();
-    double seconds() const {
-        return std::chrono::duration<double>(Clock::now() - start).count();
-    }
-};
-
-/// A line of /proc/self/status in MB.
-double status_mb(const std::string& name) {
-    std::ifstream status("/proc/self/status");
-    for (std::string line; std::getline(status, line);) {
-        if (line.rfind(name + ":", 0) == 0) {
-            return std::stod(line.substr(name.size() + 1)) / 1024;
-        }
-    }
-    return 0;
-}
-
-/// The most anonymous memory that the process has while it lives.
-class Watch {
-public:
-    Watch()
-            : thread([this] {
-                  while (!done) {
-                      most = std::max(most.load(), status_mb("RssAnon"));
-                      std::this_thread::sleep_for(
-                              std::chrono::milliseconds(20));
-                  }
-              }) {}
-    ~Watch() {
-        done = true;
-        thread.join();
-    }
-    /// Since the last call.
-    double take() {
-        return most.exchange(0);
-    }
-
-private:
-    std::atomic<bool> done = false;
-    std::atomic<double> most = 0;
-    std::thread thread;
-};
+using bench::Timer;
+using bench::Watch;
 
 /// @param width  of the noise, uniform
+/// @param d      the first dimensions; 0: all
 void generate(
         const std::string& from,
         size_t n,
+        size_t d,
         float width,
         const std::string& path) {
     const bench::Vectors base = bench::read_vectors(from, "train");
+    d = d > 0 ? std::min(d, base.d) : base.d;
     std::ofstream out(path, std::ios::binary);
-    const uint32_t shape[] = {uint32_t(n), uint32_t(base.d)};
+    const uint32_t shape[] = {uint32_t(n), uint32_t(d)};
     out.write(reinterpret_cast<const char*>(shape), sizeof(shape));
     const bool bytes = path.ends_with(".u8bin");
     uint64_t random = 1234;
-    std::vector<float> row(base.d);
-    std::vector<uint8_t> row_bytes(base.d);
+    std::vector<float> row(d);
+    std::vector<uint8_t> row_bytes(d);
     for (size_t i = 0; i < n; i++) {
         const float* x = base.row(i % base.n);
-        for (size_t j = 0; j < base.d; j++) {
+        for (size_t j = 0; j < d; j++) {
             random = random * 6364136223846793005u + 1442695040888963407u;
             const float noise = float(random >> 40) * 0x1p-24f - 0.5f;
             row[j] = std::clamp(
@@ -106,11 +64,11 @@ void generate(
             row_bytes[j] = uint8_t(row[j]);
         }
         if (bytes) {
-            out.write(reinterpret_cast<const char*>(row_bytes.data()), base.d);
+            out.write(reinterpret_cast<const char*>(row_bytes.data()), d);
         } else {
             out.write(
                     reinterpret_cast<const char*>(row.data()),
-                    base.d * sizeof(float));
+                    d * sizeof(float));
         }
     }
 }
@@ -290,10 +248,12 @@ int main(int argc, char** argv) try {
     std::string from, path, factory, xq, out;
     size_t n = 1000000, parts = 0, batch = 1, cold = 200;
     float noise = 16;
+    size_t d = 0;
     std::vector<std::string> settings, indexes;
     auto* make = app.add_subcommand("generate", "write a file of vectors");
     make->add_option("--from", from)->required();
     make->add_option("-n", n, "vectors");
+    make->add_option("-d", d, "their first dimensions; 0: all");
     make->add_option("--noise", noise, "uniform, so wide in all");
     make->add_option("--out", path, ".fbin or .u8bin")->required();
     auto* fill = app.add_subcommand("build", "train, add and search");
@@ -312,7 +272,7 @@ int main(int argc, char** argv) try {
     ask->add_option("--cold", cold, "queries that find nothing in memory");
     CLI11_PARSE(app, argc, argv);
     if (*make) {
-        generate(from, n, noise, path);
+        generate(from, n, d, noise, path);
     } else if (*fill) {
         build(factory, path, xq, parts, out);
     } else {

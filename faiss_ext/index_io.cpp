@@ -34,8 +34,6 @@ namespace faiss_ext {
 
 namespace {
 
-constexpr size_t kBlock = 1 << 20;
-
 void write_all(faiss::IOWriter* writer, const void* data, size_t size) {
     FAISS_THROW_IF_NOT_FMT(
             (*writer)(data, 1, size) == size,
@@ -55,34 +53,20 @@ void flush(faiss::IOWriter* writer) {
             std::generic_category().message(errno).c_str());
 }
 
-/// Reads that many bytes; memory is taken as they come, so that a length that
-/// lies costs no more than the reader has.
-std::vector<uint8_t> read_bytes(faiss::IOReader* reader, uint64_t size) {
-    std::vector<uint8_t> out;
-    while (out.size() < size) {
-        const size_t begin = out.size();
-        const size_t block = std::min<uint64_t>(kBlock, size - begin);
-        out.resize(begin + block);
-        FAISS_THROW_IF_NOT_FMT(
-                (*reader)(out.data() + begin, 1, block) == block,
-                "read_index: \"%s\" ends in its GMM trailer",
-                reader->name.c_str());
-    }
-    return out;
-}
-
 struct Trailer {
     TrailerHead head;
-    std::vector<uint8_t> payload;
+    size_t payload_begin;
+    int64_t kind = 0; ///< the payload's first number (io/fields.h)
 };
 
-Trailer read_trailer(faiss::IOReader* reader, uint64_t stock_length) {
+/// Checks all of it. Its memory is taken when its fields are read.
+Trailer read_trailer(
+        faiss::IOReader* reader, const Seekable& place, uint64_t stock_length) {
     const char* name = reader->name.c_str();
     Trailer out;
-    const auto head = read_bytes(reader, sizeof(out.head));
-    memcpy(&out.head, head.data(), sizeof(out.head));
     FAISS_THROW_IF_NOT_FMT(
-            out.head.magic == TrailerHead::kMagic &&
+            (*reader)(&out.head, sizeof(out.head), 1) == 1 &&
+                    out.head.magic == TrailerHead::kMagic &&
                     out.head.stock_length == stock_length,
             "read_index: \"%s\" has no GMM trailer where it should be",
             name);
@@ -94,16 +78,25 @@ Trailer read_trailer(faiss::IOReader* reader, uint64_t stock_length) {
             out.head.version,
             kOldestVersion,
             kVersion);
-    out.payload = read_bytes(reader, out.head.payload_length);
-    Checksum checksum;
-    checksum.add(head.data(), head.size());
-    checksum.add(out.payload.data(), out.payload.size());
-    uint64_t expected;
-    memcpy(&expected, read_bytes(reader, 8).data(), 8);
+    out.payload_begin = place.tell();
+    ChecksumReader payload{reader};
+    payload.checksum.add(&out.head, sizeof(out.head));
+    uint64_t expected = 0;
     FAISS_THROW_IF_NOT_FMT(
-            checksum.value() == expected,
+            payload.skip(out.head.payload_length) &&
+                    (*reader)(&expected, sizeof(expected), 1) == 1,
+            "read_index: \"%s\" ends in its GMM trailer",
+            name);
+    FAISS_THROW_IF_NOT_FMT(
+            payload.checksum.value() == expected,
             "read_index: the GMM trailer of \"%s\" is corrupted (checksum)",
             name);
+    if (out.head.payload_length >= sizeof(out.kind)) {
+        const size_t end = place.tell();
+        place.seek(out.payload_begin);
+        (*reader)(&out.kind, sizeof(out.kind), 1);
+        place.seek(end);
+    }
     return out;
 }
 
@@ -188,11 +181,12 @@ uint64_t stamped_length(const Start& start, const faiss::IOReader* reader) {
 /// before anybody had looked at what it read.
 std::unique_ptr<faiss::Index> finish(
         std::unique_ptr<faiss::Index> index,
-        const Trailer& trailer,
+        faiss::IOReader* reader,
+        const TrailerHead& trailer,
         int io_flags) {
     faiss::Index* root = index.release();
     try {
-        deserialize_gmm(&root, trailer.payload, trailer.head.version);
+        read_gmm(&root, {reader, trailer.payload_length, trailer.version});
         auto* pq = dynamic_cast<faiss::IndexIVFPQ*>(*unwrap(&root));
         if (pq && pq->is_trained && pq->by_residual &&
             (io_flags & faiss::IO_FLAG_SKIP_PRECOMPUTE_TABLE) == 0) {
@@ -203,16 +197,6 @@ std::unique_ptr<faiss::Index> finish(
         throw;
     }
     return std::unique_ptr<faiss::Index>(root);
-}
-
-/// Whether the payload is an IndexIVFGMM's, with vectors or without.
-bool is_of_ivf_gmm(const Trailer& trailer) {
-    int64_t kind = 0; // its first number (io/fields.h)
-    if (trailer.payload.size() >= sizeof(kind)) {
-        memcpy(&kind, trailer.payload.data(), sizeof(kind));
-    }
-    return kind == int64_t(PayloadKind::ivf_gmm) ||
-            kind == int64_t(PayloadKind::codes);
 }
 
 /// Checks the whole file before FAISS believes a word of it.
@@ -231,26 +215,22 @@ std::unique_ptr<faiss::Index> read_seekable(
             "read_index: \"%s\" is corrupted (length)",
             reader->name.c_str());
     place.seek(begin + stock_length);
-    const Trailer trailer = read_trailer(reader, stock_length);
+    const Trailer trailer = read_trailer(reader, place, stock_length);
     const size_t end = place.tell();
     place.seek(begin);
     // Who maps a file does not want all of it read.
     if ((io_flags & faiss::IO_FLAG_SKIP_IVF_DATA) == 0) {
-        Checksum checksum;
-        std::vector<uint8_t> block(std::min<size_t>(kBlock, stock_length));
-        while (checksum.length < stock_length) {
-            const size_t size = std::min<uint64_t>(
-                    block.size(), stock_length - checksum.length);
-            const size_t got = (*reader)(block.data(), 1, size);
-            checksum.add(block.data(), got);
-            if (got < size) {
-                break;
-            }
-        }
-        check_stock(trailer, checksum, reader);
+        ChecksumReader stock{reader};
+        stock.skip(stock_length);
+        check_stock(trailer, stock.checksum, reader);
         place.seek(begin);
     }
-    check_layout(reader, place, stock_length, is_of_ivf_gmm(trailer));
+    check_layout(
+            reader,
+            place,
+            stock_length,
+            trailer.kind == int64_t(PayloadKind::ivf_gmm) ||
+                    trailer.kind == int64_t(PayloadKind::codes));
     place.seek(begin);
     auto index =
             read_stock(reader, io_flags | faiss::IO_FLAG_SKIP_PRECOMPUTE_TABLE);
@@ -258,7 +238,8 @@ std::unique_ptr<faiss::Index> read_seekable(
             place.tell() == begin + stock_length,
             "read_index: \"%s\" is corrupted (length)",
             reader->name.c_str());
-    index = finish(std::move(index), trailer, io_flags);
+    place.seek(trailer.payload_begin);
+    index = finish(std::move(index), reader, trailer.head, io_flags);
     place.seek(end);
     return index;
 }
@@ -358,8 +339,9 @@ void check_before_writing(const faiss::Index* index) {
 void write_index(const faiss::Index* index, faiss::IOWriter* writer) {
     FAISS_THROW_IF_NOT_MSG(index && writer, "write_index: no index or writer");
     check_before_writing(index);
-    const std::vector<uint8_t> payload = serialize_gmm(index);
-    if (payload.empty()) {
+    CountingWriter payload;
+    write_gmm(index, &payload);
+    if (payload.length == 0) {
         faiss::write_index(index, writer);
         flush(writer);
         return;
@@ -382,13 +364,14 @@ void write_index(const faiss::Index* index, faiss::IOWriter* writer) {
     TrailerHead head;
     head.stock_length = counter.length;
     head.stock_checksum = stamping.checksum.value();
-    head.payload_length = payload.size();
-    Checksum checksum;
-    checksum.add(&head, sizeof(head));
-    checksum.add(payload.data(), payload.size());
-    const uint64_t value = checksum.value();
-    write_all(writer, &head, sizeof(head));
-    write_all(writer, payload.data(), payload.size());
+    head.payload_length = payload.length;
+    ChecksumWriter trailer(writer);
+    write_all(&trailer, &head, sizeof(head));
+    write_gmm(index, &trailer);
+    FAISS_THROW_IF_NOT_MSG(
+            trailer.checksum.length == sizeof(head) + payload.length,
+            "write_index: the index has changed meanwhile");
+    const uint64_t value = trailer.checksum.value();
     write_all(writer, &value, sizeof(value));
     flush(writer);
 }

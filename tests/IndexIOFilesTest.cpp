@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
@@ -59,6 +60,50 @@ std::vector<uint8_t> bytes_of(const faiss::Index& index) {
 int number_of_kills() {
     const char* text = std::getenv("FAISS_EXT_TEST_KILLS");
     return text ? std::atoi(text) : 20;
+}
+
+/// Sees where what is written lies.
+struct PlacesWriter : faiss::IOWriter {
+    std::vector<const void*> places;
+
+    size_t operator()(const void* ptr, size_t, size_t nitems) override {
+        places.push_back(ptr);
+        return nitems;
+    }
+};
+
+/// Sees how much is read at once.
+struct LargestReader : faiss::VectorIOReader {
+    size_t largest = 0;
+
+    size_t operator()(void* ptr, size_t size, size_t nitems) override {
+        largest = std::max(largest, size * nitems);
+        return faiss::VectorIOReader::operator()(ptr, size, nitems);
+    }
+};
+
+TEST(IndexIOFiles, NothingIsHeldInMemoryOnItsWay) {
+    const auto index = make(2000);
+    const auto& codes = dynamic_cast<const IVFGMM&>(*index).cells.codes;
+    PlacesWriter writer;
+    faiss_ext::write_index(index.get(), &writer);
+    size_t most = size_t(1) << 20; // blocks whose checksums are taken
+    for (const AlignedBytes& block : codes.blocks) {
+        EXPECT_EQ(
+                std::count(
+                        writer.places.begin(),
+                        writer.places.end(),
+                        static_cast<const void*>(block.data())),
+                1);
+        most = std::max(most, block.size());
+    }
+    LargestReader reader;
+    reader.data = bytes_of(*index);
+    ASSERT_GT(reader.data.size(), most);
+    const std::unique_ptr<faiss::Index> again(
+            faiss_ext::read_index(static_cast<faiss::IOReader*>(&reader)));
+    EXPECT_LE(reader.largest, most);
+    EXPECT_EQ(bytes_of(*again), reader.data);
 }
 
 TEST(IndexIOFiles, KilledWhileWriting) {

@@ -52,6 +52,18 @@ std::unique_ptr<faiss::Index> stock_of(const faiss::Index& index) {
     return std::unique_ptr<faiss::Index>(faiss::read_index(&reader));
 }
 
+std::vector<uint8_t> serialize_gmm(const faiss::Index* index) {
+    faiss::VectorIOWriter writer;
+    write_gmm(index, &writer);
+    return writer.data;
+}
+
+void deserialize_gmm(faiss::Index** index, const std::vector<uint8_t>& bytes) {
+    faiss::VectorIOReader reader;
+    reader.data = bytes;
+    read_gmm(index, {&reader, bytes.size()});
+}
+
 /// Whether the payload was taken; fails unless it throws a FaissException.
 bool taken(const faiss::Index& index, const std::vector<uint8_t>& payload) {
     faiss::Index* root = stock_of(index).release();

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 #include <fstream>
+#include <memory>
 #include <random>
 
 #include "CudaOptions.h"
@@ -92,10 +93,10 @@ Data load(const std::string& path, size_t n, size_t d) {
 }
 
 /// Bytes for what does not fit a device: the file's vectors over and over,
-/// a bit of each flipped by its number.
-std::vector<uint8_t> load_bytes(const Data& base, size_t n) {
+/// a bit of each flipped by its number. Each thread writes its own part first.
+std::unique_ptr<uint8_t[]> load_bytes(const Data& base, size_t n) {
     const size_t d = base.d;
-    std::vector<uint8_t> x(n * d);
+    auto x = std::make_unique_for_overwrite<uint8_t[]>(n * d);
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < int64_t(n); i++) {
         const float* from = base.x.data() + size_t(i) % base.n * d;
@@ -295,12 +296,12 @@ int main(int argc, char** argv) try {
         }
     }
 
-    std::vector<uint8_t> bytes;
+    std::unique_ptr<uint8_t[]> bytes;
     auto source = memory_source(data.x.data(), n, d);
     if (bytes_n) {
         bytes = load_bytes(data, bytes_n);
         n = bytes_n;
-        source = memory_source(bytes.data(), n, d, ElementType::u8);
+        source = memory_source(bytes.get(), n, d, ElementType::u8);
     }
     backend->set_data(*source, nullptr, frame);
     SufficientStats stats;

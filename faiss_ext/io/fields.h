@@ -2,12 +2,12 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <string>
 #include <type_traits>
 #include <vector>
 
 #include <faiss/impl/FaissAssert.h>
+#include <faiss/impl/io.h>
 
 #include "faiss_ext/io/format.h"
 
@@ -19,11 +19,14 @@ namespace faiss_ext {
 struct FieldWriter {
     static constexpr bool reading = false;
     static constexpr uint32_t version = kVersion;
-    std::vector<uint8_t> bytes;
+    faiss::IOWriter* out;
 
     void raw(const void* data, size_t size) {
-        auto begin = static_cast<const uint8_t*>(data);
-        bytes.insert(bytes.end(), begin, begin + size);
+        FAISS_THROW_IF_NOT_FMT(
+                size == 0 || (*out)(data, 1, size) == size,
+                "write_index: cannot write %zu bytes to \"%s\"",
+                size,
+                out->name.c_str());
     }
 
     template <class T>
@@ -60,20 +63,17 @@ struct FieldWriter {
 
 struct FieldReader {
     static constexpr bool reading = true;
-    const uint8_t* at;
-    const uint8_t* end;
+    faiss::IOReader* in;
+    size_t left;                 ///< bytes that there should be
     uint32_t version = kVersion; ///< of the trailer that they are from
 
     void raw(void* data, size_t size) {
         FAISS_THROW_IF_NOT_FMT(
-                size <= size_t(end - at),
+                size <= left && (size == 0 || (*in)(data, 1, size) == size),
                 "GMM trailer: %zu bytes left, expected %zu",
-                size_t(end - at),
+                left,
                 size);
-        if (size > 0) { // an empty vector has no data()
-            memcpy(data, at, size);
-            at += size;
-        }
+        left -= size;
     }
 
     template <class T>
@@ -112,11 +112,11 @@ struct FieldReader {
                 n,
                 expected);
         FAISS_THROW_IF_NOT_FMT(
-                n <= size_t(end - at) / sizeof(values[0]),
+                n <= left / sizeof(values[0]),
                 "GMM trailer: %s has %zu entries, with %zu bytes left",
                 name,
                 n,
-                size_t(end - at));
+                left);
         if constexpr (requires { values.resize(n); }) {
             values.resize(n);
         }
@@ -134,10 +134,10 @@ struct FieldReader {
         size_t n;
         scalar(n);
         FAISS_THROW_IF_NOT_FMT(
-                n <= size_t(end - at) / least_bytes,
+                n <= left / least_bytes,
                 "GMM trailer: %zu items, with %zu bytes left",
                 n,
-                size_t(end - at));
+                left);
         return n;
     }
 };

@@ -17,6 +17,9 @@
 /// Readers and writers that the file's frame (format.h) is made with.
 namespace faiss_ext {
 
+/// Bytes that are read at once.
+constexpr size_t kBlock = 1 << 20;
+
 /// The outermost header, as far as the stamp.
 using Head = std::array<uint8_t, kStampEnd>;
 
@@ -33,13 +36,49 @@ struct CountingWriter : faiss::IOWriter {
 
     size_t operator()(const void* ptr, size_t size, size_t nitems) override {
         const size_t bytes = size * nitems;
-        if (length < head.size()) {
+        if (bytes > 0 && length < head.size()) {
             memcpy(head.data() + length,
                    ptr,
                    std::min(bytes, head.size() - length));
         }
         length += bytes;
         return nitems;
+    }
+};
+
+/// The checksum of what is read.
+struct ChecksumReader {
+    faiss::IOReader* in;
+    Checksum checksum = {};
+
+    /// Reads that many bytes block by block; false if there are fewer.
+    bool skip(uint64_t size) {
+        std::vector<uint8_t> block(std::min<uint64_t>(kBlock, size));
+        while (size > 0) {
+            const size_t wanted = std::min<uint64_t>(block.size(), size);
+            const size_t got = (*in)(block.data(), 1, wanted);
+            checksum.add(block.data(), got);
+            if (got < wanted) {
+                return false;
+            }
+            size -= got;
+        }
+        return true;
+    }
+};
+
+/// Passes all on, and keeps its checksum.
+struct ChecksumWriter : faiss::IOWriter {
+    faiss::IOWriter* out;
+    Checksum checksum;
+
+    explicit ChecksumWriter(faiss::IOWriter* out) : out(out) {
+        name = out->name;
+    }
+
+    size_t operator()(const void* ptr, size_t size, size_t nitems) override {
+        checksum.add(ptr, size * nitems);
+        return (*out)(ptr, size, nitems);
     }
 };
 

@@ -14,7 +14,6 @@
 #include "faiss_ext/impl/convert.h"
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/io/checks.h"
-#include "faiss_ext/io/fields.h"
 #include "faiss_ext/io/version2.h"
 #include "faiss_ext/store/list_storage.h"
 
@@ -341,9 +340,9 @@ std::unique_ptr<IndexGMM> quantizer_from(
 
 } // namespace
 
-std::vector<uint8_t> serialize_gmm(const faiss::Index* index) {
+void write_gmm(const faiss::Index* index, faiss::IOWriter* writer) {
     index = unwrap(index);
-    FieldWriter ar;
+    FieldWriter ar{writer};
     const auto* ivf = dynamic_cast<const faiss::IndexIVF*>(index);
     const auto* quantizer =
             dynamic_cast<const IndexGMM*>(ivf ? ivf->quantizer : index);
@@ -363,22 +362,15 @@ std::vector<uint8_t> serialize_gmm(const faiss::Index* index) {
         }
         visit_quantizer(ar, *quantizer);
     }
-    return ar.bytes;
 }
 
-void deserialize_gmm(
-        faiss::Index** index,
-        const std::vector<uint8_t>& payload,
-        uint32_t version) {
+void read_gmm(faiss::Index** index, FieldReader ar) {
     check_stock_part(**index);
     faiss::Index** slot = unwrap(index);
     auto* ivf = dynamic_cast<faiss::IndexIVF*>(*slot);
-    FieldReader ar{payload.data(), payload.data() + payload.size(), version};
     auto finish = [&] {
         FAISS_THROW_IF_NOT_FMT(
-                ar.at == ar.end,
-                "GMM trailer: %zu bytes too many",
-                size_t(ar.end - ar.at));
+                ar.left == 0, "GMM trailer: %zu bytes too many", ar.left);
     };
 
     Kind kind;
@@ -404,7 +396,7 @@ void deserialize_gmm(
         if (kind == Kind::codes) { // the ids were not there before
             check_stock_part(**index);
         }
-        if (version == 2) {
+        if (ar.version == 2) {
             complete_version2({*ivf, part});
         }
         check_gmm_part(*ivf, part);

@@ -12,6 +12,7 @@
 #include "faiss_ext/rank/CellSelector.h"
 #include "faiss_ext/rank/SearchPlan.h"
 #include "faiss_ext/scan/CodeScan.h"
+#include "faiss_ext/scan/RunScanner.h"
 
 namespace faiss_ext {
 
@@ -28,17 +29,19 @@ namespace faiss_ext {
  *     void tighten();             // threshold() says the least it can
  *     void offer(float distance, idx_t location);
  *     static constexpr bool is_range;
+ *
+ * Codes and distances may come from elsewhere (scan/told.h).
  */
-template <class Distances>
+template <class Distances, class Scan = CodeScan>
 class CodeSearcher {
 public:
     CodeSearcher(
             const faiss::IndexIVF& ivf_in,
             const IVFGMM& gmm_in,
             const SearchPlan& plan_in)
-            : ivf(ivf_in), gmm(gmm_in), plan(plan_in),
-              selector(gmm_in.cells, *ivf_in.invlists), exact(ivf_in, gmm_in),
-              scan(gmm_in.cells.codes) {}
+            : scan(gmm_in.cells.codes), exact(ivf_in, gmm_in), ivf(ivf_in),
+              gmm(gmm_in), plan(plan_in),
+              selector(gmm_in.cells, *ivf_in.invlists) {}
 
     size_t n_codes() const { ///< looked at, of this query
         return scan.n_codes;
@@ -47,6 +50,8 @@ public:
     size_t n_compared() const {
         return Distances::of_codes ? scan.n_codes : n_distances;
     }
+    Scan scan;
+    Distances exact;
     size_t n_cells = 0; ///< scored
     /// (list, offset) pairs that the next query must not see, or nullptr
     const std::vector<idx_t>* hidden = nullptr;
@@ -119,9 +124,11 @@ public:
         compare_best_first(collector);
         if (plan.sel && plan.by_effort && !(collector.threshold() < kNone)) {
             // Fewer than k that pass: whatever there is.
+            begins.clear();
             for (size_t list = 0; list < gmm.cells.nlist; list++) {
-                compare_list(uint32_t(list), kNoLimit, collector);
+                begin_of_list(uint32_t(list), kNoLimit);
             }
+            compare_lists(collector);
         }
         compare_untracked(collector);
         n_cells = selector.n_cells_scored();
@@ -259,12 +266,15 @@ private:
     void compare_nearest_lists(Collector& collector) {
         selector.nearest_lists(plan.nprobe, plan.entries, lists);
         size_t entries = 0;
+        begins.clear();
         for (size_t p = 0; p < lists.size(); p++) {
             const size_t most = p < plan.nprobe
                     ? kNoLimit
                     : size_t(std::ceil(plan.entries)) - entries;
-            entries += compare_list(lists[p], most, collector);
+            begin_of_list(lists[p], most);
+            entries += begins.back().end;
         }
+        compare_lists(collector);
         compare_untracked(collector);
         n_cells = 0;
     }
@@ -282,11 +292,31 @@ private:
         }
     }
 
-    /// Compares a list's entries, the first `most`, but those that are compared
-    /// already; returns how many they are with those.
-    template <class Collector>
-    size_t compare_list(uint32_t list, size_t most, Collector& collector) {
+    void begin_of_list(uint32_t list, size_t most) {
         const size_t size = std::min(most, gmm.cells.list_size(list));
+        begins.push_back({list, 0, uint32_t(size)});
+    }
+
+    /// Compares the entries of `begins` but those that are compared already.
+    template <class Collector>
+    void compare_lists(Collector& collector) {
+        if constexpr (requires { exact.nearest_of(begins); }) {
+            std::sort(compared.begin(), compared.end());
+            for (const auto& [location, distance] : exact.nearest_of(begins)) {
+                if (!std::binary_search(
+                            compared.begin(), compared.end(), location)) {
+                    collector.offer(distance, location);
+                }
+            }
+        } else {
+            for (const Run& run : begins) {
+                compare_list(run.list, run.end, collector);
+            }
+        }
+    }
+
+    template <class Collector>
+    void compare_list(uint32_t list, size_t size, Collector& collector) {
         const std::vector<idx_t> before = sorted_compared(list);
         auto next = before.begin();
         const bool each = plan.sel || hidden || most_distances < kNoLimit;
@@ -308,7 +338,6 @@ private:
                 }
             }
         }
-        return size;
     }
 
     std::vector<idx_t> sorted_compared(uint32_t list) const {
@@ -384,9 +413,11 @@ private:
         if (!worth_it) {
             // Codes tell this query too little: as an IVF does it.
             pool.clear();
+            begins.clear();
             for (uint32_t list : selector.forced_lists()) {
-                compare_list(list, kNoLimit, collector);
+                begin_of_list(list, kNoLimit);
             }
+            compare_lists(collector);
             return CellSelector::kBuckets;
         }
         if (plan.most_compared > 0) {
@@ -400,12 +431,11 @@ private:
     const IVFGMM& gmm;
     const SearchPlan& plan;
     CellSelector selector;
-    Distances exact;
     size_t n_distances = 0; ///< of this query
-    CodeScan scan;
     size_t most_distances = 0;
     float slack2 = 0, rounding2 = 0; ///< see CellSelector::choose
     std::vector<uint32_t> lists;     ///< compared whole
+    std::vector<Run> begins;         ///< of lists, that are compared
     std::vector<Segment> segments;
     std::vector<CodeCandidate> pool; ///< not compared yet
     std::vector<idx_t> compared;     ///< where compare_list() may be asked for

@@ -200,4 +200,13 @@ struct RangeCollector {
     }
 };
 
+/// Without one search finds nothing.
+inline bool finite(const float* x, size_t d) {
+    float sum = 0;
+    for (size_t j = 0; j < d; j++) {
+        sum += x[j] * 0; // NaN for NaN and for infinities
+    }
+    return sum == 0;
+}
+
 } // namespace faiss_ext

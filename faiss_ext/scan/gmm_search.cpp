@@ -166,14 +166,6 @@ private:
     std::vector<Run> runs;
 };
 
-bool finite(const float* x, size_t d) {
-    float sum = 0;
-    for (size_t j = 0; j < d; j++) {
-        sum += x[j] * 0; // NaN for NaN and for infinities
-    }
-    return sum == 0;
-}
-
 /// One thread's searches of whole lists, of queries whose lists are known.
 template <class Handlers>
 struct ListSearches {

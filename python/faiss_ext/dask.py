@@ -12,6 +12,7 @@ see. A worker with one thread leaves all its cores to OpenMP.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import hashlib
 import json
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dask import compute, delayed
+from dask import annotate, compute, delayed
 from numpy.typing import NDArray
 
 from . import _arrays, _core, _files
@@ -31,16 +32,17 @@ from ._selectors import SearchParameters
 
 __all__ = ["build", "fit", "merge", "search"]
 
-#: Rows of a block, whose sums are added up before any are merged.
-BLOCK_ROWS = 65536
+#: Values of a block, whose sums are added up before any are merged: Dask's
+#: workers give memory back after each (MALLOC_TRIM_THRESHOLD_), and take time
+#: to have it again.
+BLOCK_VALUES = 1 << 25
 _FORMAT = 1
 
 
 class _Rows:
-    """Vectors as blocks of BLOCK_ROWS that workers compute or read."""
+    """Vectors as blocks of so many rows that workers compute or read."""
 
-    def __init__(self, x: Any, block_rows: int) -> None:
-        self.block_rows = block_rows
+    def __init__(self, x: Any, block_rows: int | None) -> None:
         if hasattr(x, "to_delayed"):
             if x.ndim != 2 or any(np.isnan(x.shape)):
                 raise ValueError(
@@ -49,6 +51,7 @@ class _Rows:
                 )
             self.n, self.d = (int(v) for v in x.shape)
             self.dtype = np.dtype(x.dtype)
+            block_rows = self._choose(block_rows)
             x = x.rechunk({0: block_rows, 1: -1})
             self.blocks = list(x.to_delayed().ravel())
             self.names = [f"x, rows from {b}" for b in self._begins()]
@@ -71,6 +74,7 @@ class _Rows:
                     f"{path}: {vectors.d} columns of {vectors.dtype}, "
                     f"expected {self.d} of {self.dtype}"
                 )
+        block_rows = self._choose(block_rows)
         self.n = sum(v.n for _, v in files)
         self.blocks, self.names = [], []
         for begin in self._begins():
@@ -81,8 +85,14 @@ class _Rows:
                 if a < b:
                     parts.append((path, a - first, b - first))
                 first += vectors.n
-            self.blocks.append(delayed(_read, pure=True)(parts))
+            self.blocks.append(_Read(tuple(parts)))
             self.names.append(f"{parts[0][0]}, rows from {parts[0][1]}")
+
+    def _choose(self, block_rows: int | None) -> int:
+        if block_rows is None:
+            block_rows = max(1024, BLOCK_VALUES // self.d)
+        self.block_rows = _arrays.count(block_rows, "block_rows")
+        return self.block_rows
 
     def _begins(self) -> range:
         return range(0, self.n, self.block_rows)
@@ -97,14 +107,26 @@ class _Rows:
         return np.concatenate(compute(*parts))
 
 
-def _read(parts: list[tuple[str, int, int]]) -> NDArray[Any]:
-    rows = [_files.open_vectors(p).array()[a:b] for p, a, b in parts]
+@dataclasses.dataclass(frozen=True)
+class _Read:
+    """Rows of files that whoever needs them reads: no task of their own, which
+    another worker could be given."""
+
+    parts: tuple[tuple[str, int, int], ...]
+
+
+Block = NDArray[Any] | _Read
+
+
+def _array(block: Block) -> NDArray[Any]:
+    if not isinstance(block, _Read):
+        return block
+    rows = [_files.open_vectors(p).array()[a:b] for p, a, b in block.parts]
     return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
 
-def _spaced(
-    block: NDArray[Any], begin: int, n: int, most: int
-) -> NDArray[Any]:
+def _spaced(block: Block, begin: int, n: int, most: int) -> NDArray[Any]:
+    block = _array(block)
     i = np.arange(begin, begin + len(block))
     return np.asarray(block[(i + 1) * most // n > i * most // n])
 
@@ -125,10 +147,9 @@ def _tree(merge: Callable[[Any, Any], Any], leaves: Sequence[Any]) -> Any:
 Moments = tuple[int, NDArray[np.float64], float]
 
 
-def _moments(
-    block: NDArray[Any], pivot: NDArray[np.float64], name: str
-) -> Moments:
+def _moments(block: Block, pivot: NDArray[np.float64], name: str) -> Moments:
     """Rows, their sum and the sum of their squares about the pivot."""
+    block = _array(block)
     total = np.zeros(len(pivot))
     squares = 0.0
     for begin in range(0, len(block), 4096):
@@ -164,7 +185,7 @@ def _frame_of(rows: _Rows) -> _Frame:
 
 
 def _block_stats(
-    block: NDArray[Any],
+    block: Block,
     frame: _Frame,
     backend: str,
     covariance_type: str,
@@ -174,7 +195,7 @@ def _block_stats(
     hard: bool,
 ) -> _core.SufficientStats:
     engine = _core.EStepEngine(
-        np.ascontiguousarray(block),
+        np.ascontiguousarray(_array(block)),
         None,
         frame.center,
         frame.scale,
@@ -234,7 +255,7 @@ def fit(
     x: Any,
     n_components: int,
     *,
-    block_rows: int = BLOCK_ROWS,
+    block_rows: int | None = None,
     sample_rows: int | None = None,
     backend: str = "cpu",
     **options: Any,
@@ -247,8 +268,9 @@ def fit(
         Files as the command line reads them, of one dtype. Persist an array
         that fits in the workers' memory.
     n_components : int
-    block_rows : int
-        Rows of a block; part of what decides the result's last bits.
+    block_rows : int, optional
+        Rows of a block, part of what decides the result's last bits; 2^25
+        values if left out.
     sample_rows : int, optional
         Evenly spaced rows that means start among; 256 a component and at
         least 16,384 if left out.
@@ -269,7 +291,7 @@ def fit(
     """
     model = GaussianMixture(n_components, **options)
     model._check_parameters()
-    rows = _Rows(x, _arrays.count(block_rows, "block_rows"))
+    rows = _Rows(x, block_rows)
     if rows.n < n_components:
         raise ValueError(
             f"x: {rows.n} rows, expected at least n_components = "
@@ -309,14 +331,16 @@ def _build_shard(
     trained_sha256: str,
     name: str,
     begin: int,
-    blocks: list[NDArray[Any]],
+    blocks: list[Block],
     block_names: list[str],
 ) -> dict[str, Any]:
     index = _load(f"{folder}/trained.index", trained_sha256, False)
     if index.has_mixture:
         index.calibrate_on_add = False
     at = begin
-    for block, block_name in zip(blocks, block_names, strict=True):
+    for block, block_name in zip(
+        map(_array, blocks), block_names, strict=True
+    ):
         try:
             index.add_with_ids(block, np.arange(at, at + len(block)))
         except ValueError as error:
@@ -361,7 +385,7 @@ def build(
     metric: int = _core.METRIC_L2,
     shard_rows: int = 1 << 20,
     sample_rows: int | None = None,
-    block_rows: int = BLOCK_ROWS,
+    block_rows: int | None = None,
 ) -> Path:
     """Shards of one index, which share what was trained.
 
@@ -378,21 +402,21 @@ def build(
     sample_rows : int, optional
         Evenly spaced rows to train on; 256 a list and at least 65,536 if left
         out.
-    block_rows : int
+    block_rows : int, optional
 
     Returns
     -------
     Path
         The manifest, ``out/manifest.json``. Ids are numbers of rows.
     """
-    rows = _Rows(x, _arrays.count(block_rows, "block_rows"))
+    rows = _Rows(x, block_rows)
     index = index_factory(rows.d, factory, metric)
     nlist = index.nlist if hasattr(index, "nlist") else 1
     index.train(rows.sample(sample_rows or max(65536, 256 * nlist)))
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     trained = _write(index, folder / "trained.index")
-    each = max(1, shard_rows // block_rows)
+    each = max(1, shard_rows // rows.block_rows)
     tasks = []
     for number, first in enumerate(range(0, len(rows.blocks), each)):
         tasks.append(
@@ -400,7 +424,7 @@ def build(
                 str(folder.resolve()),
                 trained,
                 f"shard{number:05d}.index",
-                first * block_rows,
+                first * rows.block_rows,
                 rows.blocks[first : first + each],
                 rows.names[first : first + each],
             )
@@ -459,7 +483,7 @@ def _best(a: Found, b: Found, similarity: bool) -> Found:
     )
 
 
-def _search_merged(
+def _search_whole(
     path: str,
     sha256: str,
     queries: NDArray[np.float32],
@@ -471,8 +495,111 @@ def _search_merged(
     )
 
 
+@functools.lru_cache(maxsize=4)
+def _lists_of(
+    path: str, sha256: str, shard: int, shards: int
+) -> _core.ListShard:
+    _check(Path(path), sha256)
+    return _core.ListShard(path, shard, shards)
+
+
+def _transform(
+    place: tuple[str, str, int, int], x: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    return _lists_of(*place).transform(x)
+
+
+def _step(
+    place: tuple[str, str, int, int],
+    x: NDArray[np.float32],
+    k: int,
+    params: dict[str, Any],
+    answers: list[list[bytes]],
+) -> Any:
+    return _lists_of(*place).step(x, k, SearchParameters(**params), answers)
+
+
+def _answer(
+    place: tuple[str, str, int, int],
+    x: NDArray[np.float32],
+    k: int,
+    request: bytes,
+) -> bytes:
+    return _lists_of(*place).answer(x, k, request)
+
+
+def _workers() -> list[str]:
+    """Addresses of the cluster's workers; none without one."""
+    try:
+        from distributed import get_client
+
+        client: Any = get_client()
+        return sorted(client.nthreads())
+    except (ImportError, ValueError):
+        return []
+
+
 #: Queries that a worker takes at once.
 QUERY_ROWS = 1024
+
+
+def _search_shards(
+    path: str,
+    sha256: str,
+    x: NDArray[np.float32],
+    k: int,
+    params: dict[str, Any],
+    shards: int,
+    workers: list[str],
+) -> list[Found]:
+    """Of each block of queries what the whole index finds: the search runs on
+    one shard's worker and asks all shards, in a few rounds."""
+
+    def task(shard: int, call: Callable[..., Any], *args: Any) -> Any:
+        place = (path, sha256, shard, shards)
+        if not workers:
+            return delayed(call)(place, *args)
+        # So that no worker reads more shards than it has to. Where it dies
+        # another takes its place.
+        home = workers[shard % len(workers)]
+        with annotate(workers=[home], allow_other_workers=True):
+            return delayed(call)(place, *args)
+
+    def run(tasks: list[Any]) -> Any:
+        return compute(*tasks, optimize_graph=False)
+
+    (x,) = run([task(0, _transform, x)])
+    blocks = [
+        x[b : b + QUERY_ROWS] for b in range(0, max(len(x), 1), QUERY_ROWS)
+    ]
+    answers: list[list[list[bytes]]] = [[] for _ in blocks]
+    found: dict[int, Found] = {}
+    while len(found) < len(blocks):
+        left = [i for i in range(len(blocks)) if i not in found]
+        steps = run(
+            [
+                task(i % shards, _step, blocks[i], k, params, answers[i])
+                for i in left
+            ]
+        )
+        asked = []
+        for i, (D, labels, requests) in zip(left, steps, strict=True):
+            if requests is None:
+                found[i] = D, labels
+            else:
+                asked.append((i, requests))
+        told = iter(
+            run(
+                [
+                    task(shard, _answer, blocks[i], k, request)
+                    for i, requests in asked
+                    for shard, request in enumerate(requests)
+                ]
+            )
+        )
+        for i, _ in asked:
+            answers[i].append([next(told) for _ in range(shards)])
+    return [found[i] for i in range(len(blocks))]
 
 
 def search(
@@ -482,19 +609,23 @@ def search(
     *,
     nprobe: int | None = None,
     params: SearchParameters | dict[str, Any] | None = None,
+    shards: int | None = None,
 ) -> Found:
     """Searches on all workers.
 
-    With `nprobe` all shards, each on one worker: whole lists in the order of
-    their distance (``probe_order="distance"``), which is the same for all
-    shards. The result is that of the unsharded index with this order and
-    nprobe.
+    With `nprobe` all shards that `build` wrote, each on one worker: whole
+    lists in the order of their distance (``probe_order="distance"``), which is
+    the same for all shards. The result is that of the unsharded index with
+    this order and nprobe.
 
-    With `params` the one index that ``merge(manifest, on_disk=True)`` made:
-    each worker has its cells and codes in memory, the vectors are in the
-    folder, and queries are spread over workers. The result is that of this
-    index in one process, to the bit, whatever the parameters are: by codes,
-    with a selector, with a target_recall.
+    With `params` the one index that ``merge(manifest, on_disk=True)`` made,
+    whose lists are spread over workers: each has the codes of its lists and
+    all cells in memory, and the vectors are in the folder. There is one plan,
+    the whole index's: which lists and cells a query looks at, how many codes,
+    which entries are compared. The result is that of this index in one
+    process, distances to the bit and the same ids, whatever the parameters
+    are. Of whole lists equal distances may change places; behind PCA or OPQ
+    queries must be as many, for other batches round differently.
 
     Parameters
     ----------
@@ -504,8 +635,13 @@ def search(
     k : int
     nprobe : int, optional
     params : SearchParameters or dict, optional
-        This or nprobe. A dict holds what `SearchParameters` takes, and a `sel`
-        in it is ids, a mask or a range: selectors do not travel.
+        This or nprobe; an empty dict for what the index is set to. A dict
+        holds what `SearchParameters` takes, and a `sel` in it is ids, a mask
+        or a range: selectors do not travel.
+    shards : int, optional
+        Of the merged index's lists; as many as workers if left out. With 1
+        each worker has all codes, and queries are spread instead: less
+        traffic, and the only way with `sel` or `max_codes`.
 
     Returns
     -------
@@ -531,21 +667,32 @@ def search(
                 f"{manifest}: its shards are not merged on disk; "
                 "merge(manifest, on_disk=True) does it"
             )
-        merged = parts["merged"]
-        blocks: list[Found] = list(
-            compute(
-                *(
-                    delayed(_search_merged)(
-                        str(folder / merged["file"]),
-                        merged["sha256"],
-                        x[b : b + QUERY_ROWS],
-                        k,
-                        params,
+        merged = str(folder / parts["merged"]["file"])
+        sha256 = parts["merged"]["sha256"]
+        alone = params.get("sel") is not None or bool(params.get("max_codes"))
+        workers = _workers()
+        if shards is None:
+            shards = 1 if alone else max(1, len(workers))
+        shards = _arrays.count(shards, "shards")
+        if shards > 1 and alone:
+            raise ValueError(
+                f"shards = {shards}, expected 1 with sel or max_codes"
+            )
+        if shards > 1:
+            blocks = _search_shards(
+                merged, sha256, x, k, params, shards, workers
+            )
+        else:
+            blocks = list(
+                compute(
+                    *(
+                        delayed(_search_whole)(
+                            merged, sha256, x[b : b + QUERY_ROWS], k, params
+                        )
+                        for b in range(0, max(len(x), 1), QUERY_ROWS)
                     )
-                    for b in range(0, max(len(x), 1), QUERY_ROWS)
                 )
             )
-        )
         return (
             np.concatenate([b[0] for b in blocks]),
             np.concatenate([b[1] for b in blocks]),

@@ -73,5 +73,6 @@ void bind_index(nb::module_& m, nb::class_<PyIndex>& index);
 void bind_index_io(nb::module_& m);
 void bind_sources(nb::class_<PyIndex>& index);
 void bind_mixture(nb::module_& m);
+void bind_shards(nb::module_& m);
 
 } // namespace faiss_ext_python

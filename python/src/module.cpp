@@ -113,4 +113,5 @@ NB_MODULE(_core, m) {
     bind_sources(index);
     bind_index_io(m);
     bind_mixture(m);
+    bind_shards(m);
 }

@@ -1,14 +1,11 @@
 #include <algorithm>
 #include <cmath>
-#include <deque>
 #include <optional>
 
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 
-#include <faiss/IndexIDMap.h>
-#include <faiss/IndexPreTransform.h>
 #include <faiss/IndexRefine.h>
 #include <faiss/impl/AuxIndexStructures.h>
 #include <faiss/impl/FaissAssert.h>
@@ -16,18 +13,11 @@
 #include "bindings.h"
 #include "faiss_ext/impl/errors.h"
 #include "interrupt.h"
+#include "parameters.h"
 
 namespace faiss_ext_python {
 
 namespace {
-
-/// What one call says; what is left out is the index's own.
-struct SearchParameters {
-    std::optional<size_t> nprobe, max_codes;
-    std::optional<faiss_ext::ProbeOrder> probe_order;
-    std::optional<float> probe_mass, target_recall;
-    std::shared_ptr<Selector> sel;
-};
 
 using Name = std::optional<std::string>;
 
@@ -36,76 +26,6 @@ std::optional<faiss_ext::ProbeOrder> order_of(const Name& name) {
         return {};
     }
     return faiss_ext::probe_order_from_string(*name);
-}
-
-/// FAISS's parameters for an index and all that is inside it.
-struct Parameters {
-    std::deque<std::unique_ptr<faiss::SearchParameters>> owned;
-
-    template <class P>
-    P* own(std::unique_ptr<P> p) {
-        P* out = p.get();
-        owned.push_back(std::move(p));
-        return out;
-    }
-
-    faiss::SearchParameters* make(
-            const faiss::Index& index, const SearchParameters& p);
-};
-
-faiss::SearchParameters*
-of_ivf(Parameters& all, const faiss::IndexIVF& ivf, const SearchParameters& p) {
-    auto set = [&](auto out) {
-        out->nprobe = p.nprobe.value_or(ivf.nprobe);
-        out->max_codes = p.max_codes.value_or(ivf.max_codes);
-        return all.own(std::move(out));
-    };
-    auto gmm = dynamic_cast<const faiss_ext::IVFGMM*>(&ivf);
-    FAISS_THROW_IF_NOT_MSG(
-            gmm || (!p.probe_order && !p.probe_mass && !p.target_recall),
-            "params: probe_order, probe_mass and target_recall are for a GMM "
-            "index");
-    if (!gmm) {
-        if (auto pq = dynamic_cast<const faiss::IndexIVFPQ*>(&ivf)) {
-            auto out = set(std::make_unique<faiss::IVFPQSearchParameters>());
-            out->scan_table_threshold = pq->scan_table_threshold;
-            out->polysemous_ht = pq->polysemous_ht;
-            return out;
-        }
-        return set(std::make_unique<faiss::SearchParametersIVF>());
-    }
-    auto out = set(std::make_unique<faiss_ext::SearchParametersIVFGMM>());
-    out->probe_order = p.probe_order.value_or(gmm->probe_order);
-    out->probe_mass = p.probe_mass.value_or(gmm->probe_mass);
-    // Who names an order or a cost for a call does not mean the target.
-    const bool by_hand = p.nprobe || p.probe_order || p.probe_mass;
-    out->target_recall =
-            p.target_recall.value_or(by_hand ? 0 : gmm->target_recall);
-    return out;
-}
-
-faiss::SearchParameters* Parameters::make(
-        const faiss::Index& index, const SearchParameters& p) {
-    faiss::SearchParameters* out = nullptr;
-    if (auto pre = dynamic_cast<const faiss::IndexPreTransform*>(&index)) {
-        auto made = std::make_unique<faiss::SearchParametersPreTransform>();
-        made->index_params = make(*pre->index, p);
-        return own(std::move(made));
-    }
-    if (auto map = dynamic_cast<const faiss::IndexIDMap*>(&index)) {
-        return make(*map->index, p);
-    }
-    if (auto ivf = dynamic_cast<const faiss::IndexIVF*>(&index)) {
-        out = of_ivf(*this, *ivf, p);
-    } else {
-        FAISS_THROW_IF_NOT_MSG(
-                !p.nprobe && !p.max_codes && !p.probe_order && !p.probe_mass &&
-                        !p.target_recall,
-                "params: only sel is for an index without lists");
-        out = own(std::make_unique<faiss::SearchParameters>());
-    }
-    out->sel = p.sel ? p.sel->selector.get() : nullptr;
-    return out;
 }
 
 /// FAISS finds nothing for a query with a NaN; Python says so.

@@ -19,6 +19,7 @@ DATA = pathlib.Path(__file__).parents[2] / "bench" / "data"
 #: Files all of whose tests are slow: processes, clusters, stores.
 SLOW = (
     "test_dask.py",
+    "test_dask_network.py",
     "test_examples.py",
     "test_interrupt.py",
     "test_langchain.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -209,8 +210,20 @@ PARAMETERS: list[dict[str, Any]] = [
     dict(nprobe=3),
     dict(nprobe=16),
     dict(nprobe=2, probe_order="distance"),
+    dict(target_recall=0.5),
     dict(target_recall=0.9),
+    dict(target_recall=0.99),
+    {},
 ]
+
+
+def same_but_for_ties(D: Floats, a: Any, b: Any, said: str) -> None:
+    """Labels, where whole lists may have equal distances in other places, and
+    others of those that are as far as the last."""
+    for distances, x, y in zip(D, a, b, strict=True):
+        x, y = (v[np.lexsort((v, distances))] for v in (x, y))
+        sure = distances < distances[-1]
+        np.testing.assert_array_equal(x[sure], y[sure], err_msg=said)
 
 
 def test_one_plan_for_all_workers(
@@ -228,17 +241,43 @@ def test_one_plan_for_all_workers(
     whole = faiss_ext.read_index(built.parent / "trained.index")
     whole.add(base)
     monkeypatch.setattr(fdask, "QUERY_ROWS", 17)
-    for settings in PARAMETERS:
+    for settings, k, shards in itertools.product(
+        PARAMETERS, (1, 10, 60), (None, 1, 3)
+    ):
+        said = f"{settings}, k = {k}, {shards} shards"
         params = faiss_ext.SearchParameters(**settings)
-        D, labels = merged.search(queries, 10, params=params)
-        D2, labels2 = fdask.search(manifest, queries, 10, params=settings)
-        _, labels3 = fdask.search(manifest, queries, 10, params=params)
+        D, labels = merged.search(queries, k, params=params)
+        D2, labels2 = fdask.search(
+            manifest, queries, k, params=settings, shards=shards
+        )
+        _, labels3 = fdask.search(
+            manifest, queries, k, params=params, shards=shards
+        )
         np.testing.assert_array_equal(labels3, labels2)
-        np.testing.assert_array_equal(D2, D, err_msg=str(settings))
-        np.testing.assert_array_equal(labels2, labels, err_msg=str(settings))
+        np.testing.assert_array_equal(D2, D, err_msg=said)
+        same_but_for_ties(D, labels2, labels, said)
         if "target_recall" not in settings:
-            D, _ = whole.search(queries, 10, params=params)
-            np.testing.assert_allclose(D2, D, rtol=1e-5, err_msg=str(settings))
+            D, _ = whole.search(queries, k, params=params)
+            np.testing.assert_allclose(D2, D, rtol=1e-5, err_msg=said)
+    sel = dict(nprobe=4, sel=np.arange(0, 6000, 3))
+    D, labels = merged.search(
+        queries, 10, params=faiss_ext.SearchParameters(**sel)
+    )
+    D2, labels2 = fdask.search(manifest, queries, 10, params=sel)
+    np.testing.assert_array_equal(labels2, labels)
+    with pytest.raises(ValueError, match="shards = 2, expected 1 with sel"):
+        fdask.search(manifest, queries, 10, params=sel, shards=2)
+
+
+def test_each_worker_has_its_shard(
+    cluster: Any, built: Any, queries: Floats, tmp_path: pathlib.Path
+) -> None:
+    manifest = on_disk(built, tmp_path / "merged")
+    client = distributed.get_client()
+    client.run(fdask._lists_of.cache_clear)
+    fdask.search(manifest, queries, 10, params=dict(nprobe=4))
+    loaded = client.run(lambda: fdask._lists_of.cache_info().currsize)
+    assert list(loaded.values()) == [1, 1]
 
 
 @pytest.mark.filterwarnings("ignore")

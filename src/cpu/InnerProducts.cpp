@@ -19,7 +19,6 @@ namespace {
 /// Queries in the order in which tiles of rows read them.
 struct PackedQueries {
     const float* packed;
-    std::vector<float> room;
     size_t n;
     size_t d;
     size_t tiles;
@@ -29,7 +28,12 @@ struct PackedQueries {
         if (n == 1) {
             return; // packed as it is
         }
-        room.resize(n * d);
+        // Kept by the thread: memory that is given back after each call, as
+        // an allocator may be told to, takes time to have again.
+        static thread_local std::vector<float> room;
+        if (room.size() < n * d) {
+            room.resize(n * d);
+        }
         float* to = room.data();
         for (size_t t = 0; t < tiles; t++) {
             const size_t rows = end(t) - begin(t);
