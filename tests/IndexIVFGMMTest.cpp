@@ -4,6 +4,8 @@
 
 #include <atomic>
 #include <numeric>
+#include <random>
+#include <set>
 #include <shared_mutex>
 #include <thread>
 
@@ -270,6 +272,39 @@ TEST(IndexIVFGMM, CellsFollowTheIndexAsItGrows) {
     EXPECT_EQ(index->cells.cells_per_list, kLists - 1);
     EXPECT_FALSE(index->maintenance_due());
     check_consistent(*index, *index, model_of(base()));
+}
+
+/// About a dozen vectors each of 120 kinds that differ by a thousandth.
+TEST(IndexIVFGMM, NearDuplicatesAreSharedAmongMoreListsThanKinds) {
+    const size_t d = 32, n = 1537, kinds = 120, nlist = 472;
+    std::mt19937 rng(2);
+    std::normal_distribution<float> normal;
+    std::vector<float> kind(kinds * d);
+    for (float& v : kind) {
+        v = normal(rng);
+    }
+    Vectors x{n, d, std::vector<float>(n * d)};
+    for (size_t i = 0; i < n; i++) {
+        const float* its = &kind[rng() % kinds * d];
+        for (size_t j = 0; j < d; j++) {
+            x.x[i * d + j] = its[j] + 1e-3f * normal(rng);
+        }
+    }
+    for (auto metric : {faiss::METRIC_L2, faiss::METRIC_INNER_PRODUCT}) {
+        IndexIVFFlatGMM index(d, nlist, metric);
+        index.calibrate_on_add = false;
+        index.train(n, x.row(0));
+        index.add(n, x.row(0));
+        size_t empty = 0;
+        std::set<std::vector<float>> means;
+        const std::vector<float> all = index.mixture().means;
+        for (size_t i = 0; i < nlist; i++) {
+            empty += index.invlists->list_size(i) == 0;
+            means.emplace(&all[i * d], &all[i * d] + d);
+        }
+        EXPECT_LE(empty, nlist / 50) << "metric " << metric;
+        EXPECT_EQ(means.size(), nlist) << "metric " << metric;
+    }
 }
 
 TEST(IndexIVFGMM, OneAddAndManyGiveTheSameResults) {
