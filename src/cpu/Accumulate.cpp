@@ -39,6 +39,10 @@ struct CpuBackend::ScoredBlock : FrameBlock {
     }
 };
 
+// Where more than this share of the components are candidates, computing them
+// one by one takes longer than the whole product.
+static constexpr size_t kCandidateShare = 16;
+
 void CpuBackend::score(
         EStep step,
         const Scorer& scorer,
@@ -47,25 +51,63 @@ void CpuBackend::score(
         Scratch& scratch,
         ScoredBlock& block) const {
     block.load(source->rows(begin, count, scratch.raw), frame);
-    scratch.found.clear();
-    block.weight = block.objective = block.dropped_mass = 0;
-    scorer.multiply(
-            count, block.y.data(), scratch.extended.data(), scratch.v.data());
-    Candidates& candidates = scratch.candidates;
     for (size_t i = 0; i < count; i++) {
         if (!std::isfinite(block.norm[i])) {
             throw_invalid(
                     "source: row %zu has a value that is not finite",
                     begin + i);
         }
+    }
+    if (!scorer.screens() ||
+        !score_rows(step, scorer, true, begin, scratch, block)) {
+        score_rows(step, scorer, false, begin, scratch, block);
+    }
+    block.sort(scratch.found, scorer.k);
+}
+
+// False if too many components were candidates.
+bool CpuBackend::score_rows(
+        EStep step,
+        const Scorer& scorer,
+        bool screened,
+        size_t begin,
+        Scratch& scratch,
+        ScoredBlock& block) const {
+    const size_t count = block.norm.size();
+    scratch.found.clear();
+    block.weight = block.objective = block.dropped_mass = 0;
+    const float* rows = block.y.data();
+    if (screened) {
+        scorer.multiply_bytes(count, rows, scratch.screen, scratch.v.data());
+    } else {
+        scorer.multiply(count, rows, scratch.extended.data(), scratch.v.data());
+    }
+    Candidates& candidates = scratch.candidates;
+    size_t budget = scorer.k; // some rows' before any has saved
+    for (size_t i = 0; i < count; i++) {
         const float weight = weights ? weights[begin + i] : 1;
         if (weight == 0) {
             continue;
         }
-        const float* y = block.y.data() + i * scorer.d;
+        const float* y = rows + i * scorer.d;
         float* v = scratch.v.data() + i * scorer.padded;
-        const float largest = scorer.finish(block.norm[i], v);
-        scorer.select(y, v, largest, candidates);
+        if (screened) {
+            budget += scorer.k / kCandidateShare;
+            if (!scorer.select_screened(
+                        i,
+                        block.norm[i],
+                        budget,
+                        y,
+                        scratch.screen,
+                        v,
+                        candidates)) {
+                return false;
+            }
+            budget -= candidates.n;
+        } else {
+            const float largest = scorer.finish(block.norm[i], v);
+            scorer.select(y, v, largest, candidates);
+        }
         block.weight += weight;
 
         if (step == EStep::hard) {
@@ -88,7 +130,7 @@ void CpuBackend::score(
         }
         block.dropped_mass += weight * dropped;
     }
-    block.sort(scratch.found, scorer.k);
+    return true;
 }
 
 // Adds a block to the sums of components [first, last). A component's sums are

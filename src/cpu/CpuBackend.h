@@ -30,6 +30,7 @@ struct Scratch {
     std::vector<Found> found;
     std::vector<float> extended; ///< size rows * 2 * d, diagonal only
     std::vector<float> v;        ///< log-joints, size rows * padded
+    Screen::Scratch screen;
     Candidates candidates;
 
     Scratch(const Scorer& scorer, size_t rows);
@@ -102,6 +103,13 @@ private:
             const Scorer& scorer,
             size_t begin,
             size_t count,
+            Scratch& scratch,
+            ScoredBlock& block) const;
+    bool score_rows(
+            EStep step,
+            const Scorer& scorer,
+            bool screened,
+            size_t begin,
             Scratch& scratch,
             ScoredBlock& block) const;
 };

@@ -82,6 +82,9 @@ Scorer::Scorer(const GaussianMixture& model, EStep step)
         }
     }
     products = PackedMeans(k, width, factors.data());
+    if (!is_diagonal) {
+        screen = Screen(k, d, factors.data());
+    }
     largest_log_norm = *std::max_element(log_norm.begin(), log_norm.end());
     largest_mean_norm = *std::max_element(mean_norm.begin(), mean_norm.end());
     rounding = std::ldexp(std::sqrt(is_diagonal ? 2.0 * d : d) + 8, -24);
@@ -114,9 +117,8 @@ double Scorer::error_bound(double mahalanobis, double norm) const {
 
 // The bound for every component that may come close to the largest log-joint.
 double Scorer::row_error(float largest) const {
-    const double reach = -std::log(double(kLeastResponsibility));
     const double mahalanobis =
-            std::max(largest_log_norm - largest, 0.0) + reach;
+            std::max(largest_log_norm - largest, 0.0) - kNegligible;
     return error_bound(mahalanobis, largest_mean_norm);
 }
 
@@ -161,6 +163,57 @@ void Scorer::select(
     if (error > tolerance) {
         refine(y, tolerance, out);
     }
+}
+
+bool Scorer::select_screened(
+        size_t i,
+        double norm,
+        size_t most,
+        const float* y,
+        const Screen::Scratch& scratch,
+        float* v,
+        Candidates& out) const {
+    const float largest =
+            screen.bounds(i, norm, bias.data(), precision.data(), scratch, v);
+    const double error = row_error(largest);
+    if (!(error < kUseless)) {
+        return false;
+    }
+    const bool soft = step == EStep::soft;
+    const double below = (soft ? -kNegligible : 0.0) + 2 * error;
+    out.tail = 0; // what is left is negligible
+    out.n = screen.select(v, largest - below, out.index.data());
+    // The likeliest first: its log-joint may leave fewer of the others.
+    int32_t* const index = out.index.data();
+    const int32_t likeliest =
+            *std::max_element(index, index + out.n, [&](int32_t p, int32_t q) {
+                return v[p] < v[q];
+            });
+    out.shift = std::max<double>(exact(y, likeliest), largest);
+    const float least = out.shift - below;
+    out.n = std::remove_if(
+                    index,
+                    index + out.n,
+                    [&](int32_t c) { return v[c] < least; }) -
+            index;
+    if (out.n > most) {
+        return false;
+    }
+    for (size_t e = 0; e < out.n; e++) {
+        const size_t c = index[e];
+        if (soft) {
+            const double half = 0.5 * screen.distance(y, means.data() + c * d) /
+                    variance[c];
+            const double value = log_norm[c] - half - out.shift;
+            const double wrong = half * screen.distance_error();
+            if (wrong <= kTolerance || value + wrong < -below) {
+                out.value[e] = value;
+                continue;
+            }
+        }
+        out.value[e] = exact(y, c) - out.shift;
+    }
+    return true;
 }
 
 void Scorer::refine(const float* y, double tolerance, Candidates& out) const {

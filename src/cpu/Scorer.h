@@ -7,6 +7,7 @@
 #include "../Backend.h"
 #include "../InnerProducts.h"
 #include "Kernels.h"
+#include "Screen.h"
 
 namespace gmm {
 
@@ -72,6 +73,36 @@ struct Scorer {
     void select(const float* y, const float* v, float largest, Candidates& out)
             const;
 
+    /// Whether multiply(), finish() and select() have a way that computes less.
+    bool screens() const {
+        return screen.k > 0;
+    }
+
+    /// As multiply, finish and select, with bounds of log-joints for v; v has
+    /// no use afterwards.
+    void multiply_bytes(
+            size_t n,
+            const float* y,
+            Screen::Scratch& scratch,
+            float* v) const {
+        screen.multiply(n, y, scratch, v);
+    }
+
+    /** Selects, of row i of multiply_bytes, all components that select() would
+     * and all that log p(y) could show; their values are exact.
+     *
+     * @param norm  |y|^2
+     * @param most  candidates; with more false is returned and nothing selected
+     */
+    bool select_screened(
+            size_t i,
+            double norm,
+            size_t most,
+            const float* y,
+            const Screen::Scratch& scratch,
+            float* v,
+            Candidates& out) const;
+
     /// The m best components: (log-joint in double, component), best first.
     void select_best(
             size_t m,
@@ -92,6 +123,7 @@ private:
     EStep step;
     std::vector<float> means;
     PackedMeans products;    ///< mu_kj / var_kj; diagonal: then -1 / (2 var_kj)
+    Screen screen;           ///< of the same factors; not diagonal
     std::vector<float> bias; ///< what does not depend on y, size padded
     std::vector<float> precision;  ///< 1 / var_k, size padded; diagonal: 0
     std::vector<float> precisions; ///< 1 / var_kj, size k * d; diagonal
