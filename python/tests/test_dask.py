@@ -256,7 +256,9 @@ def test_one_plan_for_all_workers(
         np.testing.assert_array_equal(labels3, labels2)
         np.testing.assert_array_equal(D2, D, err_msg=said)
         same_but_for_ties(D, labels2, labels, said)
-        if "target_recall" not in settings:
+        # Of many neighbours a part of one more list is compared, and lists
+        # that were filled otherwise have other entries there.
+        if "target_recall" not in settings and k <= 10:
             D, _ = whole.search(queries, k, params=params)
             np.testing.assert_allclose(D2, D, rtol=1e-5, err_msg=said)
     sel = dict(nprobe=4, sel=np.arange(0, 6000, 3))
