@@ -261,7 +261,7 @@ def test_one_plan_for_all_workers(
         if "target_recall" not in settings and k <= 10:
             D, _ = whole.search(queries, k, params=params)
             np.testing.assert_allclose(D2, D, rtol=1e-5, err_msg=said)
-    sel = dict(nprobe=4, sel=np.arange(0, 6000, 3))
+    sel: dict[str, Any] = dict(nprobe=4, sel=np.arange(0, 6000, 3))
     D, labels = merged.search(
         queries, 10, params=faiss_ext.SearchParameters(**sel)
     )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
+
+from conftest import Floats
 
 pytest.importorskip("sklearn")
 pytest.importorskip("distributed")
@@ -85,7 +89,7 @@ def run(*words: str) -> bool:
 
 
 @pytest.fixture
-def two_hosts():
+def two_hosts() -> Iterator[str]:
     """Their line's kind."""
     try:
         made = (
@@ -121,7 +125,9 @@ def two_hosts():
         run("ip", "netns", "del", FAR)
 
 
-def test_two_hosts_over_a_slow_line(two_hosts, base, queries, tmp_path):
+def test_two_hosts_over_a_slow_line(
+    two_hosts: str, base: Floats, queries: Floats, tmp_path: pathlib.Path
+) -> None:
     np.save(tmp_path / "base.npy", base)
     np.save(tmp_path / "queries.npy", queries)
     script = tmp_path / "script.py"
