@@ -67,11 +67,14 @@ void bind_calibration(nb::module_& m) {
             .def_ro("ntotal", &Calibration::ntotal)
             .def_ro("nq", &Calibration::nq)
             .def_ro("own_queries", &Calibration::own_queries)
-            .def("choose",
-                 &Calibration::choose,
-                 nb::arg("target_recall"),
-                 nb::arg("k") = 10,
-                 "The cheapest setting that reached the recall, in (0, 1].")
+            .def(
+                    "choose",
+                    [](const Calibration& self, float target_recall, size_t k) {
+                        return Point(self.choose(target_recall, k));
+                    },
+                    nb::arg("target_recall"),
+                    nb::arg("k") = 10,
+                    "The cheapest setting that reached the recall, in (0, 1].")
             .def("report",
                  &Calibration::report,
                  "What was compared and what won, as a table.")
