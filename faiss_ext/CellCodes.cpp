@@ -42,7 +42,7 @@ void CellCodes::check_bits(int bits) {
 }
 
 int CellCodes::default_bits(size_t d) {
-    return d < 32 ? 4 : 2;
+    return d < 32 ? 4 : d < 256 ? 2 : 1;
 }
 
 void CellCodes::init(

@@ -63,7 +63,8 @@ struct CellCodes {
     /// Throws FaissException unless bits is 1, 2 or 4.
     static void check_bits(int bits);
 
-    /// 2 bits where a code's bytes are few beside a vector's, else 4.
+    /// The more dimensions, the fewer bits of each: 4 below 32, 2 below 256,
+    /// then 1 (bench/NOTES.md).
     static int default_bits(size_t d);
 
     /** Without entries, for these means. Throws as check_bits.
