@@ -204,8 +204,8 @@ TEST(IndexIOFiles, ListsInAFileOfTheirOwn) {
     {
         auto on_disk = std::make_unique<faiss::OnDiskInvertedLists>(
                 ivf.nlist, ivf.code_size, lists.c_str());
-        const faiss::InvertedLists* from = ivf.invlists;
-        on_disk->merge_from(&from, 1);
+        faiss::InvertedLists& to = *on_disk;
+        to.merge_from(ivf.invlists, 0);
         ivf.replace_invlists(on_disk.release(), true);
     }
     faiss_ext::write_index(index.get(), path.c_str());

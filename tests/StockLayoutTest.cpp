@@ -236,8 +236,8 @@ TEST(StockLayout, ListsOnDiskThatAreNotThere) {
     auto& ivf = dynamic_cast<faiss::IndexIVF&>(*index);
     auto on_disk = std::make_unique<faiss::OnDiskInvertedLists>(
             ivf.nlist, ivf.code_size, lists.c_str());
-    const faiss::InvertedLists* from = ivf.invlists;
-    on_disk->merge_from(&from, 1);
+    faiss::InvertedLists& to = *on_disk;
+    to.merge_from(ivf.invlists, 0);
     faiss::OnDiskInvertedLists& disk = *on_disk;
     ivf.replace_invlists(on_disk.release(), true);
     const File file = file_of(*index);
