@@ -15,8 +15,7 @@
 #include <faiss/utils/utils.h>
 
 #include "ParallelFor.h"
-#include "faiss_ext/coarse/QueryBlock.h"
-#include "faiss_ext/coarse/coarse.h"
+#include "faiss_ext/coarse/Queries.h"
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/rank/probe.h"
 #include "faiss_ext/scan/CodeDistances.h"
@@ -29,10 +28,6 @@
 namespace faiss_ext {
 
 namespace {
-
-/// Queries that a thread takes at once: their products with the means share
-/// what is loaded of these.
-constexpr size_t kQueryBlock = 48;
 
 /// One thread's searches with k results each, of whole lists.
 struct HeapHandlers {
@@ -204,8 +199,7 @@ struct CodeSearches {
     const faiss::IndexIVF& ivf;
     const IVFGMM& gmm;
     const SearchPlan& plan;
-    QueryBlock block;
-    QueryCoarse coarse;
+    Queries queries;
     Searcher searcher;
     Handlers handlers;
 
@@ -215,34 +209,26 @@ struct CodeSearches {
             const SearchPlan& plan_in,
             Handlers handlers_in)
             : ivf(ivf_in), gmm(gmm_in), plan(plan_in),
-              coarse(ivf_in, plan_in.quantizer_params),
+              queries(ivf_in, plan_in.quantizer_params),
               searcher(ivf_in, gmm_in, plan_in), handlers(handlers_in) {}
 
     void operator()(size_t i0, size_t n, const float* x, SearchCounts& counts) {
         const size_t d = ivf.d;
-        block.start(gmm.cells.codes, n, x, !coarse.by_graph());
+        queries.start(gmm.cells.codes, n, x);
         for (size_t i = 0; i < n; i++) {
             const float* q = x + i * d;
             handlers.with_query(i0 + i, [&](auto& collector) {
                 if (!finite(q, d)) {
                     return;
                 }
-                if (coarse.by_graph()) {
-                    coarse.start_graph(q);
-                } else {
-                    coarse.start(
-                            &block.distances[i * ivf.nlist],
-                            block.least[i],
-                            block.largest[i]);
-                }
-                const float q_norm = is_ip(ivf) ? block.norm(i) : 0;
+                queries.choose(i, q);
                 searcher.hidden =
                         plan.hidden ? &(*plan.hidden)[i0 + i] : nullptr;
                 searcher(
                         q,
-                        &block.rotated[i * d],
-                        coarse,
-                        q_norm,
+                        queries.rotated(i),
+                        queries.coarse,
+                        queries.norm(i),
                         handlers.k(),
                         collector);
                 counts.distances += searcher.n_compared();

@@ -4,8 +4,7 @@
 #include <utility>
 
 #include "ParallelFor.h"
-#include "faiss_ext/coarse/QueryBlock.h"
-#include "faiss_ext/coarse/coarse.h"
+#include "faiss_ext/coarse/Queries.h"
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/rank/probe.h"
 #include "faiss_ext/scan/CodeDistances.h"
@@ -16,36 +15,6 @@
 namespace faiss_ext {
 
 namespace {
-
-/// Queries that a thread takes at once, as gmm_search does.
-constexpr size_t kQueryBlock = 48;
-
-/// A block of queries, and what is computed of each for codes.
-struct Queries {
-    const faiss::IndexIVF& ivf;
-    QueryBlock block;
-    QueryCoarse coarse;
-
-    Queries(const faiss::IndexIVF& ivf, const SearchPlan& plan)
-            : ivf(ivf), coarse(ivf, plan.quantizer_params) {}
-
-    void start(const CellCodes& codes, size_t n, const float* x) {
-        block.start(codes, n, x, !coarse.by_graph());
-    }
-    void choose(size_t i, const float* q) {
-        if (coarse.by_graph()) {
-            coarse.start_graph(q);
-        } else {
-            coarse.start(
-                    &block.distances[i * ivf.nlist],
-                    block.least[i],
-                    block.largest[i]);
-        }
-    }
-    float norm(size_t i) const {
-        return is_ip(ivf) ? block.norm(i) : 0;
-    }
-};
 
 /// Runs f(worker, begin, count) over blocks of queries, in each thread with a
 /// worker of its own.
@@ -87,7 +56,7 @@ void search_by_codes(
             n,
             [&] {
                 return Worker{
-                        Queries(ivf, plan),
+                        Queries(ivf, plan.quantizer_params),
                         Searcher(ivf, gmm, plan),
                         NearestCollector(k)};
             },
@@ -107,7 +76,7 @@ void search_by_codes(
                         try {
                             w.searcher(
                                     q,
-                                    &w.queries.block.rotated[i * d],
+                                    w.queries.rotated(i),
                                     w.queries.coarse,
                                     w.queries.norm(i),
                                     k,
@@ -302,13 +271,13 @@ std::vector<ToldEntry> answer_by_codes(
     in_blocks(
             n,
             [&] {
-                return Worker{Queries(ivf, {}), {ivf, gmm, k}};
+                return Worker{Queries(ivf, nullptr), {ivf, gmm, k}};
             },
             [&](Worker& w, size_t begin, size_t count) {
                 const float* block = &asking[begin * d];
                 w.queries.start(gmm.cells.codes, count, block);
                 for (size_t i = 0; i < count; i++) {
-                    const float* rotated = &w.queries.block.rotated[i * d];
+                    const float* rotated = w.queries.rotated(i);
                     w.queries.choose(i, block + i * d);
                     w.answerer.scan.start(rotated);
                     w.answerer.exact.set_query(
