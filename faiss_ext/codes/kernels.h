@@ -26,6 +26,9 @@ struct Segment {
     float slack;
 };
 
+/// Candidates that may be written behind the last that is one.
+constexpr size_t kMoreCandidates = 6;
+
 /// An entry that came below the threshold.
 struct CodeCandidate {
     float bound; ///< its estimate, less what the slack allows for
@@ -70,6 +73,7 @@ struct CodeKernels {
      *                  are taken once
      * @param ahead     segments behind these, whose blocks may be fetched
      * @param out       those below the threshold, in order; has room for all
+     *                  and kMoreCandidates
      * @return          how many they are
      */
     size_t (*scan)(

@@ -1,4 +1,4 @@
-#include "faiss_ext/codes/kernels.h"
+#include "faiss_ext/codes/append_each.h"
 
 #include <immintrin.h>
 
@@ -23,7 +23,7 @@ inline __m256i look_up(
 
 /// The scores and the slacks of a block's entries.
 struct BlockLanes {
-    __m256 score[2] = {}, slack[2] = {};
+    __m256 score[2], slack[2];
 
     void set(unsigned mask, float its_score, float its_slack) {
         const __m256 new_score = _mm256_set1_ps(its_score);
@@ -39,6 +39,15 @@ struct BlockLanes {
         }
     }
 };
+
+inline CodeCandidate* append(
+        unsigned mask,
+        const float* estimate,
+        uint32_t list,
+        uint32_t entry,
+        CodeCandidate* out) {
+    return append_each(mask, estimate, list, entry, out);
+}
 
 /// As in kernels_portable.cpp. Bytes are added to words by their parity: `all`
 /// holds even ones plus 256 times odd ones, and `odd` those alone.

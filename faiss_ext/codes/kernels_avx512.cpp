@@ -1,4 +1,4 @@
-#include "faiss_ext/codes/kernels.h"
+#include "faiss_ext/codes/append_each.h"
 
 #include <immintrin.h>
 
@@ -20,15 +20,45 @@ inline __m512i look_up(
 
 /// The scores and the slacks of a block's entries.
 struct BlockLanes {
-    __m512 score = {}, slack = {};
+    alignas(64) float score[kBlockEntries];
+    alignas(64) float slack[kBlockEntries];
 
     void set(unsigned mask, float its_score, float its_slack) {
-        score = _mm512_mask_mov_ps(
+        _mm512_mask_store_ps(
                 score, __mmask16(mask), _mm512_set1_ps(its_score));
-        slack = _mm512_mask_mov_ps(
+        _mm512_mask_store_ps(
                 slack, __mmask16(mask), _mm512_set1_ps(its_slack));
     }
 };
+
+/// Without a branch for up to five: lanes and estimates are compressed, and
+/// their words interleaved.
+inline CodeCandidate* append(
+        unsigned mask,
+        const float* estimate,
+        uint32_t list,
+        uint32_t entry,
+        CodeCandidate* out) {
+    const int n = __builtin_popcount(mask);
+    if (__builtin_expect(n > 5, 0)) {
+        return append_each(mask, estimate, list, entry, out);
+    }
+    const __m512i iota = _mm512_setr_epi32(
+            0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i bounds = _mm512_maskz_compress_epi32(
+            __mmask16(mask), _mm512_load_si512(estimate));
+    const __m512i entries = _mm512_maskz_compress_epi32(
+            __mmask16(mask),
+            _mm512_add_epi32(iota, _mm512_set1_epi32(int(entry))));
+    const __m512i order = _mm512_setr_epi32(
+            0, 0, 16, 1, 0, 17, 2, 0, 18, 3, 0, 19, 4, 0, 20, 0);
+    const __m512i words = _mm512_mask_mov_epi32(
+            _mm512_permutex2var_epi32(bounds, order, entries),
+            __mmask16(0x2492),
+            _mm512_set1_epi32(int(list)));
+    _mm512_storeu_si512(out, words);
+    return out + n;
+}
 
 /// As in kernels_avx2.cpp.
 template <bool similarity, bool pairs>
@@ -90,12 +120,13 @@ inline unsigned below_threshold(
             _mm512_set1_ps(base));
     const float* terms = reinterpret_cast<const float*>(block + groups * 32);
     const __m512 a = _mm512_loadu_ps(terms);
-    const __m512 own = similarity ? _mm512_mul_ps(a, lanes.score)
-                                  : _mm512_add_ps(a, lanes.score);
+    const __m512 score = _mm512_load_ps(lanes.score);
+    const __m512 own = similarity ? _mm512_mul_ps(a, score)
+                                  : _mm512_add_ps(a, score);
     const __m512 v = _mm512_add_ps(
             _mm512_mul_ps(
                     _mm512_loadu_ps(terms + 16),
-                    _mm512_add_ps(product, lanes.slack)),
+                    _mm512_add_ps(product, _mm512_load_ps(lanes.slack))),
             own);
     _mm512_store_ps(estimate, v);
     return _mm512_cmp_ps_mask(v, _mm512_set1_ps(threshold), _CMP_LT_OQ);

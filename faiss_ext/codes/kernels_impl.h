@@ -12,27 +12,57 @@
 namespace faiss_ext {
 namespace {
 
-/// Segments ahead whose blocks are fetched.
+/// Blocks ahead that are fetched.
 constexpr size_t kPrefetched = 4;
+/// Blocks that are gathered before their entries are estimated.
+constexpr size_t kGathered = 64;
 
-inline const uint8_t* first_block(const Segment& s, size_t block_bytes) {
-    return s.blocks + s.begin / kBlockEntries * block_bytes;
-}
-inline const uint8_t* last_block(const Segment& s, size_t block_bytes) {
-    return s.blocks + (s.end - 1) / kBlockEntries * block_bytes;
-}
-
-/// @param fetched  the block fetched last; the first of the segment may be it
-inline const uint8_t* prefetch_blocks(
-        const Segment& segment, size_t block_bytes, const uint8_t* fetched) {
-    const uint8_t* p = first_block(segment, block_bytes);
-    const uint8_t* last = last_block(segment, block_bytes);
-    for (p += p == fetched ? block_bytes : 0; p < last + block_bytes; p += 64) {
-        __builtin_prefetch(p);
+inline void prefetch_block(const uint8_t* block, size_t block_bytes) {
+    for (size_t b = 0; b < block_bytes; b += 64) {
+        __builtin_prefetch(block + b);
     }
-    return last;
 }
 
+/// Entries of one block that are wanted.
+struct GatheredBlock {
+    const uint8_t* block;
+    uint32_t list;
+    uint32_t entry; ///< of its first lane
+    unsigned wanted;
+};
+
+/// Estimates what was gathered, blocks 1 to n.
+template <bool similarity, bool pairs>
+CodeCandidate* estimate_gathered(
+        const CodeShape& shape,
+        const CodeQuery& query,
+        const GatheredBlock* gathered,
+        const BlockLanes* lanes,
+        size_t n,
+        float threshold,
+        CodeCandidate* out) {
+    const size_t groups = shape.groups, block_bytes = shape.block_bytes();
+    for (size_t i = 1; i <= n; i++) {
+        prefetch_block(gathered[i + kPrefetched].block, block_bytes);
+        const GatheredBlock& g = gathered[i];
+        alignas(64) float estimate[kBlockEntries];
+        const unsigned mask = below_threshold<similarity, pairs>(
+                g.block,
+                groups,
+                query.tables,
+                query.base,
+                query.step,
+                lanes[i],
+                threshold,
+                estimate);
+        out = append(mask & g.wanted, estimate, g.list, g.entry, out);
+    }
+    return out;
+}
+
+// Few branches here can be foreseen, so there are few: what every segment
+// wants of its first two blocks is written down, whether it has a second or
+// not, and looked at later.
 template <bool similarity, bool pairs>
 size_t scan_of(
         const CodeShape& shape,
@@ -42,71 +72,75 @@ size_t scan_of(
         size_t ahead,
         float threshold,
         CodeCandidate* out) {
-    const size_t groups = shape.groups, block_bytes = shape.block_bytes();
-    const size_t n_fetched = n_segments + ahead;
+    const size_t block_bytes = shape.block_bytes();
     const CodeCandidate* const out_begin = out;
-    const uint8_t* fetched = nullptr;
-    for (size_t s = 0; s < kPrefetched && s < n_fetched; s++) {
-        fetched = prefetch_blocks(segments[s], block_bytes, fetched);
-    }
-    // Segments that share a block are looked at together: every lane has the
-    // score of its own.
-    BlockLanes lanes;
+    GatheredBlock gathered[kGathered + kPrefetched + 3];
+    BlockLanes lanes[kGathered + 3];
+    size_t n = 0;
     const uint8_t* held = nullptr;
-    unsigned wanted = 0;
-    uint32_t list = 0, entry = 0;
-    const auto look = [&] {
-        alignas(64) float estimate[kBlockEntries];
-        unsigned mask = below_threshold<similarity, pairs>(
-                held,
-                groups,
-                query.tables,
-                query.base,
-                query.step,
-                lanes,
-                threshold,
-                estimate);
-        for (mask &= wanted; mask; mask &= mask - 1) {
-            const unsigned lane = unsigned(__builtin_ctz(mask));
-            *out++ = {estimate[lane], list, entry + lane};
+    gathered[0].wanted = 0;
+    const auto flush = [&] {
+        for (size_t i = 1; i <= kPrefetched; i++) {
+            gathered[n + i].block = gathered[n].block;
         }
+        out = estimate_gathered<similarity, pairs>(
+                shape, query, gathered, lanes, n, threshold, out);
+        n = 0;
+        held = nullptr;
+        gathered[0].wanted = 0;
     };
+    const auto add = [&](const uint8_t* block,
+                         const Segment& segment,
+                         uint32_t entry,
+                         unsigned mask) {
+        const unsigned next = block != held;
+        n += next;
+        GatheredBlock& g = gathered[n];
+        g = {block, segment.list, entry, mask | (g.wanted & (next - 1))};
+        lanes[n].set(mask, segment.score, segment.slack);
+        held = block;
+    };
+    for (size_t s = 0; s < kPrefetched && s < n_segments; s++) {
+        prefetch_block(
+                segments[s].blocks +
+                        segments[s].begin / kBlockEntries * block_bytes,
+                block_bytes);
+    }
     for (size_t s = 0; s < n_segments; s++) {
+        if (n >= kGathered) {
+            flush();
+        }
         const Segment& segment = segments[s];
-        if (s + kPrefetched < n_fetched) {
-            fetched = prefetch_blocks(
-                    segments[s + kPrefetched], block_bytes, fetched);
-        }
-        const uint8_t* block = first_block(segment, block_bytes);
-        uint32_t begin = segment.begin % kBlockEntries;
-        uint32_t left = segment.end - segment.begin;
-        for (;;) {
-            if (block != held) {
-                if (held) {
-                    look();
-                }
-                held = block;
-                wanted = 0;
-                list = segment.list;
-                entry = segment.end - left - begin;
+        const uint32_t lane = segment.begin % kBlockEntries;
+        const uint32_t size = segment.end - segment.begin;
+        const uint8_t* block = segment.blocks +
+                segment.begin / kBlockEntries * block_bytes;
+        uint32_t entry = segment.begin - lane;
+        const uint64_t mask = ((uint64_t(1) << (size < 47 ? size : 47)) - 1)
+                << lane;
+        add(block, segment, entry, unsigned(mask & 0xffff));
+        const unsigned second = unsigned(mask >> 16 & 0xffff);
+        GatheredBlock& g = gathered[n + 1];
+        block += block_bytes;
+        entry += kBlockEntries;
+        g = {block, segment.list, entry, second};
+        lanes[n + 1].set(second, segment.score, segment.slack);
+        n += second > 0;
+        held = second > 0 ? block : held;
+        while (entry + kBlockEntries < segment.end) {
+            if (n >= kGathered) {
+                flush();
             }
-            const uint32_t here = left < kBlockEntries - begin
-                    ? left
-                    : uint32_t(kBlockEntries) - begin;
-            const unsigned mask = (1u << (begin + here)) - (1u << begin);
-            lanes.set(mask, segment.score, segment.slack);
-            wanted |= mask;
-            left -= here;
-            if (left == 0) {
-                break;
-            }
-            begin = 0;
             block += block_bytes;
+            entry += kBlockEntries;
+            const uint32_t left = segment.end - entry;
+            add(block,
+                segment,
+                entry,
+                left < kBlockEntries ? (1u << left) - 1 : 0xffff);
         }
     }
-    if (held) {
-        look();
-    }
+    flush();
     return out - out_begin;
 }
 

@@ -1,11 +1,11 @@
-#include "faiss_ext/codes/kernels.h"
+#include "faiss_ext/codes/append_each.h"
 
 namespace faiss_ext {
 namespace {
 
 /// The scores and the slacks of a block's entries.
 struct BlockLanes {
-    float score[kBlockEntries] = {}, slack[kBlockEntries] = {};
+    float score[kBlockEntries], slack[kBlockEntries];
 
     void set(unsigned mask, float its_score, float its_slack) {
         for (size_t l = 0; l < kBlockEntries; l++) {
@@ -16,6 +16,15 @@ struct BlockLanes {
         }
     }
 };
+
+inline CodeCandidate* append(
+        unsigned mask,
+        const float* estimate,
+        uint32_t list,
+        uint32_t entry,
+        CodeCandidate* out) {
+    return append_each(mask, estimate, list, entry, out);
+}
 
 /** Estimates the entries of a block; returns which are below the threshold.
  * <q, o> is base + step times the sum of the tables' entries that the nibbles

@@ -47,8 +47,8 @@ public:
             entries += segments[s].end - segments[s].begin;
         }
         n_codes += entries;
-        if (candidates.size() < entries) {
-            candidates.resize(2 * entries);
+        if (candidates.size() < entries + kMoreCandidates) {
+            candidates.resize(2 * entries + kMoreCandidates);
         }
         return kernels.scan(
                 codes.shape,
