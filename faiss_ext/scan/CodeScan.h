@@ -70,9 +70,11 @@ public:
         return most > 0 ? std::max(2 + 2 * threshold / most, 0.0f) : 2;
     }
 
-    static bool better(const CodeCandidate& p, const CodeCandidate& q) {
+    /// A lambda, for algorithms that take a function call it each time.
+    static constexpr auto better = [](const CodeCandidate& p,
+                                      const CodeCandidate& q) {
         return p.bound < q.bound;
-    }
+    };
 
     std::vector<CodeCandidate> candidates; ///< of the last look
     size_t n_codes = 0;                    ///< looked at, of this query
