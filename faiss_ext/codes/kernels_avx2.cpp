@@ -1,4 +1,4 @@
-#include "faiss_ext/codes/append_each.h"
+#include "faiss_ext/codes/kernels_shared.h"
 
 #include <immintrin.h>
 
@@ -40,6 +40,11 @@ struct BlockLanes {
     }
 };
 
+template <class F>
+auto with_tables(size_t, const F& f) {
+    return f.template operator()<PlainTables>();
+}
+
 inline CodeCandidate* append(
         unsigned mask,
         const float* estimate,
@@ -51,17 +56,17 @@ inline CodeCandidate* append(
 
 /// As in kernels_portable.cpp. Bytes are added to words by their parity: `all`
 /// holds even ones plus 256 times odd ones, and `odd` those alone.
-template <bool similarity, bool pairs>
+template <bool similarity, bool pairs, class Tables>
 inline unsigned below_threshold(
         const uint8_t* block,
         size_t groups,
-        const uint8_t* tables,
+        const Tables& tables,
         float base,
         float step,
         const BlockLanes& lanes,
         float threshold,
         float* estimate) {
-    const uint8_t* high = tables + groups * 32;
+    const uint8_t *low = tables.low, *high = tables.high;
     __m256i all = _mm256_setzero_si256(), odd = all;
     auto widen = [&](__m256i bytes) {
         all = _mm256_add_epi16(all, bytes);
@@ -71,14 +76,14 @@ inline unsigned below_threshold(
     if (pairs) {
         for (; g + 2 <= groups; g += 2) {
             widen(_mm256_add_epi8(
-                    look_up(block + g * 32, tables + g * 32, high + g * 32),
+                    look_up(block + g * 32, low + g * 32, high + g * 32),
                     look_up(block + g * 32 + 32,
-                            tables + g * 32 + 32,
+                            low + g * 32 + 32,
                             high + g * 32 + 32)));
         }
     }
     for (; g < groups; g++) {
-        widen(look_up(block + g * 32, tables + g * 32, high + g * 32));
+        widen(look_up(block + g * 32, low + g * 32, high + g * 32));
     }
     const __m256i even = _mm256_sub_epi16(all, _mm256_slli_epi16(odd, 8));
     const __m128i e = _mm_add_epi16(

@@ -1,4 +1,4 @@
-#include "faiss_ext/codes/append_each.h"
+#include "faiss_ext/codes/kernels_shared.h"
 
 #include <immintrin.h>
 
@@ -6,16 +6,91 @@ namespace faiss_ext {
 namespace {
 
 /// As in kernels_avx2.cpp, of two groups.
-inline __m512i look_up(
-        const uint8_t* codes, const uint8_t* low, const uint8_t* high) {
+inline __m512i look_up(__m512i code, __m512i low, __m512i high) {
     const __m512i mask = _mm512_set1_epi8(15);
-    const __m512i code = _mm512_loadu_si512(codes);
     return _mm512_add_epi8(
+            _mm512_shuffle_epi8(low, _mm512_and_si512(code, mask)),
             _mm512_shuffle_epi8(
-                    _mm512_loadu_si512(low), _mm512_and_si512(code, mask)),
-            _mm512_shuffle_epi8(
-                    _mm512_loadu_si512(high),
-                    _mm512_and_si512(_mm512_srli_epi16(code, 4), mask)));
+                    high, _mm512_and_si512(_mm512_srli_epi16(code, 4), mask)));
+}
+
+/// Tables of any size.
+struct TablesInMemory : PlainTables {
+    using PlainTables::PlainTables;
+
+    __m512i look_up(const uint8_t* block, size_t g) const {
+        return faiss_ext::look_up(
+                _mm512_loadu_si512(block + g * 32),
+                _mm512_loadu_si512(low + g * 32),
+                _mm512_loadu_si512(high + g * 32));
+    }
+    /// add(bytes) of all groups, two or four at a time
+    template <bool pairs, class Add>
+    void for_each(const uint8_t* block, size_t groups, const Add& add) const {
+        size_t g = 0;
+        if (pairs) {
+            for (; g + 4 <= groups; g += 4) {
+                add(_mm512_add_epi8(look_up(block, g), look_up(block, g + 2)));
+            }
+        }
+        for (; g + 2 <= groups; g += 2) {
+            add(look_up(block, g));
+        }
+        if (g < groups) {
+            const __mmask64 half = 0xffffffffu;
+            add(faiss_ext::look_up(
+                    _mm512_maskz_loadu_epi8(half, block + g * 32),
+                    _mm512_maskz_loadu_epi8(half, low + g * 32),
+                    _mm512_maskz_loadu_epi8(half, high + g * 32)));
+        }
+    }
+};
+
+/// Those of so many groups, a multiple of four, in registers.
+template <int kGroups>
+struct TablesInRegisters {
+    __m512i low[kGroups / 2], high[kGroups / 2];
+
+    TablesInRegisters(const uint8_t* tables, size_t) {
+#pragma GCC unroll 8
+        for (int h = 0; h < kGroups / 2; h++) {
+            low[h] = _mm512_loadu_si512(tables + h * 64);
+            high[h] = _mm512_loadu_si512(tables + kGroups * 32 + h * 64);
+        }
+    }
+    template <bool pairs, class Add>
+    void for_each(const uint8_t* block, size_t, const Add& add) const {
+#pragma GCC unroll 4
+        for (int h = 0; h < kGroups / 2; h += 2) {
+            const __m512i first = look_up(
+                    _mm512_loadu_si512(block + h * 64), low[h], high[h]);
+            const __m512i second =
+                    look_up(_mm512_loadu_si512(block + h * 64 + 64),
+                            low[h + 1],
+                            high[h + 1]);
+            if (pairs) {
+                add(_mm512_add_epi8(first, second));
+            } else {
+                add(first);
+                add(second);
+            }
+        }
+    }
+};
+
+/// f(type) for the tables of so many groups.
+template <class F>
+auto with_tables(size_t groups, const F& f) {
+    switch (groups) {
+        case 8:
+            return f.template operator()<TablesInRegisters<8>>();
+        case 12:
+            return f.template operator()<TablesInRegisters<12>>();
+        case 16:
+            return f.template operator()<TablesInRegisters<16>>();
+        default:
+            return f.template operator()<TablesInMemory>();
+    }
 }
 
 /// The scores and the slacks of a block's entries.
@@ -24,10 +99,8 @@ struct BlockLanes {
     alignas(64) float slack[kBlockEntries];
 
     void set(unsigned mask, float its_score, float its_slack) {
-        _mm512_mask_store_ps(
-                score, __mmask16(mask), _mm512_set1_ps(its_score));
-        _mm512_mask_store_ps(
-                slack, __mmask16(mask), _mm512_set1_ps(its_slack));
+        _mm512_mask_store_ps(score, __mmask16(mask), _mm512_set1_ps(its_score));
+        _mm512_mask_store_ps(slack, __mmask16(mask), _mm512_set1_ps(its_slack));
     }
 };
 
@@ -61,47 +134,21 @@ inline CodeCandidate* append(
 }
 
 /// As in kernels_avx2.cpp.
-template <bool similarity, bool pairs>
+template <bool similarity, bool pairs, class Tables>
 inline unsigned below_threshold(
         const uint8_t* block,
         size_t groups,
-        const uint8_t* tables,
+        const Tables& tables,
         float base,
         float step,
         const BlockLanes& lanes,
         float threshold,
         float* estimate) {
-    const uint8_t* high = tables + groups * 32;
     __m512i all = _mm512_setzero_si512(), odd = all;
-    auto widen = [&](__m512i bytes) {
+    tables.template for_each<pairs>(block, groups, [&](__m512i bytes) {
         all = _mm512_add_epi16(all, bytes);
         odd = _mm512_add_epi16(odd, _mm512_srli_epi16(bytes, 8));
-    };
-    size_t g = 0;
-    if (pairs) {
-        for (; g + 4 <= groups; g += 4) {
-            widen(_mm512_add_epi8(
-                    look_up(block + g * 32, tables + g * 32, high + g * 32),
-                    look_up(block + g * 32 + 64,
-                            tables + g * 32 + 64,
-                            high + g * 32 + 64)));
-        }
-    }
-    for (; g + 2 <= groups; g += 2) {
-        widen(look_up(block + g * 32, tables + g * 32, high + g * 32));
-    }
-    if (g < groups) {
-        const __mmask64 half = 0xffffffffu;
-        const __m512i mask = _mm512_set1_epi8(15);
-        const __m512i code = _mm512_maskz_loadu_epi8(half, block + g * 32);
-        widen(_mm512_add_epi8(
-                _mm512_shuffle_epi8(
-                        _mm512_maskz_loadu_epi8(half, tables + g * 32),
-                        _mm512_and_si512(code, mask)),
-                _mm512_shuffle_epi8(
-                        _mm512_maskz_loadu_epi8(half, high + g * 32),
-                        _mm512_and_si512(_mm512_srli_epi16(code, 4), mask))));
-    }
+    });
     const __m512i even = _mm512_sub_epi16(all, _mm512_slli_epi16(odd, 8));
     const __m256i e2 = _mm256_add_epi16(
             _mm512_castsi512_si256(even), _mm512_extracti64x4_epi64(even, 1));
@@ -121,8 +168,8 @@ inline unsigned below_threshold(
     const float* terms = reinterpret_cast<const float*>(block + groups * 32);
     const __m512 a = _mm512_loadu_ps(terms);
     const __m512 score = _mm512_load_ps(lanes.score);
-    const __m512 own = similarity ? _mm512_mul_ps(a, score)
-                                  : _mm512_add_ps(a, score);
+    const __m512 own =
+            similarity ? _mm512_mul_ps(a, score) : _mm512_add_ps(a, score);
     const __m512 v = _mm512_add_ps(
             _mm512_mul_ps(
                     _mm512_loadu_ps(terms + 16),

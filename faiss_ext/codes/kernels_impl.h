@@ -32,7 +32,7 @@ struct GatheredBlock {
 };
 
 /// Estimates what was gathered, blocks 1 to n.
-template <bool similarity, bool pairs>
+template <bool similarity, bool pairs, class Tables>
 CodeCandidate* estimate_gathered(
         const CodeShape& shape,
         const CodeQuery& query,
@@ -42,6 +42,7 @@ CodeCandidate* estimate_gathered(
         float threshold,
         CodeCandidate* out) {
     const size_t groups = shape.groups, block_bytes = shape.block_bytes();
+    const Tables tables(query.tables, groups);
     for (size_t i = 1; i <= n; i++) {
         prefetch_block(gathered[i + kPrefetched].block, block_bytes);
         const GatheredBlock& g = gathered[i];
@@ -49,7 +50,7 @@ CodeCandidate* estimate_gathered(
         const unsigned mask = below_threshold<similarity, pairs>(
                 g.block,
                 groups,
-                query.tables,
+                tables,
                 query.base,
                 query.step,
                 lanes[i],
@@ -60,9 +61,59 @@ CodeCandidate* estimate_gathered(
     return out;
 }
 
-// Few branches here can be foreseen, so there are few: what every segment
-// wants of its first two blocks is written down, whether it has a second or
-// not, and looked at later.
+/** Gathers the blocks of segments from the `from`-th entry of the first on,
+ * into places 1 to n, until all are or there is no more room.
+ *
+ * Few branches here can be foreseen, so there are few: what every segment
+ * wants of its first two blocks is written down, whether it has a second or
+ * not. Segments that share a block are looked at together: every lane has the
+ * score of its own.
+ */
+size_t gather(
+        size_t block_bytes,
+        const Segment*& segment,
+        const Segment* end,
+        uint32_t& from,
+        GatheredBlock* gathered,
+        BlockLanes* lanes) {
+    size_t n = 0;
+    const uint8_t* held = nullptr;
+    gathered[1].wanted = 0;
+    const Segment* s = segment;
+    uint32_t begin = from;
+    while (s < end && n < kGathered) {
+        const uint32_t lane = begin % kBlockEntries;
+        uint32_t entry = begin - lane;
+        const uint8_t* block = s->blocks + entry / kBlockEntries * block_bytes;
+        const uint32_t size = s->end - begin;
+        const uint64_t mask = ((uint64_t(1) << (size < 32 ? size : 32)) - 1)
+                << lane;
+        const unsigned next = block != held;
+        n += next;
+        gathered[n] = {
+                block,
+                s->list,
+                entry,
+                unsigned(mask & 0xffff) | (gathered[n].wanted & (next - 1))};
+        lanes[n].set(mask & 0xffff, s->score, s->slack);
+        block += block_bytes;
+        entry += kBlockEntries;
+        const unsigned second = unsigned(mask >> 16 & 0xffff);
+        gathered[n + 1] = {block, s->list, entry, second};
+        lanes[n + 1].set(second, s->score, s->slack);
+        n += second > 0;
+        held = gathered[n].block;
+        begin = entry + kBlockEntries;
+        if (begin >= s->end) {
+            s++;
+            begin = s < end ? s->begin : 0;
+        }
+    }
+    segment = s;
+    from = begin;
+    return n;
+}
+
 template <bool similarity, bool pairs>
 size_t scan_of(
         const CodeShape& shape,
@@ -74,73 +125,28 @@ size_t scan_of(
         CodeCandidate* out) {
     const size_t block_bytes = shape.block_bytes();
     const CodeCandidate* const out_begin = out;
+    const Segment* const end = segments + n_segments;
     GatheredBlock gathered[kGathered + kPrefetched + 3];
     BlockLanes lanes[kGathered + 3];
-    size_t n = 0;
-    const uint8_t* held = nullptr;
-    gathered[0].wanted = 0;
-    const auto flush = [&] {
-        for (size_t i = 1; i <= kPrefetched; i++) {
-            gathered[n + i].block = gathered[n].block;
-        }
-        out = estimate_gathered<similarity, pairs>(
-                shape, query, gathered, lanes, n, threshold, out);
-        n = 0;
-        held = nullptr;
-        gathered[0].wanted = 0;
-    };
-    const auto add = [&](const uint8_t* block,
-                         const Segment& segment,
-                         uint32_t entry,
-                         unsigned mask) {
-        const unsigned next = block != held;
-        n += next;
-        GatheredBlock& g = gathered[n];
-        g = {block, segment.list, entry, mask | (g.wanted & (next - 1))};
-        lanes[n].set(mask, segment.score, segment.slack);
-        held = block;
-    };
-    for (size_t s = 0; s < kPrefetched && s < n_segments; s++) {
+    for (size_t s = 0; s < kPrefetched && s < n_segments + ahead; s++) {
         prefetch_block(
                 segments[s].blocks +
                         segments[s].begin / kBlockEntries * block_bytes,
                 block_bytes);
     }
-    for (size_t s = 0; s < n_segments; s++) {
-        if (n >= kGathered) {
-            flush();
+    const Segment* segment = segments;
+    uint32_t from = n_segments > 0 ? segment->begin : 0;
+    while (segment < end) {
+        const size_t n =
+                gather(block_bytes, segment, end, from, gathered, lanes);
+        for (size_t i = 1; i <= kPrefetched; i++) {
+            gathered[n + i].block = gathered[n].block;
         }
-        const Segment& segment = segments[s];
-        const uint32_t lane = segment.begin % kBlockEntries;
-        const uint32_t size = segment.end - segment.begin;
-        const uint8_t* block = segment.blocks +
-                segment.begin / kBlockEntries * block_bytes;
-        uint32_t entry = segment.begin - lane;
-        const uint64_t mask = ((uint64_t(1) << (size < 47 ? size : 47)) - 1)
-                << lane;
-        add(block, segment, entry, unsigned(mask & 0xffff));
-        const unsigned second = unsigned(mask >> 16 & 0xffff);
-        GatheredBlock& g = gathered[n + 1];
-        block += block_bytes;
-        entry += kBlockEntries;
-        g = {block, segment.list, entry, second};
-        lanes[n + 1].set(second, segment.score, segment.slack);
-        n += second > 0;
-        held = second > 0 ? block : held;
-        while (entry + kBlockEntries < segment.end) {
-            if (n >= kGathered) {
-                flush();
-            }
-            block += block_bytes;
-            entry += kBlockEntries;
-            const uint32_t left = segment.end - entry;
-            add(block,
-                segment,
-                entry,
-                left < kBlockEntries ? (1u << left) - 1 : 0xffff);
-        }
+        out = with_tables(shape.groups, [&]<class Tables>() {
+            return estimate_gathered<similarity, pairs, Tables>(
+                    shape, query, gathered, lanes, n, threshold, out);
+        });
     }
-    flush();
     return out - out_begin;
 }
 

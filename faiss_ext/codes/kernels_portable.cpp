@@ -1,4 +1,4 @@
-#include "faiss_ext/codes/append_each.h"
+#include "faiss_ext/codes/kernels_shared.h"
 
 namespace faiss_ext {
 namespace {
@@ -17,6 +17,11 @@ struct BlockLanes {
     }
 };
 
+template <class F>
+auto with_tables(size_t, const F& f) {
+    return f.template operator()<PlainTables>();
+}
+
 inline CodeCandidate* append(
         unsigned mask,
         const float* estimate,
@@ -29,11 +34,11 @@ inline CodeCandidate* append(
 /** Estimates the entries of a block; returns which are below the threshold.
  * <q, o> is base + step times the sum of the tables' entries that the nibbles
  * name. */
-template <bool similarity, bool pairs>
+template <bool similarity, bool pairs, class Tables>
 unsigned below_threshold(
         const uint8_t* block,
         size_t groups,
-        const uint8_t* tables,
+        const Tables& tables,
         float base,
         float step,
         const BlockLanes& lanes,
@@ -43,8 +48,8 @@ unsigned below_threshold(
     for (size_t g = 0; g < groups; g++) {
         for (size_t column = 0; column < 2; column++) {
             const uint8_t* code = block + g * 32 + column * 16;
-            const uint8_t* low = tables + g * 32 + column * 16;
-            const uint8_t* high = low + groups * 32;
+            const uint8_t* low = tables.low + g * 32 + column * 16;
+            const uint8_t* high = tables.high + g * 32 + column * 16;
             for (size_t l = 0; l < kBlockEntries; l++) {
                 sum[l] += low[code[l] & 15] + high[code[l] >> 4];
             }

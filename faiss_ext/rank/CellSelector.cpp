@@ -23,8 +23,7 @@ CellSelector::CellSelector(
         : cells(cells_in), codes(cells_in.codes), L(cells_in.cells_per_list),
           sizes(cells_in.nlist), list_bucket(cells_in.nlist) {
     // Asking each list for its size takes 5 % of a single query's time.
-    const auto* arrays =
-            dynamic_cast<const faiss::ArrayInvertedLists*>(&lists);
+    const auto* arrays = dynamic_cast<const faiss::ArrayInvertedLists*>(&lists);
     for (size_t i = 0; i < sizes.size(); i++) {
         const size_t n = arrays ? arrays->ids[i].size() : lists.list_size(i);
         const size_t known = cells.list_size(i);
@@ -304,7 +303,8 @@ void CellSelector::choose(
     for (size_t i = 0; i < n; i++) {
         const uint32_t cell = chosen[i], place = cell / uint32_t(L);
         const uint32_t list = list_of[place];
-        const uint32_t* offset = cells.list_offsets(list) + (cell - place * uint32_t(L));
+        const uint32_t* offset =
+                cells.list_offsets(list) + (cell - place * uint32_t(L));
         const float score = scores[cell];
         out[m] = {
                 codes.blocks[list].data(),

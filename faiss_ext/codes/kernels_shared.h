@@ -1,9 +1,18 @@
-// For kernels_*.cpp.
+// What the instruction sets' files share. Included by them, before
+// kernels_impl.h.
 
 #include "faiss_ext/codes/kernels.h"
 
 namespace faiss_ext {
 namespace {
+
+/// A query's tables, see CodeQuery.
+struct PlainTables {
+    const uint8_t *low, *high;
+
+    PlainTables(const uint8_t* tables, size_t groups)
+            : low(tables), high(tables + groups * 32) {}
+};
 
 /// Writes down the entries of a block that are below the threshold.
 inline CodeCandidate* append_each(
