@@ -114,6 +114,15 @@ inline unsigned below_threshold(
     return mask;
 }
 
+size_t places(
+        size_t n,
+        const uint16_t* value,
+        uint16_t low,
+        uint16_t width,
+        uint32_t* out) {
+    return places_from(0, 0, n, value, low, width, out);
+}
+
 } // namespace
 } // namespace faiss_ext
 

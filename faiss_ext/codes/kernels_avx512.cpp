@@ -179,6 +179,28 @@ inline unsigned below_threshold(
     return _mm512_cmp_ps_mask(v, _mm512_set1_ps(threshold), _CMP_LT_OQ);
 }
 
+size_t places(
+        size_t n,
+        const uint16_t* value,
+        uint16_t low,
+        uint16_t width,
+        uint32_t* out) {
+    __m512i at = _mm512_setr_epi32(
+            0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    size_t m = 0, j = 0;
+    for (; j + 16 <= n; j += 16) {
+        const __m256i v = _mm256_loadu_si256(
+                reinterpret_cast<const __m256i*>(value + j));
+        const __mmask16 in = _mm256_cmple_epu16_mask(
+                _mm256_sub_epi16(v, _mm256_set1_epi16(int16_t(low))),
+                _mm256_set1_epi16(int16_t(width)));
+        _mm512_storeu_si512(out + m, _mm512_maskz_compress_epi32(in, at));
+        m += __builtin_popcount(in);
+        at = _mm512_add_epi32(at, _mm512_set1_epi32(16));
+    }
+    return places_from(j, m, n, value, low, width, out);
+}
+
 } // namespace
 } // namespace faiss_ext
 

@@ -272,19 +272,5 @@ void buckets(
     }
 }
 
-size_t places(
-        size_t n,
-        const uint16_t* value,
-        uint16_t low,
-        uint16_t width,
-        uint32_t* out) {
-    size_t m = 0;
-    for (size_t j = 0; j < n; j++) {
-        out[m] = uint32_t(j); // overwritten by the next: no branch to guess
-        m += uint16_t(value[j] - low) <= width;
-    }
-    return m;
-}
-
 } // namespace
 } // namespace faiss_ext

@@ -28,5 +28,22 @@ inline CodeCandidate* append_each(
     return out;
 }
 
+/// CodeKernels::places, of values from the `begin`-th on, behind m that are
+/// found.
+inline size_t places_from(
+        size_t begin,
+        size_t m,
+        size_t n,
+        const uint16_t* value,
+        uint16_t low,
+        uint16_t width,
+        uint32_t* out) {
+    for (size_t j = begin; j < n; j++) {
+        out[m] = uint32_t(j); // overwritten by the next: no branch to guess
+        m += uint16_t(value[j] - low) <= width;
+    }
+    return m;
+}
+
 } // namespace
 } // namespace faiss_ext
