@@ -178,6 +178,10 @@ struct CodeKernels {
             uint16_t width,
             uint32_t* out);
 
+    /// A value that from `least` to `most` of x are below; where there is none
+    /// (equal values, or one far from all others) one near it.
+    float (*cut)(size_t n, const float* x, size_t least, size_t most);
+
     /** The code of a rotated residual: the levels that come nearest to its
      * direction among a few steps.
      *

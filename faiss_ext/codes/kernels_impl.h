@@ -180,6 +180,7 @@ constexpr CodeKernels kTable = {
         score_cells,
         buckets,
         places,
+        cut,
         encode};
 
 } // namespace

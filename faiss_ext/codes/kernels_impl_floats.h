@@ -5,6 +5,9 @@
 namespace faiss_ext {
 namespace {
 
+/// Of an interval that cut() searches.
+constexpr int kHalvings = 20;
+
 constexpr size_t kLanes = 16;
 
 #if defined(__AVX512F__)
@@ -270,6 +273,35 @@ void buckets(
         v = v > 0 ? v : 0;
         bucket[j] = uint16_t(int32_t(v < most ? v : most));
     }
+}
+
+size_t count_below(size_t n, const float* x, float value) {
+    uint32_t out = 0;
+    for (size_t j = 0; j < n; j++) {
+        out += x[j] < value;
+    }
+    return out;
+}
+
+float cut(size_t n, const float* x, size_t least, size_t most) {
+    float low = x[0], high = x[0];
+    for (size_t j = 0; j < n; j++) {
+        low = x[j] < low ? x[j] : low;
+        high = x[j] > high ? x[j] : high;
+    }
+    float value = high;
+    for (int i = 0; i < kHalvings; i++) {
+        value = low + 0.5f * (high - low);
+        const size_t below = count_below(n, x, value);
+        if (below > most) {
+            high = value;
+        } else if (below < least) {
+            low = value;
+        } else {
+            break;
+        }
+    }
+    return value;
 }
 
 } // namespace
