@@ -19,7 +19,8 @@
 namespace faiss_ext {
 namespace {
 
-constexpr size_t kDimensions[] = {1, 3, 16, 50, 100, 128, 384, 576, 1536};
+constexpr size_t kDimensions[] = {
+        1, 3, 16, 50, 64, 96, 100, 128, 384, 576, 1536};
 constexpr size_t kLengths[] = {1, 2, 15, 16, 17, 31, 100, 1000};
 constexpr int kBits[] = {1, 2, 4};
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -378,6 +379,25 @@ TEST(CodeKernels, Places) {
     }
 }
 
+TEST(CodeKernels, CutHasSoManyBelow) {
+    for (size_t n : kLengths) {
+        const auto x = normal(n, 10);
+        for (size_t most : {size_t(1), n / 5 + 1, n / 2 + 1, n}) {
+            const size_t least = most - most / 8;
+            const auto below = same_on_all([&](const CodeKernels& k) {
+                const float cut = k.cut(n, x.data(), least, most);
+                return size_t(std::count_if(
+                        x.begin(), x.end(), [&](float v) { return v < cut; }));
+            });
+            // the largest is never below
+            EXPECT_GE(below, std::min(least, n - 1)) << n << " " << most;
+            EXPECT_LE(below, most) << n;
+        }
+        const std::vector<float> equal(n, 7);
+        EXPECT_EQ(best_code_kernels().cut(n, equal.data(), 1, 1), 7);
+    }
+}
+
 TEST(CodeKernels, CodesComeNearTheDirection) {
     for (size_t d : kDimensions) {
         for (int bits : kBits) {
@@ -619,7 +639,7 @@ TEST(CodeKernels, ScanGivesTheEntriesBelowTheThreshold) {
         for (int bits : kBits) {
             SCOPED_TRACE(std::to_string(d) + ", bits " + std::to_string(bits));
             const CodeShape shape = shape_of(d, bits);
-            const Lists lists(shape, {53, 16, 1, 200});
+            const Lists lists(shape, {53, 16, 1, 200, 2500});
             const auto q = normal(d, 0.5f);
             const Tables t = tables_of(portable(), shape, q.data());
             std::vector<Segment> segments;
@@ -634,6 +654,7 @@ TEST(CodeKernels, ScanGivesTheEntriesBelowTheThreshold) {
                          {3, 5, 180},    // from and to inside of blocks
                          {3, 180, 181},  // a block that has been read
                          {3, 192, 200},  // the last
+                         {4, 7, 2490},   // more blocks than are gathered
                          {0, 15, 17}}) { // across a border, once more
                 segments.push_back(lists.segment(list, begin, end));
             }
@@ -662,7 +683,8 @@ TEST(CodeKernels, ScanGivesTheEntriesBelowTheThreshold) {
                     };
                     auto scan = [&](const CodeKernels& k, size_t at_once) {
                         Out out;
-                        std::vector<CodeCandidate> found(entries);
+                        std::vector<CodeCandidate> found(
+                                entries + kMoreCandidates);
                         for (size_t s = 0; s < segments.size(); s += at_once) {
                             const size_t n =
                                     std::min(at_once, segments.size() - s);

@@ -189,8 +189,8 @@ size_t places(
             0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     size_t m = 0, j = 0;
     for (; j + 16 <= n; j += 16) {
-        const __m256i v = _mm256_loadu_si256(
-                reinterpret_cast<const __m256i*>(value + j));
+        const __m256i v =
+                _mm256_loadu_si256(reinterpret_cast<const __m256i*>(value + j));
         const __mmask16 in = _mm256_cmple_epu16_mask(
                 _mm256_sub_epi16(v, _mm256_set1_epi16(int16_t(low))),
                 _mm256_set1_epi16(int16_t(width)));

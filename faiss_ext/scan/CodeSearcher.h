@@ -143,7 +143,7 @@ private:
     /// to be looked at.
     static constexpr double kListsFactor = 1.2;
     /// Segments between two looks at the threshold.
-    static constexpr size_t kChunk = 32;
+    static constexpr size_t kChunk = 48;
     /// Candidates, and two for each neighbour wanted, after which some are
     /// compared for a lower threshold.
     static constexpr size_t kPool = 64;
