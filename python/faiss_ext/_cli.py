@@ -6,33 +6,29 @@ import json as json_module
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from . import _arrays, _core, _files, _sweep
-from ._index import (
-    Index,
-    index_factory,
-    read_index,
-    swap_to_gmm,
-    write_index,
-)
+from ._index import index_factory, read_index, swap_to_gmm
 from ._selectors import SearchParameters
+from ._steps import (
+    Metric,
+    add_vectors,
+    check_out,
+    check_target,
+    facts_of,
+    open_index,
+    train_index,
+    true_neighbors,
+    write_file,
+)
+from ._terminal import progress, say, stderr, stdout
 
 app = typer.Typer(
     help="Gaussian mixtures where FAISS's IVF indexes use k-means.",
@@ -40,17 +36,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-stderr = Console(stderr=True)
-stdout = Console()
-
 _FILES = "Vectors: " + ", ".join(_files.ENDINGS) + "; FILE:NAME names a part"
-
-
-class Metric(str, Enum):
-    """How vectors are compared."""
-
-    l2 = "l2"
-    ip = "ip"
 
 
 class To(str, Enum):
@@ -70,154 +56,6 @@ Queries = Annotated[
 ]
 
 
-def _say(json: bool, facts: dict[str, Any]) -> None:
-    if json:
-        print(json_module.dumps(facts))
-        return
-    table = Table(show_header=False, box=None)
-    for name, value in facts.items():
-        if isinstance(value, float):
-            value = f"{value:.4g}"
-        elif isinstance(value, int) and not isinstance(value, bool):
-            value = f"{value:,}"
-        table.add_row(name, str(value))
-    stdout.print(table)
-
-
-@contextmanager
-def _progress(
-    text: str, total: int, quiet: bool
-) -> Iterator[Callable[[int], None]]:
-    """A bar with its rate, on standard error."""
-    begin = time.perf_counter()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=stderr, disable=quiet) as bar:
-        task = bar.add_task(text, total=total, rate="")
-        done = 0
-
-        def advance(n: int) -> None:
-            nonlocal done
-            done += n
-            rate = done / max(time.perf_counter() - begin, 1e-9)
-            bar.update(task, advance=n, rate=f"{rate:,.0f}/s")
-
-        yield advance
-
-
-def _counted(
-    vectors: _files.Vectors, advance: Callable[[int], None]
-) -> Iterator[Any]:
-    for block in vectors.blocks():
-        yield block
-        advance(len(block))
-
-
-def _check_out(*paths: Path | None) -> None:
-    """What cannot be written is said before the work."""
-    for path in paths:
-        if path is None:
-            continue
-        if not path.parent.is_dir():
-            raise FileNotFoundError(f"{path}: its folder is not there")
-        if path.is_dir():
-            raise IsADirectoryError(f"{path}: a folder, expected a file")
-        if not os.access(path.parent, os.W_OK):
-            raise PermissionError(f"{path}: its folder cannot be written to")
-
-
-def _check_target(target_recall: float | None) -> None:
-    if target_recall is not None:
-        SearchParameters(target_recall=target_recall)
-
-
-def _write(index: Index, out: Path) -> int:
-    """A new file in the place of an old one, or the old one."""
-    partial = out.with_name(out.name + ".partial")
-    try:
-        write_index(index, partial)
-        os.replace(partial, out)
-    except _core.FaissError as error:
-        raise OSError(str(error)) from None
-    finally:
-        partial.unlink(missing_ok=True)
-    return out.stat().st_size
-
-
-def _train(
-    factory: str,
-    base: _files.Vectors,
-    metric: Metric,
-    niter: int | None,
-    seed: int | None,
-    sample: int | None,
-    quiet: bool,
-) -> Index:
-    code = (
-        _core.METRIC_L2 if metric is Metric.l2 else _core.METRIC_INNER_PRODUCT
-    )
-    index = index_factory(base.d, factory, code)
-    if index._core.has_lists():
-        if niter is not None:
-            index.cp.niter = niter
-        if seed is not None:
-            index.cp.seed = seed
-    if index.is_trained:
-        return index
-    with _progress("reading for training", base.n, quiet) as advance:
-        blocks = _counted(base, advance)
-        if sample is None:
-            index.train(blocks)
-        else:
-            index.train(
-                _arrays.sample_blocks(
-                    blocks, "base", base.d, sample, seed or 1234
-                )
-            )
-    return index
-
-
-def _facts(index: Index) -> dict[str, Any]:
-    facts: dict[str, Any] = {
-        "factory": index.factory_string,
-        "ntotal": index.ntotal,
-        "d": index.d,
-        "metric": "l2" if index.metric_type == _core.METRIC_L2 else "ip",
-        "trained": index.is_trained,
-        "mixture": index.has_mixture,
-    }
-    if index._core.has_lists():
-        facts.update(
-            nlist=index.nlist, nprobe=index.nprobe, code_size=index.code_size
-        )
-        if index.ntotal:
-            sizes = index.list_sizes()
-            facts["largest_list"] = int(sizes.max())
-            facts["empty_lists"] = int((sizes == 0).sum())
-            facts["imbalance"] = float(
-                len(sizes) * np.square(sizes / sizes.sum()).sum()
-            )
-    if index.has_mixture:
-        c = index.calibration
-        facts.update(
-            covariance=index.covariance_type,
-            target_recall=index.target_recall,
-            calibrated=c.fitted,
-        )
-        if c.fitted:
-            facts.update(
-                calibrated_k=c.k,
-                calibrated_queries=c.nq,
-                calibrated_on_own_vectors=c.own_queries,
-            )
-    return facts
-
-
 @app.command()
 def info(file: Path, json: Json = False) -> None:
     """What is in a file of an index or of vectors."""
@@ -232,8 +70,8 @@ def info(file: Path, json: Json = False) -> None:
     else:
         if not file.is_file():
             raise FileNotFoundError(f"{file}: no such file")
-        facts = _facts(read_index(file))
-    _say(json, {"file": str(file), **facts})
+        facts = facts_of(read_index(file))
+    say(json, {"file": str(file), **facts})
 
 
 Niter = Annotated[
@@ -259,24 +97,19 @@ def train(
 ) -> None:
     """Trains an index and writes it without vectors."""
     begin = time.perf_counter()
-    _check_out(out)
+    check_out(out)
     vectors = _files.open_vectors(base)
-    index = _train(factory, vectors, metric, niter, seed, sample, json)
-    size = _write(index, out)
-    _say(
+    index = train_index(factory, vectors, metric, niter, seed, sample, json)
+    size = write_file(index, out)
+    say(
         json,
         {
             "out": str(out),
             "bytes": size,
             "seconds": time.perf_counter() - begin,
-            **_facts(index),
+            **facts_of(index),
         },
     )
-
-
-def _add(index: Index, vectors: _files.Vectors, quiet: bool) -> None:
-    with _progress("adding", vectors.n, quiet) as advance:
-        index.add(_counted(vectors, advance))
 
 
 @app.command()
@@ -297,8 +130,8 @@ def build(
 ) -> None:
     """Trains an index, adds all vectors, calibrates, writes."""
     begin = time.perf_counter()
-    _check_out(out)
-    _check_target(target_recall)
+    check_out(out)
+    check_target(target_recall)
     vectors = _files.open_vectors(base)
     # What is wrong with queries is said before the work.
     asked = None if queries is None else _files.open_vectors(queries, "test")
@@ -306,20 +139,20 @@ def build(
         raise ValueError(
             f"--queries: they calibrate a GMM index, and {factory} is none"
         )
-    index = _train(factory, vectors, metric, niter, seed, sample, json)
-    _add(index, vectors, json)
+    index = train_index(factory, vectors, metric, niter, seed, sample, json)
+    add_vectors(index, vectors, json)
     if asked is not None:
         index.calibrate(asked.array(), k)
     if target_recall is not None:
         index.target_recall = target_recall
-    size = _write(index, out)
-    _say(
+    size = write_file(index, out)
+    say(
         json,
         {
             "out": str(out),
             "bytes": size,
             "seconds": time.perf_counter() - begin,
-            **_facts(index),
+            **facts_of(index),
         },
     )
 
@@ -335,12 +168,12 @@ def add(
     json: Json = False,
 ) -> None:
     """Adds vectors to an index, with the ids that come next."""
-    _check_out(out)
-    index = _open(index_file)
+    check_out(out)
+    index = open_index(index_file)
     vectors = _files.open_vectors(base)
-    _add(index, vectors, json)
-    size = _write(index, out or index_file)
-    _say(
+    add_vectors(index, vectors, json)
+    size = write_file(index, out or index_file)
+    say(
         json,
         {
             "out": str(out or index_file),
@@ -349,12 +182,6 @@ def add(
             "ntotal": index.ntotal,
         },
     )
-
-
-def _open(file: Path) -> Index:
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file")
-    return read_index(file)
 
 
 @app.command()
@@ -375,16 +202,16 @@ def calibrate(
     json: Json = False,
 ) -> None:
     """Fits order and stop of searches to queries like yours."""
-    _check_out(out)
-    _check_target(target_recall)
-    index = _open(index_file)
+    check_out(out)
+    check_target(target_recall)
+    index = open_index(index_file)
     if queries is None:
         index.calibrate(k=k, nq=nq)
     else:
         index.calibrate(_files.open_vectors(queries, "test").array(), k)
     if target_recall is not None:
         index.target_recall = target_recall
-    _write(index, out or index_file)
+    write_file(index, out or index_file)
     choices = {}
     for target in (0.8, 0.9, 0.95, 0.99):
         choice = index.calibration.choose(target)
@@ -396,7 +223,7 @@ def calibrate(
             "cost": choice.cost,
         }
     if json:
-        _say(True, {"out": str(out or index_file), "choices": choices})
+        say(True, {"out": str(out or index_file), "choices": choices})
     else:
         stdout.print(index.calibration.report(), highlight=False)
 
@@ -429,20 +256,20 @@ def search(
     json: Json = False,
 ) -> None:
     """Searches, and writes the ids found (.npy or .ibin)."""
-    _check_out(out, distances_out)
+    check_out(out, distances_out)
     for path in filter(None, (out, distances_out)):
         _files.check_matrix_name(path)
     params = _parameters(nprobe, target_recall, max_codes)
-    index = _open(index_file)
+    index = open_index(index_file)
     vectors = _files.open_vectors(queries, "test")
     truth = None
     if groundtruth is not None:
-        truth = _truth(groundtruth, None, vectors, k, index)
+        truth = true_neighbors(groundtruth, None, vectors, k, index)
     D = np.empty((vectors.n, k), np.float32)
     labels = np.empty((vectors.n, k), np.int64)
     at = 0
     seconds = 0.0
-    with _progress("searching", vectors.n, json) as advance:
+    with progress("searching", vectors.n, json) as advance:
         for block in vectors.blocks(4096):
             begin = time.perf_counter()
             end = at + len(block)
@@ -462,34 +289,7 @@ def search(
     }
     if truth is not None:
         facts["recall"] = _sweep.recall_of(labels, truth)
-    _say(json, facts)
-
-
-def _truth(
-    groundtruth: str | None,
-    base: str | None,
-    queries: _files.Vectors,
-    k: int,
-    index: Index,
-) -> np.ndarray[Any, Any]:
-    if groundtruth is not None:
-        truth = _files.open_vectors(groundtruth, "neighbors").array()
-        if truth.shape[0] != queries.n or truth.shape[1] < k:
-            raise ValueError(
-                f"{groundtruth}: shape {truth.shape}, expected {queries.n} "
-                f"rows of at least k = {k}"
-            )
-        return truth[:, :k]
-    if base is None:
-        raise ValueError(
-            "expected --groundtruth, or --base to find the neighbours in"
-        )
-    return _sweep.exact_neighbors(
-        _files.open_vectors(base).blocks(),
-        queries.array(),
-        k,
-        index.metric_type,
-    )
+    say(json, facts)
 
 
 @app.command()
@@ -512,15 +312,15 @@ def sweep(
     json: Json = False,
 ) -> None:
     """Recall against queries a second and distances, for many settings."""
-    _check_out(html)
+    check_out(html)
     vectors = _files.open_vectors(queries, "test")
     xq = _arrays.floats(vectors.array(), "queries")
     truth = None
     results = []
     for file in index_files:
-        index = _open(file)
+        index = open_index(file)
         if truth is None:
-            truth = _truth(groundtruth, base, vectors, k, index)
+            truth = true_neighbors(groundtruth, base, vectors, k, index)
         stderr.print(f"{file}: {index!r}", highlight=False, markup=False)
         rows = _sweep.sweep(index, xq, truth, repeat=repeat)
         sizes = index.list_sizes() if index._core.has_lists() else None
@@ -528,7 +328,7 @@ def sweep(
             {
                 "file": str(file),
                 "bytes": file.stat().st_size,
-                **_facts(index),
+                **facts_of(index),
                 "list_sizes": [] if sizes is None else sizes.tolist(),
                 "rows": rows,
             }
@@ -565,12 +365,12 @@ def convert(
     json: Json = False,
 ) -> None:
     """A stock IVF file to a GMM one, or back."""
-    _check_out(out)
-    index = _open(index_file)
+    check_out(out)
+    index = open_index(index_file)
     if to is To.gmm:
         swapped = swap_to_gmm(index, covariance)
-        size = _write(swapped, out)
-        facts = _facts(swapped)
+        size = write_file(swapped, out)
+        facts = facts_of(swapped)
     else:
         data = _core.serialize_stock(index._core)
         partial = out.with_name(out.name + ".partial")
@@ -580,8 +380,8 @@ def convert(
         finally:
             partial.unlink(missing_ok=True)
         size = out.stat().st_size
-        facts = _facts(read_index(out))
-    _say(json, {"out": str(out), "bytes": size, **facts})
+        facts = facts_of(read_index(out))
+    say(json, {"out": str(out), "bytes": size, **facts})
 
 
 def main() -> None:

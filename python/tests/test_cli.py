@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 import faiss_ext
 from conftest import Floats, Ids, recall
-from faiss_ext import _files, _sweep
+from faiss_ext import _arrays, _files, _sweep
 
 pytest.importorskip("typer")
+
+from faiss_ext import _steps  # noqa: E402
 
 
 def run(*args: Any, code: Any = 0, cwd: Any = None) -> Any:
@@ -119,6 +121,25 @@ def test_train_and_add(folder: Any) -> None:
     for ntotal in (6000, 12000):
         facts = said("add", out, folder / "base.u8bin")
         assert (facts["added"], facts["ntotal"]) == (6000, ntotal)
+
+
+def test_the_seed_draws_the_sample(
+    folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    draw = _arrays.sample_blocks
+
+    def recorded(*args: Any) -> Floats:
+        drawn.append(args[-1])
+        return draw(*args)
+
+    monkeypatch.setattr(_arrays, "sample_blocks", recorded)
+    base = _files.open_vectors(folder / "base.u8bin")
+    for seed in (None, 0, 7):
+        _steps.train_index(
+            "GMM4,Flat", base, _steps.Metric.l2, 1, seed, 200, True
+        )
+    assert drawn == [1234, 0, 7]
 
 
 def test_search_finds_and_says_the_recall(

@@ -1,0 +1,62 @@
+"""What the command line prints: facts, and bars with their rates."""
+
+from __future__ import annotations
+
+import json as json_module
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+stderr = Console(stderr=True)
+stdout = Console()
+
+
+def say(json: bool, facts: dict[str, Any]) -> None:
+    if json:
+        print(json_module.dumps(facts))
+        return
+    table = Table(show_header=False, box=None)
+    for name, value in facts.items():
+        if isinstance(value, float):
+            value = f"{value:.4g}"
+        elif isinstance(value, int) and not isinstance(value, bool):
+            value = f"{value:,}"
+        table.add_row(name, str(value))
+    stdout.print(table)
+
+
+@contextmanager
+def progress(
+    text: str, total: int, quiet: bool
+) -> Iterator[Callable[[int], None]]:
+    """A bar with its rate, on standard error."""
+    begin = time.perf_counter()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=stderr, disable=quiet) as bar:
+        task = bar.add_task(text, total=total, rate="")
+        done = 0
+
+        def advance(n: int) -> None:
+            nonlocal done
+            done += n
+            rate = done / max(time.perf_counter() - begin, 1e-9)
+            bar.update(task, advance=n, rate=f"{rate:,.0f}/s")
+
+        yield advance
