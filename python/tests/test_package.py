@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import inspect
 import pathlib
+import re
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -57,16 +59,20 @@ def test_docstrings_are_numpydocs() -> None:
     assert not wrong
 
 
-def test_the_stub_names_what_the_module_has() -> None:
+@pytest.fixture(scope="module")
+def stub() -> ast.Module:
     path = pathlib.Path(faiss_ext.__file__).with_name("_core.pyi")
-    stub = ast.parse(path.read_text())
+    return ast.parse(path.read_text())
 
-    def name_of(node: ast.FunctionDef | ast.AnnAssign) -> str:
-        if isinstance(node, ast.FunctionDef):
-            return node.name
-        assert isinstance(node.target, ast.Name)
-        return node.target.id
 
+def name_of(node: ast.FunctionDef | ast.AnnAssign) -> str:
+    if isinstance(node, ast.FunctionDef):
+        return node.name
+    assert isinstance(node.target, ast.Name)
+    return node.target.id
+
+
+def test_the_stub_names_what_the_module_has(stub: ast.Module) -> None:
     typed: dict[str, set[str]] = {}
     for node in stub.body:
         if isinstance(node, ast.ClassDef):
@@ -75,9 +81,7 @@ def test_the_stub_names_what_the_module_has() -> None:
                 for n in node.body
                 if isinstance(n, (ast.FunctionDef, ast.AnnAssign))
             }
-        elif isinstance(node, ast.FunctionDef):
-            typed[node.name] = set()
-        elif isinstance(node, ast.AnnAssign):
+        elif isinstance(node, (ast.FunctionDef, ast.AnnAssign)):
             typed[name_of(node)] = set()
     bound = {n for n in vars(_core) if not n.startswith("_")}
     assert bound | {"__version__"} == set(typed)
@@ -87,6 +91,56 @@ def test_the_stub_names_what_the_module_has() -> None:
             continue
         public = {n for n in vars(thing) if not n.startswith("_")}
         assert public == {n for n in members if not n.startswith("_")}, name
+
+
+def arguments(function: ast.stmt) -> tuple[list[str], list[str], int]:
+    """Names by place and by keyword, and how many may be left out."""
+    assert isinstance(function, ast.FunctionDef)
+    a = function.args
+    optional = len(a.defaults) + sum(d is not None for d in a.kw_defaults)
+    return [x.arg for x in a.args], [x.arg for x in a.kwonlyargs], optional
+
+
+def bound_arguments(thing: Any) -> list[tuple[list[str], list[str], int]]:
+    """The same of all overloads that nanobind made of a function."""
+    found = []
+    for text, *_ in thing.__nb_signature__:
+        while "[" in text:  # of types, which are no Python
+            text = re.sub(r"\[[^\[\]]*\]", "", text)
+        text = re.sub(r"\\\d+", "...", text)  # defaults, by their number
+        found.append(arguments(ast.parse(f"{text}: ...").body[0]))
+    return found
+
+
+def test_the_stub_has_the_arguments_of_functions(stub: ast.Module) -> None:
+    typed: dict[tuple[str, str], list[ast.FunctionDef]] = {}
+    for node in stub.body:
+        inside = node.body if isinstance(node, ast.ClassDef) else [node]
+        owner = node.name if isinstance(node, ast.ClassDef) else ""
+        for n in inside:
+            if isinstance(n, ast.FunctionDef):
+                typed.setdefault((owner, n.name), []).append(n)
+    compared = 0
+    for (owner, name), nodes in typed.items():
+        thing = getattr(getattr(_core, owner) if owner else _core, name)
+        if hasattr(thing, "__nb_signature__") and name != "__setstate__":
+            want = sorted(bound_arguments(thing))
+            assert sorted(map(arguments, nodes)) == want, (owner, name)
+            compared += 1
+    assert compared > 50
+
+
+def test_the_stub_says_which_fields_can_be_set(stub: ast.Module) -> None:
+    for node in stub.body:
+        if not isinstance(node, ast.ClassDef):
+            continue
+        for n in node.body:
+            if not isinstance(n, (ast.FunctionDef, ast.AnnAssign)):
+                continue
+            thing = getattr(getattr(_core, node.name), name_of(n), None)
+            if isinstance(thing, property):
+                settable = isinstance(n, ast.AnnAssign)
+                assert (thing.fset is not None) == settable, name_of(n)
 
 
 def test_the_module_shows_one_symbol() -> None:
