@@ -51,11 +51,15 @@ def test_docstrings_are_numpydocs() -> None:
                 if not member.startswith("_") and callable(value)
             ]
     assert len(names) > 50
-    wrong = {
-        name: errors
-        for name in names
-        if (errors := [e for e in validate(name)["errors"] if e[0] in wanted])
-    }
+    wrong = {}
+    for name in names:
+        codes = wanted
+        if hasattr(getattr(faiss_ext, name.split(".")[1]), "__nb_signature__"):
+            # inspect knows no arguments of these, or any, by Python's version.
+            codes = wanted - {"PR01", "PR02"}
+        errors = [e for e in validate(name)["errors"] if e[0] in codes]
+        if errors:
+            wrong[name] = errors
     assert not wrong
 
 
