@@ -48,7 +48,13 @@ def as_array(x: Any, name: str) -> NDArray[Any]:
         if not isinstance(x, np.ndarray):
             if hasattr(x, "detach"):
                 x = x.detach()
-            x = np.from_dlpack(x)
+            try:
+                x = np.from_dlpack(x)
+            except (BufferError, RuntimeError, ValueError) as error:
+                raise TypeError(
+                    f"{name}: a {type(x).__name__} that numpy cannot read "
+                    f"({error}), expected real numbers such as float32"
+                ) from None
         return np.asarray(x)
     try:
         a = np.asarray(x)

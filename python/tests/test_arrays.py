@@ -174,6 +174,18 @@ def test_what_speaks_dlpack(trained: faiss_ext.Index, base: Floats) -> None:
     )
 
 
+def test_what_numpy_cannot_read_is_named(trained: faiss_ext.Index) -> None:
+    class BFloat16:  # torch's, of which numpy has none
+        def __dlpack_device__(self) -> Any:
+            return 1, 0
+
+        def __dlpack__(self, **_: Any) -> Any:
+            raise RuntimeError("Unsupported dtype")
+
+    with pytest.raises(TypeError, match="x: a BFloat16 .*Unsupported dtype"):
+        trained.search(BFloat16(), 1)
+
+
 class OnDevice:
     """As an array of torch's or cupy's that is on a GPU; counts the rows that
     come from there."""
