@@ -96,6 +96,12 @@ private:
     void enter_ids();
     void grow(ListEdit& edit);
     void change(ListEdit& edit) noexcept;
+    void change_one(ListEdit& edit, ListEntries& entries) noexcept;
+    void set(
+            ListEntries& entries,
+            const Arrivals& a,
+            size_t r,
+            size_t place) noexcept;
     void take_out(
             ListEdit& edit,
             ListEntries& entries,
