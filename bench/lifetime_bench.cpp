@@ -139,14 +139,14 @@ void single() {
            "times | IVF update, us | GMM | times "
            "|\n|---|---|---|---|---|---|---|"
            "\n");
-    for (size_t n : {50'000, 200'000, 800'000}) {
+    for (size_t n : {50'000, 200'000, 800'000, 2'000'000}) {
         const Rows x = clusters(n, 16);
         double us[2][2];
         for (int which = 0; which < 2; which++) {
             auto index = make(which ? "GMM256,Flat" : "IVF256,Flat", x, 20'000);
             index->add(idx_t(n), x.x.data());
             index->set_direct_map_type(faiss::DirectMap::Hashtable);
-            constexpr size_t kCalls = 500;
+            constexpr size_t kCalls = 2000;
             Calls removals, updates;
             for (size_t i = 0; i < kCalls; i++) {
                 removals.time([&] { remove_one(*index, idx_t(7 * i)); });

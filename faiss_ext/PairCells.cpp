@@ -134,6 +134,8 @@ constexpr int kFitRounds = 3;
 constexpr size_t kGemmRows = 8;
 /// Cells are uint16_t.
 constexpr size_t kMaxCells = 65535;
+/// Cells of a ring, at least.
+constexpr size_t kRingCells = 32;
 
 } // namespace
 
@@ -143,6 +145,11 @@ size_t PairCells::default_cells_per_list(double mean_list_size) {
         cells *= 2;
     }
     return cells;
+}
+
+size_t PairCells::n_rings(size_t L) {
+    // half a ring and half of the rings to cross, on average
+    return L / std::max(kRingCells, size_t(std::sqrt(2.0 * double(L))));
 }
 
 void PairCells::find_partners(
@@ -155,31 +162,54 @@ void PairCells::find_partners(
     // About their centre: FAISS rounds relative to the norms.
     const std::vector<float> centred =
             about(nlist, d, means, centre_of_means(nlist, d, means));
-    std::vector<float> dis(nlist * (L + 1));
-    std::vector<idx_t> ids(nlist * (L + 1));
-    nearest_means(nlist, d, centred.data(), L + 1, dis.data(), ids.data());
+    const size_t rings = n_rings(L), n = L - rings;
+    std::vector<float> dis(nlist * (n + 1));
+    std::vector<idx_t> ids(nlist * (n + 1));
+    nearest_means(nlist, d, centred.data(), n + 1, dis.data(), ids.data());
     const CodeKernels& kernels = best_code_kernels();
     gmm::parallel_for(nlist, [&](size_t i) {
         // i itself is not always the first: means can coincide
-        size_t out = 0;
-        for (size_t l = 0; l <= L && out < L; l++) {
-            const size_t at = i * (L + 1) + l;
-            if (ids[at] != idx_t(i)) {
-                partner[i * L + out] = int32_t(ids[at]);
-                gap[i * L + out] = kernels.squared_distance(
-                        means + i * d, means + ids[at] * d, d);
-                out++;
+        std::vector<int32_t> nearest;
+        std::vector<float> v(n * d);
+        for (size_t l = 0; l <= n && nearest.size() < n; l++) {
+            const idx_t j = ids[i * (n + 1) + l];
+            if (j != idx_t(i)) {
+                difference(
+                        means + j * d,
+                        means + i * d,
+                        d,
+                        &v[nearest.size() * d]);
+                nearest.push_back(int32_t(j));
             }
         }
-        const std::vector<float> v = partner_offsets(i, d, means);
-        const std::vector<int32_t> nearest_first(partners(i), partners(i) + L);
-        const std::vector<float> its_gaps(gaps(i), gaps(i) + L);
-        const std::vector<size_t> order = chain(L, d, v.data());
-        for (size_t l = 0; l < L; l++) {
-            partner[i * L + l] = nearest_first[order[l]];
-            gap[i * L + l] = its_gaps[order[l]];
+        const std::vector<size_t> order = chain(n, d, v.data());
+        int32_t* own = &partner[i * L];
+        auto next = order.begin();
+        for (size_t r = 0, l = 0; l < L; l++) {
+            const size_t begin = rings > 0 ? r * L / rings : 0;
+            if (rings > 0 && l + 1 == (r + 1) * L / rings) {
+                own[l] = own[begin];
+                r++;
+            } else {
+                own[l] = nearest[*next++];
+            }
+            gap[i * L + l] = kernels.squared_distance(
+                    means + i * d, means + own[l] * d, d);
         }
     });
+}
+
+bool PairCells::rings_are_closed() const {
+    const size_t L = n_partners, rings = n_rings(L);
+    for (size_t i = 0; i < nlist; i++) {
+        for (size_t r = 0; r < rings; r++) {
+            if (partners(i)[r * L / rings] !=
+                partners(i)[(r + 1) * L / rings - 1]) {
+                return false;
+            }
+        }
+    }
+    return true;
 }
 
 void PairCells::init(
@@ -194,7 +224,7 @@ void PairCells::divide(
     const size_t L = std::min({cells_in, nlist_in - 1, kMaxCells});
     PairCells fresh;
     if (L > 1) {
-        if (nlist == nlist_in && n_partners == L) {
+        if (nlist == nlist_in && n_partners == L && rings_are_closed()) {
             fresh.nlist = nlist;
             fresh.n_partners = n_partners;
             fresh.partner = partner;

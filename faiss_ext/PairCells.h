@@ -77,11 +77,20 @@ struct PairCells {
         return gap.data() + list * n_partners;
     }
 
+    /** The cells of a list lie in so many rings, of L / n_rings each: ring r
+     * begins with cell r L / n_rings. The last cell of a ring has the partner
+     * of the first, of whose cell it is the rest: so the entries of a ring can
+     * be turned, one at a time, without moving the others (store/FreePlace.h).
+     * None of fewer than 32 cells. In files of versions up to 0.2 the last
+     * cell has a partner of its own: then a ring cannot be turned.
+     */
+    static size_t n_rings(size_t cells_per_list);
+
     /// L for lists of that many vectors on average: cells of 16 to 32.
     static size_t default_cells_per_list(double mean_list_size);
 
-    /** Chooses the partners of each list, the L nearest means, at most
-     * nlist - 1, and makes L cells of each, which are empty; none if there
+    /** Chooses the partners of each list, the L - n_rings nearest means, and
+     * makes L cells of each, at most nlist - 1, which are empty; none if there
      * would be fewer than two. Time O(nlist^2 d); of more than 16,384 lists
      * O(nlist^1.5 d), and a few partners are not quite the nearest. Memory
      * O(nlist (d + L)). Changes nothing if it throws. There are no codes.
@@ -158,6 +167,7 @@ struct PairCells {
 
 private:
     void find_partners(size_t nlist, size_t d, const float* means, size_t L);
+    bool rings_are_closed() const;
 
     /// v_l = mu_jl - mu_i, size L * d.
     std::vector<float> partner_offsets(

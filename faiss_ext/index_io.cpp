@@ -29,6 +29,7 @@
 #include "faiss_ext/io/streams.h"
 #include "faiss_ext/io/trailer.h"
 #include "faiss_ext/store/edit.h"
+#include "faiss_ext/store/strays.h"
 
 namespace faiss_ext {
 

@@ -154,6 +154,51 @@ TEST(PairCells, NoListIsItsOwnPartnerEvenWhereMeansCoincide) {
     }
 }
 
+TEST(PairCells, RingsAreClosed) {
+    EXPECT_EQ(PairCells::n_rings(31), 0u);
+    for (size_t L : {32, 63, 64, 100, 128, 1024, 65535}) {
+        const size_t rings = PairCells::n_rings(L);
+        EXPECT_GE(rings, 1u);
+        EXPECT_GE(L / rings, 32u);
+        EXPECT_LE(L / rings / 2 + rings, std::min<size_t>(L / 2 + 1, 362));
+    }
+    constexpr size_t L = 100;
+    const Vectors means = sift_base(130);
+    PairCells cells;
+    cells.init(means.n, means.d, means.x.data(), L);
+    ASSERT_EQ(cells.cells_per_list, L);
+    const size_t rings = PairCells::n_rings(L);
+    ASSERT_EQ(rings, 3u);
+    for (size_t i = 0; i < means.n; i++) {
+        const int32_t* partner = cells.partners(i);
+        for (size_t r = 0; r < rings; r++) {
+            const size_t begin = r * L / rings, last = (r + 1) * L / rings - 1;
+            EXPECT_EQ(partner[begin], partner[last]);
+            EXPECT_EQ(cells.gaps(i)[begin], cells.gaps(i)[last]);
+        }
+        const std::set<int32_t> distinct(partner, partner + L);
+        ASSERT_EQ(distinct.size(), L - rings);
+        std::vector<std::pair<double, int32_t>> near;
+        for (size_t j = 0; j < means.n; j++) {
+            if (j != i) {
+                const double to = true_distance(
+                        faiss::METRIC_L2, means.row(i), means.row(j), means.d);
+                near.push_back({to, int32_t(j)});
+            }
+        }
+        std::sort(near.begin(), near.end());
+        for (int32_t j : distinct) {
+            EXPECT_LE(
+                    true_distance(
+                            faiss::METRIC_L2,
+                            means.row(i),
+                            means.row(j),
+                            means.d),
+                    near[L - rings - 1].first);
+        }
+    }
+}
+
 TEST(PairCells, FewListsLeaveNoCells) {
     const Vectors means = sift_base(5);
     PairCells cells;

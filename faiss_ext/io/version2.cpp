@@ -11,6 +11,7 @@
 #include "faiss_ext/io/checks.h"
 #include "faiss_ext/store/edit.h"
 #include "faiss_ext/store/maintain.h"
+#include "faiss_ext/store/strays.h"
 
 namespace faiss_ext {
 

@@ -16,6 +16,7 @@
 #include "faiss_ext/store/copies.h"
 #include "faiss_ext/store/edit.h"
 #include "faiss_ext/store/maintain.h"
+#include "faiss_ext/store/strays.h"
 
 namespace faiss_ext {
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <set>
 
 #include <faiss/impl/FaissAssert.h>
 
@@ -16,6 +17,21 @@ namespace {
 
 /// Vectors of a list that its cells are fitted to.
 constexpr size_t kFittedEach = 1000;
+
+/// Whether the lists have the same partners, in whichever order: rings turn.
+bool same_partners(const PairCells& p, const PairCells& q) {
+    if (p.partner == q.partner || p.partner.size() != q.partner.size()) {
+        return p.partner == q.partner;
+    }
+    for (size_t i = 0; i < p.nlist; i++) {
+        const size_t L = p.cells_per_list;
+        const std::set<int32_t> own(p.partners(i), p.partners(i) + L);
+        if (own != std::set<int32_t>(q.partners(i), q.partners(i) + L)) {
+            return false;
+        }
+    }
+    return true;
+}
 
 } // namespace
 
@@ -91,7 +107,7 @@ void check_same_cells(
             to.codes.shape.bits);
     FAISS_THROW_IF_NOT_FMT(
             to.cells_per_list == from.cells_per_list &&
-                    to.partner == from.partner && to.a == from.a &&
+                    same_partners(to, from) && to.a == from.a &&
                     to.codes.rotated_means == from.codes.rotated_means,
             "%s: the means or cells differ; expected copies of one trained "
             "index",
@@ -99,7 +115,7 @@ void check_same_cells(
 }
 
 size_t record_size(const PairCells& cells) {
-    return sizeof(uint16_t) + cells.codes.shape.entry_bytes();
+    return sizeof(int32_t) + cells.codes.shape.entry_bytes();
 }
 
 std::unique_ptr<faiss::InvertedLists> copy_records(
@@ -115,10 +131,10 @@ std::unique_ptr<faiss::InvertedLists> copy_records(
         records.resize(n * size);
         for (size_t l = 0; l < cells.cells_per_list; l++) {
             const auto [begin, end] = cells.range(list, l);
-            const uint16_t cell = uint16_t(l);
+            const int32_t partner = cells.partners(list)[l];
             for (size_t j = begin; j < end; j++) {
-                memcpy(&records[j * size], &cell, sizeof(cell));
-                cells.codes.get(list, j, &records[j * size + sizeof(cell)]);
+                memcpy(&records[j * size], &partner, sizeof(partner));
+                cells.codes.get(list, j, &records[j * size + sizeof(partner)]);
             }
         }
         faiss::InvertedLists::ScopedIds ids(ivf.invlists, list);
@@ -130,13 +146,21 @@ std::unique_ptr<faiss::InvertedLists> copy_records(
 void place_records(GMMIndexRef index, Arrivals& arrivals) {
     const CodeShape& shape = index.gmm.cells.codes.shape;
     const size_t bytes = shape.entry_bytes();
+    const int32_t* partners = index.gmm.cells.partners(arrivals.list);
     arrivals.cell.resize(arrivals.n);
     arrivals.payload.records.resize(arrivals.n * bytes);
     for (size_t r = 0; r < arrivals.n; r++) {
         const uint8_t* from = arrivals.codes + r * record_size(index.gmm.cells);
         uint8_t* record = &arrivals.payload.records[r * bytes];
-        memcpy(&arrivals.cell[r], from, sizeof(uint16_t));
-        memcpy(record, from + sizeof(uint16_t), bytes);
+        int32_t partner;
+        memcpy(&partner, from, sizeof(partner));
+        memcpy(record, from + sizeof(partner), bytes);
+        arrivals.cell[r] = uint16_t(
+                std::find(
+                        partners,
+                        partners + index.gmm.cells.cells_per_list - 1,
+                        partner) -
+                partners);
         if (index.gmm.cells.codes.similarity) { // A is the norm
             float norm;
             memcpy(&norm, record + shape.groups * 2, sizeof(norm));

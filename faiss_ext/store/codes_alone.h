@@ -34,10 +34,10 @@ PairCells fit_cells_in_training(
 void check_same_cells(
         const char* call, const PairCells& to, const PairCells& from);
 
-/// Bytes of an entry's cell (two) and its record.
+/// Bytes of the partner of an entry's cell (four) and its record.
 size_t record_size(const PairCells& cells);
 
-/// Lists whose codes are cell and record of each entry: a copy of all codes.
+/// Lists whose codes are partner and record of each entry: a copy of all codes.
 std::unique_ptr<faiss::InvertedLists> copy_records(
         const faiss::IndexIVF& ivf, const PairCells& cells);
 

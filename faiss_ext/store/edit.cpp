@@ -10,6 +10,7 @@
 #include "ParallelFor.h"
 #include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/impl/errors.h"
+#include "faiss_ext/store/FreePlace.h"
 
 namespace faiss_ext {
 
@@ -237,6 +238,40 @@ Edit::~Edit() {
     }
 }
 
+/// An entry that comes, where its place is free.
+void Edit::set(
+        ListEntries& entries,
+        const Arrivals& a,
+        size_t r,
+        size_t place) noexcept {
+    entries.set(place, a.id(r), a.codes + a.row(r) * index.ivf.code_size);
+    if (a.earlier.empty() || a.earlier[r * (index.gmm.max_assign - 1)] < 0) {
+        entries.enter_in_map(place, a.id(r));
+    }
+    if (!index.gmm.cells.empty()) {
+        a.payload.set(index.gmm.cells, a.list, place, r);
+    }
+}
+
+/// At most one goes, and at most one comes.
+void Edit::change_one(ListEdit& edit, ListEntries& entries) noexcept {
+    FreePlace free(index.gmm.cells, edit.list, entries);
+    if (edit.n_removed() > 0) {
+        const size_t entry = faiss::lo_offset(*edit.removed);
+        if (!ids_stay) {
+            entries.leave_map(entry);
+        }
+        free.leave(entry);
+    } else {
+        free.append();
+    }
+    if (edit.n_new() > 0) {
+        set(entries, *edit.arrivals, 0, free.go_to(edit.arrivals->cell[0]));
+    } else {
+        free.go_to_end();
+    }
+}
+
 /** Of each cell the last entries fill the places of those that go; then its
  * last entries fill the places that the cells before it left free, which moves
  * the cell to the left. */
@@ -307,16 +342,7 @@ void Edit::put_in(
             entries.move(begin + j, to + j);
         }
         for (size_t j = before; j < new_end; j++) {
-            const size_t r = edit.order[j], place = end + j;
-            entries.set(
-                    place, a.id(r), a.codes + a.row(r) * index.ivf.code_size);
-            if (a.earlier.empty() ||
-                a.earlier[r * (index.gmm.max_assign - 1)] < 0) {
-                entries.enter_in_map(place, a.id(r));
-            }
-            if (!index.gmm.cells.empty()) {
-                a.payload.set(index.gmm.cells, edit.list, place, r);
-            }
+            set(entries, a, edit.order[j], end + j);
         }
         offset[l + 1] = uint32_t(end + new_end);
     }
@@ -332,6 +358,8 @@ void Edit::change(ListEdit& edit) noexcept {
         offset = cells.list_offsets(edit.list);
         L = cells.cells_per_list;
     }
+    const bool one =
+            !cells.empty() && edit.n_removed() <= 1 && edit.n_new() <= 1;
     if (index.gmm.max_assign > 1) {
         // those that stay keep their order, that of all_earlier
         const uint64_t* r = edit.removed;
@@ -350,10 +378,12 @@ void Edit::change(ListEdit& edit) noexcept {
             to++;
         }
         whole[1] = uint32_t(to);
-    } else if (edit.n_removed() > 0) {
+    } else if (edit.n_removed() > 0 && !one) {
         take_out(edit, entries, offset, L);
     }
-    if (edit.n_new() > 0) {
+    if (one) {
+        change_one(edit, entries);
+    } else if (edit.n_new() > 0) {
         put_in(edit, entries, offset, L);
     }
     if (index.gmm.max_assign > 1) {
@@ -385,64 +415,6 @@ void Edit::commit() noexcept {
             [&](size_t i) { change(lists[i]); },
             entries >= kParallelEntries &&
                     index.ivf.direct_map.type != faiss::DirectMap::Hashtable);
-}
-
-bool adopt_strays(GMMIndexRef index, size_t list) {
-    const size_t known = known_size(index, list);
-    const size_t n = index.ivf.invlists->list_size(list);
-    FAISS_THROW_IF_NOT_FMT(
-            known <= n,
-            "list %zu has %zu entries, expected %zu: an index with cells or "
-            "copies loses none but by its own functions",
-            list,
-            n,
-            known);
-    if (known == n) {
-        return false;
-    }
-    FAISS_THROW_IF_NOT_FMT(
-            has_vectors(index.ivf),
-            "list %zu has %zu entries, expected %zu: what FAISS's own "
-            "functions "
-            "add has no codes",
-            list,
-            n,
-            known);
-    // copies: the edit will write where they lie
-    std::vector<uint8_t> codes((n - known) * index.ivf.code_size);
-    std::vector<idx_t> ids(n - known);
-    {
-        faiss::InvertedLists::ScopedCodes from(index.ivf.invlists, list);
-        faiss::InvertedLists::ScopedIds from_ids(index.ivf.invlists, list);
-        std::copy_n(
-                from.get() + known * index.ivf.code_size,
-                codes.size(),
-                codes.data());
-        std::copy_n(from_ids.get() + known, ids.size(), ids.data());
-    }
-    Edit edit(index);
-    Arrivals& a = edit.arrivals.emplace_back();
-    a.list = list;
-    a.n = n - known;
-    a.codes = codes.data();
-    a.ids = ids.data();
-    if (!index.gmm.cells.empty()) {
-        std::vector<float> x(a.n * index.ivf.d);
-        decode_codes(index.ivf, list, a.n, codes.data(), x.data());
-        a.place(index, x.data(), MeansView(index.ivf).data());
-    }
-    edit.prepare();
-    edit.commit();
-    return true;
-}
-
-void adopt_strays(GMMIndexRef index) {
-    if (index.gmm.cells.empty() && index.gmm.max_assign == 1) {
-        return;
-    }
-    for (size_t i = 0; i < index.ivf.nlist; i++) {
-        adopt_strays(index, i);
-    }
 }
 
 } // namespace faiss_ext

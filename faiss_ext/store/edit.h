@@ -96,6 +96,12 @@ private:
     void enter_ids();
     void grow(ListEdit& edit);
     void change(ListEdit& edit) noexcept;
+    void change_one(ListEdit& edit, ListEntries& entries) noexcept;
+    void set(
+            ListEntries& entries,
+            const Arrivals& a,
+            size_t r,
+            size_t place) noexcept;
     void take_out(
             ListEdit& edit,
             ListEntries& entries,
@@ -114,12 +120,5 @@ private:
     bool first_copies = false;  ///< there was no earlier_lists before
     bool prepared = false, committed = false;
 };
-
-/// Takes in what FAISS's functions appended to a list behind our back; the
-/// list is as it was if it throws. Returns whether there was anything.
-bool adopt_strays(GMMIndexRef index, size_t list);
-
-/// The same for all lists, one after the other.
-void adopt_strays(GMMIndexRef index);
 
 } // namespace faiss_ext

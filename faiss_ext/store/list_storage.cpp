@@ -180,7 +180,13 @@ void ListEntries::move(size_t from, size_t to) noexcept {
 
 void ListEntries::prefetch(size_t entry) const noexcept {
     if (ids) {
-        __builtin_prefetch(codes + entry * code_size, 1);
+        if (code_size > 0) { // every line of it
+            const uint8_t* code = codes + entry * code_size;
+            for (size_t b = 0; b < code_size; b += 64) {
+                __builtin_prefetch(code + b, 1);
+            }
+            __builtin_prefetch(code + code_size - 1, 1);
+        }
         __builtin_prefetch(ids + entry, 1);
     }
     if (!index.gmm.cells.empty()) {

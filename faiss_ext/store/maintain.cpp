@@ -14,6 +14,7 @@
 #include "faiss_ext/calibrate/calibrate.h"
 #include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/impl/errors.h"
+#include "faiss_ext/store/strays.h"
 
 namespace faiss_ext {
 
