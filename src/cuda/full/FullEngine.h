@@ -140,6 +140,7 @@ private:
     DeviceMemory sums_memory_, pieces_memory_, total_memory_;
     full::MomentSums sums_ = {};
     int pieces_ = 1;
+    bool small_shape_ = false; ///< accumulate_small does it
     bool has_totals_ = false; ///< tied: the moments of all rows
 };
 
