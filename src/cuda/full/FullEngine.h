@@ -141,7 +141,7 @@ private:
     full::MomentSums sums_ = {};
     int pieces_ = 1;
     bool small_shape_ = false; ///< accumulate_small does it
-    bool has_totals_ = false; ///< tied: the moments of all rows
+    bool has_totals_ = false;  ///< tied: the moments of all rows
 };
 
 } // namespace gmm::cuda

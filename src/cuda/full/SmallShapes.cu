@@ -55,7 +55,7 @@ template <int P>
 struct SmallShared {
     /// Fours of rows that the upper triangle has in each eight of columns.
     static constexpr int kFragments = P == 8 ? 2 : 6;
-    static constexpr int kRowPitch = P + 4; ///< as kValuePitch
+    static constexpr int kRowPitch = P + 4;     ///< as kValuePitch
     double factor[kComponents][kFragments][32]; ///< as mma16 wants them
     double shift[kComponents][P];               ///< mu^T U
     double log_norm[kComponents];
@@ -98,8 +98,9 @@ __device__ void load_model(const FullModelView& model, SmallShared<P>& s) {
         const int j = half * 8 + lane / 4;
         const bool inside = c < model.k && i <= j && j < d;
         s.factor[c][fragment][lane] = inside
-                ? model.factors[c * model.factor_stride +
-                                int64_t(i) * model.pitch + j]
+                ? model.factors
+                          [c * model.factor_stride + int64_t(i) * model.pitch +
+                           j]
                 : 0.f;
     }
     for (int e = threadIdx.x; e < padded * P; e += kThreads) {
@@ -235,8 +236,8 @@ __device__ __forceinline__ void normalise(
             totals.kept += r > 0;
             s.value[c][row] = r;
         }
-        totals.dropped += (unsigned long long)(dropped * w *
-                                               args.totals.dropped_unit);
+        totals.dropped +=
+                (unsigned long long)(dropped * w * args.totals.dropped_unit);
     }
     if (part == 0 && inside) {
         args.log_prob[at] = log_prob;
@@ -366,8 +367,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll
     for (int i = 0; i < kWarpComponents; i++) {
         if (const int c = i * kWarps + warp; c < k) {
-            write_sums<P>(
-                    sums[i], c, k, d, args.partial + blockIdx.x * size);
+            write_sums<P>(sums[i], c, k, d, args.partial + blockIdx.x * size);
         }
     }
     __syncthreads();

@@ -100,7 +100,8 @@ void Model::upload(const GaussianMixture& model, cudaStream_t stream) {
     const int64_t chunk = std::max(1, kChunk / d);
     const int64_t chunks = (k + chunk - 1) / chunk;
 #pragma omp parallel for schedule(static) if (chunks > 1) \
-        reduction(max : top, inverse, scaled, constant)
+        reduction(max                                     \
+                  : top, inverse, scaled, constant)
     for (int64_t i = 0; i < chunks; i++) {
         const int64_t begin = i * chunk;
         const int64_t end = std::min(begin + chunk, int64_t(k));
