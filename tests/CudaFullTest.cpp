@@ -197,6 +197,43 @@ TEST_F(CudaFullTest, ShapesAgainstDouble) {
     }
 }
 
+/// What is small enough to be evaluated and summed at once is so in double.
+TEST_F(CudaFullTest, SmallShapes) {
+    for (size_t d : {1, 3, 8, 9, 16}) {
+        for (size_t k : {1, 7, 64}) {
+            for (size_t n : {5, 129, 20000}) {
+                for (double ratio : {0.5, 1e-3}) {
+                    SCOPED_TRACE(
+                            testing::Message() << "d " << d << " k " << k
+                                               << " n " << n << " " << ratio);
+                    const Problem p = make_full_problem(
+                            n, d, k, Covariance::full, ratio, 0.2);
+                    const Pass pass = run_pass(p, {});
+                    expect_alike(
+                            pass.stats,
+                            full_reference(p, EStep::soft),
+                            1e-5,
+                            1e-6);
+                    EXPECT_LE(worst_log_prob(p, pass), 1e-4);
+                }
+            }
+        }
+    }
+}
+
+TEST_F(CudaFullTest, SmallShapesOfWeightedRows) {
+    for (size_t n : {127, 20000}) {
+        const Problem p = make_full_problem(n, 16, 64, Covariance::full);
+        std::vector<float> w(p.n);
+        for (size_t i = 0; i < n; i++) {
+            w[i] = i % 3 ? 0.f : float(i % 7) * 0.3f;
+        }
+        check_full(p, EStep::soft, w.data());
+        check_full(p, EStep::hard, w.data());
+        check_full(p, EStep::hard);
+    }
+}
+
 /// Bounds leave nothing out where all components matter.
 TEST_F(CudaFullTest, DiffuseData) {
     for (size_t d : {2, 40}) {

@@ -166,6 +166,45 @@ TEST(FullCovariance, SingularDataNeedAFloor) {
     EXPECT_INVALID(m_step(s, {1e-3}, 1, true, m, -1), "reg_covar = -1");
 }
 
+/// Log-joints of -1e9, whose differences a float does not hold.
+TEST(FullCovariance, RowsFarAway) {
+    for (const size_t d : {3, 16, 40}) {
+        RealData data = sift(600, d);
+        for (size_t j = 0; j < d; j++) {
+            data.x[5 * d + j] = 1e5f + 1e3f * float(j);
+            data.x[70 * d + j] = j == 0 ? -2e5f : 0.0f;
+        }
+        const size_t k = 4;
+        GaussianMixture model = unit_model(Covariance::full, k, d);
+        for (size_t i = 0; i < k * d; i++) {
+            model.means[i] = 10 * float(i % 3) + float(i / d);
+        }
+        gmm::Frame frame;
+        frame.center.assign(d, 0);
+        frame.scale = 1;
+        const auto source = data.source();
+        const auto backend = gmm::make_cpu_backend();
+        backend->set_data(*source, nullptr, frame);
+        backend->set_model(model);
+        SufficientStats found;
+        backend->accumulate(EStep::soft, found);
+        std::vector<double> joint(data.n * k), prob(data.n), n_k(k);
+        model.log_joint(data.n, data.x.data(), joint.data());
+        model.log_prob(data.n, data.x.data(), prob.data());
+        double objective = 0;
+        for (size_t i = 0; i < data.n; i++) {
+            objective += prob[i];
+            for (size_t c = 0; c < k; c++) {
+                n_k[c] += std::exp(joint[i * k + c] - prob[i]);
+            }
+        }
+        EXPECT_NEAR(found.objective, objective, 1e-9 * std::fabs(objective));
+        for (size_t c = 0; c < k; c++) {
+            EXPECT_NEAR(found.n_k[c], n_k[c], 2e-3);
+        }
+    }
+}
+
 TEST(FullCovariance, StatisticsAreTheDoubleReferences) {
     // Near-singular: the last dimension nearly repeats the first.
     for (const size_t d : {1, 3, 20, 50}) {

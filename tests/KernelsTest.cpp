@@ -60,6 +60,115 @@ TEST_P(KernelsTest, ExpIsExact) {
     EXPECT_LT(low[1], 1e-37f);
 }
 
+TEST_P(KernelsTest, MahalanobisDistancesOfFewDimensions) {
+    for (size_t d : {1, 3, 4, 16, 17, 32}) {
+        for (size_t rows : {kLanes, 3 * kLanes}) {
+            const size_t pitch = (d + 3) / 4 * 4;
+            std::vector<float> y(d * rows), mean(d), u(d * pitch);
+            for (size_t i = 0; i < y.size(); i++) {
+                y[i] = std::sin(float(i * i % 101));
+            }
+            for (size_t j = 0; j < d; j++) {
+                mean[j] = 0.1f * float(j % 5);
+                for (size_t i = 0; i <= j; i++) {
+                    u[i * pitch + j] = i == j ? 2 : std::cos(float(i + 3 * j));
+                }
+            }
+            std::vector<float> square(rows), length(rows);
+            kernel->mahalanobis(
+                    rows,
+                    d,
+                    y.data(),
+                    mean.data(),
+                    u.data(),
+                    pitch,
+                    square.data(),
+                    length.data());
+            for (size_t i = 0; i < rows; i++) {
+                double expected = 0, norm = 0;
+                for (size_t j = 0; j < d; j++) {
+                    double sum = 0;
+                    for (size_t l = 0; l <= j; l++) {
+                        sum += (double(y[l * rows + i]) - mean[l]) *
+                                u[l * pitch + j];
+                    }
+                    expected += sum * sum;
+                    norm += std::pow(double(y[j * rows + i]) - mean[j], 2);
+                }
+                EXPECT_NEAR(square[i], expected, 1e-5 * (1 + expected));
+                EXPECT_NEAR(length[i], norm, 1e-5 * (1 + norm));
+            }
+        }
+    }
+}
+
+TEST_P(KernelsTest, MomentsOfFewDimensions) {
+    for (size_t d : {1, 3, 8, 16, 29, 32}) {
+        for (size_t n : {size_t(0), size_t(1), gmm::kMomentRows}) {
+            // Far from the origin: what is summed are differences.
+            std::vector<float> y(n * d), r(n), mean(d);
+            std::vector<const float*> rows;
+            for (size_t j = 0; j < d; j++) {
+                mean[j] = 1000 + float(j);
+            }
+            for (size_t i = 0; i < n; i++) {
+                rows.push_back(y.data() + i * d);
+                r[i] = 0.3f * float(i % 4);
+                for (size_t j = 0; j < d; j++) {
+                    y[i * d + j] = mean[j] + std::sin(float(i * d + j));
+                }
+            }
+            std::vector<double> first(d, 0.5), second(d * d, 0.25);
+            kernel->moments(
+                    n,
+                    d,
+                    rows.data(),
+                    mean.data(),
+                    r.data(),
+                    first.data(),
+                    second.data());
+            auto diff = [&](size_t i, size_t j) {
+                return double(y[i * d + j]) - mean[j];
+            };
+            for (size_t j = 0; j < d; j++) {
+                double sum = 0.5;
+                for (size_t i = 0; i < n; i++) {
+                    sum += r[i] * diff(i, j);
+                }
+                EXPECT_NEAR(first[j], sum, 1e-5);
+                for (size_t l = 0; l < d; l++) {
+                    double expected = 0.25;
+                    for (size_t i = 0; i < n && l <= j; i++) {
+                        expected += r[i] * diff(i, j) * diff(i, l);
+                    }
+                    EXPECT_NEAR(second[j * d + l], expected, 1e-5);
+                }
+            }
+        }
+    }
+}
+
+TEST_P(KernelsTest, SelectFindsWhatIsNotLess) {
+    for (size_t n : {0, 5, 16, 53}) {
+        std::vector<float> x(n);
+        std::vector<int32_t> expected;
+        float others = 0;
+        for (size_t i = 0; i < n; i++) {
+            x[i] = float(i * 7 % 5);
+            if (x[i] >= 3) {
+                expected.push_back(int32_t(i));
+            } else {
+                others += x[i];
+            }
+        }
+        std::vector<int32_t> found(n);
+        float rest = -1;
+        found.resize(kernel->select(n, x.data(), 3, found.data(), &rest));
+        EXPECT_EQ(found, expected);
+        EXPECT_EQ(rest, others);
+    }
+}
+
 TEST_P(KernelsTest, FinishAddsBiasAndNorm) {
     const size_t k = 11 * kLanes;
     const std::vector<float> v = row_of_scores(k - 5, 5);

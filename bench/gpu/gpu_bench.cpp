@@ -305,13 +305,15 @@ int main(int argc, char** argv) try {
     }
     backend->set_data(*source, nullptr, frame);
     SufficientStats stats;
-    std::vector<double> device, call;
+    std::vector<double> device, call, models;
     const EStep step = hard ? EStep::hard : EStep::soft;
     for (size_t r = 0; r < runs + 2; r++) {
         const auto start = Clock::now();
         backend->set_model(model);
+        const double model_ms = 1e3 * seconds_since(start);
         backend->accumulate(step, stats);
         if (r >= 2) {
+            models.push_back(model_ms);
             call.push_back(1e3 * seconds_since(start));
             device.push_back(cuda_report(*backend).kernel_ms);
         }
@@ -332,6 +334,7 @@ int main(int argc, char** argv) try {
             {"device_ms_min", *std::min_element(device.begin(), device.end())},
             {"device_ms_max", *std::max_element(device.begin(), device.end())},
             {"call_ms", median(call)},
+            {"set_model_ms", median(models)},
             {"runs", runs},
             {"dense_share", double(report.dense_rows) / double(n)},
             {"long_share", double(report.long_rows) / double(n)},

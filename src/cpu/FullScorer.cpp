@@ -18,9 +18,6 @@ static constexpr size_t kLead = 16;
 // Rows of one matrix product: their differences stay in the second-level cache.
 static constexpr size_t kProductRows = 256;
 
-// Log-joints that may be wrong by more nats than this are computed again.
-static constexpr double kTolerance = 5e-4;
-
 static constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 FullScorer::FullScorer(const GaussianMixture& model)
@@ -62,9 +59,15 @@ FullScorer::FullScorer(const GaussianMixture& model)
         }
     });
     rounding = std::ldexp(std::sqrt(double(d)) + 8, -24);
+    if (is_small()) {
+        prepare_small(model);
+    }
 }
 
 size_t FullScorer::block_rows() const {
+    if (is_small()) { // responsibilities stay in the second-level cache
+        return std::clamp<size_t>((size_t(1) << 15) / k / 16 * 16, 64, 512);
+    }
     return std::clamp<size_t>((size_t(1) << 20) / k / 16 * 16, 256, 4096);
 }
 
@@ -323,7 +326,7 @@ void FullScorer::refine(const float* y, double reach, Scratch& scratch) const {
              found[end].component == int32_t(c);
              end++) {
             const FullFound& f = found[end];
-            if (!(f.error <= kTolerance) &&
+            if (!(f.error <= kMostWrong) &&
                 !(f.value + f.error < scratch.best[f.row] - reach)) {
                 wrong.push_back(end);
             }

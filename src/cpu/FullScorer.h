@@ -27,8 +27,15 @@ struct FullFound {
  * are left, until the bound says that its log-joint is less than the row's best
  * by more than `reach`. Bounds allow for rounding; log-joints that rounding
  * might make visible are computed again in double.
+ *
+ * Memory beside the model's, bytes, d in whole 16: 2 k d (d + 16) for factors in the order of
+ * their use and 1088 k at most for their first columns; is_small(): 4 k d (d +
+ * 3) more at most. FullScorerSmall.cpp has what few dimensions have instead.
  */
 struct FullScorer {
+    /// Log-joints that may be wrong by more nats are computed again.
+    static constexpr double kMostWrong = 5e-4;
+
     size_t d;
     size_t k;
 
@@ -68,6 +75,41 @@ struct FullScorer {
             double reach,
             Scratch& scratch) const;
 
+    /// Whether evaluate_small can be used: it takes less time than bounds do.
+    bool is_small() const {
+        return d <= kFewDimensions;
+    }
+
+    /// What one thread needs for evaluate_small.
+    struct SmallScratch {
+        size_t padded = 0; ///< rows, in whole kLanes
+        /// Responsibilities, a component's after another's, size k * padded;
+        /// on the way, log-joints.
+        std::vector<float> r;
+        std::vector<double> log_prob; ///< of each row, size n
+        std::vector<float> transposed, square, length, top, known, scale;
+        std::vector<double> sum;
+        /// How far rounding may have moved log-joints, of components where it
+        /// is much for some row; and where the others begin.
+        std::vector<float> nats;
+        std::vector<int64_t> nats_at;
+        std::vector<double> joint;
+    };
+
+    /** All responsibilities of few dimensions' rows, without bounds. Log-joints
+     * that matter and that rounding may have moved are those in double.
+     *
+     * @param n      up to block_rows()
+     * @param y      size n * d, finite
+     * @param reach  components that many nats below the best have less than
+     *               any responsibility that counts
+     */
+    void evaluate_small(
+            size_t n,
+            const float* y,
+            double reach,
+            SmallScratch& scratch) const;
+
     /// The log-joint of one component in double.
     double exact(const float* y, size_t c) const;
 
@@ -86,6 +128,8 @@ private:
     std::vector<float> spectrum;   ///< Frobenius norm of U, size k
     std::vector<float> mean_norm;  ///< |mu|, size k
     double rounding;
+    size_t pitch = 0;                 ///< of small_factors' rows
+    std::vector<float> small_factors; ///< is_small(): U, size k * d * pitch
 
     /// Panel p of component c, and how many rows it has.
     const float* panel(size_t c, size_t p) const {
@@ -98,6 +142,14 @@ private:
         return p * kLanes + kLanes < d ? p * kLanes + kLanes : d;
     }
 
+    void prepare_small(const GaussianMixture& model);
+    void start_small(size_t n, const float* y, SmallScratch& scratch) const;
+    void log_joints_small(SmallScratch& scratch) const;
+    void repeat_in_double(
+            size_t n,
+            const float* y,
+            double reach,
+            SmallScratch& scratch) const;
     void guess(size_t n, const float* y, const double* norm, Scratch& scratch)
             const;
     void list_guesses(size_t n, int which, Scratch& scratch) const;

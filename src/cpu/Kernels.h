@@ -8,6 +8,9 @@ namespace gmm {
 /// Rows of log-joints are padded with -infinity to a multiple of this.
 constexpr size_t kLanes = 16;
 
+/// What mahalanobis() and moments() keep in registers and caches.
+constexpr size_t kFewDimensions = 32, kMomentRows = 32;
+
 /// Contributions below exp(-23) of the largest are not summed: even 2^20 of
 /// them change a log-likelihood by no more than 1e-4.
 constexpr float kNegligible = -23;
@@ -41,6 +44,10 @@ struct Kernels {
             float* value,
             double* tail);
 
+    /// Where x[i] >= least, ascending, of any n; rest: the others' sum.
+    size_t (*select)(
+            size_t n, const float* x, float least, int32_t* index, float* rest);
+
     /// The largest of v[l], v[l + kLanes], ... for each lane l
     void (*lane_max)(size_t k, const float* v, float* largest);
 
@@ -70,6 +77,40 @@ struct Kernels {
             size_t stride,
             const float* u,
             float* square);
+
+    /** square[i] = |(y_i - mean)^T u|^2 and length[i] = |y_i - mean|^2.
+     *
+     * @param rows  a multiple of kLanes
+     * @param d     at most kFewDimensions
+     * @param y     coordinate j of row i at y[j * rows + i]
+     * @param u     upper triangular, row-major, d rows of `pitch`: d to a
+     *              multiple of 4, filled with zeros
+     */
+    void (*mahalanobis)(
+            size_t rows,
+            size_t d,
+            const float* y,
+            const float* mean,
+            const float* u,
+            size_t pitch,
+            float* square,
+            float* length);
+
+    /** first += sum_i r_i (y_i - mean), size d, and the lower triangle of the
+     * row-major second, size d * d, += sum_i r_i (y_i - mean) (y_i - mean)^T:
+     * in float about the mean, whose rounding is small beside the variance.
+     *
+     * @param n  at most kMomentRows
+     * @param d  at most kFewDimensions
+     */
+    void (*moments)(
+            size_t n,
+            size_t d,
+            const float* const* y,
+            const float* mean,
+            const float* r,
+            double* first,
+            double* second);
 
     /// sum_j y_j^2 in double
     double (*norm)(size_t d, const float* y);

@@ -72,6 +72,10 @@ inline V without(V a, uint32_t lanes) {
 constexpr size_t kProductSums = 6, kProductRows = 6;
 // Sums and a column fit into the registers.
 constexpr int kSquareRows = 6;
+// Rows of a tile of moments(): sums that are on their way.
+constexpr size_t kMomentTall = 4;
+// Of mahalanobis(), times four columns: likewise.
+constexpr size_t kRowVectors = 1;
 
 } // namespace
 } // namespace gmm

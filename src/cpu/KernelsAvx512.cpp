@@ -52,6 +52,10 @@ inline V without(V a, uint32_t lanes) {
 constexpr size_t kProductSums = 24, kProductRows = 12;
 // Sums and a column fit into the registers.
 constexpr int kSquareRows = 12;
+// Rows of a tile of moments(): sums that are on their way.
+constexpr size_t kMomentTall = 8;
+// Of mahalanobis(), times four columns: likewise.
+constexpr size_t kRowVectors = 2;
 
 } // namespace
 } // namespace gmm

@@ -6,6 +6,7 @@
 // runs on.
 
 #include "Kernels.h"
+#include "KernelsFewImpl.h"
 
 namespace gmm {
 namespace {
@@ -279,11 +280,14 @@ void product_rows(
 constexpr Kernels table = {
         finish,
         split,
+        select,
         lane_max,
         exp_all,
         distance,
         subtract,
         squares,
+        mahalanobis,
+        moments,
         norm,
         add,
         add_squares,

@@ -88,6 +88,10 @@ inline V without(V a, uint32_t lanes) {
 constexpr size_t kProductSums = 3, kProductRows = 3;
 // Sums and a column fit into the registers.
 constexpr int kSquareRows = 4;
+// Rows of a tile of moments(): sums that are on their way.
+constexpr size_t kMomentTall = 4;
+// Of mahalanobis(), times four columns: likewise.
+constexpr size_t kRowVectors = 1;
 
 } // namespace
 } // namespace gmm

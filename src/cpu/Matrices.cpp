@@ -8,6 +8,7 @@
 
 #include "../Error.h"
 #include "../ParallelFor.h"
+#include "MomentSums.h"
 
 namespace gmm {
 
@@ -64,6 +65,41 @@ struct CpuBackend::MatrixBlock : FrameBlock {
     double objective = 0;
     double dropped_mass = 0;
 
+    /// Takes over what is not negligible of all responsibilities.
+    void take_all(
+            const FullScorer::SmallScratch& from,
+            const float* weights,
+            size_t k,
+            std::vector<int32_t>& index) {
+        const size_t n = norm.size();
+        index.resize(n);
+        offset.resize(k + 1);
+        entries.resize(std::max(entries.size(), k * n)); // offset[k] count
+        Entry* to = entries.data();
+        for (size_t c = 0; c < k; c++) {
+            offset[c] = int32_t(to - entries.data());
+            const float* const r = from.r.data() + c * from.padded;
+            float rest;
+            const size_t found = best_kernels().select(
+                    n, r, kLeastResponsibility, index.data(), &rest);
+            if (!weights) {
+                dropped_mass += rest;
+                for (size_t e = 0; e < found; e++) {
+                    *to++ = {index[e], r[index[e]]};
+                }
+                continue;
+            }
+            for (size_t i = 0; i < n; i++) {
+                if (r[i] < kLeastResponsibility) {
+                    dropped_mass += double(weights[i]) * r[i];
+                } else if (weights[i] != 0) {
+                    *to++ = {int32_t(i), weights[i] * r[i]};
+                }
+            }
+        }
+        offset[k] = int32_t(to - entries.data());
+    }
+
     void sort(const std::vector<Found>& found, size_t k) {
         offset.assign(k + 2, 0);
         int32_t* next = offset.data() + 1;
@@ -88,50 +124,6 @@ const FullScorer& CpuBackend::matrix_scorer() {
     return *full_scorer;
 }
 
-namespace {
-
-/// Adds sum_i r_i y_i y_i^T of some rows to a square matrix's lower triangle.
-struct OuterProducts {
-    static constexpr size_t kRows = 256;
-    size_t d;
-    std::vector<double>& rows;
-    double* out;
-    size_t n = 0;
-
-    OuterProducts(size_t d, std::vector<double>& rows, double* out)
-            : d(d), rows(rows), out(out) {
-        rows.resize(kRows * d);
-    }
-
-    void add(double r, const float* y) {
-        const double root = std::sqrt(r);
-        double* row = rows.data() + n * d;
-        for (size_t j = 0; j < d; j++) {
-            row[j] = root * y[j];
-        }
-        if (++n == kRows) {
-            flush();
-        }
-    }
-
-    void flush() {
-        if (n > 0) {
-            add_outer_products(n, d, rows.data(), out);
-        }
-        n = 0;
-    }
-};
-
-void add_packed(size_t d, const double* square, double* packed) {
-    for (size_t i = 0; i < d; i++) {
-        for (size_t j = 0; j <= i; j++) {
-            *packed++ += square[i * d + j];
-        }
-    }
-}
-
-} // namespace
-
 void CpuBackend::score_matrices(
         EStep step,
         size_t begin,
@@ -155,6 +147,19 @@ void CpuBackend::score_matrices(
         block.weight += weight_of(i);
     }
 
+    if (step == EStep::soft && model.covariance == Covariance::full &&
+        matrix_scorer().is_small()) {
+        FullScorer::SmallScratch& small = scratch.small;
+        matrix_scorer().evaluate_small(
+                count, block.y.data(), matrix_reach(k), small);
+        for (size_t i = 0; i < count; i++) {
+            const float weight = weight_of(i);
+            block.objective += weight != 0 ? weight * small.log_prob[i] : 0.0;
+        }
+        block.take_all(
+                small, weights ? weights + begin : nullptr, k, scratch.index);
+        return;
+    }
     if (step == EStep::soft && model.covariance == Covariance::full) {
         FullScorer::Scratch& full = scratch.full;
         matrix_scorer().score(
@@ -254,7 +259,8 @@ void CpuBackend::accumulate_matrices(EStep step, SufficientStats& stats) {
     // A component's rows make one product for many blocks together; how many
     // does not depend on the threads, since it shows in the bits. 16 MB of
     // vectors, and 256 MB of responsibilities if none is negligible.
-    const size_t group = (size_t(1) << 22) / std::max(d, k / 8);
+    const bool few = is_full && d <= kFewDimensions;
+    const size_t group = (size_t(1) << (few ? 20 : 22)) / std::max(d, k / 8);
     std::vector<MatrixBlock> blocks(
             std::clamp<size_t>(group / rows, 1, n_blocks));
     std::vector<MatrixScratch> scratch(threads, MatrixScratch(k));
@@ -278,6 +284,23 @@ void CpuBackend::accumulate_matrices(EStep step, SufficientStats& stats) {
             }
         });
         parallel_for(k, [&](size_t c) {
+            double* const sum_x = stats.sum_x.data() + c * d;
+            if (few) {
+                FewMoments sum(d, model.means.data() + c * d);
+                for (const MatrixBlock& block : blocks) {
+                    for (int32_t e = block.offset[c]; e < block.offset[c + 1];
+                         e++) {
+                        const auto [row, r] = block.entries[e];
+                        sum.add(r, block.y.data() + size_t(row) * d);
+                    }
+                }
+                sum.finish(
+                        &stats.n_k[c],
+                        sum_x,
+                        stats.sum_x2.data() +
+                                c * num_moments(Covariance::full, 1, d));
+                return;
+            }
             std::vector<double> square(is_full ? d * d : 0);
             OuterProducts sum(
                     d, scratch[omp_get_thread_num()].rows, square.data());
@@ -287,7 +310,7 @@ void CpuBackend::accumulate_matrices(EStep step, SufficientStats& stats) {
                     const auto [row, r] = block.entries[e];
                     const float* y = block.y.data() + size_t(row) * d;
                     stats.n_k[c] += r;
-                    best_kernels().add(d, r, y, stats.sum_x.data() + c * d);
+                    best_kernels().add(d, r, y, sum_x);
                     if (is_full) {
                         sum.add(r, y);
                     } else {

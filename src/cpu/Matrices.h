@@ -30,7 +30,9 @@ struct CpuBackend::MatrixScratch {
     std::vector<float> z;
     std::vector<double> norm, top, sum;
     std::vector<double> rows; ///< of an outer product
+    std::vector<int32_t> index;
     FullScorer::Scratch full;
+    FullScorer::SmallScratch small;
     Candidates candidates;
     std::vector<float> v;
 

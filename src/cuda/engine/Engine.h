@@ -12,6 +12,12 @@
 
 namespace gmm::cuda {
 
+/// Components are listed while all that are not weigh less than 2^-bits of a
+/// row together.
+inline double list_bits(Precision precision) {
+    return precision == Precision::exact ? 14 : 10;
+}
+
 /** One device's share of the work: its rows, its scratch, its sums.
  *
  * The calling thread must have chosen the device.

@@ -18,6 +18,7 @@
  *   EvaluateExactly.cu   those again in double that rounding may have moved
  *   Responsibilities.cu  log-sum-exp of each row, responsibilities
  *   Moments.cu           sums and second moments of each component
+ *   SmallShapes.cu       all of these at once where both K and D are small
  *
  * FullEngine.cpp calls them in this order. */
 namespace gmm::cuda::full {
@@ -270,6 +271,9 @@ void responsibilities(
         const PassTotals& totals,
         cudaStream_t stream);
 
+/// objective += the first n partial sums, in their order.
+void add_objective(const PassTotals& totals, int n, cudaStream_t stream);
+
 /// Fills top and winner of the rows that the pairs are of.
 void find_best(
         const PairLists& lists,
@@ -332,6 +336,12 @@ void add_moments(
         int pieces,
         double* scratch,
         cudaStream_t stream);
+/// Adds `pieces` times sums.size() doubles to the sums, piece by piece.
+void add_pieces(
+        const double* from,
+        int pieces,
+        const MomentSums& sums,
+        cudaStream_t stream);
 /// Adds all of `count` rows to one component's sums.
 void add_all_moments(
         const FullRows& rows,
@@ -339,6 +349,31 @@ void add_all_moments(
         const float* weight,
         const MomentSums& sums,
         int pieces,
+        double* scratch,
+        cudaStream_t stream);
+
+/// Blocks of threads that accumulate_small divides the rows among: fixed, since
+/// it shows in the bits of the sums.
+constexpr int kSmallPieces = 132;
+
+/// Whether accumulate_small can be used: full covariances of up to 64
+/// components and 16 dimensions, on a device that is fast in double.
+bool has_small_shape(int k, int d, int device);
+
+/** Adds a block's rows to sums and totals without bounds and lists: all pairs
+ * are evaluated in double. Fills log_prob of RowTotals.
+ *
+ * @param scratch  kSmallPieces times sums.size() */
+void accumulate_small(
+        const FullModelView& model,
+        const FullRows& rows,
+        int64_t count,
+        const float* weight,
+        float least,
+        bool hard,
+        const RowTotals& totals,
+        const PassTotals& pass,
+        const MomentSums& sums,
         double* scratch,
         cudaStream_t stream);
 

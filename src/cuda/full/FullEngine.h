@@ -140,7 +140,8 @@ private:
     DeviceMemory sums_memory_, pieces_memory_, total_memory_;
     full::MomentSums sums_ = {};
     int pieces_ = 1;
-    bool has_totals_ = false; ///< tied: the moments of all rows
+    bool small_shape_ = false; ///< accumulate_small does it
+    bool has_totals_ = false;  ///< tied: the moments of all rows
 };
 
 } // namespace gmm::cuda

@@ -101,7 +101,9 @@ void FullEngine::reserve() {
     const size_t k = size_t(k_), d = size_t(d_);
     const bool moments = covariance_ == Covariance::full;
     const MomentSums sums{nullptr, k_, d_, moments};
-    const int pieces = moment_pieces(k_, d_, moments);
+    small_shape_ = moments && has_small_shape(k_, d_, device_);
+    const int pieces =
+            small_shape_ ? kSmallPieces : moment_pieces(k_, d_, moments);
     const size_t triangle = MomentSums{nullptr, 1, d_, true}.size();
     const size_t total_pieces = size_t(moment_pieces(1, d_, true));
     sums_memory_.reserve(sums.size() * sizeof(double));

@@ -120,6 +120,25 @@ void FullEngine::use_block(
     const FullRows rows = rows_.from(first);
     const float* const weight =
             weights_ ? row_weights_.as<float>() + first : nullptr;
+    if (small_shape_) {
+        mark();
+        accumulate_small(
+                model,
+                rows,
+                count,
+                weight,
+                kLeastResponsibility,
+                step == EStep::hard,
+                totals_,
+                pass_,
+                sums_,
+                pieces_memory_.as<double>(),
+                stream_);
+        mark();
+        report.rows += size_t(count);
+        last_rows_ = count;
+        return;
+    }
     score_block(
             model,
             rows,

@@ -284,12 +284,7 @@ void add(
             launch<64>(in, to, pieces, stream);
     }
     if (pieces > 1) {
-        add_pieces_kernel<<<
-                unsigned((sums.size() + kThreads - 1) / kThreads),
-                kThreads,
-                0,
-                stream>>>(scratch, pieces, sums);
-        check_launch("add_pieces_kernel");
+        add_pieces(scratch, pieces, sums, stream);
     }
 }
 
@@ -299,6 +294,19 @@ int moment_pieces(int k, int d, bool moments) {
     constexpr int kEnough = 132 * 8;
     const int64_t blocks = int64_t(k) * tile_count(d, moments);
     return int(std::clamp<int64_t>((kEnough + blocks - 1) / blocks, 1, 1024));
+}
+
+void add_pieces(
+        const double* from,
+        int pieces,
+        const MomentSums& sums,
+        cudaStream_t stream) {
+    add_pieces_kernel<<<
+            unsigned((sums.size() + kThreads - 1) / kThreads),
+            kThreads,
+            0,
+            stream>>>(from, pieces, sums);
+    check_launch("add_pieces_kernel");
 }
 
 void add_moments(

@@ -180,6 +180,12 @@ void find_best(
     check_launch("winner_kernel");
 }
 
+void add_objective(const PassTotals& totals, int n, cudaStream_t stream) {
+    collect_kernel<<<1, kThreads, 0, stream>>>(
+            totals.partial, n, totals.objective);
+    check_launch("collect_kernel");
+}
+
 void responsibilities(
         const PairLists& lists,
         uint32_t pairs,
@@ -205,9 +211,7 @@ void responsibilities(
     finish_kernel<<<blocks, kThreads, 0, stream>>>(
             rows, first, first + count, weight, hard, totals.partial);
     check_launch("finish_kernel");
-    collect_kernel<<<1, kThreads, 0, stream>>>(
-            totals.partial, blocks, totals.objective);
-    check_launch("collect_kernel");
+    add_objective(totals, blocks, stream);
     responsibility_kernel<<<grid, kThreads, 0, stream>>>(
             lists, pairs, weight, least, hard, rows, totals);
     check_launch("responsibility_kernel");

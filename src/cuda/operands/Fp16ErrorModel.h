@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <vector>
 
 #include "GaussianMixture.h"
@@ -10,12 +11,22 @@ namespace gmm::cuda {
 
 /// sum_k pi_k m_kj^2, size d. O(k d).
 inline std::vector<double> explained_variances(const GaussianMixture& model) {
-    std::vector<double> out(model.d);
+    std::vector<double> out(model.d), weights(model.k);
     for (size_t c = 0; c < model.k; c++) {
-        const double weight = std::exp(double(model.log_weights[c]));
-        const float* const mean = model.means.data() + c * model.d;
-        for (size_t j = 0; j < model.d; j++) {
-            out[j] += weight * (double(mean[j]) * mean[j]);
+        weights[c] = std::exp(double(model.log_weights[c]));
+    }
+    // Each thread has dimensions of its own, so that it does not show how many
+    // there are.
+    constexpr int64_t kStep = 16;
+    const int64_t d = int64_t(model.d);
+#pragma omp parallel for schedule(static) if (model.k * model.d > 200000)
+    for (int64_t begin = 0; begin < d; begin += kStep) {
+        const int64_t end = std::min(begin + kStep, d);
+        for (size_t c = 0; c < model.k; c++) {
+            const float* const mean = model.means.data() + c * model.d;
+            for (int64_t j = begin; j < end; j++) {
+                out[j] += weights[c] * (double(mean[j]) * mean[j]);
+            }
         }
     }
     return out;

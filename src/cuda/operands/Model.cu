@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "cuda/operands/AugmentedOperands.h"
 #include "cuda/operands/Model.h"
@@ -282,111 +281,7 @@ __global__ void __launch_bounds__(kThreads)
     atomicAdd(&args.errors->narrow, int(above));
 }
 
-size_t aligned(size_t bytes) {
-    return (bytes + 255) / 256 * 256;
-}
-
 } // namespace
-
-void Model::upload(const GaussianMixture& model, cudaStream_t stream) {
-    covariance = model.covariance;
-    k = int(model.k);
-    d = int(model.d);
-    padded_k = (k + kComponentTile - 1) / kComponentTile * kComponentTile;
-
-    const size_t kd = size_t(k) * d;
-    const size_t v = model.variances.size();
-    const size_t sizes[] = {
-            kd * sizeof(float),
-            v * sizeof(float),
-            k * sizeof(float),
-            (covariance == Covariance::diagonal ? kd : k) * sizeof(float),
-            k * sizeof(float),
-            size_t(k),
-            k * sizeof(float4),
-            size_t(padded_k) * sizeof(float4),
-            sizeof(ModelErrors)};
-    size_t total = 0;
-    for (size_t s : sizes) {
-        total += aligned(s);
-    }
-    memory_.reserve(total);
-    char* at = memory_.as<char>();
-    auto take = [&, i = 0](auto*& pointer) mutable {
-        pointer = reinterpret_cast<std::decay_t<decltype(pointer)>>(at);
-        at += aligned(sizes[i++]);
-    };
-    take(means);
-    take(variances_);
-    take(log_weights_);
-    take(half_inverse);
-    take(log_constant);
-    take(narrow);
-    take(doubt);
-    take(constants_);
-    take(errors_);
-
-    // The previous upload may still be reading the staging memory.
-    check(cudaStreamSynchronize(stream), "upload of the model");
-    const size_t uploaded = aligned(sizes[0]) + aligned(sizes[1]) + sizes[2];
-    staging_.reserve(uploaded);
-    char* const host = staging_.as<char>();
-    std::memcpy(host, model.means.data(), sizes[0]);
-    std::memcpy(host + aligned(sizes[0]), model.variances.data(), sizes[1]);
-    std::memcpy(
-            host + aligned(sizes[0]) + aligned(sizes[1]),
-            model.log_weights.data(),
-            sizes[2]);
-    check(cudaMemcpyAsync(
-                  means, host, uploaded, cudaMemcpyHostToDevice, stream),
-          "upload of the model");
-    largest_mean = 0;
-    largest_inverse_ = largest_scaled_ = largest_constant_ = 0;
-    for (int c = 0; c < k; c++) {
-        constexpr int kLanes = 8; // for the compiler to vectorise
-        float tops[kLanes] = {}, norms[kLanes] = {};
-        const float* const mean = model.means.data() + size_t(c) * d;
-        int j = 0;
-        for (; j + kLanes <= d; j += kLanes) {
-            for (int i = 0; i < kLanes; i++) {
-                const float m = std::fabs(mean[j + i]);
-                tops[i] = std::max(tops[i], m);
-                norms[i] += m * m;
-            }
-        }
-        for (; j < d; j++) {
-            const float m = std::fabs(mean[j]);
-            tops[0] = std::max(tops[0], m);
-            norms[0] += m * m;
-        }
-        float top = 0, norm = 0;
-        for (int i = 0; i < kLanes; i++) {
-            top = std::max(top, tops[i]);
-            norm += norms[i];
-        }
-        largest_mean = std::max(largest_mean, top);
-        const double v = model.variance(c, 0);
-        const double constant = std::fabs(model.log_weights[c]) +
-                0.5 * d * std::fabs(std::log(6.283185307179586 * v)) +
-                0.5 * norm / v;
-        largest_inverse_ = std::max(largest_inverse_, 1 / v);
-        largest_scaled_ = std::max(largest_scaled_, top / v);
-        largest_constant_ = std::max(largest_constant_, kLog2e * constant);
-    }
-}
-
-double Model::largest_score(double q) const {
-    return kLog2e * largest_inverse_ * q * augmented_scale(d, 1);
-}
-
-bool Model::can_augment(float fp16_scale) const {
-    return d <= kAugmentedDimension && geometry == Geometry::product &&
-            kLog2e * largest_inverse_ / (double(fp16_scale) * fp16_scale) *
-                    augmented_scale(d, fp16_scale) <=
-            kAugmentedLimit &&
-            kLog2e * largest_scaled_ / fp16_scale <= kAugmentedLimit &&
-            largest_constant_ / kAugmentedUnit <= kAugmentedLimit;
-}
 
 void Model::prepare(
         bool hard,

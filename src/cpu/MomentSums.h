@@ -1,0 +1,95 @@
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <vector>
+
+#include "Blas.h"
+#include "Kernels.h"
+
+namespace gmm {
+
+/// Adds sum_i r_i y_i y_i^T of some rows to a square matrix's lower triangle.
+struct OuterProducts {
+    static constexpr size_t kRows = 256;
+    size_t d;
+    std::vector<double>& rows;
+    double* out;
+    size_t n = 0;
+
+    OuterProducts(size_t d, std::vector<double>& rows, double* out)
+            : d(d), rows(rows), out(out) {
+        rows.resize(kRows * d);
+    }
+
+    void add(double r, const float* y) {
+        const double root = std::sqrt(r);
+        double* row = rows.data() + n * d;
+        for (size_t j = 0; j < d; j++) {
+            row[j] = root * y[j];
+        }
+        if (++n == kRows) {
+            flush();
+        }
+    }
+
+    void flush() {
+        if (n > 0) {
+            add_outer_products(n, d, rows.data(), out);
+        }
+        n = 0;
+    }
+};
+
+/// Sums of a component's rows of few dimensions, about its mean.
+struct FewMoments {
+    size_t d;
+    const float* mean;
+    double total = 0;
+    std::vector<double> first, second; ///< sizes d, d * d
+    size_t n = 0;
+    const float* rows[kMomentRows];
+    float r[kMomentRows];
+
+    FewMoments(size_t d, const float* mean)
+            : d(d), mean(mean), first(d), second(d * d) {}
+
+    void add(float weight, const float* y) {
+        rows[n] = y;
+        r[n] = weight;
+        total += weight;
+        if (++n == kMomentRows) {
+            flush();
+        }
+    }
+
+    void flush() {
+        best_kernels().moments(
+                n, d, rows, mean, r, first.data(), second.data());
+        n = 0;
+    }
+
+    /// Adds the sums about the origin, the second ones packed.
+    void finish(double* n_k, double* sum_x, double* sum_x2) {
+        flush();
+        *n_k += total;
+        for (size_t i = 0; i < d; i++) {
+            sum_x[i] += total * mean[i] + first[i];
+            for (size_t j = 0; j <= i; j++) {
+                *sum_x2++ += second[i * d + j] + mean[i] * first[j] +
+                        (total * mean[i] + first[i]) * mean[j];
+            }
+        }
+    }
+};
+
+inline void add_packed(size_t d, const double* square, double* packed) {
+    for (size_t i = 0; i < d; i++) {
+        for (size_t j = 0; j <= i; j++) {
+            *packed++ += square[i * d + j];
+        }
+    }
+}
+
+} // namespace gmm
