@@ -6,8 +6,10 @@
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
+#include <ctime>
 #include <filesystem>
 #include <fstream>
+#include <sstream>
 #include <string>
 
 #include <faiss/IndexIVF.h>
@@ -15,6 +17,7 @@
 
 #include "VectorSource.h"
 #include "faiss_ext/IndexIVFGMM.h"
+#include "faiss_ext/ListShard.h"
 #include "faiss_ext/index_factory.h"
 #include "faiss_ext/index_io.h"
 #include "faiss_ext/ivflib.h"
@@ -31,6 +34,9 @@
  *                           memory and its seconds; --parts: lists on disk
  *     scale_bench query:    cold and warm queries of an index with its lists on
  *                           disk
+ *     scale_bench shards:   queries of one index in several ListShards, here in
+ *                           one process: messages, and processor time beside
+ *                           the index alone
  */
 namespace {
 
@@ -240,6 +246,104 @@ void query(
     }
 }
 
+/// `target_recall=R`, `max_codes=N` and numbers, which are nprobe, by commas.
+faiss_ext::SearchParametersIVFGMM params_of(const std::string& setting) {
+    faiss_ext::SearchParametersIVFGMM out;
+    std::istringstream parts(setting);
+    for (std::string part; std::getline(parts, part, ',');) {
+        const size_t at = part.find('=');
+        const std::string value = part.substr(at == part.npos ? 0 : at + 1);
+        if (part.starts_with("target_recall=")) {
+            out.target_recall = std::stof(value);
+        } else if (part.starts_with("max_codes=")) {
+            out.max_codes = std::stoul(value);
+        } else if (part == "lists") {
+            out.probe_order = faiss_ext::ProbeOrder::distance;
+        } else {
+            out.nprobe = std::stoul(value);
+        }
+    }
+    return out;
+}
+
+double processor_seconds() {
+    timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return double(t.tv_sec) + 1e-9 * double(t.tv_nsec);
+}
+
+void shards(
+        const std::string& path,
+        const std::vector<std::string>& settings,
+        const bench::Vectors& xq,
+        size_t n_shards) {
+    const std::unique_ptr<faiss::Index> whole(
+            faiss_ext::read_index(path.c_str()));
+    std::vector<faiss_ext::ListShard> all;
+    for (size_t s = 0; s < n_shards; s++) {
+        all.emplace_back(
+                std::unique_ptr<faiss::Index>(
+                        faiss_ext::read_index(path.c_str())),
+                s,
+                n_shards);
+    }
+    constexpr size_t k = 10;
+    const size_t n = xq.n;
+    std::vector<float> distances(n * k);
+    std::vector<faiss_ext::idx_t> ids(n * k);
+    for (const std::string& setting : settings) {
+        const auto params = params_of(setting);
+        double alone = 1e30, plans = 1e30, answering = 1e30;
+        size_t rounds = 0, asked = 0, told = 0, others = 0;
+        for (int repeat = 0; repeat < 5; repeat++) {
+            double t = processor_seconds();
+            ivf_of(*whole).search(
+                    n, xq.x.data(), k, distances.data(), ids.data(), &params);
+            alone = std::min(alone, processor_seconds() - t);
+            double planning = 0, answers_take = 0;
+            faiss_ext::ListShard::Answers answers;
+            for (asked = told = 0;;) {
+                t = processor_seconds();
+                const auto step =
+                        all[0].step(n, xq.x.data(), k, &params, answers);
+                planning += processor_seconds() - t;
+                if (step.done) {
+                    others = 0;
+                    for (size_t i = 0; i < n * k; i++) {
+                        others += step.distances[i] != distances[i];
+                    }
+                    break;
+                }
+                t = processor_seconds();
+                answers.emplace_back();
+                for (size_t s = 0; s < n_shards; s++) {
+                    answers.back().push_back(
+                            all[s].answer(n, xq.x.data(), k, step.requests[s]));
+                    asked += step.requests[s].size();
+                    told += answers.back().back().size();
+                }
+                answers_take += processor_seconds() - t;
+            }
+            rounds = answers.size();
+            plans = std::min(plans, planning);
+            answering = std::min(answering, answers_take);
+        }
+        const double us = 1e6 / double(n), each = 1 / double(n);
+        fmt::print(
+                "{:24} rounds {}, asked {:7.0f}, told {:7.0f} bytes; alone "
+                "{:5.1f}, planning {:5.1f}, answering {:5.1f} us; {} others\n",
+                setting,
+                rounds,
+                double(asked) * each,
+                double(told) * each,
+                alone * us,
+                plans * us,
+                answering * us,
+                others);
+        std::fflush(stdout);
+    }
+}
+
 } // namespace
 
 int main(int argc, char** argv) try {
@@ -270,11 +374,23 @@ int main(int argc, char** argv) try {
             ->required();
     ask->add_option("--batch", batch);
     ask->add_option("--cold", cold, "queries that find nothing in memory");
+    size_t n_shards = 4;
+    auto* spread = app.add_subcommand("shards", "one index in several");
+    spread->add_option("--index", path)->required();
+    spread->add_option("--query", xq)->required();
+    spread->add_option(
+                  "--setting",
+                  settings,
+                  "by commas: nprobe, target_recall=R, max_codes=N, lists")
+            ->required();
+    spread->add_option("--shards", n_shards);
     CLI11_PARSE(app, argc, argv);
     if (*make) {
         generate(from, n, d, noise, path);
     } else if (*fill) {
         build(factory, path, xq, parts, out);
+    } else if (*spread) {
+        shards(path, settings, bench::read_vectors(xq, "test"), n_shards);
     } else {
         inputs.load();
         for (const std::string& index : indexes) {

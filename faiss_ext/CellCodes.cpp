@@ -249,8 +249,8 @@ void CellCodes::move(size_t list, size_t from, size_t to) noexcept {
 }
 
 void CellCodes::clear_entries() {
-    for (AlignedBytes& b : blocks) {
-        b = AlignedBytes();
+    for (CodeBlocks& b : blocks) {
+        b = CodeBlocks();
     }
 }
 

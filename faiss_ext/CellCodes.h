@@ -5,7 +5,7 @@
 #include <memory>
 #include <vector>
 
-#include "faiss_ext/codes/AlignedBytes.h"
+#include "faiss_ext/codes/CodeBlocks.h"
 #include "faiss_ext/codes/Rotation.h"
 #include "faiss_ext/codes/kernels.h"
 
@@ -39,7 +39,7 @@ namespace faiss_ext {
  *
  * Memory: (groups * 2 + 8) bytes an entry, D rounded up to 16 bits * 8 / bits.
  * Entries lie in blocks of 16, by the place that they have in their list: the
- * bytes of their columns group by group, 16 A, 16 B.
+ * bytes of their columns group by group, 16 A, 16 B. They may be mapped.
  */
 struct CellCodes {
     CodeShape shape; ///< bits = 0: there are no codes
@@ -53,7 +53,7 @@ struct CellCodes {
     std::vector<float> mean_norms;
     float reach = 0; ///< the largest |mu_i - c|, without outliers
     float error = 0; ///< about what it is for normal residuals, until measured
-    std::vector<AlignedBytes> blocks; ///< of each list
+    std::vector<CodeBlocks> blocks; ///< of each list
     Rotation rotation;
 
     bool empty() const {

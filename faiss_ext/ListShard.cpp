@@ -74,7 +74,7 @@ ListShard::ListShard(
     }
     for (size_t i = 0; i < cells.codes.blocks.size(); i++) {
         if (i % shards != shard) {
-            AlignedBytes().swap(cells.codes.blocks[i]);
+            cells.codes.blocks[i] = CodeBlocks();
         }
     }
 }
@@ -96,9 +96,6 @@ ListShard::Step ListShard::step(
     check_rows("x", int64_t(n), inner->d, x);
     FAISS_THROW_IF_NOT_MSG(k > 0, "k = 0, expected at least 1");
     const SearchPlan plan = make_plan(*inner, *gmm, params, k);
-    FAISS_THROW_IF_NOT_MSG(
-            plan.max_codes == 0 && !plan.sel,
-            "params: max_codes and sel, expected neither");
     Step out;
     out.distances.resize(n * k);
     out.labels.resize(n * k);
@@ -106,50 +103,84 @@ ListShard::Step ListShard::step(
         out.done = true;
         return out;
     }
-    std::vector<Conversation> conversations(n);
-    for (Conversation& c : conversations) {
-        c.told.resize(answers.size());
+    std::vector<std::vector<ToldEntry>> told; // by rounds, and by shards
+    for (const std::vector<Bytes>& round : answers) {
+        FAISS_THROW_IF_NOT_FMT(
+                round.size() == shards,
+                "answers: a round of %zu, expected shards = %zu",
+                round.size(),
+                shards);
+        for (const Bytes& bytes : round) {
+            told.push_back(from_bytes<ToldEntry>(bytes, n));
+        }
     }
-    for (size_t round = 0; round < answers.size(); round++) {
-        for (const Bytes& bytes : answers[round]) {
-            for (const ToldEntry& entry : from_bytes<ToldEntry>(bytes, n)) {
-                FAISS_THROW_IF_NOT_FMT(
-                        entry.list < inner->nlist &&
-                                entry.entry <
-                                        inner->invlists->list_size(entry.list),
-                        "answers: entry %u of list %u, which there is not",
-                        entry.entry,
-                        entry.list);
-                conversations[entry.query].told[round].push_back(entry);
+    std::vector<Conversation> conversations(n);
+    for (size_t i = 0; i < n; i++) {
+        conversations[i].shards = shards;
+        conversations[i].query = uint32_t(i);
+        conversations[i].told.resize(told.size());
+    }
+    for (size_t t = 0; t < told.size(); t++) {
+        for (const ToldEntry& e : told[t]) {
+            FAISS_THROW_IF_NOT_FMT(
+                    e.list < inner->nlist &&
+                            e.entry < inner->invlists->list_size(e.list),
+                    "answers: entry %u of list %u, which there is not",
+                    e.entry,
+                    e.list);
+            ToldEntries& of_query = conversations[e.query].told[t];
+            if (of_query.end != &e) {
+                of_query.begin = &e;
             }
+            of_query.end = &e + 1;
         }
     }
     search_told(
-            *inner,
-            *gmm,
-            plan,
-            n,
-            x,
-            k,
-            conversations,
-            out.distances.data(),
-            out.labels.data());
-    std::vector<std::vector<AskedEntries>> requests(shards);
+            {*inner,
+             *gmm,
+             plan,
+             n,
+             x,
+             k,
+             conversations,
+             out.distances.data(),
+             out.labels.data()});
+    out.requests = requests_of(conversations);
     out.done = true;
+    for (const Bytes& request : out.requests) {
+        out.done &= request.empty();
+    }
+    return out;
+}
+
+std::vector<ListShard::Bytes> ListShard::requests_of(
+        const std::vector<Conversation>& conversations) const {
+    std::vector<size_t> bytes(shards, 0);
     for (const Conversation& c : conversations) {
-        out.done &= c.asked.empty();
         for (const AskedEntries& asked : c.asked) {
-            requests[asked.list % shards].push_back(asked);
+            bytes[asked.list % shards] += sizeof(asked);
         }
     }
-    for (const auto& request : requests) {
-        out.requests.push_back(to_bytes(request));
+    std::vector<Bytes> out(shards);
+    for (size_t s = 0; s < shards; s++) {
+        out[s].reserve(bytes[s]);
+    }
+    for (const Conversation& c : conversations) {
+        for (const AskedEntries& asked : c.asked) {
+            const auto* begin = reinterpret_cast<const uint8_t*>(&asked);
+            Bytes& to = out[asked.list % shards];
+            to.insert(to.end(), begin, begin + sizeof(asked));
+        }
     }
     return out;
 }
 
 ListShard::Bytes ListShard::answer(
-        size_t n, const float* x, size_t k, const Bytes& bytes) const {
+        size_t n,
+        const float* x,
+        size_t k,
+        const Bytes& bytes,
+        const faiss::SearchParameters* params) const {
     check_rows("x", int64_t(n), inner->d, x);
     const auto request = from_bytes<AskedEntries>(bytes, n);
     for (const AskedEntries& a : request) {
@@ -163,7 +194,8 @@ ListShard::Bytes ListShard::answer(
                 a.end,
                 a.list);
     }
-    return to_bytes(answer_asked(*inner, *gmm, x, k, request));
+    return to_bytes(answer_asked(
+            {*inner, *gmm, params ? params->sel : nullptr, x, k, request}));
 }
 
 } // namespace faiss_ext

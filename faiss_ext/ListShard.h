@@ -11,6 +11,8 @@
 
 namespace faiss_ext {
 
+struct Conversation;
+
 /** One of several processes that search one index together, each with the codes
  * of some lists in memory: list i belongs to shard i % shards.
  *
@@ -27,12 +29,14 @@ namespace faiss_ext {
  *     while (!(step = any.step(n, x, k, params, answers)).done) {
  *         answers.emplace_back();
  *         for (shard s) {
- *             answers.back().push_back(s.answer(n, x, k, step.requests[s]));
+ *             answers.back().push_back(
+ *                     s.answer(n, x, k, step.requests[s], params));
  *         }
  *     }
  *
- * Memory of a shard: means and cells of all lists, codes of its own; vectors
- * and ids should be on disk (merge_ondisk). Requests have 36 bytes a cell,
+ * Memory of a shard: means and cells of all lists, codes of its own, none
+ * where these are mapped (IO_FLAG_MMAP); vectors and ids should be on disk
+ * (merge_ondisk). Requests have 36 bytes a cell,
  * answers 24 bytes an entry below the threshold: one that the nearest 80 + 2 k
  * entries gave, where an index alone lowers it as it goes. All shards must run
  * on one instruction set.
@@ -63,8 +67,7 @@ public:
 
     /** One round of a search.
      *
-     * @param params  as IndexIVFGMM::search takes them; max_codes and sel must
-     *                not be set
+     * @param params  as IndexIVFGMM::search takes them, or nullptr
      *
      * Throws FaissException for what a search throws for, and for answers to
      * another one. */
@@ -75,14 +78,26 @@ public:
             const faiss::SearchParameters* params,
             const Answers& answers) const;
 
+    /** What this shard has of what a step asked for.
+     *
+     * @param params  the step's, whose selector is needed here, too
+     *
+     * Throws FaissException for requests that are not this shard's. */
     Bytes answer(
-            size_t n, const float* x, size_t k, const Bytes& request) const;
+            size_t n,
+            const float* x,
+            size_t k,
+            const Bytes& request,
+            const faiss::SearchParameters* params = nullptr) const;
 
     const faiss::IndexIVF& ivf() const {
         return *inner;
     }
 
 private:
+    std::vector<Bytes> requests_of(
+            const std::vector<Conversation>& conversations) const;
+
     std::unique_ptr<faiss::Index> index;
     size_t shard, shards;
     faiss::IndexIVF* inner;

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <memory>
 #include <new>
+#include <optional>
 #include <stdexcept>
 #include <system_error>
 #include <vector>
@@ -22,7 +23,9 @@
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/io/AtomicFileWriter.h"
 #include "faiss_ext/io/Checksum.h"
+#include "faiss_ext/io/FileMemory.h"
 #include "faiss_ext/io/StockShell.h"
+#include "faiss_ext/io/before_writing.h"
 #include "faiss_ext/io/checks.h"
 #include "faiss_ext/io/format.h"
 #include "faiss_ext/io/stock_layout.h"
@@ -178,16 +181,37 @@ uint64_t stamped_length(const Start& start, const faiss::IOReader* reader) {
     return length;
 }
 
+/// What FAISS leaves out with IO_FLAG_MMAP where lists have a file of their
+/// own.
+void map_lists_on_disk(faiss::Index& root) {
+    faiss::Index* index = &root;
+    auto* ivf = dynamic_cast<faiss::IndexIVF*>(*unwrap(&index));
+    auto* lists = ivf ? dynamic_cast<faiss::OnDiskInvertedLists*>(ivf->invlists)
+                      : nullptr;
+    if (lists && !lists->ptr && lists->totsize > 0) {
+        lists->do_mmap();
+    }
+}
+
 /// Our part of the index, and the table that FAISS was kept from computing
 /// before anybody had looked at what it read.
 std::unique_ptr<faiss::Index> finish(
         std::unique_ptr<faiss::Index> index,
         faiss::IOReader* reader,
         const TrailerHead& trailer,
-        int io_flags) {
+        size_t payload_place,
+        int io_flags,
+        const FileMemory* mapped) {
     faiss::Index* root = index.release();
     try {
-        read_gmm(&root, {reader, trailer.payload_length, trailer.version});
+        read_gmm(
+                &root,
+                {reader,
+                 payload_place,
+                 trailer.payload_length,
+                 trailer.version,
+                 mapped});
+        map_lists_on_disk(*root);
         auto* pq = dynamic_cast<faiss::IndexIVFPQ*>(*unwrap(&root));
         if (pq && pq->is_trained && pq->by_residual &&
             (io_flags & faiss::IO_FLAG_SKIP_PRECOMPUTE_TABLE) == 0) {
@@ -240,7 +264,17 @@ std::unique_ptr<faiss::Index> read_seekable(
             "read_index: \"%s\" is corrupted (length)",
             reader->name.c_str());
     place.seek(trailer.payload_begin);
-    index = finish(std::move(index), reader, trailer.head, io_flags);
+    std::optional<FileMemory> mapped;
+    if (place.file && (io_flags & faiss::IO_FLAG_MMAP) == faiss::IO_FLAG_MMAP) {
+        mapped.emplace(place.file, reader->name.c_str());
+    }
+    index =
+            finish(std::move(index),
+                   reader,
+                   trailer.head,
+                   trailer.payload_begin - file_begin,
+                   io_flags,
+                   mapped ? &*mapped : nullptr);
     place.seek(end);
     return index;
 }
@@ -282,67 +316,11 @@ std::unique_ptr<faiss::Index> read_stream(
     return read_seekable(&held, Seekable(&held), io_flags);
 }
 
-/// Takes in what FAISS's own functions appended to the lists, as every call
-/// that changes the index does. Where they removed, there is nothing to take.
-void adopt_untracked(const faiss::IndexIVF& ivf, const IVFGMM& gmm) {
-    if (gmm.max_assign == 0 ||
-        (gmm.max_assign == 1) != gmm.earlier_lists.empty()) {
-        return;
-    }
-    const GMMIndexRef index{
-            const_cast<faiss::IndexIVF&>(ivf), const_cast<IVFGMM&>(gmm)};
-    for (size_t i = 0; i < ivf.nlist; i++) {
-        if (known_size(index, i) > ivf.invlists->list_size(i)) {
-            return;
-        }
-    }
-    adopt_strays(index);
-}
-
-/// The file that an index's lists are in, or nullptr.
-const faiss::OnDiskInvertedLists* lists_on_disk(const faiss::Index* index) {
-    auto ivf = dynamic_cast<const faiss::IndexIVF*>(unwrap(index));
-    return ivf ? dynamic_cast<const faiss::OnDiskInvertedLists*>(ivf->invlists)
-               : nullptr;
-}
-
-/// Nothing is written that cannot be read.
-void check_before_writing(const faiss::Index* index) {
-    if (const auto* lists = lists_on_disk(index)) {
-        FAISS_THROW_IF_NOT_MSG(
-                !lists->filename.empty(),
-                "write_index: the inverted lists are mapped from the file that "
-                "the index was read from; copy that file, or read it without "
-                "IO_FLAG_MMAP");
-    }
-    const faiss::Index* inner = unwrap(index);
-    auto ivf = dynamic_cast<const faiss::IndexIVF*>(inner);
-    auto gmm = dynamic_cast<const IVFGMM*>(inner);
-    auto quantizer =
-            dynamic_cast<const IndexGMM*>(ivf ? ivf->quantizer : inner);
-    if (!gmm && !quantizer) {
-        return; // FAISS's own
-    }
-    check_stock_part(*index);
-    if (gmm) {
-        adopt_untracked(*ivf, *gmm);
-        check_gmm_part(*ivf, *gmm);
-    } else {
-        quantizer->policy.validate();
-        if (quantizer->is_trained) {
-            as_faiss_exception([&] { quantizer->mixture().validate(); });
-        }
-    }
-}
-
 } // namespace
 
 void write_index(const faiss::Index* index, faiss::IOWriter* writer) {
     FAISS_THROW_IF_NOT_MSG(index && writer, "write_index: no index or writer");
-    check_before_writing(index);
-    CountingWriter payload;
-    write_gmm(index, &payload);
-    if (payload.length == 0) {
+    if (!check_before_writing(index)) {
         faiss::write_index(index, writer);
         flush(writer);
         return;
@@ -356,6 +334,10 @@ void write_index(const faiss::Index* index, faiss::IOWriter* writer) {
                     words[1] == kFaissWord,
             "write_index: this FAISS writes an index header that there is no "
             "room in");
+    const size_t place = (stock.is_shell() ? sizeof(kCodesAlone) : 0) +
+            counter.length + sizeof(TrailerHead);
+    CountingWriter payload;
+    write_gmm(index, &payload, place);
     if (stock.is_shell()) {
         write_all(writer, &kCodesAlone, sizeof(kCodesAlone));
     }
@@ -368,7 +350,7 @@ void write_index(const faiss::Index* index, faiss::IOWriter* writer) {
     head.payload_length = payload.length;
     ChecksumWriter trailer(writer);
     write_all(&trailer, &head, sizeof(head));
-    write_gmm(index, &trailer);
+    write_gmm(index, &trailer, place);
     FAISS_THROW_IF_NOT_MSG(
             trailer.checksum.length == sizeof(head) + payload.length,
             "write_index: the index has changed meanwhile");

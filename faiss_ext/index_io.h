@@ -38,7 +38,9 @@ void write_index(const faiss::Index* index, faiss::IOWriter* writer);
  * parts) or foreign, and for parts that do not fit each other (io/checks.h). A
  * file without a trailer is read as FAISS does if its header is what FAISS
  * writes. The whole is checked before FAISS parses it, its lengths and types
- * (io/stock_layout.h), too; with IO_FLAG_MMAP its checksum is not. From readers
+ * (io/stock_layout.h), too; with IO_FLAG_MMAP its checksum is not, and
+ * codes stay where they lie in a file (codes/CodeBlocks.h), which must not be
+ * cut meanwhile. From readers
  * that cannot go back FAISS's part is held in memory until it is parsed. Lists
  * on disk are in another file, which the index names and FAISS opens.
  * Every length of the trailer is checked before memory is taken. Trailers of

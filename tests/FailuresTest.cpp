@@ -160,7 +160,7 @@ struct Snapshot {
     std::map<idx_t, idx_t> map;
     std::vector<uint32_t> offsets;
     std::vector<float> a;
-    std::vector<AlignedBytes> code_blocks;
+    std::vector<CodeBlocks> code_blocks;
     float code_error;
     std::vector<std::vector<int32_t>> earlier;
     std::string report;

@@ -88,7 +88,7 @@ TEST(IndexIOFiles, NothingIsHeldInMemoryOnItsWay) {
     PlacesWriter writer;
     faiss_ext::write_index(index.get(), &writer);
     size_t most = size_t(1) << 20; // blocks whose checksums are taken
-    for (const AlignedBytes& block : codes.blocks) {
+    for (const CodeBlocks& block : codes.blocks) {
         EXPECT_EQ(
                 std::count(
                         writer.places.begin(),

@@ -57,8 +57,8 @@ Sharded find_sharded(
         }
         answers.emplace_back();
         for (size_t s = 0; s < kShards; s++) {
-            answers.back().push_back(
-                    shards[s].answer(x.n, q.data(), k, step.requests[s]));
+            answers.back().push_back(shards[s].answer(
+                    x.n, q.data(), k, step.requests[s], params));
         }
     }
 }
@@ -80,7 +80,9 @@ void expect_equal(
     SCOPED_TRACE(
             testing::Message()
             << "k " << k << ", nprobe " << params.nprobe << ", target "
-            << params.target_recall << ", " << to_string(params.probe_order));
+            << params.target_recall << ", " << to_string(params.probe_order)
+            << ", max_codes " << params.max_codes << ", sel "
+            << (params.sel != nullptr));
     const Vectors seen{
             q.n,
             size_t(shards[0].ivf().d),
@@ -120,6 +122,46 @@ TEST_P(ListShards, FindWhatTheWholeIndexFinds) {
             params = {};
             params.target_recall = target;
             expect_equal(*whole, shards, q, k, params);
+        }
+    }
+}
+
+TEST_P(ListShards, FindWhatASelectorAndACapLeave) {
+    const auto [description, metric] = GetParam();
+    const auto whole = filled(description, metric);
+    const auto shards = shards_of(*whole);
+    const Vectors q = sift_queries(30);
+    std::vector<idx_t> few, half;
+    for (idx_t i = 0; i < idx_t(kN); i++) {
+        if (i % 2 == 0) {
+            half.push_back(i);
+        }
+        if (i % 211 == 0) {
+            few.push_back(i);
+        }
+    }
+    const faiss::IDSelectorBatch few_pass(few.size(), few.data()),
+            half_pass(half.size(), half.data());
+    using Selectors = std::vector<const faiss::IDSelector*>;
+    for (size_t k : {1, 40}) {
+        for (const auto* sel : Selectors{nullptr, &few_pass, &half_pass}) {
+            for (size_t max_codes : {0, 25, 300}) {
+                SearchParametersIVFGMM params;
+                params.sel = const_cast<faiss::IDSelector*>(sel);
+                params.max_codes = max_codes;
+                for (size_t nprobe : {2, 12}) {
+                    params.nprobe = nprobe;
+                    params.probe_order = ProbeOrder::calibrated;
+                    expect_equal(*whole, shards, q, k, params);
+                    if (shards[0].ivf().code_size > 0) {
+                        params.probe_order = ProbeOrder::distance;
+                        expect_equal(*whole, shards, q, k, params);
+                    }
+                }
+                params.probe_order = ProbeOrder::calibrated;
+                params.target_recall = 0.9f;
+                expect_equal(*whole, shards, q, k, params);
+            }
         }
     }
 }
@@ -180,9 +222,6 @@ TEST(ListShard, WrongInput) {
     const float* x = q.x.data();
     SearchParametersIVFGMM params;
     params.nprobe = 4;
-    params.max_codes = 100;
-    EXPECT_THROW(shards[0].step(q.n, x, 5, &params, {}), faiss::FaissException);
-    params.max_codes = 0;
     EXPECT_THROW(shards[0].step(q.n, x, 0, &params, {}), faiss::FaissException);
     const auto step = shards[0].step(q.n, x, 5, &params, {});
     ASSERT_FALSE(step.done);
@@ -197,7 +236,10 @@ TEST(ListShard, WrongInput) {
     }
     // answers that say nothing of what was asked for
     EXPECT_THROW(
-            shards[0].step(q.n, x, 5, &params, {{{1, 2, 3}}}),
+            shards[0].step(q.n, x, 5, &params, {{{1, 2, 3}, {}, {}}}),
+            faiss::FaissException);
+    EXPECT_THROW(
+            shards[0].step(q.n, x, 5, &params, {{{}, {}}}),
             faiss::FaissException);
 }
 

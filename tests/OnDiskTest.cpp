@@ -75,6 +75,11 @@ TEST_P(Merged, IsTheIndexInMemory) {
     disk = read(folder.file("index"));
 
     const Vectors q = sift_queries(100);
+    // The lists have a file of their own, the codes are mapped from the
+    // index's.
+    const auto mapped = read(folder.file("index"), faiss::IO_FLAG_MMAP);
+    EXPECT_EQ(find(*mapped, q, 10), find(*disk, q, 10));
+    EXPECT_EQ(extract_gmm(mapped.get())->cells.codes.blocks[0].capacity(), 0u);
     auto& a = dynamic_cast<faiss::IndexIVF&>(*extract_gmm(whole.get()));
     auto& b = dynamic_cast<faiss::IndexIVF&>(*extract_gmm(disk.get()));
     ASSERT_TRUE(dynamic_cast<faiss::OnDiskInvertedLists*>(b.invlists));

@@ -54,14 +54,14 @@ std::unique_ptr<faiss::Index> stock_of(const faiss::Index& index) {
 
 std::vector<uint8_t> serialize_gmm(const faiss::Index* index) {
     faiss::VectorIOWriter writer;
-    write_gmm(index, &writer);
+    write_gmm(index, &writer, 0);
     return writer.data;
 }
 
 void deserialize_gmm(faiss::Index** index, const std::vector<uint8_t>& bytes) {
     faiss::VectorIOReader reader;
     reader.data = bytes;
-    read_gmm(index, {&reader, bytes.size()});
+    read_gmm(index, {&reader, 0, bytes.size()});
 }
 
 /// Whether the payload was taken; fails unless it throws a FaissException.
@@ -174,7 +174,8 @@ TEST(Trailer, CodesAloneInWrongPlaces) {
         EXPECT_TRUE(refused([](auto& i) { i.cells.a[2] = 2; }));
         EXPECT_TRUE(refused([](auto& i) { i.cells.codes.error = NAN; }));
         EXPECT_TRUE(refused([](auto& i) { i.cells.codes.shape.bits = 3; }));
-        EXPECT_TRUE(refused([](auto& i) { i.cells.codes.blocks[1].clear(); }));
+        EXPECT_TRUE(
+                refused([](auto& i) { i.cells.codes.blocks[1].resize(0); }));
         EXPECT_TRUE(refused([](auto& i) { // A of the first entry
             const float nan = NAN;
             memcpy(i.cells.codes.blocks[1].data() +
@@ -512,7 +513,7 @@ TEST(Trailer, NumbersThatAreNone) {
     EXPECT_FALSE(with([](IVFGMM& g) { g.cells.a[1] = 1.5f; }));
     EXPECT_FALSE(with([](IVFGMM& g) { g.cells.codes.error = NAN; }));
     EXPECT_FALSE(with([](IVFGMM& g) { g.cells.codes.shape.bits = 3; }));
-    EXPECT_FALSE(with([](IVFGMM& g) { g.cells.codes.blocks[0].clear(); }));
+    EXPECT_FALSE(with([](IVFGMM& g) { g.cells.codes.blocks[0].resize(0); }));
     EXPECT_FALSE(with([](IVFGMM& g) { // a term of an entry
         std::vector<uint8_t> record(g.cells.codes.shape.entry_bytes());
         const float none = NAN;

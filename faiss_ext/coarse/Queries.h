@@ -25,8 +25,13 @@ struct Queries {
             const faiss::SearchParameters* params)
             : ivf(ivf_in), coarse(ivf_in, params) {}
 
-    void start(const CellCodes& codes, size_t n, const float* x) {
-        block.start(codes, n, x, !coarse.by_graph());
+    /// @param with_distances  to the means, without which nothing is chosen
+    void start(
+            const CellCodes& codes,
+            size_t n,
+            const float* x,
+            bool with_distances = true) {
+        block.start(codes, n, x, with_distances && !coarse.by_graph());
     }
     /// @param q  query i of the block; must stay valid
     void choose(size_t i, const float* q) {

@@ -2,13 +2,17 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <faiss/impl/FaissAssert.h>
 #include <faiss/impl/io.h>
 
+#include "faiss_ext/codes/CodeBlocks.h"
+#include "faiss_ext/io/FileMemory.h"
 #include "faiss_ext/io/format.h"
 
 /// The two archives of the GMM trailer: one visit writes what another reads.
@@ -20,6 +24,7 @@ struct FieldWriter {
     static constexpr bool reading = false;
     static constexpr uint32_t version = kVersion;
     faiss::IOWriter* out;
+    size_t at; ///< in the index's file, of what is written next
 
     void raw(const void* data, size_t size) {
         FAISS_THROW_IF_NOT_FMT(
@@ -27,6 +32,18 @@ struct FieldWriter {
                 "write_index: cannot write %zu bytes to \"%s\"",
                 size,
                 out->name.c_str());
+        at += size;
+    }
+
+    /// Zeros up to the next multiple of kBlocksAlignment.
+    void align() {
+        const uint8_t zeros[kBlocksAlignment] = {};
+        raw(zeros, -at % kBlocksAlignment);
+    }
+
+    /// Bytes whose number is known to the reader.
+    void blocks(const CodeBlocks& bytes, size_t /*expected*/) {
+        raw(bytes.data(), bytes.size());
     }
 
     template <class T>
@@ -47,7 +64,7 @@ struct FieldWriter {
             size_t /*expected*/,
             bool /*may_be_empty*/ = false) {
         scalar(values.size());
-        raw(values.data(), values.size() * sizeof(values[0]));
+        raw(values.data(), values.size() * sizeof(*values.data()));
     }
 
     void text(const std::string& value) {
@@ -64,8 +81,10 @@ struct FieldWriter {
 struct FieldReader {
     static constexpr bool reading = true;
     faiss::IOReader* in;
-    size_t left;                 ///< bytes that there should be
-    uint32_t version = kVersion; ///< of the trailer that they are from
+    size_t at;                          ///< as the writer's
+    size_t left;                        ///< bytes that there should be
+    uint32_t version = kVersion;        ///< of the trailer that they are from
+    const FileMemory* mapped = nullptr; ///< the file, or nullptr
 
     void raw(void* data, size_t size) {
         FAISS_THROW_IF_NOT_FMT(
@@ -74,6 +93,32 @@ struct FieldReader {
                 left,
                 size);
         left -= size;
+        at += size;
+    }
+
+    void align() {
+        uint8_t zeros[kBlocksAlignment];
+        raw(zeros, -at % kBlocksAlignment);
+    }
+
+    /// Of a mapped file they stay where they are.
+    void blocks(CodeBlocks& bytes, size_t expected) {
+        FAISS_THROW_IF_NOT_FMT(
+                expected <= left,
+                "GMM trailer: codes of %zu bytes, with %zu bytes left",
+                expected,
+                left);
+        std::shared_ptr<uint8_t> there =
+                mapped ? mapped->here(expected) : nullptr;
+        if (there) {
+            bytes.map(std::move(there), expected);
+            mapped->skip(expected);
+            left -= expected;
+            at += expected;
+            return;
+        }
+        bytes.resize(expected);
+        raw(bytes.data(), expected);
     }
 
     template <class T>
@@ -112,7 +157,7 @@ struct FieldReader {
                 n,
                 expected);
         FAISS_THROW_IF_NOT_FMT(
-                n <= left / sizeof(values[0]),
+                n <= left / sizeof(*values.data()),
                 "GMM trailer: %s has %zu entries, with %zu bytes left",
                 name,
                 n,
@@ -120,7 +165,7 @@ struct FieldReader {
         if constexpr (requires { values.resize(n); }) {
             values.resize(n);
         }
-        raw(values.data(), n * sizeof(values[0]));
+        raw(values.data(), n * sizeof(*values.data()));
     }
 
     void text(std::string& value) {

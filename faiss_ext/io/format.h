@@ -28,11 +28,16 @@
  *
  *   2   the first that was in use: cells with tails, sketches of 12 terms
  *   3   cells without tails, codes in blocks, calibrations of codes
+ *   4   the blocks of all lists one after the other, aligned, without lengths
  */
 namespace faiss_ext {
 
-constexpr uint32_t kVersion = 3;
+constexpr uint32_t kVersion = 4;
 constexpr uint32_t kOldestVersion = 2; ///< that is read
+
+/// Blocks of codes begin at a multiple of it, counted from the first byte, so
+/// that they can be used where they are mapped.
+constexpr size_t kBlocksAlignment = 64;
 
 constexpr uint64_t kStamp = 0x5254'4d4d'472b'5846; // "FX+GMMTR"
 constexpr uint64_t kFaissWord = 1 << 20;

@@ -94,13 +94,18 @@ void visit_codes(
         c.codes.init(shape.nlist, shape.d, bits, mixture.means.data(), ip);
     }
     ar.scalar(c.codes.error);
+    if (ar.version > 3) {
+        ar.align();
+    }
     for (size_t i = 0; i < shape.nlist; i++) {
         const size_t blocks =
                 (c.list_size(i) + kBlockEntries - 1) / kBlockEntries;
-        ar.array(
-                "codes.blocks",
-                c.codes.blocks[i],
-                blocks * c.codes.shape.block_bytes());
+        const size_t bytes = blocks * c.codes.shape.block_bytes();
+        if (ar.version > 3) {
+            ar.blocks(c.codes.blocks[i], bytes);
+        } else {
+            ar.array("codes.blocks", c.codes.blocks[i], bytes);
+        }
     }
 }
 
@@ -340,9 +345,9 @@ std::unique_ptr<IndexGMM> quantizer_from(
 
 } // namespace
 
-void write_gmm(const faiss::Index* index, faiss::IOWriter* writer) {
+void write_gmm(const faiss::Index* index, faiss::IOWriter* writer, size_t at) {
     index = unwrap(index);
-    FieldWriter ar{writer};
+    FieldWriter ar{writer, at};
     const auto* ivf = dynamic_cast<const faiss::IndexIVF*>(index);
     const auto* quantizer =
             dynamic_cast<const IndexGMM*>(ivf ? ivf->quantizer : index);

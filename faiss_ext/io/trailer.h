@@ -10,8 +10,9 @@ namespace faiss_ext {
  * an index without a mixture. The same bytes each time.
  *
  * @param index  wrapped or not
+ * @param at     the place of the first byte in the index's file
  */
-void write_gmm(const faiss::Index* index, faiss::IOWriter* writer);
+void write_gmm(const faiss::Index* index, faiss::IOWriter* writer, size_t at);
 
 /** Turns the stock index that FAISS read into the GMM index that was written.
  *

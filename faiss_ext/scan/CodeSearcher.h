@@ -12,7 +12,7 @@
 #include "faiss_ext/rank/CellSelector.h"
 #include "faiss_ext/rank/SearchPlan.h"
 #include "faiss_ext/scan/CodeScan.h"
-#include "faiss_ext/scan/RunScanner.h"
+#include "faiss_ext/scan/EntryComparer.h"
 
 namespace faiss_ext {
 
@@ -33,15 +33,19 @@ namespace faiss_ext {
  * Codes and distances may come from elsewhere (scan/told.h).
  */
 template <class Distances, class Scan = CodeScan>
-class CodeSearcher {
+class CodeSearcher : public EntryComparer<Distances> {
+    using Base = EntryComparer<Distances>;
+
 public:
     CodeSearcher(
             const faiss::IndexIVF& ivf_in,
             const IVFGMM& gmm_in,
             const SearchPlan& plan_in)
-            : scan(gmm_in.cells.codes), exact(ivf_in, gmm_in), ivf(ivf_in),
-              gmm(gmm_in), plan(plan_in),
+            : Base(ivf_in, gmm_in, plan_in), scan(gmm_in.cells.codes),
               selector(gmm_in.cells, *ivf_in.invlists) {}
+
+    using Base::exact;
+    using Base::hidden;
 
     size_t n_codes() const { ///< looked at, of this query
         return scan.n_codes;
@@ -51,10 +55,7 @@ public:
         return Distances::of_codes ? scan.n_codes : n_distances;
     }
     Scan scan;
-    Distances exact;
     size_t n_cells = 0; ///< scored
-    /// (list, offset) pairs that the next query must not see, or nullptr
-    const std::vector<idx_t>* hidden = nullptr;
 
     /** @param q        size d
      *  @param rotated  P (q - c)
@@ -135,6 +136,18 @@ public:
     }
 
 private:
+    using Base::begin_of_list;
+    using Base::begins;
+    using Base::compare;
+    using Base::compare_lists;
+    using Base::compared;
+    using Base::gmm;
+    using Base::ivf;
+    using Base::kNoLimit;
+    using Base::most_distances;
+    using Base::n_distances;
+    using Base::plan;
+
     static constexpr float kNone = CodeScan::kNone;
     /// Entries of the nearest cells that give the first threshold, and two for
     /// each neighbour wanted.
@@ -147,12 +160,9 @@ private:
     /// Candidates, and two for each neighbour wanted, after which some are
     /// compared for a lower threshold.
     static constexpr size_t kPool = 64;
-    static constexpr size_t kNoLimit = std::numeric_limits<size_t>::max();
     static constexpr double kAnyShare = std::numeric_limits<double>::infinity();
     /// Codes that leave that share of the entries tell too little.
     static constexpr double kTellsTooLittle = 0.2;
-    /// Entries of a list whose distances are computed together.
-    static constexpr size_t kTogether = 64;
 
     /// The code's error, unless it is what is asked for, and that of the
     /// tables.
@@ -179,28 +189,6 @@ private:
                         selector.beyond_nearest(selector.bucket_of_entries(
                                 size_t(plan.entries / 2))) +
                         plan.usual_distance;
-    }
-
-    template <class Collector>
-    void compare(const CodeCandidate& c, Collector& collector) {
-        if (plan.sel &&
-            !plan.sel->is_member(
-                    ivf.invlists->get_single_id(c.list, c.entry))) {
-            return;
-        }
-        if (n_distances >= most_distances) {
-            return;
-        }
-        const idx_t location = faiss::lo_build(c.list, c.entry);
-        if (hidden &&
-            std::binary_search(hidden->begin(), hidden->end(), location)) {
-            return;
-        }
-        n_distances++;
-        if (plan.nprobe > 0 || plan.sel) {
-            compared.push_back(location);
-        }
-        collector.offer(exact(c.list, c.entry), location);
     }
 
     /// Compares the candidates, the best first, and forgets them.
@@ -319,65 +307,6 @@ private:
         }
     }
 
-    void begin_of_list(uint32_t list, size_t most) {
-        const size_t size = std::min(most, gmm.cells.list_size(list));
-        begins.push_back({list, 0, uint32_t(size)});
-    }
-
-    /// Compares the entries of `begins` but those that are compared already.
-    template <class Collector>
-    void compare_lists(Collector& collector) {
-        if constexpr (requires { exact.nearest_of(begins); }) {
-            std::sort(compared.begin(), compared.end());
-            for (const auto& [location, distance] : exact.nearest_of(begins)) {
-                if (!std::binary_search(
-                            compared.begin(), compared.end(), location)) {
-                    collector.offer(distance, location);
-                }
-            }
-        } else {
-            for (const Run& run : begins) {
-                compare_list(run.list, run.end, collector);
-            }
-        }
-    }
-
-    template <class Collector>
-    void compare_list(uint32_t list, size_t size, Collector& collector) {
-        const std::vector<idx_t> before = sorted_compared(list);
-        auto next = before.begin();
-        const bool each = plan.sel || hidden || most_distances < kNoLimit;
-        float distances[kTogether];
-        for (size_t begin = 0; begin < size; begin += kTogether) {
-            const size_t n = std::min(kTogether, size - begin);
-            if (!each) {
-                exact.all(list, begin, n, distances);
-            }
-            for (size_t i = 0; i < n; i++) {
-                const uint32_t entry = uint32_t(begin + i);
-                if (next != before.end() && faiss::lo_offset(*next) == entry) {
-                    next++;
-                } else if (each) {
-                    compare({0, list, entry}, collector);
-                } else {
-                    n_distances++;
-                    collector.offer(distances[i], faiss::lo_build(list, entry));
-                }
-            }
-        }
-    }
-
-    std::vector<idx_t> sorted_compared(uint32_t list) const {
-        std::vector<idx_t> out;
-        for (idx_t location : compared) {
-            if (faiss::lo_listno(location) == list) {
-                out.push_back(location);
-            }
-        }
-        std::sort(out.begin(), out.end());
-        return out;
-    }
-
     /** Looks at the segments.
      *
      * @param share, most  the candidates among them that are worth comparing
@@ -454,20 +383,13 @@ private:
         return first + 1;
     }
 
-    const faiss::IndexIVF& ivf;
-    const IVFGMM& gmm;
-    const SearchPlan& plan;
     CellSelector selector;
-    size_t n_distances = 0; ///< of this query
-    size_t most_distances = 0;
     float slack2 = 0, rounding2 = 0; ///< see CellSelector::choose
     std::vector<uint32_t> lists;     ///< compared whole
-    std::vector<Run> begins;         ///< of lists, that are compared
     std::vector<Segment> segments;
     std::vector<CodeCandidate> pool;   ///< not compared yet
     std::vector<CodeCandidate> others; ///< of the pool, see best_to_front()
     std::vector<float> bounds;
-    std::vector<idx_t> compared; ///< where compare_list() may be asked for
 };
 
 } // namespace faiss_ext

@@ -22,8 +22,9 @@ namespace faiss_ext {
 struct AskedEntries {
     enum Kind : uint32_t {
         cell,       ///< bound and distance of entries below the threshold
-        nearest,    ///< of so many first entries of a list
-        neighbours, ///< by FAISS's scanners; score: the coarse distance
+        nearest,    ///< the k nearest of such entries
+        neighbours, ///< the same by FAISS's scanners; score: the coarse
+                    ///< distance
     };
     uint32_t query;
     uint32_t place; ///< among those that were asked for together
@@ -45,47 +46,91 @@ struct ToldEntry {
 /// Thrown where the search cannot go on.
 struct MoreToAsk {};
 
+/// What a shard told of one query in one round, in the order of places.
+struct ToldEntries {
+    const ToldEntry* begin = nullptr;
+    const ToldEntry* end = nullptr;
+};
+
 /// What one query was told, and what it asks next.
 struct Conversation {
-    /// By rounds, each in the order of places and entries.
-    std::vector<std::vector<ToldEntry>> told;
-    std::vector<ToldEntry> by_entry; ///< all
+    size_t shards = 1;
+    /// By rounds, and in each by shards.
+    std::vector<ToldEntries> told;
     std::vector<AskedEntries> asked;
     uint32_t query = 0;
-    size_t round = 0;
 
-    /// Sorts what is new in told.
-    void begin(uint32_t number) {
-        query = number;
-        round = 0;
-        asked.clear();
-        by_entry.clear();
-        for (std::vector<ToldEntry>& entries : told) {
-            std::sort(
-                    entries.begin(),
-                    entries.end(),
-                    [](const ToldEntry& a, const ToldEntry& b) {
-                        return a.place != b.place ? a.place < b.place
-                                                  : a.entry < b.entry;
-                    });
-            by_entry.insert(by_entry.end(), entries.begin(), entries.end());
-        }
-        std::sort(by_entry.begin(), by_entry.end(), before);
-    }
-
-    static bool before(const ToldEntry& a, const ToldEntry& b) {
-        return a.list != b.list ? a.list < b.list : a.entry < b.entry;
-    }
-
-    /// The answers to what is asked now: of the next round.
+    /// What the shards answered to what is asked now: of the next round.
     template <class Ask>
-    const std::vector<ToldEntry>& answers(Ask&& ask) {
-        if (round == told.size()) {
+    ToldEntries* answers(Ask&& ask) {
+        if (next == told.size()) {
             ask(asked);
             throw MoreToAsk();
         }
-        return told[round++];
+        next += shards;
+        return &told[next - shards];
     }
+
+private:
+    size_t next = 0;
+};
+
+/// Of entries that a query was told of, how far they are.
+class ToldTable {
+public:
+    void clear() {
+        slots.assign(slots.size(), {});
+        n = 0;
+    }
+
+    void insert(const ToldEntry& told) {
+        if (2 * ++n > slots.size()) {
+            std::vector<Slot> before(std::max<size_t>(256, 2 * slots.size()));
+            before.swap(slots);
+            for (const Slot& slot : before) {
+                if (slot.used) {
+                    at(slot.list, slot.entry) = slot;
+                }
+            }
+        }
+        at(told.list, told.entry) = {
+                told.list, told.entry, told.distance, true};
+    }
+
+    float operator()(size_t list, size_t entry) const {
+        const Slot* found = slots.empty()
+                ? nullptr
+                : &const_cast<ToldTable*>(this)->at(list, entry);
+        FAISS_THROW_IF_NOT_FMT(
+                found && found->used,
+                "answers: nothing of entry %zu of list %zu",
+                entry,
+                list);
+        return found->distance;
+    }
+
+private:
+    struct Slot {
+        uint32_t list = 0, entry = 0;
+        float distance = 0;
+        bool used = false;
+    };
+
+    /// The entry's, or the free one where it would be.
+    Slot& at(size_t list, size_t entry) {
+        const size_t mask = slots.size() - 1; // a power of two
+        size_t i =
+                (list * 0x9e3779b97f4a7c15 + entry * 0xff51afd7ed558ccd) >> 32;
+        while (slots[i & mask].used &&
+               (slots[i & mask].list != list ||
+                slots[i & mask].entry != entry)) {
+            i++;
+        }
+        return slots[i & mask];
+    }
+
+    std::vector<Slot> slots;
+    size_t n = 0;
 };
 
 /// CodeScan of what was told.
@@ -102,41 +147,45 @@ public:
             return 0;
         }
         if (begin == 0) {
-            const auto& told =
-                    conversation->answers([&](std::vector<AskedEntries>& out) {
-                        for (size_t s = 0; s < segments.size(); s++) {
-                            const Segment& g = segments[s];
-                            out.push_back(
-                                    {conversation->query,
-                                     uint32_t(s),
-                                     AskedEntries::cell,
-                                     g.list,
-                                     g.begin,
-                                     g.end,
-                                     g.score,
-                                     g.slack,
-                                     threshold});
-                        }
-                    });
-            at = told.data();
-            last = at + told.size();
-        }
-        for (size_t s = begin; s < end; s++) {
-            n_codes += segments[s].end - segments[s].begin;
+            told = conversation->answers([&](std::vector<AskedEntries>& out) {
+                out.reserve(segments.size());
+                for (size_t s = 0; s < segments.size(); s++) {
+                    const Segment& g = segments[s];
+                    out.push_back(
+                            {conversation->query,
+                             uint32_t(s),
+                             AskedEntries::cell,
+                             g.list,
+                             g.begin,
+                             g.end,
+                             g.score,
+                             g.slack,
+                             threshold});
+                }
+            });
         }
         candidates.clear();
-        for (; at < last && at->place < end; at++) {
-            if (at->bound < threshold) {
-                candidates.push_back({at->bound, at->list, at->entry});
+        for (size_t s = begin; s < end; s++) {
+            n_codes += segments[s].end - segments[s].begin;
+            ToldEntries& of_shard =
+                    told[segments[s].list % conversation->shards];
+            for (; of_shard.begin < of_shard.end && of_shard.begin->place <= s;
+                 of_shard.begin++) {
+                const ToldEntry& e = *of_shard.begin;
+                if (e.bound < threshold) {
+                    candidates.push_back({e.bound, e.list, e.entry});
+                    distances->insert(e);
+                }
             }
         }
         return candidates.size();
     }
 
     Conversation* conversation = nullptr;
+    ToldTable* distances = nullptr;
 
 private:
-    const ToldEntry *at = nullptr, *last = nullptr;
+    ToldEntries* told = nullptr; ///< by shards
 };
 
 /// ExactDistances or CodeDistances of what was told.
@@ -157,27 +206,19 @@ public:
     void prefetch(size_t, size_t) {}
 
     float operator()(size_t list, size_t entry) const {
-        const auto& all = conversation->by_entry;
-        const ToldEntry key{0, 0, uint32_t(list), uint32_t(entry), 0, 0};
-        const auto found = std::lower_bound(
-                all.begin(), all.end(), key, Conversation::before);
-        FAISS_THROW_IF_NOT_FMT(
-                found != all.end() && !Conversation::before(key, *found),
-                "answers: nothing of entry %zu of list %zu",
-                entry,
-                list);
-        return found->distance;
+        return (*distances)(list, entry);
     }
 
-    /// The k nearest of entries, from each shard, and where they are.
+    /// The k nearest of entries that pass, from each shard, and where they are.
     std::vector<std::pair<idx_t, float>> nearest_of(
             const std::vector<Run>& runs) {
         std::vector<std::pair<idx_t, float>> out;
         if (runs.empty()) {
             return out;
         }
-        const auto& told =
+        const ToldEntries* told =
                 conversation->answers([&](std::vector<AskedEntries>& asked) {
+                    asked.reserve(runs.size());
                     for (size_t i = 0; i < runs.size(); i++) {
                         asked.push_back(
                                 {conversation->query,
@@ -191,13 +232,17 @@ public:
                                  0});
                     }
                 });
-        for (const ToldEntry& e : told) {
-            out.emplace_back(faiss::lo_build(e.list, e.entry), e.distance);
+        for (size_t s = 0; s < conversation->shards; s++) {
+            for (const ToldEntry* e = told[s].begin; e < told[s].end; e++) {
+                out.emplace_back(
+                        faiss::lo_build(e->list, e->entry), e->distance);
+            }
         }
         return out;
     }
 
     Conversation* conversation = nullptr;
+    ToldTable* distances = nullptr;
 };
 
 } // namespace faiss_ext

@@ -11,28 +11,34 @@
 
 namespace faiss_ext {
 
-/** A search as far as what was told goes: conversations of queries that cannot
- * go on have asked something, and these have no results yet.
- *
- * @param conversations  size n, of each query
- */
-void search_told(
-        const faiss::IndexIVF& ivf,
-        const IVFGMM& gmm,
-        const SearchPlan& plan,
-        size_t n,
-        const float* x,
-        size_t k,
-        std::vector<Conversation>& conversations,
-        float* distances,
-        idx_t* labels);
+/// A search of an index whose codes and vectors others have.
+struct ToldSearch {
+    const faiss::IndexIVF& ivf;
+    const IVFGMM& gmm;
+    const SearchPlan& plan;
+    size_t n;
+    const float* x; ///< size n * d
+    size_t k;
+    std::vector<Conversation>& conversations; ///< size n, of each query
+    float* distances;                         ///< size n * k
+    idx_t* labels;                            ///< size n * k
+};
 
-/// What is asked, in the order of queries.
-std::vector<ToldEntry> answer_asked(
-        const faiss::IndexIVF& ivf,
-        const IVFGMM& gmm,
-        const float* x,
-        size_t k,
-        const std::vector<AskedEntries>& request);
+/// As far as what was told goes: conversations of queries that cannot go on
+/// have asked something, and these have no results yet.
+void search_told(const ToldSearch& search);
+
+/// What a shard is asked, all of one kind for one query.
+struct AskedShard {
+    const faiss::IndexIVF& ivf;
+    const IVFGMM& gmm;
+    const faiss::IDSelector* sel; ///< or nullptr
+    const float* x;               ///< all queries
+    size_t k;
+    const std::vector<AskedEntries>& request; ///< in the order of queries
+};
+
+/// In the order of queries, and of what was asked of each.
+std::vector<ToldEntry> answer_asked(const AskedShard& asked);
 
 } // namespace faiss_ext

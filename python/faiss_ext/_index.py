@@ -754,7 +754,8 @@ def read_index(path: str | os.PathLike[str], io_flags: int = 0) -> Index:
     ----------
     path : str or path
     io_flags : int
-        IO_FLAG_MMAP leaves the lists in the file.
+        IO_FLAG_MMAP leaves lists and codes in the file, which must not be
+        cut meanwhile.
 
     Returns
     -------

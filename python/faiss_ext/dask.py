@@ -523,9 +523,10 @@ def _answer(
     place: tuple[str, str, int, int],
     x: NDArray[np.float32],
     k: int,
+    params: dict[str, Any],
     request: bytes,
 ) -> bytes:
-    return _lists_of(*place).answer(x, k, request)
+    return _lists_of(*place).answer(x, k, SearchParameters(**params), request)
 
 
 def _workers() -> list[str]:
@@ -591,7 +592,7 @@ def _search_shards(
         told = iter(
             run(
                 [
-                    task(shard, _answer, blocks[i], k, request)
+                    task(shard, _answer, blocks[i], k, params, request)
                     for i, requests in asked
                     for shard, request in enumerate(requests)
                 ]
@@ -641,7 +642,7 @@ def search(
     shards : int, optional
         Of the merged index's lists; as many as workers if left out. With 1
         each worker has all codes, and queries are spread instead: less
-        traffic, and the only way with `sel` or `max_codes`.
+        traffic.
 
     Returns
     -------
@@ -669,15 +670,10 @@ def search(
             )
         merged = str(folder / parts["merged"]["file"])
         sha256 = parts["merged"]["sha256"]
-        alone = params.get("sel") is not None or bool(params.get("max_codes"))
         workers = _workers()
         if shards is None:
-            shards = 1 if alone else max(1, len(workers))
+            shards = max(1, len(workers))
         shards = _arrays.count(shards, "shards")
-        if shards > 1 and alone:
-            raise ValueError(
-                f"shards = {shards}, expected 1 with sel or max_codes"
-            )
         if shards > 1:
             blocks = _search_shards(
                 merged, sha256, x, k, params, shards, workers

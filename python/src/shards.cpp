@@ -1,6 +1,8 @@
 #include <nanobind/stl/filesystem.h>
 #include <nanobind/stl/vector.h>
 
+#include <faiss/index_io.h>
+
 #include "bindings.h"
 #include "faiss_ext/ListShard.h"
 #include "faiss_ext/index_io.h"
@@ -70,7 +72,8 @@ void bind_shards(nb::module_& m) {
                        size_t shards) {
                         const LongCall long_call;
                         std::unique_ptr<faiss::Index> index(
-                                faiss_ext::read_index(path.c_str()));
+                                faiss_ext::read_index(
+                                        path.c_str(), faiss::IO_FLAG_MMAP));
                         new (self) ListShard(std::move(index), shard, shards);
                     },
                     nb::arg("path"),
@@ -100,17 +103,25 @@ void bind_shards(nb::module_& m) {
                     [](const ListShard& self,
                        Matrix<const float> x,
                        size_t k,
+                       const SearchParameters& params,
                        const nb::bytes& message) {
                         const auto request = from_python(message);
                         ListShard::Bytes out;
                         {
                             const LongCall long_call;
-                            out = self.answer(x.shape(0), x.data(), k, request);
+                            Parameters all;
+                            out = self.answer(
+                                    x.shape(0),
+                                    x.data(),
+                                    k,
+                                    request,
+                                    all.make(self.ivf(), params));
                         }
                         return to_python(out);
                     },
                     nb::arg("x").noconvert(),
                     nb::arg("k"),
+                    nb::arg("params"),
                     nb::arg("request"));
 }
 

@@ -261,14 +261,24 @@ def test_one_plan_for_all_workers(
         if "target_recall" not in settings and k <= 10:
             D, _ = whole.search(queries, k, params=params)
             np.testing.assert_allclose(D2, D, rtol=1e-5, err_msg=said)
-    sel: dict[str, Any] = dict(nprobe=4, sel=np.arange(0, 6000, 3))
-    D, labels = merged.search(
-        queries, 10, params=faiss_ext.SearchParameters(**sel)
-    )
-    D2, labels2 = fdask.search(manifest, queries, 10, params=sel)
-    np.testing.assert_array_equal(labels2, labels)
-    with pytest.raises(ValueError, match="shards = 2, expected 1 with sel"):
-        fdask.search(manifest, queries, 10, params=sel, shards=2)
+    some: list[dict[str, Any]] = [
+        dict(nprobe=4, sel=np.arange(0, 6000, 3)),
+        dict(target_recall=0.9, sel=np.arange(6000) % 500 == 0),
+        dict(nprobe=4, sel=range(100, 3000), probe_order="distance"),
+        dict(nprobe=4, max_codes=20),
+        dict(target_recall=0.9, max_codes=20, sel=range(50)),
+        dict(nprobe=4, max_codes=300, probe_order="distance"),
+    ]
+    for settings, shards in itertools.product(some, (None, 1, 3)):
+        said = f"{settings}, {shards} shards"
+        D, labels = merged.search(
+            queries, 10, params=faiss_ext.SearchParameters(**settings)
+        )
+        D2, labels2 = fdask.search(
+            manifest, queries, 10, params=settings, shards=shards
+        )
+        np.testing.assert_array_equal(D2, D, err_msg=said)
+        same_but_for_ties(D, labels2, labels, said)
 
 
 def test_each_worker_has_its_shard(

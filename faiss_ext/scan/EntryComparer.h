@@ -1,0 +1,160 @@
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include <faiss/IndexIVF.h>
+
+#include "faiss_ext/IndexIVFGMM.h"
+#include "faiss_ext/codes/kernels.h"
+#include "faiss_ext/rank/SearchPlan.h"
+#include "faiss_ext/scan/RunScanner.h"
+
+namespace faiss_ext {
+
+/** What a query compares: single entries and the first ones of lists, those
+ * that the selector lets pass, as many as it may, none twice.
+ *
+ * Distances and collectors are CodeSearcher's. */
+template <class Distances>
+class EntryComparer {
+public:
+    EntryComparer(
+            const faiss::IndexIVF& ivf_in,
+            const IVFGMM& gmm_in,
+            const SearchPlan& plan_in)
+            : exact(ivf_in, gmm_in), ivf(ivf_in), gmm(gmm_in), plan(plan_in) {}
+
+    Distances exact;
+    /// (list, offset) pairs that the next query must not see, or nullptr
+    const std::vector<idx_t>* hidden = nullptr;
+
+protected:
+    static constexpr size_t kNoLimit = std::numeric_limits<size_t>::max();
+
+    template <class Collector>
+    void compare(const CodeCandidate& c, Collector& collector) {
+        if (!passes(c.list, c.entry) || n_distances >= most_distances) {
+            return;
+        }
+        const idx_t location = faiss::lo_build(c.list, c.entry);
+        if (hidden &&
+            std::binary_search(hidden->begin(), hidden->end(), location)) {
+            return;
+        }
+        n_distances++;
+        if (plan.nprobe > 0 || plan.sel) {
+            compared.push_back(location);
+        }
+        collector.offer(exact(c.list, c.entry), location);
+    }
+
+    void begin_of_list(uint32_t list, size_t most) {
+        const size_t size = std::min(most, gmm.cells.list_size(list));
+        begins.push_back({list, 0, uint32_t(size)});
+    }
+
+    /// Compares the entries of `begins` but those that are compared already.
+    template <class Collector>
+    void compare_lists(Collector& collector) {
+        if constexpr (requires { exact.nearest_of(begins); }) {
+            std::sort(compared.begin(), compared.end());
+            if (most_distances < kNoLimit) {
+                begin_what_may_be_compared();
+            }
+            for (const auto& [location, distance] : exact.nearest_of(begins)) {
+                if (!std::binary_search(
+                            compared.begin(), compared.end(), location)) {
+                    collector.offer(distance, location);
+                }
+            }
+        } else {
+            for (const Run& run : begins) {
+                compare_list(run.list, run.end, collector);
+            }
+        }
+    }
+
+    const faiss::IndexIVF& ivf;
+    const IVFGMM& gmm;
+    const SearchPlan& plan;
+    size_t n_distances = 0; ///< of this query
+    size_t most_distances = 0;
+    std::vector<Run> begins;     ///< of lists, that are compared
+    std::vector<idx_t> compared; ///< where compare_lists() may be asked for
+
+private:
+    /// Entries of a list whose distances are computed together.
+    static constexpr size_t kTogether = 64;
+
+    bool passes(size_t list, size_t entry) const {
+        return !plan.sel ||
+                plan.sel->is_member(ivf.invlists->get_single_id(list, entry));
+    }
+
+    /// Replaces `begins` by their entries that are not compared yet and that
+    /// the selector lets pass, as many as may still be compared.
+    void begin_what_may_be_compared() {
+        std::vector<Run> out;
+        for (const Run& run : begins) {
+            for (uint32_t entry = run.begin; entry < run.end; entry++) {
+                const idx_t location = faiss::lo_build(run.list, entry);
+                if (n_distances >= most_distances ||
+                    std::binary_search(
+                            compared.begin(), compared.end(), location) ||
+                    !passes(run.list, entry)) {
+                    continue;
+                }
+                n_distances++;
+                if (!out.empty() && out.back().list == run.list &&
+                    out.back().end == entry) {
+                    out.back().end++;
+                } else {
+                    out.push_back({run.list, entry, entry + 1});
+                }
+            }
+        }
+        begins = std::move(out);
+    }
+
+    template <class Collector>
+    void compare_list(uint32_t list, size_t size, Collector& collector) {
+        const std::vector<idx_t> before = sorted_compared(list);
+        auto next = before.begin();
+        const bool each = plan.sel || hidden || most_distances < kNoLimit;
+        float distances[kTogether];
+        for (size_t begin = 0; begin < size; begin += kTogether) {
+            const size_t n = std::min(kTogether, size - begin);
+            if (!each) {
+                exact.all(list, begin, n, distances);
+            }
+            for (size_t i = 0; i < n; i++) {
+                const uint32_t entry = uint32_t(begin + i);
+                if (next != before.end() && faiss::lo_offset(*next) == entry) {
+                    next++;
+                } else if (each) {
+                    compare({0, list, entry}, collector);
+                } else {
+                    n_distances++;
+                    collector.offer(distances[i], faiss::lo_build(list, entry));
+                }
+            }
+        }
+    }
+
+    std::vector<idx_t> sorted_compared(uint32_t list) const {
+        std::vector<idx_t> out;
+        for (idx_t location : compared) {
+            if (faiss::lo_listno(location) == list) {
+                out.push_back(location);
+            }
+        }
+        std::sort(out.begin(), out.end());
+        return out;
+    }
+};
+
+} // namespace faiss_ext
