@@ -31,7 +31,6 @@
 #include "faiss_ext/io/stock_layout.h"
 #include "faiss_ext/io/streams.h"
 #include "faiss_ext/io/trailer.h"
-#include "faiss_ext/store/edit.h"
 #include "faiss_ext/store/strays.h"
 
 namespace faiss_ext {

@@ -7,7 +7,7 @@
 #include "faiss_ext/impl/convert.h"
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/io/checks.h"
-#include "faiss_ext/store/edit.h"
+#include "faiss_ext/store/strays.h"
 
 namespace faiss_ext {
 
