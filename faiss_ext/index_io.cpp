@@ -198,18 +198,13 @@ std::unique_ptr<faiss::Index> finish(
         std::unique_ptr<faiss::Index> index,
         faiss::IOReader* reader,
         const TrailerHead& trailer,
-        size_t payload_place,
         int io_flags,
         const FileMemory* mapped) {
     faiss::Index* root = index.release();
     try {
         read_gmm(
                 &root,
-                {reader,
-                 payload_place,
-                 trailer.payload_length,
-                 trailer.version,
-                 mapped});
+                {reader, trailer.payload_length, trailer.version, mapped});
         map_lists_on_disk(*root);
         auto* pq = dynamic_cast<faiss::IndexIVFPQ*>(*unwrap(&root));
         if (pq && pq->is_trained && pq->by_residual &&
@@ -271,7 +266,6 @@ std::unique_ptr<faiss::Index> read_seekable(
             finish(std::move(index),
                    reader,
                    trailer.head,
-                   trailer.payload_begin - file_begin,
                    io_flags,
                    mapped ? &*mapped : nullptr);
     place.seek(end);

@@ -61,7 +61,7 @@ std::vector<uint8_t> serialize_gmm(const faiss::Index* index) {
 void deserialize_gmm(faiss::Index** index, const std::vector<uint8_t>& bytes) {
     faiss::VectorIOReader reader;
     reader.data = bytes;
-    read_gmm(index, {&reader, 0, bytes.size()});
+    read_gmm(index, {&reader, bytes.size()});
 }
 
 /// Whether the payload was taken; fails unless it throws a FaissException.

@@ -35,10 +35,13 @@ struct FieldWriter {
         at += size;
     }
 
-    /// Zeros up to the next multiple of kBlocksAlignment.
+    /// Zeros up to the next multiple of kBlocksAlignment, behind a byte that
+    /// says how many: the file is read wherever it has come to lie.
     void align() {
         const uint8_t zeros[kBlocksAlignment] = {};
-        raw(zeros, -at % kBlocksAlignment);
+        const uint8_t n = uint8_t(-(at + 1) % kBlocksAlignment);
+        raw(&n, 1);
+        raw(zeros, n);
     }
 
     /// Bytes whose number is known to the reader.
@@ -81,7 +84,6 @@ struct FieldWriter {
 struct FieldReader {
     static constexpr bool reading = true;
     faiss::IOReader* in;
-    size_t at;                          ///< as the writer's
     size_t left;                        ///< bytes that there should be
     uint32_t version = kVersion;        ///< of the trailer that they are from
     const FileMemory* mapped = nullptr; ///< the file, or nullptr
@@ -93,12 +95,18 @@ struct FieldReader {
                 left,
                 size);
         left -= size;
-        at += size;
     }
 
     void align() {
-        uint8_t zeros[kBlocksAlignment];
-        raw(zeros, -at % kBlocksAlignment);
+        uint8_t n, zeros[kBlocksAlignment];
+        raw(&n, 1);
+        FAISS_THROW_IF_NOT_FMT(
+                n < kBlocksAlignment,
+                "GMM trailer: %d zeros before the codes, expected fewer than "
+                "%zu",
+                int(n),
+                size_t(kBlocksAlignment));
+        raw(zeros, n);
     }
 
     /// Of a mapped file they stay where they are.
@@ -114,7 +122,6 @@ struct FieldReader {
             bytes.map(std::move(there), expected);
             mapped->skip(expected);
             left -= expected;
-            at += expected;
             return;
         }
         bytes.resize(expected);

@@ -28,7 +28,8 @@
  *
  *   2   the first that was in use: cells with tails, sketches of 12 terms
  *   3   cells without tails, codes in blocks, calibrations of codes
- *   4   the blocks of all lists one after the other, aligned, without lengths
+ *   4   the blocks of all lists one after the other, without lengths, behind
+ *       zeros that align them
  */
 namespace faiss_ext {
 
