@@ -28,9 +28,10 @@ struct FullFound {
  * by more than `reach`. Bounds allow for rounding; log-joints that rounding
  * might make visible are computed again in double.
  *
- * Memory beside the model's, bytes, d in whole 16: 2 k d (d + 16) for factors in the order of
- * their use and 1088 k at most for their first columns; is_small(): 4 k d (d +
- * 3) more at most. FullScorerSmall.cpp has what few dimensions have instead.
+ * Memory beside the model's, bytes, d in whole 16: 2 k d (d + 16) for factors
+ * in the order of their use and 1088 k at most for their first columns;
+ * is_small(): 4 k d (d + 3) more at most. FullScorerSmall.cpp has what few
+ * dimensions have instead.
  */
 struct FullScorer {
     /// Log-joints that may be wrong by more nats are computed again.
