@@ -40,9 +40,14 @@ void write_index(const faiss::Index* index, faiss::IOWriter* writer);
  * writes. The whole is checked before FAISS parses it, its lengths and types
  * (io/stock_layout.h), too; with IO_FLAG_MMAP its checksum is not, and
  * codes stay where they lie in a file (codes/CodeBlocks.h), which must not be
- * cut meanwhile. From readers
- * that cannot go back FAISS's part is held in memory until it is parsed. Lists
- * on disk are in another file, which the index names and FAISS opens.
+ * truncated or overwritten in place meanwhile: write_index replaces it by a
+ * rename, which does no harm, and so does deleting it. An index with vectors
+ * that was read so can be searched, calibrated and given a direct map, and
+ * neither changed, cloned nor written. An IndexIVFRaBitQGMM can, also over the
+ * file that it is mapped from: its changes stay in memory until it is written.
+ * From readers that cannot go back FAISS's part is held in memory until it is
+ * parsed. Lists on disk are in another file, which the index names and FAISS
+ * opens.
  * Every length of the trailer is checked before memory is taken. Trailers of
  * all versions so far are read (io/format.h). One of a later version is
  * refused; faiss::read_index opens the file, and swap_to_gmm (ivflib.h) makes a

@@ -41,7 +41,8 @@ std::unique_ptr<faiss::IndexIVF> swap_to_gmm(
  */
 void calibrate(faiss::Index* index, size_t nq, const float* xq, size_t k = 10);
 
-/// faiss::clone_index knows no GMM indexes, and copies their stock part.
+/// A copy with mixture, cells and calibration (faiss::clone_index copies the
+/// stock part alone). Throws where write_index would, as of mapped lists.
 std::unique_ptr<faiss::Index> clone_index(const faiss::Index* index);
 
 /// The GMM part of an index, wherever it is wrapped (IndexPreTransform,

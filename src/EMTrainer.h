@@ -48,9 +48,9 @@ struct TrainingOptions {
     /// together, at the worst into one. They fit variances and weights to these
     /// vectors as well. None where means are fixed.
     int last_hard_iterations = 0;
-    /// The least variance of a component, times that of the vectors around its
-    /// mean before EM (LocalVariance.h); where variances are given, times
-    /// these. Full and tied: added to the diagonal
+    /// Above 0: the least variance of a component, times that of the vectors
+    /// around its mean before EM (LocalVariance.h); where variances are given,
+    /// times these. Full and tied: added to the diagonal
     double variance_floor = 1e-3;
     double reg_covar = 0;     ///< in the user's units squared, added to every
                               ///< variance (the diagonal) as scikit-learn's
