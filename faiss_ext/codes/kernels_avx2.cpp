@@ -1,4 +1,4 @@
-#include "faiss_ext/codes/kernels_shared.h"
+#include "faiss_ext/codes/kernels_plain.h"
 
 #include <immintrin.h>
 
@@ -39,20 +39,6 @@ struct BlockLanes {
         }
     }
 };
-
-template <class F>
-auto with_tables(size_t, const F& f) {
-    return f.template operator()<PlainTables>();
-}
-
-inline CodeCandidate* append(
-        unsigned mask,
-        const float* estimate,
-        uint32_t list,
-        uint32_t entry,
-        CodeCandidate* out) {
-    return append_each(mask, estimate, list, entry, out);
-}
 
 /// As in kernels_portable.cpp. Bytes are added to words by their parity: `all`
 /// holds even ones plus 256 times odd ones, and `odd` those alone.
@@ -112,15 +98,6 @@ inline unsigned below_threshold(
                 << 8 * h;
     }
     return mask;
-}
-
-size_t places(
-        size_t n,
-        const uint16_t* value,
-        uint16_t low,
-        uint16_t width,
-        uint32_t* out) {
-    return places_from(0, 0, n, value, low, width, out);
 }
 
 } // namespace

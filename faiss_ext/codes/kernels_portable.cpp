@@ -1,4 +1,4 @@
-#include "faiss_ext/codes/kernels_shared.h"
+#include "faiss_ext/codes/kernels_plain.h"
 
 namespace faiss_ext {
 namespace {
@@ -16,20 +16,6 @@ struct BlockLanes {
         }
     }
 };
-
-template <class F>
-auto with_tables(size_t, const F& f) {
-    return f.template operator()<PlainTables>();
-}
-
-inline CodeCandidate* append(
-        unsigned mask,
-        const float* estimate,
-        uint32_t list,
-        uint32_t entry,
-        CodeCandidate* out) {
-    return append_each(mask, estimate, list, entry, out);
-}
 
 /** Estimates the entries of a block; returns which are below the threshold.
  * <q, o> is base + step times the sum of the tables' entries that the nibbles
@@ -66,15 +52,6 @@ unsigned below_threshold(
         mask |= unsigned(estimate[l] < threshold) << l;
     }
     return mask;
-}
-
-size_t places(
-        size_t n,
-        const uint16_t* value,
-        uint16_t low,
-        uint16_t width,
-        uint32_t* out) {
-    return places_from(0, 0, n, value, low, width, out);
 }
 
 } // namespace
