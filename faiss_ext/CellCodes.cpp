@@ -22,13 +22,16 @@ float normal_error(int bits) {
 /// The bytes of a group's columns within a record: of columns 0 and 2, then of
 /// 1 and 3, the higher column in the high half.
 template <int bits>
-void pack(size_t d, const uint8_t* level, uint8_t* record) {
+void pack(size_t groups, const uint8_t* level, uint8_t* record) {
     constexpr size_t dims = 4 / bits;
-    for (size_t j = 0; j < d; j++) {
-        const size_t column = j / dims, t = j % dims;
-        const uint8_t nibble = uint8_t(level[j] << (t * bits));
-        record[column / 4 * 2 + (column & 1)] |=
-                uint8_t(column & 2 ? nibble << 4 : nibble);
+    for (size_t b = 0; b < 2 * groups; b++) {
+        const uint8_t* low = level + (b / 2 * 4 + b % 2) * dims;
+        unsigned byte = 0;
+        for (size_t t = 0; t < dims; t++) {
+            byte |= unsigned(low[t]) << (t * bits);
+            byte |= unsigned(low[2 * dims + t]) << (t * bits + 4);
+        }
+        record[b] = uint8_t(byte);
     }
 }
 
@@ -99,7 +102,7 @@ double CellCodes::encode(
             : shape.bits == 2               ? pack<2>
                                             : pack<4>;
     std::vector<float> y(d), m(d), r(d), o(d);
-    std::vector<uint8_t> level(d);
+    std::vector<uint8_t> level(shape.groups * 16 / shape.bits);
     double sum = 0;
     for (size_t i = 0; i < n; i++) {
         const float* xi = x + (rows ? rows[i] : i) * d;
@@ -128,8 +131,7 @@ double CellCodes::encode(
                     std::max<double>(1, d - 1.0);
         }
         uint8_t* record = out + i * record_bytes;
-        memset(record, 0, record_bytes);
-        pack_level(d, level.data(), record);
+        pack_level(shape.groups, level.data(), record);
         memcpy(record + shape.groups * 2, terms, sizeof(terms));
     }
     return sum;

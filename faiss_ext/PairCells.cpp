@@ -44,18 +44,27 @@ float product_about(
     return sum;
 }
 
-/// argmin over cells of a^2 v.v - 2 a u.v
-size_t nearest_cell(size_t L, float a, const float* g, const float* uv) {
-    size_t best = 0;
-    float least = HUGE_VALF;
-    for (size_t l = 0; l < L; l++) {
-        const float s = a * (a * g[l] - 2 * uv[l]);
-        if (s < least) {
-            least = s;
-            best = l;
-        }
+/// For each of n rows of uv the cell of the least a^2 v.v - 2 a u.v.
+void nearest_cells(
+        size_t L,
+        float a,
+        const float* g,
+        size_t n,
+        const float* uv,
+        uint16_t* out) {
+    if (!(a > 0)) { // they are alike
+        std::fill(out, out + n, 0);
+        return;
     }
-    return best;
+    std::vector<float> half(L);
+    for (size_t l = 0; l < L; l++) {
+        half[l] = 0.5f * a * g[l];
+    }
+    const CodeKernels& kernels = best_code_kernels();
+    for (size_t r = 0; r < n; r++) {
+        out[r] = uint16_t(
+                kernels.largest_difference(L, uv + r * L, half.data()));
+    }
 }
 
 /** An order of partners in which each is followed by the nearest that is left,
@@ -243,20 +252,21 @@ void PairCells::divide(
     *this = std::move(fresh);
 }
 
-void PairCells::fit_list(
+float PairCells::best_a(
         size_t list,
         size_t n,
         size_t d,
         const float* x,
+        const uint32_t* rows,
         const float* means,
-        uint16_t* out) {
+        uint16_t* out) const {
     const size_t L = cells_per_list;
     const float* g = gaps(list);
     // With u = x - mu_i and v = mu_j - mu_i: |x - m_ij|^2 = |u|^2 - 2 a u.v +
     // a^2 v.v, so one pass over the vectors serves all rounds.
     std::vector<float> uv(n * L);
     if (n > 0) {
-        project(list, n, d, x, nullptr, means, uv.data());
+        project(list, n, d, x, rows, means, uv.data());
     }
 
     // Alternates the cell of each vector and the a that minimises the sum of
@@ -264,17 +274,26 @@ void PairCells::fit_list(
     float al = 0.3f;
     for (int round = 0;; round++) {
         double sum_uv = 0, sum_vv = 0;
+        nearest_cells(L, al, g, n, uv.data(), out);
         for (size_t r = 0; r < n; r++) {
-            out[r] = uint16_t(nearest_cell(L, al, g, &uv[r * L]));
             sum_uv += uv[r * L + out[r]];
             sum_vv += g[out[r]];
         }
         if (round == kFitRounds || !(sum_vv > 0)) {
-            break;
+            return al;
         }
         al = std::clamp(float(sum_uv / sum_vv), 0.0f, 1.0f);
     }
-    a[list] = al;
+}
+
+void PairCells::fit_list(
+        size_t list,
+        size_t n,
+        size_t d,
+        const float* x,
+        const float* means,
+        uint16_t* out) {
+    a[list] = best_a(list, n, d, x, nullptr, means, out);
     fitted_size[list] = uint32_t(n);
 }
 
@@ -336,9 +355,7 @@ void PairCells::assign(
     }
     std::vector<float> uv(n * L);
     project(list, n, d, x, rows, means, uv.data());
-    for (size_t r = 0; r < n; r++) {
-        cells[r] = uint16_t(nearest_cell(L, a[list], g, &uv[r * L]));
-    }
+    nearest_cells(L, a[list], g, n, uv.data(), cells);
 }
 
 void PairCells::init_whole(size_t nlist_in) {

@@ -105,13 +105,27 @@ struct PairCells {
     void divide(
             size_t nlist, size_t d, const float* means, size_t cells_per_list);
 
-    /** Fits a of one list to its vectors, and says which cell each belongs to.
-     * Time O((n + L) L d), memory O(n L). May be called for several lists at
-     * once. Changes nothing if it throws.
+    /** The a of one list that suits these of its vectors best, and the cell of
+     * each with it. Time O((n + L) L d), memory O(n L).
      *
-     * @param x      the list's vectors, size n * d
+     * @param rows   of x that are meant, or nullptr: the first n
      * @param means  of all lists
      * @param out    cells, size n
+     */
+    float best_a(
+            size_t list,
+            size_t n,
+            size_t d,
+            const float* x,
+            const uint32_t* rows,
+            const float* means,
+            uint16_t* out) const;
+
+    /** Fits a of one list to its vectors, and says which cell each belongs to.
+     * As best_a(). May be called for several lists at once. Changes nothing if
+     * it throws.
+     *
+     * @param x  the list's vectors, size n * d
      */
     void fit_list(
             size_t list,

@@ -97,8 +97,10 @@ void nearest_lists(
             const size_t d = packed.d, k = packed.k;
             block.resize(rows * d);
             products.resize(rows * k);
-            for (size_t i = 0; i < rows * d; i++) {
-                block[i] = x[begin * d + i] - centre[i % d];
+            for (size_t i = 0; i < rows; i++) {
+                for (size_t j = 0; j < d; j++) {
+                    block[i * d + j] = x[(begin + i) * d + j] - centre[j];
+                }
             }
             gmm::inner_products(packed, rows, block.data(), products.data(), k);
             for (size_t i = 0; i < rows; i++) {

@@ -34,7 +34,7 @@ void Rotation::apply(
         float scale,
         float* out) const {
     const CodeKernels& kernels = best_code_kernels();
-    std::vector<float> scratch(power), before(order.empty() ? 0 : d);
+    std::vector<float> before(order.empty() ? 0 : d);
     for (size_t i = 0; i < n; i++) {
         const float* xi = x + i * d;
         float* y = out + i * d;
@@ -52,15 +52,14 @@ void Rotation::apply(
             for (size_t j = 0; j < d; j++) {
                 y[j] *= s[j];
             }
-            kernels.hadamard(
-                    y + (round % 2 ? d - power : 0), power, scratch.data());
+            kernels.hadamard(y + (round % 2 ? d - power : 0), power);
         }
     }
 }
 
 void Rotation::apply_inverse(size_t n, const float* y, float* out) const {
     const CodeKernels& kernels = best_code_kernels();
-    std::vector<float> scratch(power), after(order.empty() ? 0 : d);
+    std::vector<float> after(order.empty() ? 0 : d);
     std::copy(y, y + n * d, out);
     for (size_t i = 0; i < n; i++) {
         float* x = out + i * d;
@@ -68,8 +67,7 @@ void Rotation::apply_inverse(size_t n, const float* y, float* out) const {
             const float* s = signs.data() + round * d;
             kernels.hadamard( // its own inverse
                     x + (round % 2 ? d - power : 0),
-                    power,
-                    scratch.data());
+                    power);
             for (size_t j = 0; j < d; j++) {
                 x[j] *= s[j];
             }

@@ -128,8 +128,7 @@ struct CodeKernels {
     void (*decode_halves)(size_t d, const uint8_t* code, float* out);
 
     /// In place: the Walsh-Hadamard transform of n = 2^p values over sqrt(n).
-    /// scratch has size n.
-    void (*hadamard)(float* x, size_t n, float* scratch);
+    void (*hadamard)(float* x, size_t n);
 
     /// out[j] = max(0, products[j] * scale + (offset + norms[j])); the least
     /// and the largest of them

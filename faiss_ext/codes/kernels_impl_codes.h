@@ -162,6 +162,15 @@ constexpr float kSteps<2>[3] = {0.9f, 1.0f, 1.1f};
 template <>
 constexpr float kSteps<4>[3] = {0.3f, 0.34f, 0.38f};
 
+/// The number of a level, rounded down: (r / step + middle + 1/2) in range.
+template <int bits, class T>
+inline T level_number(const T& r, float inverse) {
+    constexpr float most = (1 << bits) - 1;
+    T v = r * inverse + (0.5f * most + 0.5f);
+    v = v > 0 ? v : T{};
+    return v < most ? v : T{} + most;
+}
+
 template <int bits>
 void encode_of(size_t d, const float* r, uint8_t* level, float* ro, float* oo) {
     constexpr float top = 0.5f * ((1 << bits) - 1);
@@ -171,28 +180,36 @@ void encode_of(size_t d, const float* r, uint8_t* level, float* ro, float* oo) {
     float best = -1, inverse_best = 0;
     for (int k = 0; k < tries; k++) {
         const float inverse = 1 / (rms * kSteps<bits>[k]);
-        alignas(64) float sum_ro[kLanes] = {}, sum_oo[kLanes] = {};
+        Lanes sum_ro = {}, sum_oo = {};
         size_t j = 0;
         for (; j + kLanes <= d; j += kLanes) {
-            for (size_t l = 0; l < kLanes; l++) {
-                float v = r[j + l] * inverse + (top + 0.5f);
-                v = v > 0 ? v : 0;
-                v = v < 2 * top ? v : 2 * top;
-                const float o = float(int32_t(v)) - top;
-                sum_ro[l] += r[j + l] * o;
-                sum_oo[l] += o * o;
+            const Lanes x = Lanes::load(r + j);
+            Lanes o;
+            for (size_t i = 0; i < Lanes::n; i++) {
+                o.r[i] = __builtin_convertvector(
+                                 __builtin_convertvector(
+                                         level_number<bits>(x.r[i], inverse),
+                                         Mask),
+                                 Register) -
+                        top;
             }
+            sum_ro.add_product(x, o);
+            sum_oo.add_product(o, o);
         }
-        for (size_t l = 0; j + l < d; l++) {
-            float v = r[j + l] * inverse + (top + 0.5f);
-            v = v > 0 ? v : 0;
-            v = v < 2 * top ? v : 2 * top;
-            const float o = float(int32_t(v)) - top;
-            sum_ro[l] += r[j + l] * o;
-            sum_oo[l] += o * o;
+        if (j < d) {
+            float last_r[kLanes] = {}, last_o[kLanes] = {};
+            for (size_t l = 0; j + l < d; l++) {
+                last_r[l] = r[j + l];
+                last_o[l] =
+                        float(int32_t(level_number<bits>(r[j + l], inverse))) -
+                        top;
+            }
+            const Lanes x = Lanes::load(last_r), o = Lanes::load(last_o);
+            sum_ro.add_product(x, o);
+            sum_oo.add_product(o, o);
         }
-        const float this_ro = Lanes::load(sum_ro).sum();
-        const float this_oo = Lanes::load(sum_oo).sum();
+        const float this_ro = sum_ro.sum();
+        const float this_oo = sum_oo.sum();
         const float cosine = this_ro / __builtin_sqrtf(this_oo);
         if (cosine > best || k == 0) {
             best = cosine;
@@ -202,10 +219,7 @@ void encode_of(size_t d, const float* r, uint8_t* level, float* ro, float* oo) {
         }
     }
     for (size_t j = 0; j < d; j++) {
-        float v = r[j] * inverse_best + (top + 0.5f);
-        v = v > 0 ? v : 0;
-        v = v < 2 * top ? v : 2 * top;
-        level[j] = uint8_t(int32_t(v));
+        level[j] = uint8_t(int32_t(level_number<bits>(r[j], inverse_best)));
     }
 }
 

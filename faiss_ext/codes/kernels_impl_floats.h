@@ -76,6 +76,36 @@ struct Lanes {
     }
 };
 
+/// 0, 1 ... n - 1
+template <size_t... l>
+struct Numbers {};
+template <size_t n, size_t... l>
+struct NumbersBelow : NumbersBelow<n - 1, n - 1, l...> {};
+template <size_t... l>
+struct NumbersBelow<0, l...> : Numbers<l...> {};
+
+/// Lane l of the result is lane l ^ stride.
+template <size_t stride, class T, size_t... l>
+inline T swapped(const T& v, Numbers<l...>) {
+    return __builtin_shufflevector(v, v, int(l ^ stride)...);
+}
+template <size_t stride, class T>
+inline T swapped(const T& v) {
+    return swapped<stride>(v, NumbersBelow<kWidth>());
+}
+
+/// The least of all lanes, in each.
+template <size_t stride = kWidth / 2, class T>
+inline T least_lane(const T& v) {
+    const T other = swapped<stride>(v);
+    const T least = other < v ? other : v;
+    if constexpr (stride > 1) {
+        return least_lane<stride / 2>(least);
+    } else {
+        return least;
+    }
+}
+
 inline float squared_distance(const float* x, const float* y, size_t d) {
     Lanes acc = {};
     size_t j = 0;
@@ -149,25 +179,92 @@ void decode_halves(size_t d, const uint8_t* code, float* out) {
     }
 }
 
-void hadamard(float* x, size_t n, float* scratch) {
-    // Each stage reads halves and writes pairs, so that all are alike.
+/// Sums in lanes without the bit `stride`, differences in those with it.
+template <size_t stride>
+inline Register butterfly(const Register& v) {
+    Mask sign;
+    for (size_t l = 0; l < kWidth; l++) {
+        sign[l] = l & stride ? int32_t(0x80000000u) : 0;
+    }
+    return swapped<stride>(v) + Register(Mask(v) ^ sign);
+}
+
+/// From one stride down, within a register.
+template <size_t stride>
+inline Register butterflies(const Register& v) {
+    if constexpr (stride > 1) {
+        return butterflies<stride / 2>(butterfly<stride>(v));
+    } else {
+        return butterfly<1>(v);
+    }
+}
+
+/// The transform of count * kWidth values, without the factor, in registers.
+template <size_t count>
+inline void transform(float* x, float scale) {
+    Register v[count];
+    __builtin_memcpy(v, x, sizeof(v));
+#pragma GCC unroll 4
+    for (size_t stride = count / 2; stride > 0; stride /= 2) {
+#pragma GCC unroll 8
+        for (size_t i = 0; i < count; i++) {
+            if ((i & stride) == 0) {
+                const Register a = v[i], b = v[i + stride];
+                v[i] = a + b;
+                v[i + stride] = a - b;
+            }
+        }
+    }
+#pragma GCC unroll 8
+    for (size_t i = 0; i < count; i++) {
+        v[i] = butterflies<kWidth / 2>(v[i]) * scale;
+    }
+    __builtin_memcpy(x, v, sizeof(v));
+}
+
+void hadamard(float* x, size_t n) {
     float scale = 1;
-    float *from = x, *to = scratch;
     for (size_t m = 1; m < n; m *= 2) {
         scale *= 0.70710678118654752f;
-        const float* __restrict a = from;
-        const float* __restrict b = from + n / 2;
-        float* __restrict out = to;
-        for (size_t j = 0; j < n / 2; j++) {
-            out[2 * j] = a[j] + b[j];
-            out[2 * j + 1] = a[j] - b[j];
-        }
-        float* t = from;
-        from = to;
-        to = t;
     }
-    for (size_t i = 0; i < n; i++) {
-        x[i] = from[i] * scale;
+    if (n < kWidth) {
+        for (size_t stride = n / 2; stride > 0; stride /= 2) {
+            for (size_t j = 0; j < n; j++) {
+                if ((j & stride) == 0) {
+                    const float a = x[j], b = x[j + stride];
+                    x[j] = a + b;
+                    x[j + stride] = a - b;
+                }
+            }
+        }
+        for (size_t j = 0; j < n; j++) {
+            x[j] *= scale;
+        }
+        return;
+    }
+    switch (n / kWidth) {
+        case 1:
+            return transform<1>(x, scale);
+        case 2:
+            return transform<2>(x, scale);
+        case 4:
+            return transform<4>(x, scale);
+    }
+    constexpr size_t kPart = 8 * kWidth;
+    for (size_t stride = n / 2; stride >= kPart; stride /= 2) {
+        for (size_t i = 0; i < n; i += 2 * stride) {
+            for (size_t j = i; j < i + stride; j += kWidth) {
+                Register a, b;
+                __builtin_memcpy(&a, x + j, sizeof(a));
+                __builtin_memcpy(&b, x + j + stride, sizeof(b));
+                const Register sum = a + b, difference = a - b;
+                __builtin_memcpy(x + j, &sum, sizeof(sum));
+                __builtin_memcpy(x + j + stride, &difference, sizeof(sum));
+            }
+        }
+    }
+    for (size_t j = 0; j < n; j += kPart) {
+        transform<8>(x + j, scale);
     }
 }
 
@@ -210,31 +307,48 @@ void distances(
 }
 
 size_t largest_difference(size_t n, const float* x, const float* y) {
-    float best[kLanes];
-    for (size_t l = 0; l < kLanes; l++) {
-        best[l] = -__builtin_inff();
+    // of each lane: the least of y - x, and where it is
+    Lanes least;
+    Mask at[Lanes::n];
+    for (size_t i = 0; i < Lanes::n; i++) {
+        least.r[i] = Register{} + __builtin_inff();
+        for (size_t l = 0; l < kWidth; l++) {
+            at[i][l] = int32_t(i * kWidth + l);
+        }
     }
+    Mask place[Lanes::n];
+    __builtin_memcpy(place, at, sizeof(place));
     size_t j = 0;
     for (; j + kLanes <= n; j += kLanes) {
-        for (size_t l = 0; l < kLanes; l++) {
-            const float v = x[j + l] - y[j + l];
-            best[l] = v > best[l] ? v : best[l];
+        const Lanes a = Lanes::load(x + j), b = Lanes::load(y + j);
+        for (size_t i = 0; i < Lanes::n; i++) {
+            const Register v = b.r[i] - a.r[i];
+            const Mask below = v < least.r[i];
+            least.r[i] = below ? v : least.r[i];
+            place[i] = below ? at[i] + int32_t(j) : place[i];
         }
     }
-    float most = best[0];
-    for (size_t l = 1; l < kLanes; l++) {
-        most = best[l] > most ? best[l] : most;
+    Register value = least.r[0];
+    for (size_t i = 1; i < Lanes::n; i++) {
+        value = least.r[i] < value ? least.r[i] : value;
     }
+    value = least_lane(value);
+    Mask first = Mask{} + 0x7fffffff;
+    for (size_t i = 0; i < Lanes::n; i++) {
+        const Mask equal = least.r[i] == value;
+        const Mask p = equal ? place[i] : Mask{} + 0x7fffffff;
+        first = p < first ? p : first;
+    }
+    size_t found = size_t(least_lane(first)[0]);
+    float most = -value[0];
     for (; j < n; j++) {
         const float v = x[j] - y[j];
-        most = v > most ? v : most;
-    }
-    for (j = 0; j + 1 < n; j++) {
-        if (x[j] - y[j] == most) {
-            break;
+        if (v > most) {
+            most = v;
+            found = j;
         }
     }
-    return j;
+    return found < n ? found : 0; // no number is above minus infinity
 }
 
 void score_cells(

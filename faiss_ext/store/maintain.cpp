@@ -25,6 +25,11 @@ namespace {
 constexpr size_t kGrowth = 2;
 /// A list of fewer entries is not fitted.
 constexpr size_t kLeastFitted = 16;
+/// Of so many of its entries a list's a is estimated,
+constexpr size_t kFitSample = 256;
+/// and if it is that near to what it was the list stays as it is: the residuals
+/// would be shorter by less than a hundredth.
+constexpr float kSameA = 0.03f;
 /// Lists of so many entries are fitted anew within an addition however small.
 constexpr size_t kRefitEntries = 2048;
 /// A calibration of half the vectors can miss by 0.07.
@@ -57,26 +62,14 @@ size_t choose_cells(GMMIndexRef index, size_t entries) {
 }
 
 /// A list's vectors, and its cells fitted to them.
-struct ListFit {
-    std::vector<float> decoded, norms;
-    std::vector<uint16_t> cell;
-    std::vector<uint32_t> order; ///< entries by cell
-    Payload payload;
-    float norm2 = 0;
-
-    /// Into the cells' a and, through `offset`, the sizes. Those
-    /// change only when nothing can fail any more.
-    void fit(
-            GMMIndexRef index,
-            PairCells& cells,
-            size_t list,
-            const float* means,
-            uint32_t* offset) {
+class ListFit {
+public:
+    ListFit(GMMIndexRef index, size_t list)
+            : index(index), list(list), n(index.ivf.invlists->list_size(list)),
+              codes(index.ivf.invlists, list) {
         const faiss::IndexIVF& ivf = index.ivf;
-        const size_t n = ivf.invlists->list_size(list), d = ivf.d;
-        const size_t L = cells.cells_per_list;
-        faiss::InvertedLists::ScopedCodes codes(ivf.invlists, list);
-        const float* x = reinterpret_cast<const float*>(codes.get());
+        const size_t d = ivf.d;
+        x = reinterpret_cast<const float*>(codes.get());
         if (is_ip(ivf) || !dynamic_cast<const faiss::IndexIVFFlat*>(&ivf)) {
             decoded.resize(n * d);
             decode_codes(ivf, list, n, codes.get(), decoded.data());
@@ -91,15 +84,39 @@ struct ListFit {
             }
             faiss::fvec_renorm_L2(d, n, decoded.data());
         }
-        cell.resize(n);
+    }
+
+    /// Whether the list's a is near enough to what it would become.
+    bool has_the_same_a(const PairCells& cells, const float* means) const {
+        std::vector<uint32_t> rows(std::min(n, kFitSample));
+        for (size_t r = 0; r < rows.size(); r++) {
+            rows[r] = uint32_t(r * n / rows.size());
+        }
+        std::vector<uint16_t> ignored(rows.size());
+        const float a = cells.best_a(
+                list,
+                rows.size(),
+                index.ivf.d,
+                x,
+                rows.data(),
+                means,
+                ignored.data());
+        return std::abs(a - cells.a[list]) <= kSameA;
+    }
+
+    /// Into the cells' a and, through `offset`, the sizes. Those
+    /// change only when nothing can fail any more.
+    void fit(PairCells& cells, const float* means, uint32_t* offset) {
+        const size_t L = cells.cells_per_list;
+        std::vector<uint16_t> cell(n);
         order.resize(n);
         payload.fit(
                 cells,
                 list,
                 n,
-                d,
+                index.ivf.d,
                 x,
-                is_ip(ivf) ? norms.data() : nullptr,
+                is_ip(index.ivf) ? norms.data() : nullptr,
                 means,
                 cell.data());
         std::fill(offset, offset + L + 1, 0);
@@ -113,6 +130,17 @@ struct ListFit {
         std::copy_backward(offset, offset + L, offset + L + 1);
         offset[0] = 0;
     }
+
+    std::vector<uint32_t> order; ///< entries by cell
+    Payload payload;
+    float norm2 = 0; ///< METRIC_INNER_PRODUCT: the largest
+
+private:
+    GMMIndexRef index;
+    size_t list, n;
+    faiss::InvertedLists::ScopedCodes codes;
+    const float* x;
+    std::vector<float> decoded, norms;
 };
 
 /// A list all of whose entries are known. It is as it was if this throws.
@@ -120,8 +148,12 @@ void refit_list(GMMIndexRef index, size_t list, const float* means) {
     PairCells& cells = index.gmm.cells;
     std::vector<uint32_t> offset(cells.cells_per_list + 1);
     std::vector<uint8_t> spare(index.ivf.code_size);
-    ListFit fit;
-    fit.fit(index, cells, list, means, offset.data());
+    ListFit fit(index, list);
+    if (cells.fitted_size[list] > 0 && fit.has_the_same_a(cells, means)) {
+        cells.fitted_size[list] = uint32_t(cells.list_size(list));
+        return;
+    }
+    fit.fit(cells, means, offset.data());
     // nothing throws any more
     std::copy(offset.begin(), offset.end(), cells.list_offsets(list));
     for (size_t p = 0; p < fit.order.size(); p++) {
@@ -260,8 +292,8 @@ void rebuild_cells(GMMIndexRef index) {
                 return;
             }
             check_writable(ivf, i);
-            ListFit fit;
-            fit.fit(index, fresh, i, means.data(), fresh.list_offsets(i));
+            ListFit fit(index, i);
+            fit.fit(fresh, means.data(), fresh.list_offsets(i));
             norm2[i] = fit.norm2;
             squared_error[i] = fit.payload.squared_error;
             Payload::resize(fresh, i, fit.order.size());
