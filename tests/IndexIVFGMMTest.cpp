@@ -1,6 +1,7 @@
 // The lifecycle of an index with cells: whatever is added, removed, updated,
 // merged and folded in, the index holds what a map of vectors holds.
 #include "faiss_ext/IndexIVFGMM.h"
+#include "faiss_ext/store/list_storage.h"
 
 #include <atomic>
 #include <numeric>
@@ -600,6 +601,41 @@ TEST(IndexIVFGMM, CellsAreFittedAsAListGrows) {
         EXPECT_LT(size, std::max<size_t>(16, 2 * by_one->cells.fitted_size[i]));
     }
     check_consistent(*by_one, *by_one, model_of(rows_of(base(), 0, 3000)));
+}
+
+TEST(IndexIVFGMM, CellsMoveWhereAListHasChangedAndNotWhereItGrows) {
+    constexpr size_t kGrowing = 3; // lists: not half of the index
+    auto index = trained(base(), kLists);
+    index->calibrate_on_add = false;
+    index->add(base().n, base().row(0));
+    const MeansView means(*index);
+    const size_t d = base().d, L = index->cells.cells_per_list;
+    // Doubles them by what lies `share` of the way to partners; how many a
+    // changed?
+    const auto grow = [&](float share) {
+        std::vector<float> x;
+        for (size_t i = 0; i < kGrowing; i++) {
+            for (size_t r = 0; r <= index->cells.fitted_size[i]; r++) {
+                const float* own = means.data() + i * d;
+                const float* other =
+                        means.data() + index->cells.partners(i)[r % L] * d;
+                for (size_t j = 0; j < d; j++) {
+                    x.push_back(own[j] + share * (other[j] - own[j]));
+                }
+            }
+        }
+        const std::vector<float> before = index->cells.a;
+        index->add(x.size() / d, x.data());
+        size_t changed = 0;
+        for (size_t i = 0; i < kGrowing; i++) {
+            EXPECT_EQ(index->cells.fitted_size[i], index->cells.list_size(i));
+            changed += index->cells.a[i] != before[i];
+        }
+        return changed;
+    };
+    EXPECT_EQ(grow(0.05f), kGrowing);
+    EXPECT_EQ(grow(index->cells.a[0]), 0u);
+    check_cells(*index, index->cells, true);
 }
 
 TEST(IndexIVFGMM, SearchesBesideAdditionsUnderASharedMutex) {
