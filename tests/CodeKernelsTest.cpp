@@ -694,7 +694,6 @@ TEST(CodeKernels, ScanGivesTheEntriesBelowTheThreshold) {
                                            similarity,
                                            &segments[s],
                                            n,
-                                           segments.size() - s - n,
                                            threshold,
                                            found.data());
                             for (size_t i = 0; i < m; i++) {

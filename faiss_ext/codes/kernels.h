@@ -71,7 +71,6 @@ struct CodeKernels {
      *
      * @param segments  those that share a block side by side, for their sums
      *                  are taken once
-     * @param ahead     segments behind these, whose blocks may be fetched
      * @param out       those below the threshold, in order; has room for all
      *                  and kMoreCandidates
      * @return          how many they are
@@ -82,7 +81,6 @@ struct CodeKernels {
             bool similarity,
             const Segment* segments,
             size_t n_segments,
-            size_t ahead,
             float threshold,
             CodeCandidate* out);
 

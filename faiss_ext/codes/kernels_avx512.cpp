@@ -52,7 +52,7 @@ struct TablesInRegisters {
     __m512i low[kGroups / 2], high[kGroups / 2];
 
     TablesInRegisters(const uint8_t* tables, size_t) {
-#pragma GCC unroll 8
+#pragma GCC unroll 12
         for (int h = 0; h < kGroups / 2; h++) {
             low[h] = _mm512_loadu_si512(tables + h * 64);
             high[h] = _mm512_loadu_si512(tables + kGroups * 32 + h * 64);
@@ -60,7 +60,7 @@ struct TablesInRegisters {
     }
     template <bool pairs, class Add>
     void for_each(const uint8_t* block, size_t, const Add& add) const {
-#pragma GCC unroll 4
+#pragma GCC unroll 6
         for (int h = 0; h < kGroups / 2; h += 2) {
             const __m512i first = look_up(
                     _mm512_loadu_si512(block + h * 64), low[h], high[h]);
@@ -88,6 +88,8 @@ auto with_tables(size_t groups, const F& f) {
             return f.template operator()<TablesInRegisters<12>>();
         case 16:
             return f.template operator()<TablesInRegisters<16>>();
+        case 24:
+            return f.template operator()<TablesInRegisters<24>>();
         default:
             return f.template operator()<TablesInMemory>();
     }

@@ -120,7 +120,6 @@ size_t scan_of(
         const CodeQuery& query,
         const Segment* segments,
         size_t n_segments,
-        size_t ahead,
         float threshold,
         CodeCandidate* out) {
     const size_t block_bytes = shape.block_bytes();
@@ -128,7 +127,7 @@ size_t scan_of(
     const Segment* const end = segments + n_segments;
     GatheredBlock gathered[kGathered + kPrefetched + 3];
     BlockLanes lanes[kGathered + 3];
-    for (size_t s = 0; s < kPrefetched && s < n_segments + ahead; s++) {
+    for (size_t s = 0; s < kPrefetched && s < n_segments; s++) {
         prefetch_block(
                 segments[s].blocks +
                         segments[s].begin / kBlockEntries * block_bytes,
@@ -156,13 +155,12 @@ size_t scan(
         bool similarity,
         const Segment* segments,
         size_t n_segments,
-        size_t ahead,
         float threshold,
         CodeCandidate* out) {
     const auto f = similarity
             ? (shape.bits == 4 ? scan_of<true, false> : scan_of<true, true>)
             : (shape.bits == 4 ? scan_of<false, false> : scan_of<false, true>);
-    return f(shape, query, segments, n_segments, ahead, threshold, out);
+    return f(shape, query, segments, n_segments, threshold, out);
 }
 
 constexpr CodeKernels kTable = {

@@ -56,7 +56,6 @@ public:
                 codes.similarity,
                 segments.data() + begin,
                 end - begin,
-                segments.size() - end,
                 threshold,
                 candidates.data());
     }
