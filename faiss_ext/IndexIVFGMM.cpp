@@ -155,6 +155,11 @@ void IndexIVFGMM<IVF>::range_search(
         const faiss::SearchParameters* params) const {
     check_rows("x", n, this->d, x);
     FAISS_THROW_IF_NOT_MSG(result, "result = nullptr, expected a result");
+    FAISS_THROW_IF_NOT_FMT(
+            result->nq == size_t(n),
+            "result->nq = %zu, expected n = %zu",
+            result->nq,
+            size_t(n));
     gmm_range_search(
             *this,
             *this,

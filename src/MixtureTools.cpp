@@ -25,6 +25,9 @@ size_t num_parameters(const GaussianMixture& model) {
 
 namespace {
 
+/// Of the square of how far means and vectors are apart: floats hold no more.
+constexpr double kLeastVariance = 1e-36;
+
 /// log p of blocks of vectors, with the m best components if they are asked
 /// for.
 struct Evaluation {
@@ -65,8 +68,21 @@ struct Evaluation {
             const double diff = model.means[i] - center[i % model.d];
             spread = std::max(spread, std::abs(diff));
         }
-        for (double variance : component_variances(model, 0)) {
-            spread = std::max(spread, std::sqrt(variance));
+        double least = HUGE_VAL, largest = 0; // variances
+        for (size_t j = 0; j < model.k; j++) {
+            for (double variance : component_variances(model, j)) {
+                least = std::min(least, variance);
+                largest = std::max(largest, variance);
+            }
+        }
+        spread = std::max(spread, std::sqrt(largest));
+        if (least < kLeastVariance * spread * spread) {
+            throw_invalid(
+                    "variances: %g beside a spread of %g, expected at least "
+                    "%g of its square",
+                    least,
+                    spread,
+                    kLeastVariance);
         }
         frame.scale = std::exp2(-std::round(std::log2(spread)));
         backend.set_data(source, weights, frame);

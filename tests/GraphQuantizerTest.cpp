@@ -2,6 +2,7 @@
 // quantizer: the same searches, whatever the graph has to be asked for.
 #include <faiss/IndexFlat.h>
 #include <faiss/IndexHNSW.h>
+#include <faiss/impl/AuxIndexStructures.h>
 #include <faiss/impl/io.h>
 #include <faiss/index_io.h>
 
@@ -86,6 +87,44 @@ TEST(GraphQuantizer, FindsWhatAFlatOneFinds) {
             // what is looked at are others
             EXPECT_GT(agreement(by_graph[i], search(cases[i])), 0.9)
                     << to_string(cases[i].order) << " " << cases[i].nprobe;
+        }
+    }
+}
+
+/// Fewer lists than the graph is asked for: all at once, the nearest first.
+TEST(GraphQuantizer, NoLessThanTheStockIndexInFewLists) {
+    const Vectors x = sift_base(kStored);
+    std::unique_ptr<faiss::Index> index(
+            index_factory(x.d, "GMM128_HNSW32,Flat"));
+    index->train(x.n, x.x.data());
+    index->add(x.n, x.x.data());
+    faiss::VectorIOWriter writer;
+    faiss_ext::write_index(index.get(), &writer);
+    faiss::VectorIOReader reader;
+    reader.data = writer.data;
+    std::unique_ptr<faiss::Index> stock(faiss::read_index(&reader));
+
+    Vectors q = sift_queries(100);
+    for (bool negated : {false, true}) {
+        SCOPED_TRACE(negated);
+        for (float& v : q.x) {
+            v = negated ? -v : v;
+        }
+        faiss::IndexFlatL2 flat(x.d);
+        flat.add(x.n, x.x.data());
+        const Found truth = find(flat, q, 10);
+        for (size_t nprobe : {4, 16, 64}) {
+            dynamic_cast<faiss::IndexIVF&>(*index).nprobe = nprobe;
+            dynamic_cast<faiss::IndexIVF&>(*stock).nprobe = nprobe;
+            EXPECT_GE(
+                    agreement(truth, find(*index, q, 10)),
+                    agreement(truth, find(*stock, q, 10)) - 0.002)
+                    << nprobe;
+            faiss::RangeSearchResult in_radius(q.n), expected(q.n);
+            const float radius = truth.dis[9];
+            index->range_search(q.n, q.x.data(), radius, &in_radius);
+            stock->range_search(q.n, q.x.data(), radius, &expected);
+            EXPECT_GE(in_radius.lims[q.n], expected.lims[q.n]) << nprobe;
         }
     }
 }

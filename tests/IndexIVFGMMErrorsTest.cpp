@@ -361,6 +361,10 @@ TEST(IndexIVFGMMErrors, NoCallTakesMoreVectorsThanMemoryHolds) {
     expect_refused(*index, {"result = nullptr"}, [&] {
         index->range_search(1, x, 1e5f, nullptr);
     });
+    faiss::RangeSearchResult of_two(2);
+    expect_refused(*index, {"result->nq = 2", "n = 1"}, [&] {
+        index->range_search(1, x, 1e5f, &of_two);
+    });
     // No vectors need no memory.
     index->search(0, nullptr, 1, nullptr, nullptr);
     index->add(0, nullptr);

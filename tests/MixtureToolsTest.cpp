@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <numbers>
 #include <set>
 
 #include "ExpectInvalid.h"
@@ -180,6 +181,36 @@ TEST(MixtureTools, RowsThatAreNotFiniteAreNamed) {
     EXPECT_INVALID(score(m, *data.source(), nullptr, *backend), "row 7");
     EXPECT_INVALID(
             score(m, *sift(9, 2).source(), nullptr, *backend), "source.d = 2");
+}
+
+TEST(MixtureTools, VariancesOfAllSizes) {
+    for (bool swapped : {false, true}) {
+        GaussianMixture m;
+        m.d = 2;
+        m.k = 2;
+        m.means.assign(4, 0);
+        m.log_weights.assign(2, std::log(0.5f));
+        m.variances = {1e15f, 1e-15f};
+        if (swapped) {
+            std::swap(m.variances[0], m.variances[1]);
+        }
+        const std::vector<float> x = {0, 0, 1e7f, -1e7f};
+        const auto source = gmm::memory_source(x.data(), 2, 2);
+        double expected = 0;
+        for (size_t i = 0; i < 2; i++) {
+            const double r2 = 2.0 * x[2 * i] * x[2 * i];
+            double p = 0;
+            for (double v : m.variances) {
+                p += 0.5 * std::exp(-r2 / (2 * v)) / (2 * std::numbers::pi * v);
+            }
+            expected += std::log(p) / 2;
+        }
+        const auto backend = gmm::make_cpu_backend();
+        EXPECT_NEAR(score(m, *source, nullptr, *backend), expected, 1e-3);
+        // what floats cannot hold beside each other is refused
+        m.variances[swapped] = 1e22f;
+        EXPECT_INVALID(score(m, *source, nullptr, *backend), "variances");
+    }
 }
 
 TEST(Split, CopiesHaveNothingToSplit) {

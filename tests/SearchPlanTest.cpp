@@ -290,5 +290,50 @@ TEST(SearchPlan, WhatACallSaysIsPassedOn) {
     EXPECT_FAISS_ERROR(plan_of(*index, 10, &foreign), "SearchParametersIVF");
 }
 
+/// A selector of lists: only they are searched, and whole.
+TEST(SearchPlan, OnlyListsThatAreSelected) {
+    const auto index = sift_index();
+    faiss::IDSelectorRange lists(3, 8);
+    faiss::SearchParameters quantizer;
+    quantizer.sel = &lists;
+    SearchParametersIVFGMM params;
+    params.quantizer_params = &quantizer;
+    const Vectors q = sift_queries(20);
+    for (float target : {0.0f, 0.9f}) {
+        params.target_recall = target;
+        for (size_t nprobe : {2, 5, 200}) {
+            params.nprobe = nprobe;
+            const Found found = find(*index, q, 100, &params);
+            faiss::SearchParametersIVF stock;
+            stock.nprobe = target > 0 ? 5 : nprobe; // all that there are
+            stock.quantizer_params = &quantizer;
+            std::vector<float> coarse(q.n * stock.nprobe);
+            std::vector<idx_t> keys(q.n * stock.nprobe);
+            index->quantizer->search(
+                    q.n,
+                    q.x.data(),
+                    stock.nprobe,
+                    coarse.data(),
+                    keys.data(),
+                    &quantizer);
+            Found expected = found;
+            index->search_preassigned(
+                    q.n,
+                    q.x.data(),
+                    100,
+                    keys.data(),
+                    coarse.data(),
+                    expected.dis.data(),
+                    expected.ids.data(),
+                    false,
+                    &stock);
+            EXPECT_EQ(found.dis, expected.dis) << target << " " << nprobe;
+        }
+    }
+    params.target_recall = 0;
+    params.probe_order = ProbeOrder::log_likelihood;
+    EXPECT_FAISS_ERROR(plan_of(*index, 10, &params), "quantizer_params->sel");
+}
+
 } // namespace
 } // namespace faiss_ext

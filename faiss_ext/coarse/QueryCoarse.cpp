@@ -53,10 +53,12 @@ bool QueryCoarse::more_lists(std::vector<uint32_t>& lists) {
         return false;
     }
     lists.clear();
+    bool in_order = true;
     n_asked = n_asked == 0 ? kFirstAsked : 4 * n_asked;
     if (n_asked > std::max(kMostAsked, ivf.nlist / kShareAsked) ||
         n_asked >= ivf.nlist) {
         n_asked = ivf.nlist;
+        in_order = false;
         for (size_t i = 0; i < ivf.nlist; i++) {
             if (given[i] != stamp) {
                 lists.push_back(uint32_t(i));
@@ -80,6 +82,11 @@ bool QueryCoarse::more_lists(std::vector<uint32_t>& lists) {
         }
     }
     need(reinterpret_cast<const int32_t*>(lists.data()), lists.size());
+    if (!in_order) {
+        std::sort(lists.begin(), lists.end(), [&](uint32_t p, uint32_t q) {
+            return own[p] != own[q] ? own[p] < own[q] : p < q;
+        });
+    }
     // a graph that is not connected can find nothing new
     return !lists.empty() || more_lists(lists);
 }

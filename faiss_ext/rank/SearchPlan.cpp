@@ -282,6 +282,25 @@ SearchPlan make_plan(
     plan.nprobe = std::min<size_t>(p.nprobe, ivf.nlist);
     plan.order = p.probe_order;
     plan.probe_mass = p.probe_mass;
+    if (plan.selects_lists()) {
+        FAISS_THROW_IF_NOT_MSG(
+                has_vectors(ivf),
+                "quantizer_params->sel: expected none in an index of codes "
+                "alone");
+        FAISS_THROW_IF_NOT_FMT(
+                plan.order == ProbeOrder::calibrated ||
+                        plan.order == ProbeOrder::codes ||
+                        plan.order == ProbeOrder::distance,
+                "quantizer_params->sel with probe_order = %s, expected "
+                "calibrated, codes or distance",
+                to_string(plan.order));
+        plan.order = ProbeOrder::distance;
+        plan.probe_mass = 1;
+        if (p.target_recall > 0 && !nprobe_given) {
+            plan.nprobe = ivf.nlist;
+        }
+        return plan;
+    }
     if (!has_vectors(ivf)) {
         plan_codes_alone(ivf, gmm, p.target_recall, k, nprobe_given, plan);
         return plan;

@@ -48,6 +48,12 @@ struct SearchPlan {
     /// budgets grow by it, and where fewer than k are found all are looked at.
     double share = 1;
     const faiss::SearchParameters* quantizer_params = nullptr;
+
+    /// Whether only some lists may be searched: whole ones then.
+    bool selects_lists() const {
+        return quantizer_params && quantizer_params->sel;
+    }
+
     /// Of each query of the call, (list, offset) pairs that it must not see,
     /// ascending; or nullptr.
     const std::vector<std::vector<idx_t>>* hidden = nullptr;

@@ -95,17 +95,21 @@ void probe(
         float* coarse,
         idx_t* keys) {
     if (plan.order == ProbeOrder::distance && !gmm.cells.codes.empty() &&
-        !hnsw_of(ivf)) {
+        !hnsw_of(ivf) && !plan.selects_lists()) {
         probe_by_distance(
                 ivf, gmm.cells.codes, plan.nprobe, n, x, coarse, keys);
         return;
     }
     if (plan.order == ProbeOrder::distance) {
-        // A graph does not find all lists.
+        // A graph does not find all lists, nor all that are selected.
         const faiss::Index* const behind =
-                plan.nprobe >= ivf.nlist ? hnsw_of(ivf) : nullptr;
+                plan.nprobe >= ivf.nlist || plan.selects_lists() ? hnsw_of(ivf)
+                                                                 : nullptr;
         if (behind) {
-            behind->search(n, x, plan.nprobe, coarse, keys);
+            faiss::SearchParameters selected;
+            selected.sel =
+                    plan.selects_lists() ? plan.quantizer_params->sel : nullptr;
+            behind->search(n, x, plan.nprobe, coarse, keys, &selected);
         } else {
             ivf.quantizer->search(
                     n, x, plan.nprobe, coarse, keys, plan.quantizer_params);
