@@ -301,7 +301,7 @@ TEST(SearchPlan, OnlyListsThatAreSelected) {
     const Vectors q = sift_queries(20);
     for (float target : {0.0f, 0.9f}) {
         params.target_recall = target;
-        for (size_t nprobe : {2, 5, 200}) {
+        for (size_t nprobe : {2, 5, 40}) {
             params.nprobe = nprobe;
             const Found found = find(*index, q, 100, &params);
             faiss::SearchParametersIVF stock;
