@@ -25,18 +25,13 @@ void Engine::bind(
         const float* weights,
         double weight_scale,
         const Frame& frame) {
-    check(cudaSetDevice(device_), "choosing the device");
-    source_ = &source;
-    begin_ = begin;
-    end_ = end;
-    weights_ = weights;
+    use_device();
     weight_scale_ = weight_scale;
     least_weight_ = 1;
     for (size_t i = begin; weights && i < end; i++) {
         const double w = weights[i] / weight_scale;
         least_weight_ = w > 0 ? std::min(least_weight_, w) : least_weight_;
     }
-    frame_ = frame;
     rows_memory_.release();
     sparse_.release();
     dense_.release();
@@ -44,10 +39,7 @@ void Engine::bind(
     block_rows_ = 0;
     fp16_scale_ = 0;
     largest_norm_ = 0;
-    size_t free = 0, total = 0;
-    check(cudaMemGetInfo(&free, &total), "asking for free memory");
-    budget_ = options_.memory_limit ? options_.memory_limit
-                                    : (free + used_bytes()) / 10 * 9;
+    take_rows(source, begin, end, weights, frame, used_bytes());
     small_.reserve(source.d * sizeof(float) + 64);
     checks_host_.reserve(sizeof(RowChecks));
     check(cudaMemcpyAsync(
@@ -151,7 +143,7 @@ void Engine::reserve(bool lo) {
     sums_.d = int(d);
     const size_t doubles = k * (2 + d * (squares ? 2 : 1));
     sums_memory_.reserve((doubles + kTotals + 2 * kSumBlocks) * sizeof(double));
-    sums_host_.reserve((doubles + kTotals) * sizeof(double));
+    totals_host_.reserve(kTotals * sizeof(double));
     sums_.n_k = sums_memory_.as<double>();
     sums_.constant = sums_.n_k + k;
     sums_.y = sums_.constant + k;
