@@ -7,13 +7,10 @@ namespace {
 /// Of kernel's choices, on the current device. Throws DeviceError where the
 /// Hopper kernels were asked for in vain.
 bool uses_hopper(int device, Kernel kernel) {
-    int major = 0, minor = 0;
-    check(cudaDeviceGetAttribute(
-                  &major, cudaDevAttrComputeCapabilityMajor, device),
-          "device attributes");
-    check(cudaDeviceGetAttribute(
-                  &minor, cudaDevAttrComputeCapabilityMinor, device),
-          "device attributes");
+    const int major =
+            device_attribute(cudaDevAttrComputeCapabilityMajor, device);
+    const int minor =
+            device_attribute(cudaDevAttrComputeCapabilityMinor, device);
     const bool can = major == 9 && minor == 0;
     if (kernel == Kernel::hopper && !can) {
         throw DeviceError(
