@@ -29,8 +29,7 @@ __device__ __forceinline__ int place_of(int j) {
             : j;
 }
 
-/// Where the factor's row i, column j (of a block on or above the diagonal) is,
-/// in halves.
+/// Where the factor's row i, column j is, in halves.
 template <int kSide, bool kHopper>
 __device__ __forceinline__ int place_of(int i, int j) {
     const int slice = i / kScreenBlock, row = i % kScreenBlock;
@@ -38,8 +37,8 @@ __device__ __forceinline__ int place_of(int i, int j) {
         // Columns of 16 rows, 32 bytes, whose halves are exchanged in every
         // other four: the 32-byte swizzle.
         const int column = place_of<kSide, kHopper>(j);
-        const int before = slice * kSide - slice * (slice - 1) / 2;
-        return (before * kScreenBlock + column) * kScreenBlock +
+        return (slice_begin(kSide, slice) * kScreenBlock + column) *
+                kScreenBlock +
                 ((row / 8) ^ (column / 4 % 2)) * 8 + row % 8;
     }
     // Fragments of two 16 x 8 operands side by side in a lane's 16 bytes.
@@ -73,8 +72,8 @@ __global__ void __launch_bounds__(256)
     }
     const float scale = exp2f(fminf(floorf(log2f(kLargest / largest)), 0.f));
     char* const to = operands + size_t(c) * component_bytes(kSide);
-    auto* const halves = reinterpret_cast<__half*>(to);
-    auto* const shifts = reinterpret_cast<float*>(to + shifts_at(kSide));
+    auto* const halves = reinterpret_cast<__half*>(to + factor_at(kSide));
+    auto* const shifts = reinterpret_cast<float*>(to);
     const auto rounded = [&](int i, int j) {
         return i <= j && j < d
                 ? __float2half_rn(scale * factor[int64_t(i) * model.pitch + j])
@@ -201,18 +200,17 @@ __global__ void __launch_bounds__(kThreads, 2) screen_kernel(
         const unsigned char* const stage =
                 shared + (c - begin) % kStages * kBytes;
         const uint4* const blocks =
-                reinterpret_cast<const uint4*>(stage) + lane;
-        const float* const shifts =
-                reinterpret_cast<const float*>(stage + shifts_at(kSide));
+                reinterpret_cast<const uint4*>(stage + factor_at(kSide)) + lane;
+        const float* const shifts = reinterpret_cast<const float*>(stage);
         float square[4] = {};
 #pragma unroll
         for (int j = 0; j < kSide; j++) {
             add_columns(j, y, blocks, shifts, q, square);
         }
+        const auto& terms =
+                *reinterpret_cast<const ScreenTerms*>(stage + terms_at(kSide));
         const bool keep = mine.keeps(
-                *reinterpret_cast<const ScreenTerms*>(stage + terms_at(kSide)),
-                own_sum(square, q),
-                args.reach);
+                terms, mine.allow(terms), own_sum(square, q), args.reach);
         const uint32_t found = __ballot_sync(0xffffffffu, keep);
         if (lane == 0 && first < args.count) {
             uint32_t word = 0;
@@ -235,11 +233,7 @@ void screen_portable(const ScreenArgs& args, cudaStream_t stream) {
         const int64_t shares = std::clamp<int64_t>(
                 (kEnough + blocks - 1) / blocks, 1, (args.k + 31) / 32);
         const int each = int((args.k + shares - 1) / shares);
-        check(cudaFuncSetAttribute(
-                      screen_kernel<kSide>,
-                      cudaFuncAttributeMaxDynamicSharedMemorySize,
-                      kBytes),
-              "asking for shared memory");
+        allow_shared(screen_kernel<kSide>, kBytes);
         const dim3 grid(unsigned(blocks), unsigned((args.k + each - 1) / each));
         screen_kernel<kSide><<<grid, kThreads, kBytes, stream>>>(args, each);
     });

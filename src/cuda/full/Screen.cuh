@@ -15,14 +15,21 @@ constexpr float kScreenRange = 60000;
 __host__ __device__ constexpr int blocks_of(int side) {
     return side * (side + 1) / 2;
 }
-__host__ __device__ constexpr int shifts_at(int side) {
-    return blocks_of(side) * kScreenBlockBytes;
+/// Of the triangle's first slices of 16 rows.
+__host__ __device__ constexpr int slice_begin(int side, int slice) {
+    return blocks_of(side) - blocks_of(side - slice);
 }
+
+/// What is known of a component: minus its mean times the factor, in fp32,
+/// terms, then the factor.
 __host__ __device__ constexpr int terms_at(int side) {
-    return shifts_at(side) + side * kScreenBlock * int(sizeof(float));
+    return side * kScreenBlock * int(sizeof(float));
+}
+__host__ __device__ constexpr int factor_at(int side) {
+    return (terms_at(side) + int(sizeof(ScreenTerms)) + 255) / 256 * 256;
 }
 __host__ __device__ constexpr int component_bytes(int side) {
-    return terms_at(side) + int(sizeof(ScreenTerms));
+    return factor_at(side) + blocks_of(side) * kScreenBlockBytes;
 }
 
 /// Calls use.operator()<side>(): blocks that d coordinates take.
@@ -71,19 +78,30 @@ struct ScreenedRow {
     float limit; ///< log-joints below do not matter
     float spread;
 
-    /// Whether the component may matter; raises the limit by what it sees.
-    __device__ __forceinline__ bool keeps(
-            const ScreenTerms& terms, float square, float reach) {
+    /// Of a component, before its length is known.
+    struct Allowed {
+        float error; ///< of a length
+        float most;  ///< length with which it may matter; negative: none
+    };
+    __device__ __forceinline__ Allowed allow(const ScreenTerms& terms) const {
         const float error = terms.error * spread + terms.least_error;
         // From 0 length on, a log-joint is at most log_norm.
         const float most =
-                sqrtf(fmaxf(2 * (terms.log_norm - limit), 0.f)) + error;
-        const float length = sqrtf(square) * terms.scale;
-        const bool keep = !(terms.log_norm < limit) && !(length > most);
-        const float far = length + error;
+                ptx::sqrt_approx(fmaxf(2 * (terms.log_norm - limit), 0.f)) +
+                error;
+        return {error, terms.log_norm < limit ? -1.f : most};
+    }
+    /// Whether the component may matter; raises the limit by what it sees.
+    __device__ __forceinline__ bool keeps(
+            const ScreenTerms& terms,
+            const Allowed& allowed,
+            float square,
+            float reach) {
+        const float length = ptx::sqrt_approx(square) * terms.scale;
+        const float far = length + allowed.error;
         const float low = terms.log_norm - 0.5f * far * far - reach;
         limit = low > limit ? low : limit;
-        return keep;
+        return !(length > allowed.most);
     }
 };
 

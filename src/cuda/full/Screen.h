@@ -17,8 +17,8 @@ struct ScreenTerms {
     float least_error; ///< and whatever the row
 };
 
-/// What the two kernels read of a component, side by side: its factor in fp16,
-/// minus its mean times the factor in fp32, its ScreenTerms.
+/// What a kernel reads of a component: its factor in fp16, and what else there
+/// is to know.
 size_t screen_bytes(int d);
 
 /// Fills `operands`, k * screen_bytes(d), after prepare_model.

@@ -16,29 +16,25 @@ constexpr int kThreads = 128 * kConsumers + 32;
 constexpr int kStages = 8;
 constexpr int kBarrierBytes = 2 * kStages * 8;
 
-/// Whole rows of the 32-byte swizzle's pattern.
-__host__ __device__ constexpr int stage_bytes(int side) {
-    return (component_bytes(side) + 255) / 256 * 256;
-}
-
-/// 16 rows of a factor, down to its diagonal from the last column on: an
-/// operand of its own.
-__host__ __device__ constexpr int slice_at(int side, int slice) {
-    return (slice * side - slice * (slice - 1) / 2) * kScreenBlockBytes;
-}
-
 /// c += rows times the factor at `stage`, slice by slice.
 template <int kSide, int... kSlices>
 __device__ __forceinline__ void multiply(
         float (&c)[2 * kSide][4],
         const uint32_t (&y)[kSide][4],
-        uint32_t stage,
+        uint32_t factor,
         std::integer_sequence<int, kSlices...>) {
-    (ptx::wgmma_columns<kSide - kSlices>(
-             c,
-             y[kSlices],
-             ptx::wgmma_descriptor_narrow(stage + slice_at(kSide, kSlices))),
-     ...);
+    const auto slice = [&]<int kSlice>() {
+        if (kSlice) {
+            ptx::wgmma_fence(); // they have another shape
+        }
+        ptx::wgmma_columns<kSide - kSlice>(
+                c,
+                y[kSlice],
+                ptx::wgmma_descriptor_narrow(
+                        factor +
+                        slice_begin(kSide, kSlice) * kScreenBlockBytes));
+    };
+    (slice.template operator()<kSlices>(), ...);
 }
 
 /** A producer warp brings one component after the other to shared memory;
@@ -50,7 +46,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     constexpr int kBytes = component_bytes(kSide);
     extern __shared__ __align__(1024) unsigned char shared[];
     const uint32_t base = ptx::smem_address(shared);
-    const uint32_t barriers = base + kStages * stage_bytes(kSide);
+    const uint32_t barriers = base + kStages * kBytes;
     const auto full = [&](int stage) { return barriers + stage * 8; };
     const auto empty = [&](int stage) {
         return barriers + (kStages + stage) * 8;
@@ -82,7 +78,7 @@ __global__ void __launch_bounds__(kThreads, 1)
             if (elected) {
                 ptx::barrier_expect(full(stage), kBytes);
                 ptx::bulk_load(
-                        base + stage * stage_bytes(kSide),
+                        base + stage * kBytes,
                         args.operands + size_t(c) * kBytes,
                         kBytes,
                         full(stage));
@@ -104,27 +100,37 @@ __global__ void __launch_bounds__(kThreads, 1)
     const int64_t row = from + q % 2 * 8 + g;
     ScreenedRow mine = {
             args.least[row], in_range ? args.rows.spread[row] : INFINITY};
+    // Turns: else all would wait for products at once, and then none.
+    const int w = warp / 4;
+    const int my_turn = 1 + w, next_turn = 1 + (w + 1) % kConsumers;
+    if (w == kConsumers - 1) {
+        ptx::named_arrive(next_turn, 256);
+    }
     for (int component = begin; component < end; component++, next()) {
-        const unsigned char* const at = shared + stage * stage_bytes(kSide);
+        const unsigned char* const at = shared + stage * kBytes;
         ptx::barrier_wait(full(stage), phase);
         float c[2 * kSide][4];
 #pragma unroll
         for (int n = 0; n < 2 * kSide; n++) {
             const float2 shift = *reinterpret_cast<const float2*>(
-                    at + shifts_at(kSide) +
-                    (n * 8 + 2 * q) * int(sizeof(float)));
+                    at + (n * 8 + 2 * q) * int(sizeof(float)));
             c[n][0] = c[n][2] = shift.x;
             c[n][1] = c[n][3] = shift.y;
         }
-        const ScreenTerms terms =
+        const auto terms =
                 *reinterpret_cast<const ScreenTerms*>(at + terms_at(kSide));
+        const auto allowed = mine.allow(terms);
+        ptx::named_sync(my_turn, 256);
         ptx::wgmma_fence();
         multiply<kSide>(
                 c,
                 y,
-                base + stage * stage_bytes(kSide),
+                base + stage * kBytes + factor_at(kSide),
                 std::make_integer_sequence<int, kSide>());
         ptx::wgmma_commit();
+        if (w + 1 < kConsumers || component + 1 < end) {
+            ptx::named_arrive(next_turn, 256);
+        }
         ptx::wgmma_wait<0>();
         ptx::barrier_arrive(empty(stage));
         float square[2] = {};
@@ -137,8 +143,8 @@ __global__ void __launch_bounds__(kThreads, 1)
         float sum = (odd ? square[1] : square[0]) +
                 __shfl_xor_sync(0xffffffffu, odd ? square[0] : square[1], 1);
         sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-        const uint32_t found =
-                __ballot_sync(0xffffffffu, mine.keeps(terms, sum, args.reach));
+        const uint32_t found = __ballot_sync(
+                0xffffffffu, mine.keeps(terms, allowed, sum, args.reach));
         if (lane == 0 && first < args.count) {
             reinterpret_cast<uint16_t*>(
                     args.pairs.bits +
@@ -152,13 +158,10 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 void screen_hopper(const ScreenArgs& args, cudaStream_t stream) {
     with_side(args.d, [&]<int kSide>() {
-        constexpr int kShared = kStages * stage_bytes(kSide) + kBarrierBytes;
+        constexpr int kShared =
+                kStages * component_bytes(kSide) + kBarrierBytes;
         constexpr int kEnough = 132;
-        check(cudaFuncSetAttribute(
-                      screen_kernel<kSide>,
-                      cudaFuncAttributeMaxDynamicSharedMemorySize,
-                      kShared),
-              "asking for shared memory");
+        allow_shared(screen_kernel<kSide>, kShared);
         const int64_t blocks = (args.count + kRows - 1) / kRows;
         const int64_t shares = std::clamp<int64_t>(
                 (kEnough + blocks - 1) / blocks, 1, (args.k + 31) / 32);
