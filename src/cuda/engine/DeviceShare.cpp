@@ -84,6 +84,14 @@ double DeviceShare::total_weight() const {
     return sum;
 }
 
+void DeviceShare::require_finite(unsigned long long first_bad) {
+    if (first_bad != ~0ull) {
+        throw InvalidArgument(
+                "vector " + std::to_string(first_bad) +
+                " holds a value that is not finite; every value must be");
+    }
+}
+
 void DeviceShare::mark() {
     if (marked_ <= kSteps) {
         check(cudaEventRecord(steps_[marked_++], stream_),

@@ -34,6 +34,9 @@ protected:
     /// Of the share's rows: their number without weights.
     double total_weight() const;
 
+    /// Throws InvalidArgument that names the row, unless it is ~0: none.
+    static void require_finite(unsigned long long first_bad);
+
     /// A pass begins: its marks are of the steps of its first block.
     void clear_marks() {
         marked_ = 0;

@@ -168,7 +168,7 @@ void Engine::accumulate(EStep step) {
         bool left_range = false;
         if (!resident_) {
             left_range = lower_fp16_scale() || can_fuse() != fused;
-            require_finite();
+            check_rows();
         }
         if (p.lo && !p.dense_lo && narrow_have_mass()) {
             dense_lo = true;

@@ -88,7 +88,7 @@ private:
     /// fp16_scale was lowered.
     bool lower_fp16_scale();
     /// Throws if a row, of those that lower_fp16_scale saw, is not finite.
-    void require_finite() const;
+    void check_rows() const;
     /// Whether rows and model allow the dense path's one kernel.
     bool can_fuse() const;
     void clear_checks();

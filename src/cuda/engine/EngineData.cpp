@@ -69,13 +69,8 @@ bool Engine::can_fuse() const {
             model_.largest_score(largest_norm_) <= kAugmentedScoreLimit;
 }
 
-void Engine::require_finite() const {
-    const RowChecks& found = *checks_host_.as<RowChecks>();
-    if (found.first_bad != ~0ull) {
-        throw InvalidArgument(
-                "vector " + std::to_string(found.first_bad) +
-                " holds a value that is not finite; every value must be");
-    }
+void Engine::check_rows() const {
+    require_finite(checks_host_.as<RowChecks>()->first_bad);
 }
 
 bool Engine::lower_fp16_scale() {
@@ -245,7 +240,7 @@ void Engine::make_resident(bool lo) {
                     prepare_rows(args, rows_, small_.as<RowChecks>(), stream_);
                 });
         more = lower_fp16_scale();
-        require_finite();
+        check_rows();
     } while (more);
     if (weights_) {
         std::vector<float> scaled(end_ - begin_);

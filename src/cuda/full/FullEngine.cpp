@@ -95,7 +95,7 @@ void FullEngine::accumulate(EStep step) {
                 int(std::min(block_rows_, kStagedRows)),
                 stream_,
                 [&](const Block& b) { load(b, int64_t(b.begin - begin_)); });
-        require_finite();
+        check_rows();
         is_first(int64_t(n));
         project_rows(rows_, directions(), int64_t(n), stream_);
         resident_ = true;
@@ -129,7 +129,7 @@ void FullEngine::accumulate(EStep step) {
                 stream_,
                 [&](const Block& b) {
                     load(b, 0);
-                    require_finite();
+                    check_rows();
                     is_first(b.rows);
                     if (model.k == 0) {
                         model = prepare(step);

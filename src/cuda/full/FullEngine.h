@@ -52,7 +52,7 @@ private:
 
     void reserve();
     void load(const Block& block, int64_t to);
-    void require_finite();
+    void check_rows();
     void find_basis(int64_t count);
     full::Directions directions() const;
     void add_totals(int64_t first, int64_t count);

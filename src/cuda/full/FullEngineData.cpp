@@ -259,7 +259,7 @@ void FullEngine::load(const Block& block, int64_t to) {
     }
 }
 
-void FullEngine::require_finite() {
+void FullEngine::check_rows() {
     auto* const found = host_.as<unsigned long long>(64);
     check(cudaMemcpyAsync(
                   found,
@@ -269,11 +269,7 @@ void FullEngine::require_finite() {
                   stream_),
           "reading the checks");
     check(cudaStreamSynchronize(stream_), "conversion of rows");
-    if (*found != ~0ull) {
-        throw InvalidArgument(
-                "vector " + std::to_string(*found) +
-                " holds a value that is not finite; every value must be");
-    }
+    require_finite(*found);
 }
 
 void FullEngine::find_basis(int64_t count) {
