@@ -77,6 +77,20 @@ TEST_F(CudaDenseTest, DiffuseResponsibilitiesOfVeryManyRows) {
     }
 }
 
+/// More dimensions than the fused kernel takes: more rows than a step, and more
+/// components than a step keeps the scores of.
+TEST_F(CudaDenseTest, DiffuseResponsibilitiesOfManyDimensions) {
+    for (const auto& [n, d, k] :
+         {std::tuple{26001, 150, 500}, std::tuple{700, 200, 4300}}) {
+        const Problem p = make_problem(n, d, k, Covariance::isotropic, 0.05);
+        for (Precision precision : {Precision::fast, Precision::exact}) {
+            check(p, EStep::soft, precision, Kernel::automatic);
+        }
+        CudaOptions o;
+        EXPECT_GE(cuda_report(*run_pass(p, o).backend).dense_rows, p.n / 2);
+    }
+}
+
 /// Components collapsed onto single vectors among wide ones: lists overflow
 /// before these rows' only component is found.
 TEST_F(CudaDenseTest, NarrowComponentsAmongWideOnes) {

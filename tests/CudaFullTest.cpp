@@ -442,6 +442,15 @@ TEST_F(CudaFullTest, ScreenedComponents) {
             check_full(p);
         }
     }
+    for (size_t d : {20, 127}) {
+        CudaOptions portable;
+        portable.kernel = Kernel::portable;
+        check_full(
+                make_full_problem(1500, d, 300, Covariance::full, 0.02, 0.4),
+                EStep::soft,
+                nullptr,
+                portable);
+    }
 }
 
 /// Twenty iterations from the same start as the CPU backend's.

@@ -13,6 +13,7 @@ namespace gmm {
 namespace {
 
 using cuda::check;
+using cuda::device_attribute;
 using cuda::Engine;
 using cuda::FullEngine;
 
@@ -32,10 +33,8 @@ int device_count(std::string* why_not) {
 }
 
 bool usable(int device, std::string* why_not) {
-    int major = 0;
-    check(cudaDeviceGetAttribute(
-                  &major, cudaDevAttrComputeCapabilityMajor, device),
-          "device attributes");
+    const int major =
+            device_attribute(cudaDevAttrComputeCapabilityMajor, device);
     if (major >= 8) {
         return true;
     }
@@ -63,9 +62,7 @@ struct CudaBackend : Backend {
     explicit CudaBackend(const CudaOptions& options) {
         std::vector<int> devices = options.devices;
         if (devices.empty()) {
-            int current = 0;
-            check(cudaGetDevice(&current), "current device");
-            devices = {current};
+            devices = {cuda::current_device()};
         }
         std::string why_not;
         const int count = device_count(&why_not);

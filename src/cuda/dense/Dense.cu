@@ -132,10 +132,20 @@ void DenseStep::reserve(
     weight_ = rows_memory_.as<float>(prepared + slots);
     lse_ = weight_ + capacity_;
 
-    const size_t tile = size_t(kDenseRows) * kDenseComponents;
-    scratch_.reserve(tile * 2 * (lo ? 2 : 1));
+    // With the scores of all components, fewer rows at a time.
+    const bool scored = !fused && padded_k <= kDenseScored;
+    step_rows_ = scored
+            ? std::min(
+                      kDenseRows,
+                      kDenseRows / kDenseTileRows * (2 * kDenseComponents) /
+                              padded_k * kDenseTileRows)
+            : kDenseRows;
+    const size_t tile = scored ? size_t(step_rows_) * padded_k
+                               : size_t(kDenseRows) * kDenseComponents;
+    scratch_.reserve(tile * (2 * (lo ? 2 : 1) + (scored ? 4 : 0)));
     hi_ = scratch_.as<__half>();
     lo_ = lo ? hi_ + tile : nullptr;
+    scores_ = scored ? scratch_.as<float>(tile * 2 * (lo ? 2 : 1)) : nullptr;
 
     padded_k_ = padded_k;
     d_ = d;
@@ -199,7 +209,7 @@ void DenseStep::accumulate(
     use(stream);
     const int most = fused_
             ? std::min(capacity_, splits_ * kChainTiles * kDenseTileRows)
-            : capacity_;
+            : step_rows_;
     int done = 0;
     const int whole = block_rows / kDenseTileRows * kDenseTileRows;
     if (fused_ && whole && count >= block_rows / 4 * 3) {

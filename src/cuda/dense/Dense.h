@@ -1,5 +1,6 @@
 #pragma once
 
+#include "cuda/dense/DenseProduct.h"
 #include "cuda/engine/BlockPlan.h"
 #include "cuda/engine/Check.h"
 #include "cuda/operands/Data.h"
@@ -13,17 +14,19 @@
  * it and components are few, clusters of blocks do all at once
  * (DenseCtaCluster.cu). Otherwise rows are gathered into blocks. For each: the
  * exact log-sum-exp; then, on a Hopper and from folded operands, all sums in
- * one kernel (DenseHopper.cu). Elsewhere, a tile of components at a time,
- * responsibilities as fp16 in a bounded scratch that stays in L2, and R^T Y on
- * the matrix units.
+ * one kernel (DenseHopper.cu). Elsewhere, scores in a bounded scratch, from
+ * them responsibilities as fp16, and R^T Y on the matrix units; where there are
+ * many components, scores twice, a tile of components at a time.
  */
 namespace gmm::cuda {
 
 constexpr int kDenseRows = kWave;
 constexpr int kDenseComponents = 512;
 constexpr int kDenseTileRows = kGatherTile;
-constexpr int kDenseTotalSplits = 32;  ///< of the sums of r, in steps
-constexpr int kDenseProductTile = 128; ///< components, dimensions; likewise
+/// Components whose scores are kept for a step's rows; more, and they are
+/// computed again, kDenseComponents at a time.
+constexpr int kDenseScored = 4096;
+constexpr int kDenseTotalSplits = 32; ///< of the sums of r, in steps
 
 /// One launch of the fused kernel; lo: of operands of two planes.
 struct DenseSumsArgs {
@@ -198,10 +201,12 @@ private:
 
     DeviceMemory rows_memory_, scratch_, sums_;
     PreparedRows rows_;
-    int capacity_ = 0;        ///< rows that are gathered at a time
+    int capacity_ = 0;        ///< rows that there is room to gather
+    int step_rows_ = 0;       ///< of one step, not fused
     __half* slots_ = nullptr; ///< [capacity_][kWideSlots], fused
     float* weight_ = nullptr;
     float* lse_ = nullptr;
+    float* scores_ = nullptr; ///< [step_rows_][padded_k_], or nullptr
     __half* hi_ = nullptr;
     __half* lo_ = nullptr;
     float* partial_ = nullptr; ///< [split][part][padded_k][d]

@@ -171,11 +171,7 @@ struct Cluster {
 
     Cluster(int padded_k, int splits, cudaStream_t stream) {
         constexpr int kShared = Layout<kSteps>::kShared;
-        check(cudaFuncSetAttribute(
-                      cta_cluster_kernel<kSteps>,
-                      cudaFuncAttributeMaxDynamicSharedMemorySize,
-                      kShared),
-              "shared memory of the cluster kernel");
+        allow_shared(cta_cluster_kernel<kSteps>, kShared);
         const int blocks = padded_k / kComponentTile;
         attribute.id = cudaLaunchAttributeClusterDimension;
         attribute.val.clusterDim = {unsigned(blocks), 1, 1};

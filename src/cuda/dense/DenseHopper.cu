@@ -297,11 +297,7 @@ __global__ void __launch_bounds__(kThreads, 1) dense_kernel(
 template <int kSteps, bool kLo>
 void launch(const DenseSumsArgs& args, cudaStream_t stream) {
     using L = DenseLayout<kSteps, kLo>;
-    check(cudaFuncSetAttribute(
-                  dense_kernel<kSteps, kLo>,
-                  cudaFuncAttributeMaxDynamicSharedMemorySize,
-                  L::kShared),
-          "shared memory of the dense kernel");
+    allow_shared(dense_kernel<kSteps, kLo>, L::kShared);
     const AugmentedMaps maps(
             args.rows,
             kRows,

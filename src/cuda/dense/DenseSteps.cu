@@ -60,26 +60,73 @@ __global__ void __launch_bounds__(256) totals_kernel(
     }
 }
 
+// ---- responsibilities ----
+
+/// Of a row's scores, all of them: a warp a row.
+__global__ void __launch_bounds__(256) normalise_kernel(
+        const float* scores,
+        int rows,
+        int components,
+        const uint32_t* numbers,
+        const float* weight,
+        float* row_lse,
+        __half* hi,
+        __half* lo) {
+    const int row = blockIdx.x * 8 + threadIdx.x / 32;
+    const int lane = threadIdx.x % 32;
+    if (row >= rows) {
+        return;
+    }
+    const float4* const from =
+            reinterpret_cast<const float4*>(scores + size_t(row) * components);
+    float best = -3e38f;
+    for (int i = lane; i < components / 4; i += 32) {
+        const float4 s = from[i];
+        best = fmaxf(best, fmaxf(fmaxf(s.x, s.y), fmaxf(s.z, s.w)));
+    }
+    for (int step = 16; step; step /= 2) {
+        best = fmaxf(best, __shfl_xor_sync(0xffffffffu, best, step));
+    }
+    float sum = 0;
+    for (int i = lane; i < components / 4; i += 32) {
+        const float4 s = from[i];
+        sum += (ptx::exp2_approx(s.x - best) + ptx::exp2_approx(s.y - best)) +
+                (ptx::exp2_approx(s.z - best) + ptx::exp2_approx(s.w - best));
+    }
+    for (int step = 16; step; step /= 2) {
+        sum += __shfl_xor_sync(0xffffffffu, sum, step);
+    }
+    const float lse = best + log2f(sum);
+    if (lane == 0) {
+        row_lse[numbers ? numbers[row] : row] = lse;
+    }
+    const float scale = kResponsibilityScale * (weight ? weight[row] : 1.f);
+    for (int i = lane; i < components / 4; i += 32) {
+        const float4 s = from[i];
+        const float r[4] = {
+                scale * ptx::exp2_approx(s.x - lse),
+                scale * ptx::exp2_approx(s.y - lse),
+                scale * ptx::exp2_approx(s.z - lse),
+                scale * ptx::exp2_approx(s.w - lse)};
+        const __half2 a = __floats2half2_rn(r[0], r[1]);
+        const __half2 b = __floats2half2_rn(r[2], r[3]);
+        const size_t at = size_t(row) * components / 4 + i;
+        reinterpret_cast<uint2*>(hi)[at] = {ptx::bits(a), ptx::bits(b)};
+        if (lo) {
+            const float2 x = __half22float2(a), y = __half22float2(b);
+            reinterpret_cast<uint2*>(lo)[at] = {
+                    ptx::bits(__floats2half2_rn(r[0] - x.x, r[1] - x.y)),
+                    ptx::bits(__floats2half2_rn(r[2] - y.x, r[3] - y.y))};
+        }
+    }
+}
+
 // ---- R^T Y ----
 
 constexpr int kTile = kDenseProductTile; ///< components, dimensions
 constexpr int kDepth = 64;               ///< rows of a stage
 constexpr int kThreads = 256; ///< warps: 2 (components) x 4 (dimensions)
 constexpr int kTileBytes = kDepth * kTile * 2;
-
-struct ProductArgs {
-    const __half* r[2]; ///< hi, lo: [rows][components]
-    int components;
-    int component_begin;
-    Operand y; ///< gathered rows
-    int rows;
-    int d;
-    int padded_k;
-    int splits, parts, terms; ///< terms: of each part
-    uint8_t term_r[3];
-    uint8_t term_y[2][3];
-    float* partial;
-};
 
 /// 64 rows of 128 halves: 16 pieces of 16 bytes, swizzled.
 __device__ __forceinline__ uint32_t at_piece(int row, int piece) {
@@ -108,15 +155,14 @@ __device__ __forceinline__ void load_tile(
 }
 
 __global__ void __launch_bounds__(kThreads, 2)
-        product_kernel(const __grid_constant__ ProductArgs args) {
+        product_kernel(const __grid_constant__ DenseProductArgs args) {
     extern __shared__ __align__(1024) unsigned char shared[];
     const uint32_t stages = ptx::smem_address(shared);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int component = blockIdx.x * kTile;
     const int part = blockIdx.y % args.parts;
     const int column = blockIdx.y / args.parts * kTile;
-    const int per_split = (args.rows + args.splits * kDepth - 1) /
-            (args.splits * kDepth) * kDepth;
+    const int per_split = rows_of_split(args, kDepth);
     const int begin = blockIdx.z * per_split;
     const int end = min(args.rows, begin + per_split);
     const int depths = (end - begin + kDepth - 1) / kDepth;
@@ -217,6 +263,17 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
 }
 
+void product_portable(const DenseProductArgs& args, cudaStream_t stream) {
+    constexpr int kShared = 4 * kTileBytes;
+    allow_shared(product_kernel, kShared);
+    const dim3 grid(
+            args.components / kTile,
+            (args.d + kTile - 1) / kTile * args.parts,
+            args.splits);
+    product_kernel<<<grid, kThreads, kShared, stream>>>(args);
+    check_launch("dense product");
+}
+
 } // namespace
 
 void DenseStep::sum_in_steps(
@@ -224,12 +281,6 @@ void DenseStep::sum_in_steps(
         const Model& model,
         const DenseRows& block,
         cudaStream_t stream) {
-    constexpr int kShared = 4 * kTileBytes;
-    check(cudaFuncSetAttribute(
-                  product_kernel,
-                  cudaFuncAttributeMaxDynamicSharedMemorySize,
-                  kShared),
-          "shared memory of the dense kernel");
     const int rows = block.count;
     const bool lo = block.lo;
     ScoreArgs args = model.score_args(lo);
@@ -239,19 +290,37 @@ void DenseStep::sum_in_steps(
     if (model.geometry == Geometry::product) {
         args.row_constant = lo ? rows_.row_constant : rows_.row_constant_hi;
     }
-    args.splits = std::min(splits_of(rows, padded_k_), capacity_ / rows);
-    find_lse(score, args, block, 1, stream);
-    const int components = std::min<int64_t>(
-            padded_k_,
-            int64_t(kDenseRows) * kDenseComponents / rows / kTile * kTile);
-
+    int components = padded_k_;
+    if (scores_) { // of all components at once
+        args.splits = splits_of(rows, padded_k_);
+        score(args, LogitArgs{scores_}, stream);
+        normalise_kernel<<<(rows + 7) / 8, 256, 0, stream>>>(
+                scores_,
+                rows,
+                padded_k_,
+                block.numbers,
+                block.weight,
+                block.row_lse,
+                hi_,
+                lo ? lo_ : nullptr);
+        check_launch("responsibilities");
+    } else {
+        args.splits = std::min(splits_of(rows, padded_k_), capacity_ / rows);
+        find_lse(score, args, block, 1, stream);
+        components = int(std::min<int64_t>(
+                padded_k_,
+                int64_t(kDenseRows) * kDenseComponents / rows / kTile * kTile));
+    }
     for (int k = 0; k < padded_k_; k += components) {
         args.component_begin = k;
         args.components = std::min(components, padded_k_ - k);
-        args.splits = splits_of(rows, args.components);
-        score(args,
-              ResponsibilityArgs{lse_, block.weight, hi_, lo ? lo_ : nullptr},
-              stream);
+        if (!scores_) {
+            args.splits = splits_of(rows, args.components);
+            score(args,
+                  ResponsibilityArgs{
+                          lse_, block.weight, hi_, lo ? lo_ : nullptr},
+                  stream);
+        }
         totals_kernel<<<
                 dim3(args.components / 64, kDenseTotalSplits),
                 256,
@@ -267,7 +336,7 @@ void DenseStep::sum_in_steps(
                 padded_k_);
         check_launch("dense totals");
 
-        ProductArgs product;
+        DenseProductArgs product;
         product.r[0] = hi_;
         product.r[1] = lo_;
         product.components = args.components;
@@ -288,12 +357,11 @@ void DenseStep::sum_in_steps(
             std::copy(y, y + 3, product.term_y[part]);
         }
         product.partial = partial_;
-        const dim3 grid(
-                args.components / kTile,
-                (d_ + kTile - 1) / kTile * parts_,
-                splits_);
-        product_kernel<<<grid, kThreads, kShared, stream>>>(product);
-        check_launch("dense product");
+        if (score.hopper) {
+            dense_product_hopper(product, stream);
+        } else {
+            product_portable(product, stream);
+        }
     }
 }
 

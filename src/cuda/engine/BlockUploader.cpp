@@ -125,8 +125,7 @@ void BlockUploader::run(
     if (begin == end) {
         return;
     }
-    int device = 0;
-    check(cudaGetDevice(&device), "current device");
+    const int device = current_device();
     auto next = [&](size_t at, Slot& slot) {
         const int count = int(std::min<size_t>(rows, end - at));
         return std::async(std::launch::async, [&, at, count] {

@@ -23,6 +23,27 @@ inline void check_launch(const char* kernel) {
     check(cudaGetLastError(), kernel);
 }
 
+inline int current_device() {
+    int device = 0;
+    check(cudaGetDevice(&device), "current device");
+    return device;
+}
+
+inline int device_attribute(cudaDeviceAttr attribute, int device) {
+    int value = 0;
+    check(cudaDeviceGetAttribute(&value, attribute, device),
+          "device attributes");
+    return value;
+}
+
+/// More shared memory for a kernel's blocks than they may have unasked.
+template <class Kernel>
+void allow_shared(Kernel* kernel, int bytes) {
+    check(cudaFuncSetAttribute(
+                  kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+          "asking for shared memory");
+}
+
 /// Whatever is on which side.
 template <class T>
 void copy(T* to, const T* from, size_t n, cudaStream_t stream) {

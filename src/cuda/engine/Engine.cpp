@@ -19,43 +19,13 @@ float default_fp16_scale(bool squares) {
 } // namespace
 
 Engine::Engine(int device, const CudaOptions& options)
-        : device_(device), options_(options) {
-    check(cudaSetDevice(device), "choosing the device");
-    int major = 0, minor = 0;
-    check(cudaDeviceGetAttribute(
-                  &major, cudaDevAttrComputeCapabilityMajor, device),
-          "device attributes");
-    check(cudaDeviceGetAttribute(
-                  &minor, cudaDevAttrComputeCapabilityMinor, device),
-          "device attributes");
-    const bool can = major == 9 && minor == 0;
-    if (options.kernel == Kernel::hopper && !can) {
-        throw DeviceError(
-                "CUDA: the Hopper kernel was asked for on a device of compute "
-                "capability " +
-                std::to_string(major) + "." + std::to_string(minor));
-    }
-    score_.hopper = options.kernel == Kernel::portable ? false : can;
-    check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking),
-          "creating a stream");
-    check(cudaEventCreate(&started_), "creating an event");
-    check(cudaEventCreate(&finished_), "creating an event");
-    for (cudaEvent_t& e : steps_) {
-        check(cudaEventCreate(&e), "creating an event");
-    }
-    feeder_ = std::make_unique<BlockUploader>();
+        : DeviceShare(device, options),
+          feeder_(std::make_unique<BlockUploader>()) {
+    score_.hopper = hopper_;
 }
 
 Engine::~Engine() {
-    cudaSetDevice(device_);
-    cudaStreamSynchronize(stream_);
-    feeder_.reset();
-    cudaEventDestroy(started_);
-    cudaEventDestroy(finished_);
-    for (cudaEvent_t e : steps_) {
-        cudaEventDestroy(e);
-    }
-    cudaStreamDestroy(stream_);
+    finish();
 }
 
 bool Engine::has_squares() const {
@@ -67,11 +37,11 @@ int Engine::planes(bool lo) const {
 }
 
 void Engine::set_model(const GaussianMixture& model) {
-    check(cudaSetDevice(device_), "choosing the device");
+    use_device();
     shape_.covariance = model.covariance;
     shape_.k = model.k;
     shape_.d = model.d;
-    model_.upload(model, stream_);
+    model_.upload(model, staging_, stream_);
     explained_ = explained_variances(model);
 }
 
@@ -112,7 +82,7 @@ Engine::Precisions Engine::prepare_model(EStep step) {
 }
 
 void Engine::accumulate(EStep step) {
-    check(cudaSetDevice(device_), "choosing the device");
+    use_device();
     if (fp16_scale_ == 0 || scaled_squares_ != has_squares()) {
         scaled_squares_ = has_squares();
         fp16_scale_ = default_fp16_scale(scaled_squares_);
@@ -132,6 +102,7 @@ void Engine::accumulate(EStep step) {
         check(cudaMemsetAsync(sums_.n_k, 0, doubles * sizeof(double), stream_),
               "clearing");
         dense_.begin();
+        clear_marks();
         report.rows = report.long_rows = report.dense_rows = 0;
         report.responsibilities = 0;
         if (!started) { // passes that are repeated count
@@ -192,18 +163,12 @@ void Engine::accumulate(EStep step) {
         }
         dense_.collect(sums_, stream_);
         check(cudaEventRecord(finished_, stream_), "recording an event");
-        check(cudaMemcpyAsync(
-                      sums_host_.as<double>(),
-                      sums_.n_k,
-                      doubles * sizeof(double),
-                      cudaMemcpyDeviceToHost,
-                      stream_),
-              "reading the statistics");
+        copy(totals_host_.as<double>(), objective_, kTotals, stream_);
         check(cudaStreamSynchronize(stream_), "the pass over the data");
         bool left_range = false;
         if (!resident_) {
             left_range = lower_fp16_scale() || can_fuse() != fused;
-            require_finite();
+            check_rows();
         }
         if (p.lo && !p.dense_lo && narrow_have_mass()) {
             dense_lo = true;
@@ -215,20 +180,13 @@ void Engine::accumulate(EStep step) {
             break;
         }
     }
-    float ms = 0;
-    check(cudaEventElapsedTime(&ms, started_, finished_), "timing");
-    report.kernel_ms = ms;
-    report.steps_ms.assign(kSteps, 0.);
-    for (int i = 0; i < kSteps && report.rows; i++) {
-        check(cudaEventElapsedTime(&ms, steps_[i], steps_[i + 1]), "timing");
-        report.steps_ms[i] = ms;
-    }
+    read_times();
     report.resident = resident_;
     report.device_bytes = used_bytes();
 }
 
 std::vector<float> Engine::row_log_prob() const {
-    check(cudaSetDevice(device_), "choosing the device");
+    use_device();
     std::vector<float> out(last_rows_);
     check(cudaMemcpy(
                   out.data(),
@@ -242,38 +200,50 @@ std::vector<float> Engine::row_log_prob() const {
     return out;
 }
 
-void Engine::read_sums(EStep step, bool add, SufficientStats& stats) const {
+void Engine::read_sums(EStep step, bool add, SufficientStats& stats) {
+    use_device();
     const size_t k = shape_.k, d = shape_.d;
-    const double* const n_k = sums_host_.as<double>();
-    const double* const constant = n_k + k;
-    const double* const y = constant + k;
-    const double* const y2 = y + k * d;
     const double w = weight_scale_;
     const double to_x = w / fp16_scale_, to_x2 = to_x / fp16_scale_;
-    const auto scale =
-            [=](std::vector<double>& to, double by, const double* x) {
-                const int64_t n = int64_t(to.size());
-#pragma omp parallel for schedule(static) if (n > 1000000)
+    // What lies one after the other in sums_, and where it goes.
+    struct Part {
+        double* to;
+        size_t size;
+        double scale;
+    };
+    const bool squares = has_squares();
+    const Part parts[] = {
+            {stats.n_k.data(), k, w},
+            {squares ? nullptr : stats.sum_x2.data(), k, -2 * to_x2},
+            {stats.sum_x.data(), k * d, to_x},
+            {stats.sum_x2.data(), squares ? k * d : 0, to_x2}};
+    const auto add_scaled =
+            [add](double* to, double by, const double* x, int64_t n) {
+#pragma omp parallel for schedule(static) if (n > 100000)
                 for (int64_t i = 0; i < n; i++) {
                     to[i] = (add ? to[i] : 0.) + by * x[i];
                 }
             };
-    scale(stats.n_k, w, n_k);
-    scale(stats.sum_x, to_x, y);
-    if (has_squares()) {
-        scale(stats.sum_x2, to_x2, y2);
-    } else {
-        scale(stats.sum_x2, -2 * to_x2, constant);
-    }
-    const double sum = n_k[sums_.count()];
-    double weight = 0;
-    if (weights_) {
-        for (size_t i = begin_; i < end_; i++) {
-            weight += weights_[i];
+    const auto use = [&](size_t begin, size_t end, const double* values) {
+        size_t at = 0; // where a part begins
+        for (const Part& part : parts) {
+            const size_t from = std::max(begin, at);
+            const int64_t n =
+                    int64_t(std::min(end, at + part.size)) - int64_t(from);
+            if (part.to && n > 0) {
+                add_scaled(
+                        part.to + (from - at),
+                        part.scale,
+                        values + (from - begin),
+                        n);
+            }
+            at += part.size;
         }
-    } else {
-        weight = double(end_ - begin_);
-    }
+    };
+    staging_.download(sums_.n_k, sums_.count(), stream_, use);
+    const double* const totals = totals_host_.as<double>();
+    const double sum = totals[0];
+    const double weight = total_weight();
     if (!add) {
         stats.weight = stats.objective = stats.dropped_mass = 0;
     }
@@ -284,7 +254,7 @@ void Engine::read_sums(EStep step, bool add, SufficientStats& stats) const {
         stats.objective += w * kLn2 * sum;
         // What was listed and left out is known; what was never listed has
         // only its bound.
-        stats.dropped_mass += w * n_k[sums_.count() + 1] +
+        stats.dropped_mass += w * totals[1] +
                 weight * std::exp2(-list_bits(options_.precision));
     }
 }

@@ -2,9 +2,9 @@
 
 #include <memory>
 
-#include "CudaOptions.h"
 #include "cuda/dense/Dense.h"
 #include "cuda/engine/BlockUploader.h"
+#include "cuda/engine/DeviceShare.h"
 #include "cuda/operands/Data.h"
 #include "cuda/operands/Model.h"
 #include "cuda/sparse/LongLists.h"
@@ -22,11 +22,9 @@ inline double list_bits(Precision precision) {
  *
  * The calling thread must have chosen the device.
  */
-struct Engine {
+struct Engine : DeviceShare {
     Engine(int device, const CudaOptions& options);
     ~Engine();
-    Engine(const Engine&) = delete;
-    Engine& operator=(const Engine&) = delete;
 
     /// Rows [begin, end) of the source are this device's.
     void bind(
@@ -43,7 +41,7 @@ struct Engine {
 
     /// The last accumulate()'s sums, to stats of the model's shape: replaces
     /// what is there, or adds to it.
-    void read_sums(EStep step, bool add, SufficientStats& stats) const;
+    void read_sums(EStep step, bool add, SufficientStats& stats);
 
     void top_components(
             const Rows& x,
@@ -56,8 +54,6 @@ struct Engine {
 
     /// Natural log, the frame's units, of the last block's rows.
     std::vector<float> row_log_prob() const;
-
-    CudaReport report;
 
 private:
     struct Precisions {
@@ -92,7 +88,7 @@ private:
     /// fp16_scale was lowered.
     bool lower_fp16_scale();
     /// Throws if a row, of those that lower_fp16_scale saw, is not finite.
-    void require_finite() const;
+    void check_rows() const;
     /// Whether rows and model allow the dense path's one kernel.
     bool can_fuse() const;
     void clear_checks();
@@ -102,22 +98,11 @@ private:
     PrepareArgs prepare_args(
             const BlockUploader::Block& block, ElementType type) const;
 
-    int device_;
-    CudaOptions options_;
     ScoreKernels score_;
-    cudaStream_t stream_ = nullptr;
-    cudaEvent_t started_ = nullptr, finished_ = nullptr;
-    static constexpr int kSteps = 5;
-    cudaEvent_t steps_[kSteps + 1] = {};
     int last_rows_ = 0;
 
-    const VectorSource* source_ = nullptr;
-    size_t begin_ = 0, end_ = 0;
-    const float* weights_ = nullptr;
     double weight_scale_ = 1;
     double least_weight_ = 1; ///< above 0, as the kernels see it
-    Frame frame_;
-    size_t budget_ = 0;
 
     GaussianMixture shape_; ///< covariance, k, d only
     Model model_;
@@ -140,12 +125,12 @@ private:
     DenseStep dense_;
     LongLists long_;
     DeviceMemory sums_memory_; ///< DeviceSums, totals, partial sums
-    PinnedMemory sums_host_;
     DeviceSums sums_;
     /// Objective, mass dropped, n_k of narrow components in the dense path, and
     /// the counters of sum_values.
     static constexpr int kTotals = 4;
     double* objective_ = nullptr;
+    PinnedMemory totals_host_;
     DeviceMemory small_; ///< frame's centre, RowChecks
     PinnedMemory checks_host_;
     DeviceMemory top_memory_;

@@ -29,11 +29,6 @@ void Engine::use_block(
         EStep step,
         Precisions& p) {
     const bool hard = step == EStep::hard;
-    auto mark = [this, first = report.rows == 0, i = 0]() mutable {
-        if (first) {
-            check(cudaEventRecord(steps_[i++], stream_), "recording an event");
-        }
-    };
     mark();
     ScoreArgs args = model_.score_args(hard && p.lo);
     args.rows_operand = rows.operand;
@@ -176,13 +171,7 @@ bool Engine::first_halves_do(NumberedRows& rows) {
     first.count = std::min(rows.count, kDenseRows);
     dense_.accumulate(score_, model_, first, 0, false, stream_);
     dense_.find_narrow(model_, objective_ + 2, stream_);
-    check(cudaMemcpyAsync(
-                  sums_host_.as<double>() + sums_.count() + 2,
-                  objective_ + 2,
-                  sizeof(double),
-                  cudaMemcpyDeviceToHost,
-                  stream_),
-          "reading sums of narrow components");
+    copy(totals_host_.as<double>() + 2, objective_ + 2, 1, stream_);
     check(cudaStreamSynchronize(stream_), "the dense path");
     if (narrow_have_mass()) {
         dense_.begin();
@@ -194,8 +183,7 @@ bool Engine::first_halves_do(NumberedRows& rows) {
 }
 
 bool Engine::narrow_have_mass() const {
-    return sums_host_.as<double>()[sums_.count() + 2] >
-            kNarrowMass * least_weight_;
+    return totals_host_.as<double>()[2] > kNarrowMass * least_weight_;
 }
 
 } // namespace gmm::cuda

@@ -25,18 +25,13 @@ void Engine::bind(
         const float* weights,
         double weight_scale,
         const Frame& frame) {
-    check(cudaSetDevice(device_), "choosing the device");
-    source_ = &source;
-    begin_ = begin;
-    end_ = end;
-    weights_ = weights;
+    use_device();
     weight_scale_ = weight_scale;
     least_weight_ = 1;
     for (size_t i = begin; weights && i < end; i++) {
         const double w = weights[i] / weight_scale;
         least_weight_ = w > 0 ? std::min(least_weight_, w) : least_weight_;
     }
-    frame_ = frame;
     rows_memory_.release();
     sparse_.release();
     dense_.release();
@@ -44,10 +39,7 @@ void Engine::bind(
     block_rows_ = 0;
     fp16_scale_ = 0;
     largest_norm_ = 0;
-    size_t free = 0, total = 0;
-    check(cudaMemGetInfo(&free, &total), "asking for free memory");
-    budget_ = options_.memory_limit ? options_.memory_limit
-                                    : (free + used_bytes()) / 10 * 9;
+    take_rows(source, begin, end, weights, frame, used_bytes());
     small_.reserve(source.d * sizeof(float) + 64);
     checks_host_.reserve(sizeof(RowChecks));
     check(cudaMemcpyAsync(
@@ -77,13 +69,8 @@ bool Engine::can_fuse() const {
             model_.largest_score(largest_norm_) <= kAugmentedScoreLimit;
 }
 
-void Engine::require_finite() const {
-    const RowChecks& found = *checks_host_.as<RowChecks>();
-    if (found.first_bad != ~0ull) {
-        throw InvalidArgument(
-                "vector " + std::to_string(found.first_bad) +
-                " holds a value that is not finite; every value must be");
-    }
+void Engine::check_rows() const {
+    require_finite(checks_host_.as<RowChecks>()->first_bad);
 }
 
 bool Engine::lower_fp16_scale() {
@@ -151,7 +138,7 @@ void Engine::reserve(bool lo) {
     sums_.d = int(d);
     const size_t doubles = k * (2 + d * (squares ? 2 : 1));
     sums_memory_.reserve((doubles + kTotals + 2 * kSumBlocks) * sizeof(double));
-    sums_host_.reserve((doubles + kTotals) * sizeof(double));
+    totals_host_.reserve(kTotals * sizeof(double));
     sums_.n_k = sums_memory_.as<double>();
     sums_.constant = sums_.n_k + k;
     sums_.y = sums_.constant + k;
@@ -253,7 +240,7 @@ void Engine::make_resident(bool lo) {
                     prepare_rows(args, rows_, small_.as<RowChecks>(), stream_);
                 });
         more = lower_fp16_scale();
-        require_finite();
+        check_rows();
     } while (more);
     if (weights_) {
         std::vector<float> scaled(end_ - begin_);

@@ -56,7 +56,7 @@ void Engine::top_components(
         float* distances,
         float* log_prob,
         EStep order) {
-    check(cudaSetDevice(device_), "choosing the device");
+    use_device();
     if (x.n == 0) {
         return;
     }

@@ -29,14 +29,6 @@ __device__ __forceinline__ void split(float2 v, uint32_t& hi, uint32_t& lo) {
     lo = pack(v.x - __low2float(h), v.y - __high2float(h));
 }
 
-/// Eight bits, 4 apart, side by side.
-__device__ __forceinline__ uint32_t gather_bits(uint32_t x) {
-    x &= 0x11111111u;
-    x = (x | x >> 3) & 0x03030303u;
-    x = (x | x >> 6) & 0x000f000fu;
-    return (x | x >> 12) & 0xffu;
-}
-
 /** One warp takes 64 rows through all components, four at a time. The product
  * of rows (16 x 16 a tile) and factors gives each thread two coordinates of
  * one component and two rows: tile t of eight has coordinates 2t and 2t + 1 of

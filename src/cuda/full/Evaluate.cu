@@ -226,11 +226,7 @@ void evaluate_pairs(
         return;
     }
     constexpr int kBytes = 2 * sizeof(Stage);
-    check(cudaFuncSetAttribute(
-                  evaluate_kernel,
-                  cudaFuncAttributeMaxDynamicSharedMemorySize,
-                  kBytes),
-          "asking for shared memory");
+    allow_shared(evaluate_kernel, kBytes);
     evaluate_kernel<<<tiles, 256, kBytes, stream>>>(model, rows, lists, totals);
     check_launch("evaluate_kernel");
 }

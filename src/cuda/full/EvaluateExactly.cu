@@ -109,11 +109,7 @@ void evaluate_exactly(
         return;
     }
     const int bytes = kPairs * model.d * int(sizeof(double));
-    check(cudaFuncSetAttribute(
-                  exact_kernel,
-                  cudaFuncAttributeMaxDynamicSharedMemorySize,
-                  bytes),
-          "asking for shared memory");
+    allow_shared(exact_kernel, bytes);
     exact_kernel<<<tiles, kTilePairs, bytes, stream>>>(
             model, rows, lists, totals, tolerance);
     check_launch("exact_kernel");

@@ -12,7 +12,8 @@
  *   Rows.cu              rows in the frame, and their first coordinates
  *   FullModel.cu         factors, and those of the first coordinates' marginals
  *   Bounds.cu            which components may matter to a row: bits
- *   Screen.cu            the same from all coordinates, where that leaves many
+ *   Screen.cu, ScreenHopper.cu
+ *                        the same from all coordinates, where that leaves many
  *   Lists.cu             from bits to the rows of each component
  *   Evaluate.cu          log-joints of the listed pairs, on tensor cores
  *   EvaluateExactly.cu   those again in double that rounding may have moved
@@ -139,40 +140,6 @@ void bound_components(
         const FullRows& rows,
         int64_t count,
         const float* least,
-        const PairBits& bits,
-        cudaStream_t stream);
-
-/// Up to this dimension, rows can be screened by all coordinates.
-constexpr int kScreenDimension = 128;
-
-struct ScreenTerms {
-    float log_norm;
-    float scale;       ///< of lengths
-    float error;       ///< of a length for each unit of a row's spread
-    float least_error; ///< and whatever the row
-};
-
-/// The factors in fp16, as Screen.cu lays them out.
-struct ScreenOperands {
-    char* operands; ///< k * screen_bytes(d)
-    ScreenTerms* terms;
-};
-
-size_t screen_bytes(int d);
-/// After prepare_model.
-void prepare_screen(
-        const FullModelView& model,
-        const ScreenOperands& operands,
-        cudaStream_t stream);
-/** As bound_components, by all coordinates in fp16; `least` is raised on the
- * way by log-joints that are seen, less reach. d <= kScreenDimension. */
-void screen_components(
-        const FullModelView& model,
-        const FullRows& rows,
-        int64_t count,
-        const float* least,
-        float reach,
-        const ScreenOperands& operands,
         const PairBits& bits,
         cudaStream_t stream);
 
@@ -393,6 +360,14 @@ __device__ __forceinline__ unsigned long long ordered(double x) {
 __device__ __forceinline__ double unordered(unsigned long long bits) {
     return __longlong_as_double(
             (long long)(bits >> 63 ? bits & ~(1ull << 63) : ~bits));
+}
+
+/// Eight bits, 4 apart, side by side.
+__device__ __forceinline__ uint32_t gather_bits(uint32_t x) {
+    x &= 0x11111111u;
+    x = (x | x >> 3) & 0x03030303u;
+    x = (x | x >> 6) & 0x000f000fu;
+    return (x | x >> 12) & 0xffu;
 }
 
 /// The component whose tile this is.

@@ -9,72 +9,28 @@ using namespace full;
 
 namespace {
 
-constexpr int64_t kStagedRows = 200000;    ///< on their way to where they stay
-constexpr size_t kChunk = size_t(4) << 20; ///< doubles read at a time
-
-/// Rows of d floats to rows of `pitch`, whose rest is 0.
-void upload_padded(
-        const std::vector<float>& from,
-        size_t d,
-        size_t pitch,
-        DeviceMemory& to,
-        cudaStream_t stream) {
-    const size_t rows = from.size() / d;
-    to.reserve(rows * pitch * sizeof(float));
-    if (pitch > d) {
-        check(cudaMemsetAsync(
-                      to.as<char>(), 0, rows * pitch * sizeof(float), stream),
-              "clearing");
-    }
-    check(cudaMemcpy2DAsync(
-                  to.as<float>(),
-                  pitch * sizeof(float),
-                  from.data(),
-                  d * sizeof(float),
-                  d * sizeof(float),
-                  rows,
-                  cudaMemcpyHostToDevice,
-                  stream),
-          "upload of the model");
-}
+constexpr int64_t kStagedRows = 200000; ///< on their way to where they stay
 
 } // namespace
 
-FullEngine::FullEngine(int device, const CudaOptions& options)
-        : device_(device), options_(options) {
-    check(cudaSetDevice(device), "choosing the device");
-    check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking),
-          "creating a stream");
-    check(cudaEventCreate(&started_), "creating an event");
-    check(cudaEventCreate(&finished_), "creating an event");
-    for (cudaEvent_t& e : steps_) {
-        check(cudaEventCreate(&e), "creating an event");
-    }
-}
-
 FullEngine::~FullEngine() {
-    cudaSetDevice(device_);
-    cudaStreamSynchronize(stream_);
-    cudaEventDestroy(started_);
-    cudaEventDestroy(finished_);
-    for (cudaEvent_t e : steps_) {
-        cudaEventDestroy(e);
-    }
-    cudaStreamDestroy(stream_);
+    finish();
 }
 
 void FullEngine::set_model(const GaussianMixture& model) {
-    check(cudaSetDevice(device_), "choosing the device");
+    use_device();
     covariance_ = model.covariance;
     k_ = int(model.k);
     d_ = int(model.d);
     pitch_ = (d_ + 3) / 4 * 4;
-    upload_padded(model.means, model.d, pitch_, means_, stream_);
-    upload_padded(
-            model.precisions_cholesky, model.d, pitch_, factors_, stream_);
+    const auto send = [&](const std::vector<float>& from, DeviceMemory& to) {
+        to.reserve(from.size() / d_ * pitch_ * sizeof(float));
+        staging_.upload(to.as<float>(), from, d_, pitch_, stream_);
+    };
+    send(model.means, means_);
+    send(model.precisions_cholesky, factors_);
     log_weights_.reserve(model.k * sizeof(float));
-    copy(log_weights_.as<float>(), model.log_weights.data(), model.k, stream_);
-    check(cudaStreamSynchronize(stream_), "upload of the model");
+    staging_.upload(log_weights_.as<float>(), model.log_weights, 1, 1, stream_);
 }
 
 FullModelView FullEngine::prepare(EStep step) {
@@ -100,7 +56,8 @@ FullModelView FullEngine::prepare(EStep step) {
         for (int i = 0; i < d_; i++) {
             unit[size_t(i) * (d_ + 1)] = 1;
         }
-        upload_padded(unit, d_, pitch_, identity_, stream_);
+        identity_.reserve(size_t(d_) * pitch_ * sizeof(float));
+        staging_.upload(identity_.as<float>(), unit, d_, pitch_, stream_);
         model.factors = identity_.as<float>();
     }
     prepare_model(
@@ -113,7 +70,7 @@ FullModelView FullEngine::prepare(EStep step) {
 }
 
 void FullEngine::accumulate(EStep step) {
-    check(cudaSetDevice(device_), "choosing the device");
+    use_device();
     reserve();
     HostTotals* const host = host_.as<HostTotals>();
     check(cudaMemsetAsync(
@@ -122,7 +79,7 @@ void FullEngine::accumulate(EStep step) {
     check(cudaMemsetAsync(pass_.objective, 0, 3 * sizeof(double), stream_),
           "clearing");
     report = {};
-    marked_ = 0;
+    clear_marks();
     screens_ = false;
     const size_t n = end_ - begin_;
     auto is_first = [&](int64_t count) {
@@ -138,7 +95,7 @@ void FullEngine::accumulate(EStep step) {
                 int(std::min(block_rows_, kStagedRows)),
                 stream_,
                 [&](const Block& b) { load(b, int64_t(b.begin - begin_)); });
-        require_finite();
+        check_rows();
         is_first(int64_t(n));
         project_rows(rows_, directions(), int64_t(n), stream_);
         resident_ = true;
@@ -172,7 +129,7 @@ void FullEngine::accumulate(EStep step) {
                 stream_,
                 [&](const Block& b) {
                     load(b, 0);
-                    require_finite();
+                    check_rows();
                     is_first(b.rows);
                     if (model.k == 0) {
                         model = prepare(step);
@@ -191,34 +148,27 @@ void FullEngine::accumulate(EStep step) {
          3 * sizeof(double),
          stream_);
     check(cudaStreamSynchronize(stream_), "the pass over the data");
-    float ms = 0;
-    check(cudaEventElapsedTime(&ms, started_, finished_), "timing");
-    report.kernel_ms = ms;
+    read_times();
     report.responsibilities = host->kept;
-    report.steps_ms.assign(kSteps, 0.);
-    for (int i = 0; i < kSteps && i + 1 < marked_; i++) {
-        check(cudaEventElapsedTime(&ms, steps_[i], steps_[i + 1]), "timing");
-        report.steps_ms[i] = ms;
-    }
     report.resident = resident_;
     report.exact = options_.precision == Precision::exact;
     report.device_bytes = used_bytes();
 }
 
 void FullEngine::read_sums(EStep step, bool add, SufficientStats& stats) {
-    check(cudaSetDevice(device_), "choosing the device");
+    use_device();
     const size_t k = k_, d = d_;
-    double* const staging = host_.as<double>(256);
     auto read = [&](const double* from, size_t n, auto&& use) {
-        for (size_t at = 0; at < n; at += kChunk) {
-            const size_t count = std::min(kChunk, n - at);
-            copy(staging, from + at, count, stream_);
-            check(cudaStreamSynchronize(stream_), "reading the statistics");
-#pragma omp parallel for schedule(static) if (count > 100000)
-            for (int64_t i = 0; i < int64_t(count); i++) {
-                use(at + i, staging[i]);
-            }
-        }
+        staging_.download(
+                from,
+                n,
+                stream_,
+                [&](size_t begin, size_t end, const double* values) {
+#pragma omp parallel for schedule(static) if (end - begin > 100000)
+                    for (int64_t i = int64_t(begin); i < int64_t(end); i++) {
+                        use(i, values[i - begin]);
+                    }
+                });
     };
     auto put = [add](std::vector<double>& to, size_t i, double x) {
         to[i] = (add ? to[i] : 0.) + x;
@@ -246,14 +196,7 @@ void FullEngine::read_sums(EStep step, bool add, SufficientStats& stats) {
              d * (d + 1) / 2,
              [&](size_t i, double x) { put(stats.sum_x2, k + i, x); });
     }
-    double weight = 0;
-    if (weights_) {
-        for (size_t i = begin_; i < end_; i++) {
-            weight += weights_[i];
-        }
-    } else {
-        weight = double(end_ - begin_);
-    }
+    const double weight = total_weight();
     if (!add) {
         stats.weight = stats.objective = stats.dropped_mass = 0;
     }
@@ -266,7 +209,7 @@ void FullEngine::read_sums(EStep step, bool add, SufficientStats& stats) {
 }
 
 std::vector<float> FullEngine::row_log_prob() const {
-    check(cudaSetDevice(device_), "choosing the device");
+    use_device();
     std::vector<double> all(last_rows_);
     check(cudaMemcpy(
                   all.data(),

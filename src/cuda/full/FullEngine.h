@@ -3,9 +3,9 @@
 #include <functional>
 #include <vector>
 
-#include "CudaOptions.h"
 #include "cuda/engine/BlockUploader.h"
-#include "cuda/full/Full.h"
+#include "cuda/engine/DeviceShare.h"
+#include "cuda/full/Screen.h"
 
 namespace gmm::cuda {
 
@@ -14,11 +14,9 @@ namespace gmm::cuda {
  * moments, 4 k d (d + 1) bytes).
  *
  * The calling thread must have chosen the device. */
-struct FullEngine {
-    FullEngine(int device, const CudaOptions& options);
+struct FullEngine : DeviceShare {
+    using DeviceShare::DeviceShare;
     ~FullEngine();
-    FullEngine(const FullEngine&) = delete;
-    FullEngine& operator=(const FullEngine&) = delete;
 
     /// Rows [begin, end) of the source are this device's.
     void bind(
@@ -49,17 +47,14 @@ struct FullEngine {
     /// Natural log, the frame's units, of the last block's rows.
     std::vector<float> row_log_prob() const;
 
-    CudaReport report;
-
 private:
     using Block = BlockUploader::Block;
 
     void reserve();
     void load(const Block& block, int64_t to);
-    void require_finite();
+    void check_rows();
     void find_basis(int64_t count);
     full::Directions directions() const;
-    full::ScreenOperands screen_operands() const;
     void add_totals(int64_t first, int64_t count);
     full::FullModelView prepare(EStep step);
     void use_block(
@@ -95,22 +90,7 @@ private:
             const UsePairs& use);
     float reach_of(EStep step) const;
     full::LoadArgs load_args(const Block& block, ElementType type) const;
-    void mark();
     size_t used_bytes() const;
-
-    int device_;
-    CudaOptions options_;
-    cudaStream_t stream_ = nullptr;
-    cudaEvent_t started_ = nullptr, finished_ = nullptr;
-    static constexpr int kSteps = 5;
-    cudaEvent_t steps_[kSteps + 1] = {};
-    int marked_ = 0;
-
-    const VectorSource* source_ = nullptr;
-    size_t begin_ = 0, end_ = 0;
-    const float* weights_ = nullptr;
-    Frame frame_;
-    size_t budget_ = 0;
 
     Covariance covariance_ = Covariance::full;
     int k_ = 0, d_ = 0, pitch_ = 0;

@@ -17,7 +17,6 @@ constexpr size_t kBitBytes = size_t(64) << 20;      ///< of a block
 constexpr size_t kMostPairs = size_t(32) << 20;     ///< evaluated at a time
 constexpr size_t kPairBytes = 4 + 8 + 4 + 4;        ///< PairLists
 constexpr size_t kRowBytes = 4 + 4 + 8 + 8 + 8 + 4; ///< RowTotals
-constexpr size_t kStagingBytes = 256 + (size_t(32) << 20);
 
 int64_t whole(int64_t rows) {
     return (rows + kBoundRows - 1) / kBoundRows * kBoundRows;
@@ -32,12 +31,7 @@ void FullEngine::bind(
         const float* weights,
         double weight_scale,
         const Frame& frame) {
-    check(cudaSetDevice(device_), "choosing the device");
-    source_ = &source;
-    begin_ = begin;
-    end_ = end;
-    weights_ = weights;
-    frame_ = frame;
+    use_device();
     rows_memory_.release();
     bits_.release();
     lists_memory_.release();
@@ -47,10 +41,7 @@ void FullEngine::bind(
     resident_ = stays_ = has_basis_ = has_totals_ = false;
     block_rows_ = 0;
     pass_.dropped_unit = std::ldexp(1 / weight_scale, 40);
-    size_t free = 0, total = 0;
-    check(cudaMemGetInfo(&free, &total), "asking for free memory");
-    budget_ = options_.memory_limit ? options_.memory_limit
-                                    : (free + used_bytes()) / 10 * 9;
+    take_rows(source, begin, end, weights, frame, used_bytes());
     small_.reserve(
             64 + PassTotals::kPartials * sizeof(double) +
             source.d * sizeof(float));
@@ -66,7 +57,7 @@ void FullEngine::bind(
                   stream_),
           "upload of the frame");
     check(cudaMemsetAsync(small_.as<char>(24), 0xff, 8, stream_), "clearing");
-    host_.reserve(kStagingBytes);
+    host_.reserve(256);
     check(cudaStreamSynchronize(stream_), "upload of the frame");
 }
 
@@ -115,7 +106,7 @@ void FullEngine::reserve() {
     total_memory_.reserve(triangle * sizeof(double));
     basis_.reserve(d * (kLead + 1) * sizeof(float));
     if (d_ > kLead && d_ <= kScreenDimension) {
-        screen_.reserve(k * (screen_bytes(d_) + sizeof(ScreenTerms)));
+        screen_.reserve(k * screen_bytes(d_));
     }
     prepare_scratch_.reserve(bound_scratch_bytes(d_));
     identity_.reserve(d * size_t(pitch_) * sizeof(float));
@@ -268,7 +259,7 @@ void FullEngine::load(const Block& block, int64_t to) {
     }
 }
 
-void FullEngine::require_finite() {
+void FullEngine::check_rows() {
     auto* const found = host_.as<unsigned long long>(64);
     check(cudaMemcpyAsync(
                   found,
@@ -278,11 +269,7 @@ void FullEngine::require_finite() {
                   stream_),
           "reading the checks");
     check(cudaStreamSynchronize(stream_), "conversion of rows");
-    if (*found != ~0ull) {
-        throw InvalidArgument(
-                "vector " + std::to_string(*found) +
-                " holds a value that is not finite; every value must be");
-    }
+    require_finite(*found);
 }
 
 void FullEngine::find_basis(int64_t count) {
@@ -334,11 +321,6 @@ Directions FullEngine::directions() const {
         return {nullptr, nullptr};
     }
     return {basis_.as<float>(), basis_.as<float>() + d_ * kLead};
-}
-
-ScreenOperands FullEngine::screen_operands() const {
-    return {screen_.as<char>(),
-            screen_.as<ScreenTerms>(size_t(k_) * screen_bytes(d_))};
 }
 
 void FullEngine::add_totals(int64_t first, int64_t count) {

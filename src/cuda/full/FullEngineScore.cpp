@@ -18,13 +18,6 @@ constexpr int64_t kScreenFrom = 24;
 
 } // namespace
 
-void FullEngine::mark() {
-    if (marked_ <= kSteps) {
-        check(cudaEventRecord(steps_[marked_++], stream_),
-              "recording an event");
-    }
-}
-
 FullEngine::ListSize FullEngine::count_all(int64_t begin, int64_t end) {
     count_pairs(pairs_, begin, end, lists_, stream_);
     HostTotals* const host = host_.as<HostTotals>();
@@ -72,19 +65,21 @@ void FullEngine::score_block(
         bound_components(model, rows, count, totals_.least, pairs_, stream_);
         if (d_ > kLead && d_ <= kScreenDimension &&
             count_all(0, words).pairs > kScreenFrom * count) {
-            prepare_screen(model, screen_operands(), stream_);
+            prepare_screen(model, hopper_, screen_.as<char>(), stream_);
             screens_ = true;
         }
     }
     if (screens_) {
         screen_components(
-                model,
-                rows,
-                count,
-                totals_.least,
-                reach,
-                screen_operands(),
-                pairs_,
+                {k_,
+                 d_,
+                 screen_.as<char>(),
+                 rows,
+                 count,
+                 totals_.least,
+                 reach,
+                 pairs_},
+                hopper_,
                 stream_);
     }
     mark();

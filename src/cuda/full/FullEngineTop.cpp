@@ -30,7 +30,7 @@ void FullEngine::top_components(
         float* distances,
         float* log_prob,
         EStep order) {
-    check(cudaSetDevice(device_), "choosing the device");
+    use_device();
     if (x.n == 0) {
         return;
     }
@@ -89,7 +89,7 @@ void FullEngine::top_components(
                     bool wants_order) {
         const bool soft = step == EStep::soft;
         screens_ = false;
-        marked_ = kSteps + 1;
+        no_marks();
         auto use = [&](int64_t first, int64_t part, uint32_t pairs) {
             if (wants_order && m == 1) {
                 find_best(lists_, pairs, totals_, stream_);

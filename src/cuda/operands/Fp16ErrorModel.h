@@ -15,19 +15,24 @@ inline std::vector<double> explained_variances(const GaussianMixture& model) {
     for (size_t c = 0; c < model.k; c++) {
         weights[c] = std::exp(double(model.log_weights[c]));
     }
-    // Each thread has dimensions of its own, so that it does not show how many
-    // there are.
-    constexpr int64_t kStep = 16;
-    const int64_t d = int64_t(model.d);
+    // Parts of a fixed size, so that it does not show how many threads there
+    // are.
+    const size_t part = std::max<size_t>(256, (model.k + 63) / 64);
+    const int64_t parts = int64_t((model.k + part - 1) / part);
+    std::vector<double> sums(parts * model.d);
 #pragma omp parallel for schedule(static) if (model.k * model.d > 200000)
-    for (int64_t begin = 0; begin < d; begin += kStep) {
-        const int64_t end = std::min(begin + kStep, d);
-        for (size_t c = 0; c < model.k; c++) {
+    for (int64_t p = 0; p < parts; p++) {
+        double* const sum = sums.data() + p * model.d;
+        const size_t end = std::min((p + 1) * part, model.k);
+        for (size_t c = p * part; c < end; c++) {
             const float* const mean = model.means.data() + c * model.d;
-            for (int64_t j = begin; j < end; j++) {
-                out[j] += weights[c] * (double(mean[j]) * mean[j]);
+            for (size_t j = 0; j < model.d; j++) {
+                sum[j] += weights[c] * (double(mean[j]) * mean[j]);
             }
         }
+    }
+    for (size_t i = 0; i < sums.size(); i++) {
+        out[i % model.d] += sums[i];
     }
     return out;
 }

@@ -347,16 +347,10 @@ void Model::prepare(
 }
 
 ModelErrors Model::errors(cudaStream_t stream) {
-    staging_.reserve(sizeof(ModelErrors));
-    check(cudaMemcpyAsync(
-                  staging_.as<char>(),
-                  errors_,
-                  sizeof(ModelErrors),
-                  cudaMemcpyDeviceToHost,
-                  stream),
-          "reading the error estimate");
+    errors_host_.reserve(sizeof(ModelErrors));
+    copy(errors_host_.as<ModelErrors>(), errors_, 1, stream);
     check(cudaStreamSynchronize(stream), "preparation of the model");
-    return *staging_.as<ModelErrors>();
+    return *errors_host_.as<ModelErrors>();
 }
 
 ScoreArgs Model::score_args(bool want_split) const {

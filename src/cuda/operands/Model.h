@@ -1,7 +1,7 @@
 #pragma once
 
 #include "GaussianMixture.h"
-#include "cuda/engine/Check.h"
+#include "cuda/engine/Staging.h"
 #include "cuda/score/Score.h"
 
 namespace gmm::cuda {
@@ -22,7 +22,8 @@ struct ModelErrors {
  * exact evaluation of single pairs. */
 struct Model {
     /// Uploads the parameters; both kinds of preparation follow from them.
-    void upload(const GaussianMixture& model, cudaStream_t stream);
+    void
+    upload(const GaussianMixture& model, Staging& staging, cudaStream_t stream);
 
     /** Fills operand and constants.
      *
@@ -90,9 +91,9 @@ private:
     float* variances_ = nullptr;
     float* log_weights_ = nullptr;
     ModelErrors* errors_ = nullptr;
+    PinnedMemory errors_host_;
     DeviceMemory memory_;
     DeviceMemory planes_;
-    PinnedMemory staging_;
 };
 
 } // namespace gmm::cuda

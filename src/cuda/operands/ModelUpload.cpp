@@ -7,13 +7,13 @@
 #include "cuda/operands/Model.h"
 
 /** What the host does with a model: it goes through all of its values, in all
- * threads, and copies them to memory that the device can read from. */
+ * threads, on their way to the device. */
 namespace gmm::cuda {
 
 namespace {
 
 constexpr double kLog2e = std::numbers::log2e;
-constexpr int kChunk = 1 << 16; ///< values of means that a thread takes
+constexpr int kChunk = 1 << 15; ///< values of means that a thread takes
 
 size_t aligned(size_t bytes) {
     return (bytes + 255) / 256 * 256;
@@ -49,7 +49,8 @@ MeanSize size_of(const float* mean, int d) {
 
 } // namespace
 
-void Model::upload(const GaussianMixture& model, cudaStream_t stream) {
+void Model::upload(
+        const GaussianMixture& model, Staging& staging, cudaStream_t stream) {
     covariance = model.covariance;
     k = int(model.k);
     d = int(model.d);
@@ -87,48 +88,42 @@ void Model::upload(const GaussianMixture& model, cudaStream_t stream) {
     take(constants_);
     take(errors_);
 
-    // The previous upload may still be reading the staging memory.
-    check(cudaStreamSynchronize(stream), "upload of the model");
-    const size_t variances_at = aligned(sizes[0]);
-    const size_t weights_at = variances_at + aligned(sizes[1]);
-    const size_t uploaded = weights_at + sizes[2];
-    staging_.reserve(uploaded);
-    char* const host = staging_.as<char>();
-    std::memcpy(host + weights_at, model.log_weights.data(), sizes[2]);
+    const size_t row = covariance == Covariance::diagonal ? d : 1;
+    staging.upload(variances_, model.variances, row, row, stream);
+    staging.upload(log_weights_, model.log_weights, 1, 1, stream);
     float top = 0;
     double inverse = 0, scaled = 0, constant = 0;
     const int64_t chunk = std::max(1, kChunk / d);
-    const int64_t chunks = (k + chunk - 1) / chunk;
+    const auto fill = [&](size_t from, size_t to, float* piece) {
+        const int64_t chunks = (int64_t(to - from) + chunk - 1) / chunk;
 #pragma omp parallel for schedule(static) if (chunks > 1) \
         reduction(max                                     \
                   : top, inverse, scaled, constant)
-    for (int64_t i = 0; i < chunks; i++) {
-        const int64_t begin = i * chunk;
-        const int64_t end = std::min(begin + chunk, int64_t(k));
-        const float* const of = model.means.data() + begin * d;
-        std::memcpy(
-                host + begin * d * sizeof(float),
-                of,
-                (end - begin) * d * sizeof(float));
-        for (int64_t c = begin; c < end; c++) {
-            const MeanSize mean = size_of(model.means.data() + c * d, d);
-            const double variance = model.variance(c, 0);
-            top = std::max(top, mean.top);
-            inverse = std::max(inverse, 1 / variance);
-            scaled = std::max(scaled, mean.top / variance);
-            constant = std::max(
-                    constant,
-                    std::fabs(model.log_weights[c]) +
-                            0.5 * d *
-                                    std::fabs(std::log(
-                                            2 * std::numbers::pi * variance)) +
-                            0.5 * mean.norm / variance);
+        for (int64_t i = 0; i < chunks; i++) {
+            const size_t begin = from + i * chunk;
+            const size_t end = std::min(begin + chunk, to);
+            std::memcpy(
+                    piece + (begin - from) * d,
+                    model.means.data() + begin * d,
+                    (end - begin) * d * sizeof(float));
+            for (size_t c = begin; c < end; c++) {
+                const MeanSize mean = size_of(model.means.data() + c * d, d);
+                const double variance = model.variance(c, 0);
+                top = std::max(top, mean.top);
+                inverse = std::max(inverse, 1 / variance);
+                scaled = std::max(scaled, mean.top / variance);
+                constant = std::max(
+                        constant,
+                        std::fabs(model.log_weights[c]) +
+                                0.5 * d *
+                                        std::fabs(std::log(
+                                                2 * std::numbers::pi *
+                                                variance)) +
+                                0.5 * mean.norm / variance);
+            }
         }
-    }
-    std::memcpy(host + variances_at, model.variances.data(), sizes[1]);
-    check(cudaMemcpyAsync(
-                  means, host, uploaded, cudaMemcpyHostToDevice, stream),
-          "upload of the model");
+    };
+    staging.upload(means, k, d, stream, fill);
     largest_mean = top;
     largest_inverse_ = inverse;
     largest_scaled_ = scaled;

@@ -202,6 +202,22 @@ __device__ __forceinline__ void wgmma_m64n128k16(
     // clang-format on
 }
 
+/// c (64 x 128) += a^T b of a (16 x 64) and b (16 x 128), both summed over.
+__device__ __forceinline__ void wgmma_across(
+        float (&c)[16][4], uint64_t a, uint64_t b) {
+    // clang-format off
+    asm volatile(
+            "{\n"
+            ".reg .pred p;\n"
+            "setp.eq.b32 p, 0, 0;\n"
+            "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {"
+            GMM_NAMES_32 ", " GMM_NAMES_FROM_32 "}, %64, %65, p, 1, 1, 1, 1;\n"
+            "}\n"
+            : GMM_REGISTERS_32(0), GMM_REGISTERS_32(8)
+            : "l"(a), "l"(b));
+    // clang-format on
+}
+
 /// c (64 x 128) = a (64 x 16, in registers) b (16 x 128), plus c if add.
 __device__ __forceinline__ void wgmma_sums(
         float (&c)[16][4], const uint32_t (&a)[4], uint64_t b, bool add) {

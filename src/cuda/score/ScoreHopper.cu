@@ -351,25 +351,16 @@ void launch(
         const ScoreArgs& args,
         const typename Epilogue::Args& out,
         cudaStream_t stream) {
-    int device = 0, processors = 0, shared_limit = 0;
-    check(cudaGetDevice(&device), "current device");
-    check(cudaDeviceGetAttribute(
-                  &processors, cudaDevAttrMultiProcessorCount, device),
-          "device attributes");
-    check(cudaDeviceGetAttribute(
-                  &shared_limit,
-                  cudaDevAttrMaxSharedMemoryPerBlockOptin,
-                  device),
-          "device attributes");
+    const int device = current_device();
+    const int processors =
+            device_attribute(cudaDevAttrMultiProcessorCount, device);
+    const int shared_limit =
+            device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
     const Plan plan = make_plan<Epilogue>(args, shared_limit);
     const auto kernel = plan.steps == 4 ? score_kernel<Epilogue, 4>
             : plan.steps == 3           ? score_kernel<Epilogue, 3>
                                         : score_kernel<Epilogue, 2>;
-    check(cudaFuncSetAttribute(
-                  kernel,
-                  cudaFuncAttributeMaxDynamicSharedMemorySize,
-                  plan.shared),
-          "shared memory of the Hopper kernel");
+    allow_shared(kernel, plan.shared);
     const int blocks = std::min(processors, (args.rows + kRows - 1) / kRows);
     const auto map = [](const Operand& operand, int rows) {
         return tensor_map(operand, kDepth, rows, CU_TENSOR_MAP_SWIZZLE_128B);

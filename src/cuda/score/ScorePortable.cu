@@ -188,16 +188,11 @@ void launch(
         const typename Epilogue::Args& out,
         cudaStream_t stream) {
     // Lists get what two blocks on a processor leave, or at least ten records.
-    int device = 0, per_processor = 0, per_block = 0;
-    check(cudaGetDevice(&device), "current device");
-    check(cudaDeviceGetAttribute(
-                  &per_processor,
-                  cudaDevAttrMaxSharedMemoryPerMultiprocessor,
-                  device),
-          "device attributes");
-    check(cudaDeviceGetAttribute(
-                  &per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
-          "device attributes");
+    const int device = current_device();
+    const int per_processor = device_attribute(
+            cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
+    const int per_block =
+            device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
     constexpr int kRecord = kStrips * Epilogue::kSharedPerRecord;
     int capacity = 0;
     if constexpr (kRecord > 0) {
@@ -208,11 +203,7 @@ void launch(
         capacity = std::min(capacity, SelectEpilogue::kMaxCapacity);
     }
     const int shared = kStages * kStageBytes + capacity * kRecord;
-    check(cudaFuncSetAttribute(
-                  score_kernel<Epilogue>,
-                  cudaFuncAttributeMaxDynamicSharedMemorySize,
-                  shared),
-          "shared memory of the portable kernel");
+    allow_shared(score_kernel<Epilogue>, shared);
     const dim3 grid((args.rows + kRows - 1) / kRows, args.splits);
     score_kernel<Epilogue>
             <<<grid, kThreads, shared, stream>>>(args, out, capacity);

@@ -298,11 +298,7 @@ void launch(
     }
     const int shared =
             L::lists_at(buffers) + capacity * L::kRecordBytes + kBarrierBytes;
-    check(cudaFuncSetAttribute(
-                  folded_kernel<Epilogue, kSteps>,
-                  cudaFuncAttributeMaxDynamicSharedMemorySize,
-                  shared),
-          "shared memory of the folded kernel");
+    allow_shared(folded_kernel<Epilogue, kSteps>, shared);
     const AugmentedOperands& folded = args.folded;
     const AugmentedMaps maps(
             args.rows_operand,
@@ -356,14 +352,11 @@ void launch(
 template <class Out>
 void score_folded(const ScoreArgs& args, const Out& out, cudaStream_t stream) {
     using Epilogue = EpilogueOf<Out>;
-    int device = 0, processors = 0, shared = 0;
-    check(cudaGetDevice(&device), "current device");
-    check(cudaDeviceGetAttribute(
-                  &processors, cudaDevAttrMultiProcessorCount, device),
-          "device attributes");
-    check(cudaDeviceGetAttribute(
-                  &shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
-          "device attributes");
+    const int device = current_device();
+    const int processors =
+            device_attribute(cudaDevAttrMultiProcessorCount, device);
+    const int shared =
+            device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
     const int steps = (args.d + 15) / 16;
     const auto run = steps <= 2 ? launch<Epilogue, 2>
             : steps <= 4        ? launch<Epilogue, 4>

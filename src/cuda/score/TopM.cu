@@ -252,11 +252,7 @@ void choose_top(const TopArgs& top, const Model& model, cudaStream_t stream) {
     }
     const size_t size = std::bit_ceil(unsigned(std::min(top.m, kMaxSorted)));
     const size_t shared = size * (8 + 4 + 4 + 2);
-    check(cudaFuncSetAttribute(
-                  top_kernel,
-                  cudaFuncAttributeMaxDynamicSharedMemorySize,
-                  int(kMaxSorted * 18)),
-          "shared memory of the top-m kernel");
+    allow_shared(top_kernel, int(kMaxSorted * 18));
     top_kernel<<<top.rows, kThreads, shared, stream>>>(args);
     check_launch("choice of the best components");
 }

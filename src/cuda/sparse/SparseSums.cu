@@ -161,9 +161,7 @@ void SparseStep::accumulate(
             : (squares ? sum_kernel<false, true> : sum_kernel<false, false>);
     const int shared = kSumWarps *
             (lo ? sizeof(SumShared<true>) : sizeof(SumShared<false>));
-    check(cudaFuncSetAttribute(
-                  kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared),
-          "shared memory of the sums");
+    allow_shared(kernel, shared);
     kernel<<<grid, 32 * kSumWarps, shared, stream>>>(args);
     check_launch("segment sums");
     const int passes = (piece + kCollectColumns - 1) / kCollectColumns;
