@@ -152,6 +152,17 @@ def device_blocks(x: Any, name: str, d: int) -> Iterator[Floats]:
         yield floats(x[begin : begin + step], name, d)
 
 
+def given_blocks(x: Any) -> Any:
+    """A Dask array of two dimensions as an iterator of its blocks of rows,
+    computed one by one; anything else as it is."""
+    if not hasattr(x, "to_delayed") or getattr(x, "ndim", 0) != 2:
+        return x
+    whole_rows = x.rechunk({1: -1})
+    return (
+        whole_rows.blocks[i].compute() for i in range(whole_rows.numblocks[0])
+    )
+
+
 def is_blocks(x: Any) -> bool:
     """Whether `x` is an iterator of blocks, and not an array or a list."""
     return isinstance(x, Iterator) and not hasattr(x, "__array__")

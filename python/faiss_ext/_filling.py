@@ -26,7 +26,7 @@ class Filling(Fields):
 
         Parameters
         ----------
-        x : array of shape (n, d), or iterator of such blocks
+        x : array of shape (n, d), iterator of such blocks, or Dask array
             At least nlist vectors; 39 a list are good. uint8 and float16 in
             C order (a memmap, too) are read block by block in every
             iteration. What else is not float32 in C order is sampled first,
@@ -47,6 +47,7 @@ class Filling(Fields):
             cp = self._core.cp
             most = max(most, cp.max_points_per_centroid * self.nlist)
             seed = cp.seed
+        x = _arrays.given_blocks(x)
         if _arrays.is_blocks(x):
             with Bar(self.verbose, None, "reading", "vectors") as bar:
                 sample = _arrays.sample_blocks(
@@ -74,11 +75,12 @@ class Filling(Fields):
 
         Parameters
         ----------
-        x : array of shape (n, d), or iterator of such blocks
-            Of an iterator or of what is converted block by block, the blocks
-            before one that is wrong stay added.
+        x : array of shape (n, d), iterator of such blocks, or Dask array
+            Of an iterator, of a Dask array and of what is converted block by
+            block, the blocks before one that is wrong stay added.
         """
         total = None
+        x = _arrays.given_blocks(x)
         if _arrays.on_device(x):
             total = len(x)
         elif not _arrays.is_blocks(x):

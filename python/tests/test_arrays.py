@@ -244,6 +244,21 @@ def test_a_device_that_nothing_comes_from_is_named(base: Floats) -> None:
         index.train(Stuck())
 
 
+def test_dask_arrays_come_block_by_block(base: Floats) -> None:
+    da = pytest.importorskip("dask.array")
+    x = da.from_array(base, chunks=(len(base) // 3 + 1, 50))
+    index, other = (faiss_ext.index_factory(128, "GMM8,Flat") for _ in "12")
+    for one, vectors in (index, x), (other, iter([base])):
+        one.train(vectors)
+        one.add(vectors)
+    np.testing.assert_array_equal(index.mixture()[0], other.mixture()[0])
+    np.testing.assert_array_equal(index.reconstruct_n(), other.reconstruct_n())
+    with pytest.raises(ValueError, match=r"x\[1\]: 64 columns"):
+        index.add(iter([base[:5], x[:10, :64]]))
+    with pytest.raises(ValueError, match="two dimensions"):
+        index.add(x[0])
+
+
 class Torch:
     """As a tensor of torch's: what is asked of it."""
 
