@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 from dask import compute, delayed
+from dask.base import get_scheduler
+from dask.callbacks import Callback
 from numpy.typing import NDArray
 
 from . import _arrays, _files
+from ._progress import Bar
 
 #: Values of a block, whose sums are added up before any are merged: Dask's
 #: workers give memory back after each (MALLOC_TRIM_THRESHOLD_), and take time
@@ -109,6 +112,26 @@ def _spaced(block: Block, begin: int, n: int, most: int) -> NDArray[Any]:
     block = as_block(block)
     i = np.arange(begin, begin + len(block))
     return np.asarray(block[(i + 1) * most // n > i * most // n])
+
+
+def computed(tasks: Sequence[Any], bar: Bar) -> list[Any]:
+    """What the tasks give; the bar counts those that are done."""
+    client: Any = getattr(get_scheduler(), "__self__", None)
+    if not hasattr(client, "gather"):  # in this process
+        keys = {task.key for task in tasks}
+
+        def done(key: Any, *_: Any) -> None:
+            if key in keys:
+                bar.advance()
+
+        with Callback(posttask=done):
+            return list(compute(*tasks))
+    from distributed import as_completed
+
+    futures = client.compute(list(tasks))
+    for _ in as_completed(futures):
+        bar.advance()
+    return list(client.gather(futures))
 
 
 def tree(merge: Callable[[Any, Any], Any], leaves: Sequence[Any]) -> Any:

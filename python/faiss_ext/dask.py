@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dask import compute, delayed
+from dask import delayed
 
 from . import _core
 from ._dask_fit import fit
-from ._dask_rows import Block, Rows, as_block
+from ._dask_rows import Block, Rows, as_block, computed
 from ._dask_search import search
 from ._dask_shards import (
     FORMAT,
@@ -32,6 +32,7 @@ from ._dask_shards import (
 )
 from ._factory import index_factory
 from ._index import Index
+from ._progress import Bar
 
 __all__ = ["build", "fit", "merge", "search"]
 
@@ -74,6 +75,7 @@ def build(
     shard_rows: int = 1 << 20,
     sample_rows: int | None = None,
     block_rows: int | None = None,
+    verbose: bool = False,
 ) -> Path:
     """Shards of one index, which share what was trained.
 
@@ -91,6 +93,9 @@ def build(
         Evenly spaced rows to train on; 256 a list and at least 65,536 if left
         out.
     block_rows : int, optional
+    verbose : bool
+        A bar of tqdm's, where it is installed. A fit has one with
+        ``verbose=1``; Dask's dashboard shows all tasks.
 
     Returns
     -------
@@ -117,6 +122,8 @@ def build(
                 rows.names[first : first + each],
             )
         )
+    with Bar(verbose, len(tasks), "building", "shards") as bar:
+        shards = computed(tasks, bar)
     manifest = {
         "format": FORMAT,
         "factory": factory,
@@ -124,7 +131,7 @@ def build(
         "metric": metric,
         "ntotal": rows.n,
         "trained_sha256": trained,
-        "shards": list(compute(*tasks)),
+        "shards": shards,
     }
     path = folder / "manifest.json"
     write_manifest(manifest, path)

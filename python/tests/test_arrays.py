@@ -248,9 +248,10 @@ def test_dask_arrays_come_block_by_block(base: Floats) -> None:
     da = pytest.importorskip("dask.array")
     x = da.from_array(base, chunks=(len(base) // 3 + 1, 50))
     index, other = (faiss_ext.index_factory(128, "GMM8,Flat") for _ in "12")
-    for one, vectors in (index, x), (other, iter([base])):
-        one.train(vectors)
-        one.add(vectors)
+    index.train(x)
+    index.add(x)
+    other.train(iter([base]))
+    other.add(base)
     np.testing.assert_array_equal(index.mixture()[0], other.mixture()[0])
     np.testing.assert_array_equal(index.reconstruct_n(), other.reconstruct_n())
     with pytest.raises(ValueError, match=r"x\[1\]: 64 columns"):
@@ -337,6 +338,7 @@ def test_a_gpus_tensor_trains_as_its_copy_does(
 
 
 def test_the_estimator_reads_a_gpus_tensor(base: Floats) -> None:
+    pytest.importorskip("sklearn")
     tensor = gpu_tensor(base)
     options: dict[str, Any] = dict(
         n_components=8,

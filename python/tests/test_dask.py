@@ -166,6 +166,35 @@ def built(
     )
 
 
+@pytest.mark.parametrize("where", ["workers", "here"])
+def test_a_bar_counts_shards(
+    where: str,
+    cluster: Any,
+    base: Floats,
+    tmp_path: pathlib.Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("tqdm")
+    import dask.config
+
+    here = {"scheduler": "synchronous"} if where == "here" else {}
+    with dask.config.set(here):
+        for verbose in (True, False):
+            fdask.build(
+                da.from_array(base, chunks=(800, 128)),
+                "GMM16,Flat",
+                tmp_path / str(verbose),
+                block_rows=700,
+                shard_rows=2100,
+                verbose=verbose,
+            )
+            err = capfd.readouterr().err
+            assert ("building" in err and "/3.00" in err) == verbose
+    assert (tmp_path / "True" / "manifest.json").read_text() == (
+        tmp_path / "False" / "manifest.json"
+    ).read_text()
+
+
 def test_the_manifest_says_what_there_is(built: Any) -> None:
     manifest = json.loads(built.read_text())
     assert manifest["ntotal"] == 6000
