@@ -6,6 +6,7 @@
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <ctime>
 #include <filesystem>
 #include <fstream>
@@ -18,6 +19,7 @@
 #include "VectorSource.h"
 #include "faiss_ext/IndexIVFGMM.h"
 #include "faiss_ext/ListShard.h"
+#include "faiss_ext/PairCells.h"
 #include "faiss_ext/index_factory.h"
 #include "faiss_ext/index_io.h"
 #include "faiss_ext/ivflib.h"
@@ -37,6 +39,7 @@
  *     scale_bench shards:   queries of one index in several ListShards, here in
  *                           one process: messages, and processor time beside
  *                           the index alone
+ *     scale_bench partners: processor seconds of finding lists' partners
  */
 namespace {
 
@@ -83,6 +86,25 @@ faiss::IndexIVF& ivf_of(faiss::Index& index) {
     auto* gmm = faiss_ext::extract_gmm(&index);
     return gmm ? dynamic_cast<faiss::IndexIVF&>(*gmm)
                : dynamic_cast<faiss::IndexIVF&>(index);
+}
+
+/// Of n lists, which have a file's first vectors as means; the least of three.
+void partners(const std::string& from, size_t n, size_t d) {
+    const auto source = gmm::file_source(from);
+    std::vector<std::byte> scratch;
+    std::vector<float> x(n * source->d), means(n * d);
+    source->rows(0, n, scratch).to_float(x.data());
+    for (size_t i = 0; i < n; i++) {
+        std::copy_n(&x[i * source->d], d, &means[i * d]);
+    }
+    double least = HUGE_VAL;
+    for (int turn = 0; turn < 3; turn++) {
+        const std::clock_t start = std::clock();
+        faiss_ext::PairCells().init(n, d, means.data(), 32);
+        const double spent = double(std::clock() - start) / CLOCKS_PER_SEC;
+        least = std::min(least, spent);
+    }
+    fmt::print("{:.4f}\n", least);
 }
 
 struct Part : gmm::VectorSource {
@@ -375,6 +397,10 @@ int main(int argc, char** argv) try {
     ask->add_option("--batch", batch);
     ask->add_option("--cold", cold, "queries that find nothing in memory");
     size_t n_shards = 4;
+    auto* pairs = app.add_subcommand("partners", "finding lists' partners");
+    pairs->add_option("--from", from)->required();
+    pairs->add_option("-n", n, "lists")->required();
+    pairs->add_option("-d", d, "first dimensions")->required();
     auto* spread = app.add_subcommand("shards", "one index in several");
     spread->add_option("--index", path)->required();
     spread->add_option("--query", xq)->required();
@@ -387,6 +413,8 @@ int main(int argc, char** argv) try {
     CLI11_PARSE(app, argc, argv);
     if (*make) {
         generate(from, n, d, noise, path);
+    } else if (*pairs) {
+        partners(from, n, d);
     } else if (*fill) {
         build(factory, path, xq, parts, out);
     } else if (*spread) {

@@ -25,6 +25,7 @@ HEADERS = (
     "src/EMTrainer.h",
     "src/MixtureTools.h",
     "src/VectorSource.h",
+    "src/DeviceSource.h",
     "src/CudaOptions.h",
 )
 
@@ -38,10 +39,10 @@ def _headers():
 
 def _fields():
     """The fields of Index, which are descriptors, as a table."""
-    tree = ast.parse((ROOT / "python/faiss_ext/_index.py").read_text())
-    (index,) = (n for n in tree.body if getattr(n, "name", "") == "Index")
+    tree = ast.parse((ROOT / "python/faiss_ext/_fields.py").read_text())
+    (fields,) = (n for n in tree.body if getattr(n, "name", "") == "Fields")
     yield "| field | type | says |\n|---|---|---|"
-    for node in index.body:
+    for node in fields.body:
         match node:
             case ast.Assign(
                 targets=[ast.Name(id=name)],

@@ -145,7 +145,10 @@ struct Trainer {
     void start_hierarchically();
     bool iterate(EStep step);
     bool iterate_hard(int iterations);
-    void find_floors();
+    /// by_backend: its model is `model`.
+    void find_floors(bool by_backend);
+    void nearest_means(
+            const std::vector<size_t>& wanted, size_t m, int64_t* out);
     size_t reseed();
     void project();
     TrainingIteration report(EStep step) const;
@@ -195,7 +198,7 @@ void Trainer::initialise(size_t k, const GaussianMixture* start) {
         if (options.hard_iterations == 0 || !options.update_means) {
             backend.set_model(model);
             backend.accumulate(EStep::hard, stats);
-            find_floors();
+            find_floors(true);
             m_step(stats, variance_floor, min_count, false, model, reg_covar);
         }
     } else {
@@ -225,18 +228,44 @@ void Trainer::start_hierarchically() {
             num_variances(model.covariance, model.k, model.d), 1);
     model.log_weights.assign(model.k, -std::log(float(model.k)));
     stats = std::move(start.stats);
-    find_floors();
+    find_floors(false);
     m_step(stats, variance_floor, min_count, true, model);
     reseed();
     project();
 }
 
 // From the statistics of a hard step, for the means that it was for.
-void Trainer::find_floors() {
-    variance_floor = local_variances(stats, model.means, variance);
+void Trainer::find_floors(bool by_backend) {
+    NearestMeans nearest;
+    if (by_backend) {
+        nearest = [&](const std::vector<size_t>& wanted,
+                      size_t m,
+                      int64_t* out) { nearest_means(wanted, m, out); };
+    }
+    variance_floor = local_variances(stats, model.means, variance, nearest);
     for (double& floor : variance_floor) {
         floor *= options.variance_floor;
     }
+}
+
+void Trainer::nearest_means(
+        const std::vector<size_t>& wanted, size_t m, int64_t* out) {
+    const size_t d = model.d;
+    std::vector<float> x(wanted.size() * d);
+    for (size_t i = 0; i < x.size(); i++) {
+        const size_t j = i % d;
+        x[i] = model.means[wanted[i / d] * d + j] / frame.scale +
+                frame.center[j];
+    }
+    std::vector<float> distances(wanted.size() * m);
+    backend.top_components(
+            {x.data(), ElementType::f32, wanted.size(), d, d * sizeof(float)},
+            m,
+            out,
+            nullptr,
+            distances.data(),
+            nullptr,
+            EStep::hard);
 }
 
 size_t Trainer::reseed() {
@@ -279,7 +308,7 @@ bool Trainer::iterate(EStep step) {
     const double e_seconds = whole.seconds();
     TrainingIteration done = report(step);
     if (step == EStep::hard) {
-        find_floors();
+        find_floors(true);
     }
     m_step(stats,
            variance_floor,

@@ -8,6 +8,7 @@
 #include <unordered_set>
 
 #include "Blas.h"
+#include "DeviceSource.h"
 #include "Error.h"
 #include "ParallelFor.h"
 
@@ -63,6 +64,23 @@ Moments total_moments(
     constexpr size_t kRows = 256, kBlocks = 64;
     const size_t d = source.d;
     Moments total(d);
+    if (const auto* there = dynamic_cast<const DeviceSource*>(&source)) {
+        const size_t bad = there->moments(
+                pivot, weights, total.sum.data(), total.square.data());
+        if (bad < source.n) {
+            std::vector<float> x(d);
+            gather(source, {bad}, x.data());
+            check_finite(x.data(), d, source.given_row(bad));
+        }
+        for (size_t begin = 0; begin < source.n; begin += kRows) {
+            double block = 0;
+            for (size_t i = begin; i < std::min(begin + kRows, source.n); i++) {
+                block += weights ? weights[i] : 1;
+            }
+            total.weight += block;
+        }
+        return total;
+    }
     for (size_t first = 0; first < source.n; first += kRows * kBlocks) {
         std::vector<Moments> blocks(
                 std::min(kBlocks, (source.n - first + kRows - 1) / kRows),

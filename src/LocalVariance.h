@@ -1,10 +1,17 @@
 #pragma once
 
+#include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "SufficientStats.h"
 
 namespace gmm {
+
+/// The m means nearest to each of the means with these numbers, nearest first:
+/// size wanted.size() * m.
+using NearestMeans = std::function<void(
+        const std::vector<size_t>& wanted, size_t m, int64_t* out)>;
 
 /** How far apart vectors are around each mean: what a floor of its variance
  * is measured in. Neither vectors far away nor the distances between groups
@@ -14,15 +21,19 @@ namespace gmm {
  * one with a single vector, or equal ones, that of the sphere halfway to the
  * nearest different mean; if there is none, `otherwise`.
  *
- * O(k d), and O(k d) more for each mean of the second kind.
+ * O(k d), and O(k d) more for each mean of the second kind: by a backend,
+ * which is quick at it, where there is nearest_means.
  *
  * @param nearest    statistics of EStep::hard
  * @param means      those it was for, size k * d
  * @param otherwise  positive
+ * @param nearest_means  may err by rounding; empty: distances to all means
+ *                   are computed here
  * @return           a mean over dimensions, positive, size k */
 std::vector<double> local_variances(
         const SufficientStats& nearest,
         const std::vector<float>& means,
-        double otherwise);
+        double otherwise,
+        const NearestMeans& nearest_means = {});
 
 } // namespace gmm

@@ -1,4 +1,5 @@
 #include "CudaOptions.h"
+#include "DeviceSource.h"
 #include "Error.h"
 
 namespace gmm {
@@ -21,6 +22,11 @@ std::unique_ptr<Backend> make_cuda_backend(const CudaOptions&) {
 }
 
 std::vector<float> cuda_row_log_prob(const Backend&) {
+    throw DeviceError(kWhyNot);
+}
+
+std::unique_ptr<DeviceSource> device_source(
+        const void*, size_t, size_t, ElementType) {
     throw DeviceError(kWhyNot);
 }
 

@@ -2,6 +2,7 @@
 #include <cstring>
 #include <utility>
 
+#include "DeviceSource.h"
 #include "Error.h"
 #include "VectorSource.h"
 
@@ -62,6 +63,14 @@ struct SampleSource : VectorSource {
         std::vector<std::byte> some;
         if (scratch.size() < count * stride) {
             scratch.resize(count * stride);
+        }
+        if (const auto* there = dynamic_cast<const DeviceSource*>(&whole)) {
+            std::vector<size_t> ids(count);
+            for (size_t i = 0; i < count; i++) {
+                ids[i] = row(begin + i);
+            }
+            there->gather(ids.data(), count, scratch.data());
+            return {scratch.data(), type, count, d, stride};
         }
         const bool through = whole.n / n < kReadThrough;
         const size_t portion = through ? 1024 : 1;

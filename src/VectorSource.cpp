@@ -4,6 +4,7 @@
 #include <cstring>
 #include <mutex>
 
+#include "DeviceSource.h"
 #include "Error.h"
 
 namespace gmm {
@@ -139,7 +140,6 @@ void gather(
         const VectorSource& source,
         const std::vector<size_t>& ids,
         float* out) {
-    std::vector<std::byte> scratch;
     for (size_t i = 0; i < ids.size(); i++) {
         if (ids[i] >= source.n) {
             throw_invalid(
@@ -148,6 +148,18 @@ void gather(
                     ids[i],
                     source.n);
         }
+    }
+    std::vector<std::byte> scratch;
+    if (const auto* there = dynamic_cast<const DeviceSource*>(&source)) {
+        const size_t stride = source.d * element_size(source.type);
+        scratch.resize(ids.size() * stride);
+        there->gather(ids.data(), ids.size(), scratch.data());
+        const Rows all{
+                scratch.data(), source.type, ids.size(), source.d, stride};
+        all.to_float(out);
+        return;
+    }
+    for (size_t i = 0; i < ids.size(); i++) {
         source.rows(ids[i], 1, scratch).to_float(out + i * source.d);
     }
 }

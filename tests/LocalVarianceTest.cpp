@@ -102,6 +102,39 @@ TEST(LocalVariance, ReachesHalfwayWhereVectorsDoNotDiffer) {
     }
 }
 
+/// The distances are the same whoever names the nearest means; where all named
+/// ones are equal, the others are looked at.
+TEST(LocalVariance, AsksForTheNearestMeans) {
+    const size_t d = 3, k = 40;
+    const RealData rows = sift(k);
+    std::vector<float> means(k * d);
+    for (size_t c = 0; c < k; c++) { // six times the same, the others alone
+        std::copy_n(&rows.x[(c < 6 ? 0 : c) * rows.d + 20], d, &means[c * d]);
+    }
+    gmm::SufficientStats stats(Covariance::isotropic, k, d);
+    stats.n_k.assign(k, 1);
+    const auto expected = gmm::local_variances(stats, means, 777);
+    size_t asked = 0;
+    const auto nearest = [&](const std::vector<size_t>& wanted,
+                             size_t m,
+                             int64_t* out) {
+        asked += wanted.size();
+        for (size_t i = 0; i < wanted.size(); i++) {
+            std::vector<std::pair<double, int64_t>> all;
+            for (size_t c = 0; c < k; c++) {
+                all.emplace_back(
+                        square(&means[wanted[i] * d], &means[c * d], d), c);
+            }
+            std::sort(all.begin(), all.end());
+            for (size_t r = 0; r < m; r++) {
+                out[i * m + r] = all[r].second;
+            }
+        }
+    };
+    EXPECT_EQ(gmm::local_variances(stats, means, 777, nearest), expected);
+    EXPECT_EQ(asked, k);
+}
+
 TEST(LocalVariance, HasAValueWhereAllAreEqual) {
     const RealData data(5, 3, std::vector<float>(15, 2.0f));
     for (double v : measured(data, std::vector<float>(12, 2.0f))) {

@@ -33,11 +33,8 @@ from ._core import (
     why_no_cuda,
 )
 from ._core import stats as search_stats
-from ._index import (
-    Index,
-    Mixture,
+from ._factory import (
     clone_index,
-    deserialize_index,
     from_faiss,
     index_factory,
     read_index,
@@ -45,6 +42,7 @@ from ._index import (
     swap_to_gmm,
     write_index,
 )
+from ._index import Index, Mixture, deserialize_index
 from ._kmeans import Kmeans
 from ._selectors import (
     IDSelector,

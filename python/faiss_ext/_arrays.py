@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from . import _core
+
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
@@ -16,6 +18,8 @@ Ids = NDArray[np.int64]
 BLOCK_BYTES = 64 << 20
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 _ON_CPU = (1, 3)  # DLPack's kDLCPU and kDLCUDAHost
+_ON_CUDA = 2
+_READ_IN_PLACE = ("float32", "float16", "uint8")
 
 
 def on_device(x: Any) -> bool:
@@ -23,6 +27,24 @@ def on_device(x: Any) -> bool:
     if isinstance(x, np.ndarray) or not hasattr(x, "__dlpack_device__"):
         return False
     return bool(x.__dlpack_device__()[0] not in _ON_CPU)
+
+
+def readable_on_device(x: Any, d: int | None = None) -> Any:
+    """What C++ reads of `x` in a GPU's memory, or None: float32, float16 and
+    uint8 of shape (n, d), C-contiguous."""
+    if not on_device(x) or x.__dlpack_device__()[0] != _ON_CUDA:
+        return None
+    if not _core.cuda_available():
+        return None
+    if str(getattr(x, "dtype", "")).split(".")[-1] not in _READ_IN_PLACE:
+        return None
+    if x.ndim != 2 or len(x) == 0 or d not in (None, x.shape[1]):
+        return None
+    if hasattr(x, "detach"):  # torch
+        x = x.detach()
+        return x if x.is_contiguous() else None
+    flags = getattr(x, "flags", None)  # cupy
+    return x if flags is not None and flags.c_contiguous else None
 
 
 def _to_host(x: Any, name: str) -> Any:
@@ -128,6 +150,17 @@ def device_blocks(x: Any, name: str, d: int) -> Iterator[Floats]:
     step = max(1, BLOCK_BYTES // (4 * d))
     for begin in range(0, len(x), step):
         yield floats(x[begin : begin + step], name, d)
+
+
+def given_blocks(x: Any) -> Any:
+    """A Dask array of two dimensions as an iterator of its blocks of rows,
+    computed one by one; anything else as it is."""
+    if not hasattr(x, "to_delayed") or getattr(x, "ndim", 0) != 2:
+        return x
+    whole_rows = x.rechunk({1: -1})
+    return (
+        whole_rows.blocks[i].compute() for i in range(whole_rows.numblocks[0])
+    )
 
 
 def is_blocks(x: Any) -> bool:

@@ -15,7 +15,7 @@ import typer
 from rich.table import Table
 
 from . import _arrays, _core, _files, _sweep
-from ._index import index_factory, read_index, swap_to_gmm
+from ._factory import index_factory, read_index, swap_to_gmm
 from ._selectors import SearchParameters
 from ._steps import (
     Metric,

@@ -139,7 +139,7 @@ class Index:
     assign_threshold: float
     calibrate_on_add: bool
     def train(self, x: Floats) -> None: ...
-    def train_source(self, x: NDArray[Any]) -> None: ...
+    def train_source(self, x: Any) -> None: ...
     def add(self, x: Floats) -> None: ...
     def add_source(self, x: NDArray[Any]) -> None: ...
     def merge_ondisk(
@@ -232,7 +232,7 @@ class SufficientStats:
 class EStepEngine:
     def __init__(
         self,
-        x: NDArray[Any],
+        x: Any,
         weights: Floats | None,
         center: Floats,
         scale: float,
@@ -251,7 +251,7 @@ class EStepEngine:
     ) -> SufficientStats: ...
 
 def frame_of(
-    x: NDArray[Any], weights: Floats | None, offset: Doubles | None = None
+    x: Any, weights: Floats | None, offset: Doubles | None = None
 ) -> tuple[Floats, float, float]: ...
 def train(
     x: NDArray[Any],

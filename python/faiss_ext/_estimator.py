@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import numbers
 import warnings
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+from sklearn.utils.validation import _check_sample_weight
 
 from . import _core
+from ._arrays import as_array, on_device, readable_on_device, sample_rows
 from ._covariances import covariance_kind
+from ._evaluation import Evaluation
+from ._frame import Doubles, EStep, Frame, offset_of
 from ._progress import Bar
 
 try:
@@ -25,51 +28,9 @@ except ImportError:  # scikit-learn before 1.6
         return estimator._validate_data(X, **options)
 
 
-Doubles = NDArray[np.float64]
-
 #: Rows of data up to this many numbers are sorted and merged before fitting,
 #: so that a weight of 2 is the same as a row that comes twice.
 _MERGE_UP_TO = 1 << 18
-
-
-class _Frame(NamedTuple):
-    """y = (x - offset - center) * scale: the units of the E-step."""
-
-    offset: Doubles | None
-    center: NDArray[np.float32]
-    scale: float
-
-    @property
-    def origin(self) -> Doubles:
-        center = self.center.astype(np.float64)
-        return center if self.offset is None else center + self.offset
-
-
-class EStep(Protocol):
-    """What computes E-steps: _core.EStepEngine, or many of them."""
-
-    @property
-    def backend(self) -> str: ...
-
-    def accumulate(
-        self,
-        covariance_type: str,
-        means: NDArray[np.float32],
-        variances: NDArray[np.float32],
-        log_weights: NDArray[np.float32],
-        hard: bool,
-    ) -> _core.SufficientStats: ...
-
-
-def _needs_offset(X: NDArray[Any]) -> bool:
-    """float32 cannot hold float64's and large integers' small differences."""
-    return X.dtype in (np.float64, np.int64, np.uint64, np.int32, np.uint32)
-
-
-def _offset_of(X: NDArray[Any]) -> Doubles | None:
-    if not _needs_offset(X):
-        return None
-    return np.asarray(X[: min(len(X), 1000)].mean(axis=0, dtype=np.float64))
 
 
 def _merged(
@@ -86,7 +47,7 @@ def _merged(
     return np.ascontiguousarray(rows), counts.astype(np.float32)
 
 
-class GaussianMixture(DensityMixin, BaseEstimator):
+class GaussianMixture(Evaluation, DensityMixin, BaseEstimator):
     """A Gaussian mixture, with scikit-learn's names and conventions.
 
     Fits by expectation maximisation on a GPU or on all cores, on data of any
@@ -190,6 +151,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         Parameters
         ----------
         X : array of shape (n_samples, n_features)
+            float32, float16 and uint8 in a GPU's memory (torch, cupy) are read
+            there, unless there are weights.
         y : ignored
         sample_weight : array of shape (n_samples,), optional
             Non-negative.
@@ -205,6 +168,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             For data or parameters that cannot be, naming them.
         """
         self._check_parameters()
+        if sample_weight is None and self._fits_on_device():
+            there = readable_on_device(X)
+            if there is not None and len(there) >= self.n_components:
+                return self._fit_on_device(there)
         X = self._validate(X, reset=True)
         weights = None
         if sample_weight is not None:
@@ -220,19 +187,35 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             )
         if X.size <= _MERGE_UP_TO:
             X, weights = _merged(X, weights)
-        offset = _offset_of(X)
+        offset = offset_of(X)
         center, scale, _ = _core.frame_of(X, weights, offset)
-        frame = _Frame(offset, center, scale)
+        frame = Frame(offset, center, scale)
         backend = self.backend
         if backend == "auto" and self.covariance_type in ("full", "tied"):
             backend = "cpu"
         engine = _core.EStepEngine(X, weights, center, scale, backend, offset)
         return self._fit_by(engine, frame, X, weights)
 
+    def _fits_on_device(self) -> bool:
+        if self.backend == "auto":
+            return self.covariance_type not in ("full", "tied")
+        return self.backend == "cuda"
+
+    def _fit_on_device(self, X: Any) -> GaussianMixture:
+        """Only rows that means start among come to the CPU."""
+        self.n_features_in_ = X.shape[1]
+        center, scale, _ = _core.frame_of(X, None)
+        random = check_random_state(self.random_state)
+        most = max(16384, 256 * self.n_components)
+        seed = int(random.randint(np.iinfo(np.int32).max))
+        start = as_array(sample_rows(X, most, seed), "X")
+        engine = _core.EStepEngine(X, None, center, scale, "cuda")
+        return self._fit_by(engine, Frame(None, center, scale), start, None)
+
     def _fit_by(
         self,
         engine: EStep,
-        frame: _Frame,
+        frame: Frame,
         X: NDArray[Any],
         weights: NDArray[np.float32] | None,
     ) -> GaussianMixture:
@@ -312,6 +295,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             )
 
     def _validate(self, X: Any, reset: bool) -> NDArray[Any]:
+        if on_device(X):
+            X = as_array(X, "X")
         X = validate_data(
             self,
             X,
@@ -344,7 +329,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self,
         X: NDArray[Any],
         weights: NDArray[np.float32] | None,
-        frame: _Frame,
+        frame: Frame,
         engine: EStep,
         random: np.random.RandomState,
     ) -> None:
@@ -400,7 +385,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self,
         X: NDArray[Any],
         weights: NDArray[np.float32] | None,
-        frame: _Frame,
+        frame: Frame,
         seed: int,
     ) -> Doubles:
         k = self.n_components
@@ -429,7 +414,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def _accumulate(
         self,
         engine: EStep,
-        frame: _Frame,
+        frame: Frame,
         means: Doubles,
         *,
         hard: bool = False,
@@ -453,7 +438,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
     def _to_user(
         self,
-        frame: _Frame,
+        frame: Frame,
         weights: Doubles,
         means: Doubles,
         variances: Doubles,
@@ -466,7 +451,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         )
 
     def _iterate(
-        self, engine: EStep, frame: _Frame
+        self, engine: EStep, frame: Frame
     ) -> tuple[list[float], bool]:
         kind = covariance_kind(self.covariance_type)
         reg = self.reg_covar * frame.scale**2
@@ -488,183 +473,3 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                 if len(bounds) > 1 and abs(bound - bounds[-2]) < self.tol:
                     return bounds, True
         return bounds, False
-
-    # What the mixture says of rows
-
-    def _evaluate(self, X: Any, **outputs: Any) -> None:
-        check_is_fitted(self)
-        X = self._validate(X, reset=False)
-        kind = covariance_kind(self.covariance_type)
-        k, d = self.means_.shape
-        middle = self.weights_ @ self.means_
-        spread = np.square(self.means_ - middle).mean(axis=1)
-        variance = self.weights_ @ (
-            spread + kind.mean_variance(self.covariances_, k)
-        )
-        scale = float(np.float32(1 / np.sqrt(variance)))
-        offset = middle if _needs_offset(X) else None
-        center = np.zeros(d) if _needs_offset(X) else middle
-        frame = _Frame(offset, center.astype(np.float32), scale)
-        with np.errstate(divide="ignore"):
-            log_weights = np.maximum(np.log(self.weights_), -80)
-        _core.evaluate(
-            X,
-            self.covariance_type,
-            ((self.means_ - frame.origin) * scale).astype(np.float32),
-            kind.for_core(self.covariances_, scale),
-            log_weights.astype(np.float32),
-            frame.center,
-            scale,
-            offset,
-            **{name: make(len(X)) for name, make in outputs.items()},
-        )
-
-    def predict(self, X: Any) -> NDArray[np.int64]:
-        """The most responsible component of each row.
-
-        Parameters
-        ----------
-        X : array of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of int of shape (n_samples,)
-        """
-        made: list[NDArray[Any]] = []
-
-        def labels(n: int) -> NDArray[Any]:
-            made.append(np.empty((n, 1), np.int64))
-            return made[0]
-
-        self._evaluate(X, labels=labels)
-        return made[0][:, 0]
-
-    def predict_proba(self, X: Any, out: Doubles | None = None) -> Doubles:
-        """Responsibilities: the probability of each component for each row.
-
-        Parameters
-        ----------
-        X : array of shape (n_samples, n_features)
-        out : ndarray of float64 of that shape, optional
-            Written instead of a new array; a np.memmap will do.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_components)
-            Rows sum to 1.
-        """
-        made: list[Doubles] = []
-
-        def posterior(n: int) -> Doubles:
-            shape = (n, len(self.weights_))
-            made.append(np.empty(shape) if out is None else out)
-            if made[0].shape != shape or made[0].dtype != np.float64:
-                raise ValueError(
-                    f"out: shape {made[0].shape} and dtype {made[0].dtype}, "
-                    f"expected {shape} and float64"
-                )
-            return np.asarray(made[0])
-
-        self._evaluate(X, posterior=posterior)
-        return made[0]
-
-    def score_samples(self, X: Any) -> Doubles:
-        """Log-likelihood of each row.
-
-        Parameters
-        ----------
-        X : array of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples,)
-            In nats.
-        """
-        made: list[NDArray[Any]] = []
-
-        def log_prob(n: int) -> NDArray[Any]:
-            made.append(np.empty(n, np.float32))
-            return made[0]
-
-        self._evaluate(X, log_prob=log_prob)
-        return made[0].astype(np.float64)
-
-    def score(self, X: Any, y: Any = None) -> float:
-        """Mean log-likelihood of the rows.
-
-        Parameters
-        ----------
-        X : array of shape (n_samples, n_features)
-        y : ignored
-
-        Returns
-        -------
-        float
-            In nats.
-        """
-        return float(self.score_samples(X).mean())
-
-    def _n_parameters(self) -> int:
-        k, d = self.means_.shape
-        kind = covariance_kind(self.covariance_type)
-        return int(k - 1 + k * d + kind.n_parameters(k, d))
-
-    def bic(self, X: Any) -> float:
-        """Bayesian information criterion.
-
-        Parameters
-        ----------
-        X : array of shape (n_samples, n_features)
-
-        Returns
-        -------
-        float
-            Lower is better.
-        """
-        log_likelihood = self.score_samples(X)
-        return float(
-            -2 * log_likelihood.sum()
-            + self._n_parameters() * np.log(len(log_likelihood))
-        )
-
-    def aic(self, X: Any) -> float:
-        """Akaike information criterion.
-
-        Parameters
-        ----------
-        X : array of shape (n_samples, n_features)
-
-        Returns
-        -------
-        float
-            Lower is better.
-        """
-        return float(
-            -2 * self.score_samples(X).sum() + 2 * self._n_parameters()
-        )
-
-    def sample(self, n_samples: int = 1) -> tuple[Doubles, NDArray[np.int64]]:
-        """Draws rows of the mixture.
-
-        Parameters
-        ----------
-        n_samples : int
-
-        Returns
-        -------
-        X : ndarray of shape (n_samples, n_features)
-            Ordered by component.
-        y : ndarray of shape (n_samples,)
-            Components.
-        """
-        check_is_fitted(self)
-        if n_samples < 1:
-            raise ValueError(f"n_samples = {n_samples}, expected at least 1")
-        random = check_random_state(self.random_state)
-        weights = self.weights_ / self.weights_.sum()
-        y = np.repeat(
-            np.arange(len(weights)), random.multinomial(n_samples, weights)
-        )
-        kind = covariance_kind(self.covariance_type)
-        noise = random.standard_normal((n_samples, self.means_.shape[1]))
-        return self.means_[y] + kind.drawn(self.covariances_, y, noise), y

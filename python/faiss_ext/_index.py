@@ -3,31 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import os
-import sys
-from collections.abc import Iterable, Iterator
-from typing import (
-    Any,
-    Generic,
-    NamedTuple,
-    SupportsIndex,
-    TypeVar,
-    overload,
-)
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
-from numpy.typing import NDArray
 
 from . import _arrays, _core
 from ._arrays import Floats, Ids
-from ._core import Calibration, ClusteringParameters
-from ._progress import Bar
+from ._filling import Filling
 from ._selectors import parameters, selector
-
-#: A product quantizer trains on this many vectors at most, as FAISS's do.
-_CODEC_TRAINING = 65536
-#: FAISS keeps dimensions in 32 bits, and the bytes of a vector, too.
-_MOST_DIMENSIONS = (1 << 29) - 1
 
 
 class Mixture(NamedTuple):
@@ -50,46 +33,7 @@ class Mixture(NamedTuple):
     covariance_type: str
 
 
-T = TypeVar("T")
-
-
-class _Field(Generic[T]):
-    """A field of the C++ index."""
-
-    def __init__(self, doc: str) -> None:
-        self.__doc__ = doc
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    @overload
-    def __get__(self, index: None, owner: Any = None) -> _Field[T]: ...
-    @overload
-    def __get__(self, index: Index, owner: Any = None) -> T: ...
-    def __get__(self, index: Any, owner: Any = None) -> Any:
-        if index is None:
-            return self
-        try:
-            return getattr(index._core, self.name)
-        except _core.FaissError as error:
-            # hasattr, copy and pickle ask for what may not be there.
-            raise AttributeError(str(error)) from None
-
-    def __set__(self, index: Index, value: T) -> None:
-        try:
-            setattr(index._core, self.name, value)
-        except TypeError:
-            raise TypeError(
-                f"{self.name} = {value!r}: a {type(value).__name__} is not "
-                "what it can be"
-            ) from None
-        except _core.FaissError as error:
-            if self.name in str(error):
-                raise
-            raise _core.FaissError(f"{self.name}: {error}") from None
-
-
-class Index:
+class Index(Filling):
     """A FAISS index, made by `index_factory`, `read_index` or `from_faiss`.
 
     It has the methods of faiss's own wrappers, and takes vectors as numpy
@@ -110,64 +54,7 @@ class Index:
         Of another Index.
     """
 
-    __slots__ = ("_core", "__weakref__")
-
-    d = _Field[int]("Dimension of the vectors.")
-    ntotal = _Field[int]("Vectors in it.")
-    is_trained = _Field[bool]("Whether `add` may be called.")
-    metric_type = _Field[int]("METRIC_L2 or METRIC_INNER_PRODUCT.")
-    verbose = _Field[bool](
-        "Prints what it does; for what comes in blocks a bar of tqdm's, where "
-        "it is installed."
-    )
-    nlist = _Field[int]("Lists, or components.")
-    code_size = _Field[int]("Bytes of a vector.")
-    cp = _Field[ClusteringParameters](
-        "How it is trained: niter, seed, max_points_per_centroid, ..."
-    )
-    nprobe = _Field[int]("A search costs as much as so many average lists.")
-    k_factor = _Field[float](
-        "Of an index with RFlat or Refine behind it: k * k_factor vectors are "
-        "compared again. At least 1, which only sorts what was found."
-    )
-    max_codes = _Field[int](
-        "The most distances a query computes; 0 sets no limit."
-    )
-    target_recall = _Field[float](
-        "In [0, 1). Above 0: the cheapest setting that reached this recall "
-        "when calibrated; nprobe is not used then. Of compressed vectors it "
-        "is the share of what comparing all of them finds."
-    )
-    probe_mass = _Field[float](
-        "In (0, 1]. Below 1: a query stops once this share of its neighbours "
-        "is expected to be found."
-    )
-    probe_order = _Field[str](
-        "What comes first in a search, see `SearchParameters`."
-    )
-    covariance_type = _Field[str](
-        '"spherical", "diag" or "tied_spherical"; set it before training.'
-    )
-    backend = _Field[str]('What trained it, "cpu" or "cuda".')
-    cells_per_list = _Field[int](
-        "Cells in each list; 0: from the list sizes, 1: plain IVF."
-    )
-    code_bits = _Field[int](
-        "Bits a dimension of the vectors' codes: 1, 2, 4, or 0 for what suits "
-        "the dimension; set it before adding."
-    )
-    max_assign = _Field[int]("Lists that a vector may be in.")
-    assign_ratio = _Field[float]("How much farther a copy's list may be.")
-    assign_threshold = _Field[float](
-        "Above 0: copies go to components of that responsibility."
-    )
-    calibration = _Field[Calibration](
-        "What was learnt from known neighbours, a copy."
-    )
-    direct_map = _Field[str]("The type of map, see `set_direct_map`.")
-    calibrate_on_add = _Field[bool](
-        "Calibrates again whenever the index has grown by 1.3."
-    )
+    __slots__ = ()
 
     def __init__(self, core: _core.Index) -> None:
         if not isinstance(core, _core.Index):
@@ -205,154 +92,9 @@ class Index:
         return Index(self._core.clone())
 
     @property
-    def has_mixture(self) -> bool:
-        """Whether there is a GMM index inside."""
-        return self._core.has_mixture()
-
-    @property
     def factory_string(self) -> str:
         """The string that `index_factory` makes such an index from, or ""."""
         return self._core.factory()
-
-    # Training and adding
-
-    def train(self, x: Any) -> None:
-        """Fits the mixture, and what codes the vectors.
-
-        Parameters
-        ----------
-        x : array of shape (n, d), or iterator of such blocks
-            At least nlist vectors; 39 a list are good. uint8 and float16 in
-            C order (a memmap, too) are read block by block in every
-            iteration. What else is not float32 in C order is sampled first,
-            ``cp.max_points_per_centroid`` a list (and at least 65,536), with
-            ``cp.seed``; what is on a GPU is sampled there, and only the sample
-            comes to the CPU.
-
-        Raises
-        ------
-        ValueError, TypeError
-            For wrong input, with the index as it was.
-        """
-        most = _CODEC_TRAINING
-        seed = 1234
-        if self._core.has_lists():
-            cp = self._core.cp
-            most = max(most, cp.max_points_per_centroid * self.nlist)
-            seed = cp.seed
-        if _arrays.is_blocks(x):
-            with Bar(self.verbose, None, "reading", "vectors") as bar:
-                sample = _arrays.sample_blocks(
-                    _counted(x, bar), "x", self.d, most, abs(seed)
-                )
-            self._core.train(sample)
-            return
-        if _arrays.on_device(x) and len(x) > most:
-            x = _arrays.sample_rows(x, most, abs(seed))
-        a = _arrays.matrix(x, "x", self.d)
-        if _arrays.is_source(a):
-            self._core.train_source(a)
-            return
-        if not (a.dtype == np.float32 and a.flags.c_contiguous):
-            a = _arrays.sample_rows(a, most, abs(seed))
-        self._core.train(_arrays.floats(np.asarray(a), "x"))
-
-    def add(self, x: Any) -> None:
-        """Adds vectors, with the ids ntotal, ntotal + 1, ...
-
-        Parameters
-        ----------
-        x : array of shape (n, d), or iterator of such blocks
-            Of an iterator or of what is converted block by block, the blocks
-            before one that is wrong stay added.
-        """
-        total = None
-        if _arrays.on_device(x):
-            total = len(x)
-        elif not _arrays.is_blocks(x):
-            x = _arrays.matrix(x, "x", self.d)
-            if _arrays.is_source(x):
-                self._core.add_source(x)
-                return
-            total = len(x)
-        with Bar(self.verbose, total, "adding", "vectors") as bar:
-
-            def add(named: tuple[str, Floats]) -> None:
-                name, block = named
-                before = self.ntotal
-                try:
-                    self._core.add(block)
-                except _core.FaissError as error:
-                    if name == "x" or not str(error).startswith("x:"):
-                        raise
-                    raise _core.FaissError(
-                        f"{name}{str(error)[1:]} (ntotal was {before})"
-                    ) from None
-                bar.advance(len(block))
-
-            self._add(self._blocks(x), add)
-
-    def add_with_ids(self, x: Any, ids: Any) -> None:
-        """Adds vectors with ids of your own.
-
-        Parameters
-        ----------
-        x : array of shape (n, d)
-        ids : array of int of shape (n,)
-        """
-        a = _arrays.matrix(x, "x", self.d)
-        numbers = _arrays.ids(ids, "ids", len(a))
-
-        def blocks() -> Iterator[tuple[Floats, Ids]]:
-            for begin, block in _arrays.float_blocks(a):
-                yield block, numbers[begin : begin + len(block)]
-
-        with Bar(self.verbose, len(a), "adding", "vectors") as bar:
-
-            def add(pair: tuple[Floats, Ids]) -> None:
-                self._core.add_with_ids(*pair)
-                bar.advance(len(pair[0]))
-
-            self._add(blocks(), add)
-
-    def _blocks(self, x: Any) -> Iterator[tuple[str, Floats]]:
-        """What they are called in errors, and blocks."""
-        if _arrays.on_device(x):
-            on_host = _arrays.device_blocks(x, "x", self.d)
-            yield from (("x", block) for block in on_host)
-            return
-        if not _arrays.is_blocks(x):
-            a = _arrays.matrix(x, "x", self.d)
-            yield from (("x", block) for _, block in _arrays.float_blocks(a))
-            return
-        for number, of_x in enumerate(x):
-            name = f"x[{number}]"
-            a = _arrays.matrix(of_x, name, self.d)
-            yield from ((name, block) for _, block in _arrays.float_blocks(a))
-
-    def _add(self, blocks: Iterator[Any], add: Any) -> None:
-        """Calibrates once, after the last block."""
-        core = self._core
-        previous = next(blocks, None)
-        following = next(blocks, None) if previous is not None else None
-        if previous is None:
-            return
-        if following is None:
-            add(previous)
-            return
-        calibrates = core.has_mixture() and core.calibrate_on_add
-        if calibrates:
-            core.calibrate_on_add = False
-        try:
-            while following is not None:
-                add(previous)
-                previous, following = following, next(blocks, None)
-        finally:
-            if calibrates:
-                core.calibrate_on_add = True
-        add(previous)
-        if calibrates and core.maintenance_due():
-            core.maintain()
 
     # Searching
 
@@ -694,93 +436,12 @@ class Index:
         return faiss.deserialize_index(_core.serialize_stock(self._core))
 
 
-def _counted(blocks: Iterable[Any], bar: Bar) -> Iterator[Any]:
-    for block in blocks:
-        yield block
-        bar.advance(len(block))
-
-
-def index_factory(
-    d: int, description: str, metric: int = _core.METRIC_L2
-) -> Index:
-    """An index by FAISS's string, with ``GMM1024`` where ``IVF1024`` stands.
-
-    Parameters
-    ----------
-    d : int
-        Dimension of the vectors.
-    description : str
-        ``"GMM1024,Flat"``, ``"OPQ16_64,GMM1024,PQ16"``,
-        ``"IDMap,GMM256,Flat"``; without GMM it is FAISS's own.
-    metric : int
-        METRIC_L2 or METRIC_INNER_PRODUCT.
-
-    Returns
-    -------
-    Index
-        Not trained.
-
-    Raises
-    ------
-    ValueError
-        Naming the part of the string that is not understood.
-    """
-    d = _arrays.count(d, "d")
-    if d > _MOST_DIMENSIONS:
-        raise ValueError(f"d = {d}, expected at most {_MOST_DIMENSIONS}")
-    if not isinstance(description, str):
-        raise TypeError(f"description = {description!r}, expected a string")
-    return Index(
-        _core.index_factory(d, description, _arrays.count(metric, "metric", 0))
-    )
-
-
-def write_index(index: Index, path: str | os.PathLike[str]) -> None:
-    """Writes a file that faiss opens, too (without the mixture).
-
-    Parameters
-    ----------
-    index : Index
-    path : str or path
-        The old file or the new one is there, whatever happens.
-    """
-    _core.write_index(_core_of(index), os.fspath(path))
-
-
-def read_index(path: str | os.PathLike[str], io_flags: int = 0) -> Index:
-    """Reads a file of `write_index`, or of faiss.
-
-    Parameters
-    ----------
-    path : str or path
-    io_flags : int
-        IO_FLAG_MMAP leaves lists and codes in the file, which must not be
-        cut meanwhile.
-
-    Returns
-    -------
-    Index
-
-    Raises
-    ------
-    ValueError
-        For a file that is truncated, damaged or foreign.
-    """
-    return Index(_core.read_index(os.fspath(path), io_flags))
-
-
-def serialize_index(index: Index) -> NDArray[np.uint8]:
-    """The bytes of `write_index`.
-
-    Parameters
-    ----------
-    index : Index
-
-    Returns
-    -------
-    ndarray of uint8
-    """
-    return _core.serialize(_core_of(index))
+def core_of(index: Index) -> _core.Index:
+    if not isinstance(index, Index):
+        raise TypeError(
+            f"index: a {type(index).__name__}, expected a faiss_ext.Index"
+        )
+    return index._core
 
 
 def deserialize_index(data: Any) -> Index:
@@ -801,86 +462,3 @@ def deserialize_index(data: Any) -> Index:
             f"data: dtype {data.dtype}, shape {data.shape}, expected bytes"
         )
     return Index(_core.deserialize(np.ascontiguousarray(data)))
-
-
-def clone_index(index: Index) -> Index:
-    """A copy.
-
-    Parameters
-    ----------
-    index : Index
-
-    Returns
-    -------
-    Index
-    """
-    return Index(_core_of(index).clone())
-
-
-def _core_of(index: Index) -> _core.Index:
-    if not isinstance(index, Index):
-        raise TypeError(
-            f"index: a {type(index).__name__}, expected a faiss_ext.Index"
-        )
-    return index._core
-
-
-def from_faiss(index: Any) -> Index:
-    """An index of a faiss module as one of ours: a copy, by its bytes.
-
-    Parameters
-    ----------
-    index : faiss.Index
-        Of any faiss module that serialises (1.7.3 to the newest).
-
-    Returns
-    -------
-    Index
-
-    Raises
-    ------
-    ValueError
-        For a type that the FAISS inside does not read, naming it.
-    """
-    module = sys.modules.get(type(index).__module__.split(".")[0])
-    serialize = getattr(module, "serialize_index", None)
-    if serialize is None or isinstance(index, Index):
-        raise TypeError(
-            f"index: a {type(index).__name__}, expected an index of faiss"
-        )
-    data = serialize(index)
-    try:
-        return deserialize_index(data)
-    except (_core.FaissError, RuntimeError) as error:
-        raise ValueError(
-            f"index: a faiss.{type(index).__name__}, which FAISS "
-            f"{_core.faiss_version} does not read ({error})"
-        ) from None
-
-
-def swap_to_gmm(index: Any, covariance_type: str = "spherical") -> Index:
-    """An IVF index in, the same vectors and ids under a mixture out.
-
-    Parameters
-    ----------
-    index : faiss.Index or Index
-        Trained and filled: IndexIVFFlat, IndexIVFPQ or
-        IndexIVFScalarQuantizer, alone or within IndexPreTransform, IndexIDMap
-        or IndexRefine. It stays as it is.
-    covariance_type : {"spherical", "diag", "tied_spherical"}
-
-    Returns
-    -------
-    Index
-        Calibrated on vectors of its own; set `target_recall` or `nprobe`.
-    """
-    if isinstance(index, Index):
-        out = clone_index(index)
-    else:
-        out = from_faiss(index)
-    try:
-        _core.swap_to_gmm(out._core, covariance_type)
-    except _core.FaissError as error:
-        what = out.factory_string or type(index).__name__
-        raise _core.FaissError(f"{error} (index: {what})") from None
-    return out

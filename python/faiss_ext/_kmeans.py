@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from . import _arrays, _core
 from ._arrays import Floats, Ids
-from ._index import Index, index_factory
+from ._factory import index_factory
+from ._index import Index
 from ._progress import Bar
 
 

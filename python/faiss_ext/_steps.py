@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from . import _arrays, _core, _files, _sweep
-from ._index import Index, index_factory, read_index, write_index
+from ._factory import index_factory, read_index, write_index
+from ._index import Index
 from ._selectors import SearchParameters
 from ._terminal import progress
 

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "DeviceSource.h"
 #include "interrupt.h"
 
 namespace faiss_ext_python {
@@ -141,6 +142,29 @@ struct ArraySource : gmm::VectorSource {
 std::unique_ptr<gmm::VectorSource> array_source(
         const AnyMatrix& x, std::vector<double> center) {
     return std::make_unique<ArraySource>(x, std::move(center));
+}
+
+std::unique_ptr<gmm::VectorSource> array_source(
+        const Vectors& x, std::vector<double> center) {
+    if (const auto* host = std::get_if<AnyMatrix>(&x)) {
+        return array_source(*host, std::move(center));
+    }
+    const DeviceMatrix& there = std::get<DeviceMatrix>(x);
+    if (!center.empty()) {
+        throw nb::value_error("offset: expected none of what is on a device");
+    }
+    gmm::ElementType type = gmm::ElementType::f32;
+    if (is_half(there.dtype())) {
+        type = gmm::ElementType::f16;
+    } else if (there.dtype() == nb::dtype<uint8_t>()) {
+        type = gmm::ElementType::u8;
+    } else if (there.dtype() != nb::dtype<float>()) {
+        throw nb::type_error(
+                "x: its dtype is not one that is read on a device (float32, "
+                "float16, uint8)");
+    }
+    return gmm::device_source(
+            there.data(), there.shape(0), there.shape(1), type);
 }
 
 } // namespace faiss_ext_python

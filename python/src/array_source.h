@@ -1,10 +1,12 @@
 #pragma once
 
 #include <memory>
+#include <variant>
 #include <vector>
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/variant.h>
 
 #include "VectorSource.h"
 
@@ -27,5 +29,21 @@ using AnyMatrix = nanobind::
  */
 std::unique_ptr<gmm::VectorSource> array_source(
         const AnyMatrix& x, std::vector<double> center = {});
+
+/// In a CUDA device's memory, of what speaks DLPack (torch, cupy).
+using DeviceMatrix = nanobind::ndarray<
+        nanobind::ro,
+        nanobind::ndim<2>,
+        nanobind::c_contig,
+        nanobind::device::cuda>;
+using Vectors = std::variant<AnyMatrix, DeviceMatrix>;
+
+/** Of a device's float32, float16 and uint8: gmm::device_source, which the
+ * CUDA backend reads in place.
+ *
+ * Throws TypeError for another dtype on a device, and ValueError for a center
+ * there. */
+std::unique_ptr<gmm::VectorSource> array_source(
+        const Vectors& x, std::vector<double> center = {});
 
 } // namespace faiss_ext_python

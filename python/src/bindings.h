@@ -70,6 +70,7 @@ struct Selector {
 void bind_search(nb::module_& m, nb::class_<PyIndex>& index);
 void bind_calibration(nb::module_& m);
 void bind_index(nb::module_& m, nb::class_<PyIndex>& index);
+void bind_index_fields(nb::class_<PyIndex>& index);
 void bind_index_io(nb::module_& m);
 void bind_sources(nb::class_<PyIndex>& index);
 void bind_mixture(nb::module_& m);

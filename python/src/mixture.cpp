@@ -55,15 +55,14 @@ std::vector<float> copy_weights(const Weights& weights, size_t n) {
 }
 
 std::unique_ptr<gmm::VectorSource> make_source(
-        const AnyMatrix& x, const Offset& offset) {
+        const Vectors& x, const Offset& offset) {
     if (!offset) {
         return array_source(x);
     }
-    if (offset->shape(0) != x.shape(1)) {
+    const size_t d = std::visit([](const auto& a) { return a.shape(1); }, x);
+    if (offset->shape(0) != d) {
         gmm::throw_invalid(
-                "offset: %zu values, expected d = %zu",
-                offset->shape(0),
-                x.shape(1));
+                "offset: %zu values, expected d = %zu", offset->shape(0), d);
     }
     return array_source(x, {offset->data(), offset->data() + offset->shape(0)});
 }
@@ -101,7 +100,7 @@ nb::dict to_dict(gmm::GaussianMixture&& m) {
 }
 
 /// fit_frame's, as center, scale and the variance in the frame's units.
-nb::tuple frame_of(AnyMatrix x, Weights weights, Offset offset) {
+nb::tuple frame_of(const Vectors& x, Weights weights, Offset offset) {
     const auto source = make_source(x, offset);
     const std::vector<float> w = copy_weights(weights, source->n);
     gmm::DataFrame out;
@@ -203,23 +202,24 @@ nb::dict train(
     return out;
 }
 
-/** E-steps over one set of vectors, which must outlive it.
+/** E-steps over one set of vectors.
  *
  * What it takes and gives is in the units of (x - center) * scale. */
 struct EStepEngine {
+    Vectors x;
     std::unique_ptr<gmm::VectorSource> source;
     std::vector<float> weights;
     std::unique_ptr<gmm::Backend> backend;
     std::mutex mutex; // a backend takes one call at a time
 
     EStepEngine(
-            AnyMatrix x,
+            Vectors x_in,
             Weights weights_in,
             Vector<const float> center,
             float scale,
             const std::string& backend_name,
             Offset offset)
-            : source(make_source(x, offset)),
+            : x(std::move(x_in)), source(make_source(x, offset)),
               weights(copy_weights(weights_in, source->n)),
               backend(make_backend(backend_name)) {
         if (center.shape(0) != source->d) {
@@ -432,7 +432,7 @@ void bind_mixture(nb::module_& m) {
           nb::arg("progress").none() = nb::none());
     nb::class_<EStepEngine>(m, "EStepEngine")
             .def(nb::init<
-                         AnyMatrix,
+                         Vectors,
                          Weights,
                          Vector<const float>,
                          float,
@@ -443,8 +443,7 @@ void bind_mixture(nb::module_& m) {
                  nb::arg("center"),
                  nb::arg("scale"),
                  nb::arg("backend"),
-                 nb::arg("offset").none() = nb::none(),
-                 nb::keep_alive<1, 2>())
+                 nb::arg("offset").none() = nb::none())
             .def_prop_ro(
                     "backend",
                     [](const EStepEngine& e) { return e.backend->name(); })

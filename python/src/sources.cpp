@@ -16,7 +16,7 @@ namespace faiss_ext_python {
 void bind_sources(nb::class_<PyIndex>& index) {
     index.def(
             "train_source",
-            [](PyIndex& self, const AnyMatrix& x) {
+            [](PyIndex& self, const Vectors& x) {
                 const auto source = array_source(x);
                 const LongCall long_call;
                 faiss_ext::train(self.index.get(), *source);

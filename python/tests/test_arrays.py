@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 import faiss_ext
 from conftest import Floats
-from faiss_ext import _arrays, _index
+from faiss_ext import _arrays, _core, _filling
 
 WAYS: dict[str, Callable[[NDArray[Any]], Any]] = {
     "float64": lambda x: x.astype(np.float64),
@@ -212,7 +212,7 @@ class OnDevice:
 def test_what_is_on_a_device_is_sampled_there(
     base: Floats, queries: Floats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_index, "_CODEC_TRAINING", 100)
+    monkeypatch.setattr(_filling, "_CODEC_TRAINING", 100)
     monkeypatch.setattr(_arrays, "BLOCK_BYTES", 512 * 1000)
     monkeypatch.setattr(OnDevice, "copied", 0)
     index = faiss_ext.index_factory(128, "GMM8,Flat")
@@ -224,8 +224,11 @@ def test_what_is_on_a_device_is_sampled_there(
     other = faiss_ext.clone_index(index)
     other.reset()
     other.add(base)
+    # Lists that grew keep cells that were fitted before: whole lists.
+    whole = faiss_ext.SearchParameters(nprobe=8, probe_order="distance")
     np.testing.assert_array_equal(
-        index.search(OnDevice(queries), 5)[1], other.search(queries, 5)[1]
+        index.search(OnDevice(queries), 5, params=whole)[1],
+        other.search(queries, 5, params=whole)[1],
     )
     with pytest.raises(ValueError, match="x: 100 columns"):
         index.add(OnDevice(base[:, :100]))
@@ -242,3 +245,115 @@ def test_a_device_that_nothing_comes_from_is_named(base: Floats) -> None:
     index = faiss_ext.index_factory(128, "GMM8,Flat")
     with pytest.raises(TypeError, match="x: a Stuck .* type 10"):
         index.train(Stuck())
+
+
+def test_dask_arrays_come_block_by_block(base: Floats) -> None:
+    da = pytest.importorskip("dask.array")
+    x = da.from_array(base, chunks=(len(base) // 3 + 1, 50))
+    index, other = (faiss_ext.index_factory(128, "GMM8,Flat") for _ in "12")
+    index.train(x)
+    index.add(x)
+    other.train(iter([base]))
+    other.add(base)
+    np.testing.assert_array_equal(index.mixture()[0], other.mixture()[0])
+    np.testing.assert_array_equal(index.reconstruct_n(), other.reconstruct_n())
+    with pytest.raises(ValueError, match=r"x\[1\]: 64 columns"):
+        index.add(iter([base[:5], x[:10, :64]]))
+    with pytest.raises(ValueError, match="two dimensions"):
+        index.add(x[0])
+
+
+class Torch:
+    """As a tensor of torch's: what is asked of it."""
+
+    def __init__(
+        self,
+        x: Any,
+        device: int = 2,
+        dtype: str = "torch.float32",
+        contiguous: bool = True,
+    ) -> None:
+        self.x = x
+        self.device = device
+        self.dtype = dtype
+        self.contiguous = contiguous
+        self.ndim, self.shape = np.ndim(x), np.shape(x)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.device, 0
+
+    def detach(self) -> Torch:
+        return self
+
+    def is_contiguous(self) -> bool:
+        return self.contiguous
+
+
+def test_what_is_read_on_a_device(
+    base: Floats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = _arrays.readable_on_device
+    assert find(Torch(base)) is None or faiss_ext.cuda_available()
+    monkeypatch.setattr(_core, "cuda_available", lambda: True)
+    for dtype in ("torch.float32", "torch.float16", "torch.uint8"):
+        x = Torch(base, dtype=dtype)
+        assert find(x) is x and find(x, 128) is x
+    for other in (
+        base,
+        Torch(base, device=1),
+        Torch(base, device=10),
+        Torch(base, dtype="torch.float64"),
+        Torch(base, dtype="torch.bfloat16"),
+        Torch(base, contiguous=False),
+        Torch(base[:0]),
+        Torch(base[0]),
+    ):
+        assert find(other) is None
+    assert find(Torch(base), 64) is None
+
+
+def gpu_tensor(x: NDArray[Any]) -> Any:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available() or not faiss_ext.cuda_available():
+        pytest.skip("no GPU that both torch and faiss_ext can use")
+    return torch.from_numpy(x).cuda()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.uint8])
+def test_a_gpus_tensor_trains_as_its_copy_does(
+    base: Floats, dtype: type[np.generic], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = np.ascontiguousarray(base.astype(dtype))
+    tensor = gpu_tensor(x)
+    here = faiss_ext.index_factory(128, "GMM16,Flat")
+    there = faiss_ext.index_factory(128, "GMM16,Flat")
+    for index in here, there:
+        index.cp.max_points_per_centroid = len(base)  # no sample
+    here.train(x)
+    monkeypatch.setattr(_arrays, "as_array", None)  # the way to the CPU
+    there.train(tensor)
+    assert there.backend == "cuda"
+    for a, b in zip(here.mixture()[:3], there.mixture()[:3], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_estimator_reads_a_gpus_tensor(base: Floats) -> None:
+    pytest.importorskip("sklearn")
+    tensor = gpu_tensor(base)
+    options: dict[str, Any] = dict(
+        n_components=8,
+        means_init=base[:8],
+        max_iter=5,
+        tol=0.0,
+        random_state=0,
+    )
+    with pytest.warns(Warning, match="did not converge"):
+        here = faiss_ext.GaussianMixture(backend="cuda", **options).fit(base)
+    with pytest.warns(Warning, match="did not converge"):
+        there = faiss_ext.GaussianMixture(**options).fit(tensor)
+    assert there.backend_ == "cuda"
+    np.testing.assert_allclose(there.means_, here.means_, rtol=1e-4, atol=1e-2)
+    np.testing.assert_array_equal(there.predict(tensor), there.predict(base))

@@ -25,7 +25,7 @@ distributed = pytest.importorskip("distributed")
 da = pytest.importorskip("dask.array")
 
 import faiss_ext  # noqa: E402
-from faiss_ext import GaussianMixture  # noqa: E402
+from faiss_ext import GaussianMixture, _dask_search  # noqa: E402
 from faiss_ext import dask as fdask  # noqa: E402
 
 OPTIONS: dict[str, Any] = dict(
@@ -166,6 +166,35 @@ def built(
     )
 
 
+@pytest.mark.parametrize("where", ["workers", "here"])
+def test_a_bar_counts_shards(
+    where: str,
+    cluster: Any,
+    base: Floats,
+    tmp_path: pathlib.Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("tqdm")
+    import dask.config
+
+    here = {"scheduler": "synchronous"} if where == "here" else {}
+    with dask.config.set(here):
+        for verbose in (True, False):
+            fdask.build(
+                da.from_array(base, chunks=(800, 128)),
+                "GMM16,Flat",
+                tmp_path / str(verbose),
+                block_rows=700,
+                shard_rows=2100,
+                verbose=verbose,
+            )
+            err = capfd.readouterr().err
+            assert ("building" in err and "/3.00" in err) == verbose
+    assert (tmp_path / "True" / "manifest.json").read_text() == (
+        tmp_path / "False" / "manifest.json"
+    ).read_text()
+
+
 def test_the_manifest_says_what_there_is(built: Any) -> None:
     manifest = json.loads(built.read_text())
     assert manifest["ntotal"] == 6000
@@ -240,7 +269,7 @@ def test_one_plan_for_all_workers(
     merged = faiss_ext.read_index(manifest.parent / "merged.index")
     whole = faiss_ext.read_index(built.parent / "trained.index")
     whole.add(base)
-    monkeypatch.setattr(fdask, "QUERY_ROWS", 17)
+    monkeypatch.setattr(_dask_search, "QUERY_ROWS", 17)
     for settings, k, shards in itertools.product(
         PARAMETERS, (1, 10, 60), (None, 1, 3)
     ):
@@ -286,9 +315,9 @@ def test_each_worker_has_its_shard(
 ) -> None:
     manifest = on_disk(built, tmp_path / "merged")
     client = distributed.get_client()
-    client.run(fdask._lists_of.cache_clear)
+    client.run(_dask_search._lists_of.cache_clear)
     fdask.search(manifest, queries, 10, params=dict(nprobe=4))
-    loaded = client.run(lambda: fdask._lists_of.cache_info().currsize)
+    loaded = client.run(lambda: _dask_search._lists_of.cache_info().currsize)
     assert list(loaded.values()) == [1, 1]
 
 
@@ -304,7 +333,7 @@ def test_searches_when_a_worker_dies(
     params = dict(nprobe=4)
     expected = fdask.search(manifest, queries, 10, params=params)
     by_shards = fdask.search(manifest, queries, 10, nprobe=4)
-    monkeypatch.setattr(fdask, "QUERY_ROWS", 1)
+    monkeypatch.setattr(_dask_search, "QUERY_ROWS", 1)
     for after in (0.0, 0.1):
         with a_worker_dies(cluster, after):
             D, labels = fdask.search(manifest, queries, 10, params=params)

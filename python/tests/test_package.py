@@ -28,9 +28,9 @@ def test_everything_has_a_docstring() -> None:
         thing = getattr(faiss_ext, name)
         if callable(thing):
             assert thing.__doc__, name
-    for name, thing in vars(faiss_ext.Index).items():
+    for name in dir(faiss_ext.Index):
         if not name.startswith("_"):
-            assert thing.__doc__, name
+            assert getattr(faiss_ext.Index, name).__doc__, name
 
 
 def test_docstrings_are_numpydocs() -> None:
@@ -47,7 +47,9 @@ def test_docstrings_are_numpydocs() -> None:
         if inspect.isclass(thing) and thing.__module__ != _core.__name__:
             names += [
                 f"faiss_ext.{name}.{member}"
-                for member, value in vars(thing).items()
+                for of in inspect.getmro(thing)
+                if of.__module__.startswith("faiss_ext.")
+                for member, value in vars(of).items()
                 if not member.startswith("_") and callable(value)
             ]
     assert len(names) > 50

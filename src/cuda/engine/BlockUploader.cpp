@@ -4,6 +4,8 @@
 #include <cstring>
 #include <future>
 
+#include "DeviceSource.h"
+
 namespace gmm::cuda {
 
 BlockUploader::BlockUploader() {
@@ -67,7 +69,9 @@ BlockUploader::Block BlockUploader::fetch(
         Slot& slot,
         int device) {
     check(cudaSetDevice(device), "choosing the device");
-    const Rows rows = source.rows(begin, count, slot.scratch);
+    const auto* there = dynamic_cast<const DeviceSource*>(&source);
+    const Rows rows = there ? there->device_rows(begin, count)
+                            : source.rows(begin, count, slot.scratch);
     const size_t row_bytes = rows.d * element_size(rows.type);
     Block block{rows.data, int64_t(rows.stride), begin, count};
     cudaPointerAttributes place;

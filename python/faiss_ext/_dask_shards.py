@@ -1,0 +1,72 @@
+"""Files of shards, and the manifest that names them."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ._factory import read_index, write_index
+from ._index import Index
+
+FORMAT = 1
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while data := file.read(1 << 20):
+            digest.update(data)
+    return digest.hexdigest()
+
+
+def write_shard(index: Index, path: Path) -> str:
+    """A whole file or none, and its checksum."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        write_index(index, partial)
+        digest = _sha256(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return digest
+
+
+def check_shard(path: Path, sha256: str) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: a shard of the manifest is missing")
+    if _sha256(path) != sha256:
+        raise ValueError(
+            f"{path}: its checksum is not the manifest's: it is damaged, or "
+            "of another training"
+        )
+
+
+def load_shard(path: str, sha256: str, cached: bool = True) -> Index:
+    if cached:
+        return _load_once(path, sha256)
+    check_shard(Path(path), sha256)
+    return read_index(path)
+
+
+@functools.lru_cache(maxsize=4)
+def _load_once(path: str, sha256: str) -> Index:
+    return load_shard(path, sha256, False)
+
+
+def write_manifest(manifest: dict[str, Any], path: Path) -> None:
+    partial = path.with_name("manifest.json.partial")
+    partial.write_text(json.dumps(manifest, indent=1) + "\n")
+    os.replace(partial, path)
+
+
+def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads(Path(path).read_text())
+    if manifest.get("format") != FORMAT:
+        raise ValueError(
+            f"{path}: format {manifest.get('format')}, expected {FORMAT}"
+        )
+    return manifest

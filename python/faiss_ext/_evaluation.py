@@ -1,0 +1,205 @@
+"""What a fitted mixture says of rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from . import _core
+from ._covariances import covariance_kind
+from ._frame import Doubles, Frame, needs_offset
+
+
+class Evaluation:
+    """The methods of `GaussianMixture` that need it fitted."""
+
+    covariance_type: str
+    random_state: Any
+    weights_: Doubles
+    means_: Doubles
+    covariances_: Doubles
+
+    def _validate(self, X: Any, reset: bool) -> NDArray[Any]:
+        raise NotImplementedError
+
+    def _evaluate(self, X: Any, **outputs: Any) -> None:
+        check_is_fitted(self)
+        X = self._validate(X, reset=False)
+        kind = covariance_kind(self.covariance_type)
+        k, d = self.means_.shape
+        middle = self.weights_ @ self.means_
+        spread = np.square(self.means_ - middle).mean(axis=1)
+        variance = self.weights_ @ (
+            spread + kind.mean_variance(self.covariances_, k)
+        )
+        scale = float(np.float32(1 / np.sqrt(variance)))
+        offset = middle if needs_offset(X) else None
+        center = np.zeros(d) if needs_offset(X) else middle
+        frame = Frame(offset, center.astype(np.float32), scale)
+        with np.errstate(divide="ignore"):
+            log_weights = np.maximum(np.log(self.weights_), -80)
+        _core.evaluate(
+            X,
+            self.covariance_type,
+            ((self.means_ - frame.origin) * scale).astype(np.float32),
+            kind.for_core(self.covariances_, scale),
+            log_weights.astype(np.float32),
+            frame.center,
+            scale,
+            offset,
+            **{name: make(len(X)) for name, make in outputs.items()},
+        )
+
+    def predict(self, X: Any) -> NDArray[np.int64]:
+        """The most responsible component of each row.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of int of shape (n_samples,)
+        """
+        made: list[NDArray[Any]] = []
+
+        def labels(n: int) -> NDArray[Any]:
+            made.append(np.empty((n, 1), np.int64))
+            return made[0]
+
+        self._evaluate(X, labels=labels)
+        return made[0][:, 0]
+
+    def predict_proba(self, X: Any, out: Doubles | None = None) -> Doubles:
+        """Responsibilities: the probability of each component for each row.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_features)
+        out : ndarray of float64 of that shape, optional
+            Written instead of a new array; a np.memmap will do.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_components)
+            Rows sum to 1.
+        """
+        made: list[Doubles] = []
+
+        def posterior(n: int) -> Doubles:
+            shape = (n, len(self.weights_))
+            made.append(np.empty(shape) if out is None else out)
+            if made[0].shape != shape or made[0].dtype != np.float64:
+                raise ValueError(
+                    f"out: shape {made[0].shape} and dtype {made[0].dtype}, "
+                    f"expected {shape} and float64"
+                )
+            return np.asarray(made[0])
+
+        self._evaluate(X, posterior=posterior)
+        return made[0]
+
+    def score_samples(self, X: Any) -> Doubles:
+        """Log-likelihood of each row.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            In nats.
+        """
+        made: list[NDArray[Any]] = []
+
+        def log_prob(n: int) -> NDArray[Any]:
+            made.append(np.empty(n, np.float32))
+            return made[0]
+
+        self._evaluate(X, log_prob=log_prob)
+        return made[0].astype(np.float64)
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Mean log-likelihood of the rows.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_features)
+        y : ignored
+
+        Returns
+        -------
+        float
+            In nats.
+        """
+        return float(self.score_samples(X).mean())
+
+    def _n_parameters(self) -> int:
+        k, d = self.means_.shape
+        kind = covariance_kind(self.covariance_type)
+        return int(k - 1 + k * d + kind.n_parameters(k, d))
+
+    def bic(self, X: Any) -> float:
+        """Bayesian information criterion.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_features)
+
+        Returns
+        -------
+        float
+            Lower is better.
+        """
+        log_likelihood = self.score_samples(X)
+        return float(
+            -2 * log_likelihood.sum()
+            + self._n_parameters() * np.log(len(log_likelihood))
+        )
+
+    def aic(self, X: Any) -> float:
+        """Akaike information criterion.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_features)
+
+        Returns
+        -------
+        float
+            Lower is better.
+        """
+        return float(
+            -2 * self.score_samples(X).sum() + 2 * self._n_parameters()
+        )
+
+    def sample(self, n_samples: int = 1) -> tuple[Doubles, NDArray[np.int64]]:
+        """Draws rows of the mixture.
+
+        Parameters
+        ----------
+        n_samples : int
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features)
+            Ordered by component.
+        y : ndarray of shape (n_samples,)
+            Components.
+        """
+        check_is_fitted(self)
+        if n_samples < 1:
+            raise ValueError(f"n_samples = {n_samples}, expected at least 1")
+        random = check_random_state(self.random_state)
+        weights = self.weights_ / self.weights_.sum()
+        y = np.repeat(
+            np.arange(len(weights)), random.multinomial(n_samples, weights)
+        )
+        kind = covariance_kind(self.covariance_type)
+        noise = random.standard_normal((n_samples, self.means_.shape[1]))
+        return self.means_[y] + kind.drawn(self.covariances_, y, noise), y

@@ -1,0 +1,174 @@
+"""Indexes from strings, files, bytes and faiss's own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _arrays, _core
+from ._index import Index, core_of, deserialize_index
+
+#: FAISS keeps dimensions in 32 bits, and the bytes of a vector, too.
+_MOST_DIMENSIONS = (1 << 29) - 1
+
+
+def index_factory(
+    d: int, description: str, metric: int = _core.METRIC_L2
+) -> Index:
+    """An index by FAISS's string, with ``GMM1024`` where ``IVF1024`` stands.
+
+    Parameters
+    ----------
+    d : int
+        Dimension of the vectors.
+    description : str
+        ``"GMM1024,Flat"``, ``"OPQ16_64,GMM1024,PQ16"``,
+        ``"IDMap,GMM256,Flat"``; without GMM it is FAISS's own.
+    metric : int
+        METRIC_L2 or METRIC_INNER_PRODUCT.
+
+    Returns
+    -------
+    Index
+        Not trained.
+
+    Raises
+    ------
+    ValueError
+        Naming the part of the string that is not understood.
+    """
+    d = _arrays.count(d, "d")
+    if d > _MOST_DIMENSIONS:
+        raise ValueError(f"d = {d}, expected at most {_MOST_DIMENSIONS}")
+    if not isinstance(description, str):
+        raise TypeError(f"description = {description!r}, expected a string")
+    return Index(
+        _core.index_factory(d, description, _arrays.count(metric, "metric", 0))
+    )
+
+
+def write_index(index: Index, path: str | os.PathLike[str]) -> None:
+    """Writes a file that faiss opens, too (without the mixture).
+
+    Parameters
+    ----------
+    index : Index
+    path : str or path
+        The old file or the new one is there, whatever happens.
+    """
+    _core.write_index(core_of(index), os.fspath(path))
+
+
+def read_index(path: str | os.PathLike[str], io_flags: int = 0) -> Index:
+    """Reads a file of `write_index`, or of faiss.
+
+    Parameters
+    ----------
+    path : str or path
+    io_flags : int
+        IO_FLAG_MMAP leaves lists and codes in the file, which must not be
+        cut meanwhile.
+
+    Returns
+    -------
+    Index
+
+    Raises
+    ------
+    ValueError
+        For a file that is truncated, damaged or foreign.
+    """
+    return Index(_core.read_index(os.fspath(path), io_flags))
+
+
+def serialize_index(index: Index) -> NDArray[np.uint8]:
+    """The bytes of `write_index`.
+
+    Parameters
+    ----------
+    index : Index
+
+    Returns
+    -------
+    ndarray of uint8
+    """
+    return _core.serialize(core_of(index))
+
+
+def clone_index(index: Index) -> Index:
+    """A copy.
+
+    Parameters
+    ----------
+    index : Index
+
+    Returns
+    -------
+    Index
+    """
+    return Index(core_of(index).clone())
+
+
+def from_faiss(index: Any) -> Index:
+    """An index of a faiss module as one of ours: a copy, by its bytes.
+
+    Parameters
+    ----------
+    index : faiss.Index
+        Of any faiss module that serialises (1.7.3 to the newest).
+
+    Returns
+    -------
+    Index
+
+    Raises
+    ------
+    ValueError
+        For a type that the FAISS inside does not read, naming it.
+    """
+    module = sys.modules.get(type(index).__module__.split(".")[0])
+    serialize = getattr(module, "serialize_index", None)
+    if serialize is None or isinstance(index, Index):
+        raise TypeError(
+            f"index: a {type(index).__name__}, expected an index of faiss"
+        )
+    data = serialize(index)
+    try:
+        return deserialize_index(data)
+    except (_core.FaissError, RuntimeError) as error:
+        raise ValueError(
+            f"index: a faiss.{type(index).__name__}, which FAISS "
+            f"{_core.faiss_version} does not read ({error})"
+        ) from None
+
+
+def swap_to_gmm(index: Any, covariance_type: str = "spherical") -> Index:
+    """An IVF index in, the same vectors and ids under a mixture out.
+
+    Parameters
+    ----------
+    index : faiss.Index or Index
+        Trained and filled: IndexIVFFlat, IndexIVFPQ or
+        IndexIVFScalarQuantizer, alone or within IndexPreTransform, IndexIDMap
+        or IndexRefine. It stays as it is.
+    covariance_type : {"spherical", "diag", "tied_spherical"}
+
+    Returns
+    -------
+    Index
+        Calibrated on vectors of its own; set `target_recall` or `nprobe`.
+    """
+    if isinstance(index, Index):
+        out = clone_index(index)
+    else:
+        out = from_faiss(index)
+    try:
+        _core.swap_to_gmm(out._core, covariance_type)
+    except _core.FaissError as error:
+        what = out.factory_string or type(index).__name__
+        raise _core.FaissError(f"{error} (index: {what})") from None
+    return out
