@@ -101,20 +101,24 @@ double CellCodes::encode(
     const auto pack_level = shape.bits == 1 ? pack<1>
             : shape.bits == 2               ? pack<2>
                                             : pack<4>;
-    std::vector<float> y(d), m(d), r(d), o(d);
-    std::vector<uint8_t> level(shape.groups * 16 / shape.bits);
+    // at once: an update of one vector would notice
+    const size_t levels = shape.groups * 16 / shape.bits;
+    std::vector<float> scratch(4 * d + (levels + 3) / 4);
+    float* const y = scratch.data();
+    float *const m = y + d, *const r = m + d, *const o = r + d;
+    uint8_t* const level = reinterpret_cast<uint8_t*>(o + d);
     double sum = 0;
     for (size_t i = 0; i < n; i++) {
         const float* xi = x + (rows ? rows[i] : i) * d;
-        rotation.apply(1, xi, centre.data(), 1, y.data());
+        rotation.apply(1, xi, centre.data(), 1, y);
         const float* partner = &rotated_means[partners[cell[i]] * d];
         for (size_t j = 0; j < d; j++) {
             m[j] = own[j] + a * (partner[j] - own[j]);
             r[j] = y[j] - m[j];
         }
-        const float rr = kernels.inner_product(r.data(), r.data(), d);
+        const float rr = kernels.inner_product(r, r, d);
         float ro = 0, oo = 0;
-        kernels.encode(d, shape.bits, r.data(), level.data(), &ro, &oo);
+        kernels.encode(d, shape.bits, r, level, &ro, &oo);
         const float scale = ro > 0 ? rr / ro : 0;
         const float norm = norms ? norms[i] : 1;
         float terms[2] = {norm, -norm * scale};
@@ -122,7 +126,7 @@ double CellCodes::encode(
             for (size_t j = 0; j < d; j++) {
                 o[j] = level[j] - middle;
             }
-            const float mo = kernels.inner_product(m.data(), o.data(), d);
+            const float mo = kernels.inner_product(m, o, d);
             terms[0] = rr + 2 * scale * mo;
             terms[1] = -2 * scale;
         }
@@ -131,7 +135,7 @@ double CellCodes::encode(
                     std::max<double>(1, d - 1.0);
         }
         uint8_t* record = out + i * record_bytes;
-        pack_level(shape.groups, level.data(), record);
+        pack_level(shape.groups, level, record);
         memcpy(record + shape.groups * 2, terms, sizeof(terms));
     }
     return sum;

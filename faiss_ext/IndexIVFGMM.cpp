@@ -222,16 +222,18 @@ void IndexIVFGMM<IVF>::update_vectors(
     check_rows("v", nv, this->d, v);
     check_rows("idx", nv, sizeof(idx_t) / sizeof(float), idx);
     check_storable("v", nv, this->d, v);
-    std::unordered_map<idx_t, int> last; // row of each id
+    std::unordered_map<idx_t, int> last; // row of each id, if they are several
     for (int i = 0; i < nv; i++) {
         FAISS_THROW_IF_NOT_FMT(
                 has_id(this->direct_map, idx[i]),
                 "idx[%d] = %zd, expected the id of a vector in the index",
                 i,
                 size_t(idx[i]));
-        last[idx[i]] = i;
+        if (nv > 1) {
+            last[idx[i]] = i;
+        }
     }
-    if (last.size() < size_t(nv)) {
+    if (nv > 1 && last.size() < size_t(nv)) {
         std::vector<idx_t> ids;
         std::vector<float> rows;
         for (const auto& [id, row] : last) {

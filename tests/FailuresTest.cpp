@@ -22,8 +22,10 @@
 
 #include <faiss/impl/AuxIndexStructures.h>
 #include <faiss/impl/io.h>
+#include <faiss/invlists/OnDiskInvertedLists.h>
 
 #include "IvfTestTools.h"
+#include "TemporaryFolder.h"
 #include "faiss_ext/index_factory.h"
 #include "faiss_ext/index_io.h"
 #include "faiss_ext/ivflib.h"
@@ -239,7 +241,22 @@ struct Case {
     /// Steps of its own, each whole: what was done before it failed may stay.
     bool by_steps = false;
     bool trained = true;
+    bool on_disk = false;
 };
+
+/// Has its lists in a file.
+void put_on_disk(faiss::IndexIVF& ivf) {
+    static const TemporaryFolder folder;
+    auto* disk = new faiss::OnDiskInvertedLists(
+            ivf.nlist, ivf.code_size, folder.file("lists").c_str());
+    for (size_t i = 0; i < ivf.nlist; i++) {
+        faiss::InvertedLists::ScopedIds ids(ivf.invlists, i);
+        faiss::InvertedLists::ScopedCodes codes(ivf.invlists, i);
+        disk->add_entries(
+                i, ivf.invlists->list_size(i), ids.get(), codes.get());
+    }
+    ivf.replace_invlists(disk, true);
+}
 
 std::unique_ptr<faiss::IndexIVF> make(const Case& c) {
     std::unique_ptr<faiss::Index> index(index_factory(kDim, c.kind.c_str()));
@@ -335,6 +352,22 @@ std::vector<Case> cases() {
                 faiss_ext::read_index(static_cast<faiss::IOReader*>(&reader)));
         counting = false; // what it is destroyed with is not a call of ours
     };
+    auto merge = [](Index& i) {
+        static std::unique_ptr<faiss::Index> other;
+        const bool was = counting.exchange(false);
+        other = clone_index(&i);
+        other->reset();
+        other->add(200, base().row(1500));
+        counting = was;
+        i.merge_from(*other, 5000);
+    };
+    auto optimize = [](Index& i) { dynamic_cast<IVFGMM&>(i).optimize(); };
+    auto search_by_target = [](Index& i) {
+        SearchParametersIVFGMM params;
+        params.target_recall = 0.9f;
+        find(i, rows_of(base(), 0, 10), 5, &params);
+    };
+    auto add_few = [](Index& i) { i.add(100, base().row(900)); };
     for (const char* kind : {"GMM8,Flat", "GMM8,PQ4x4", "GMM8,SQ8"}) {
         out.push_back({kind, "train", [=](Index& i) { i.train(1000, x); }});
         out.back().trained = false;
@@ -357,15 +390,10 @@ std::vector<Case> cases() {
         out.back().by_steps = true;
         out.push_back({kind, "write", write});
         out.push_back({kind, "read", read});
-        out.push_back({kind, "merge", [=](Index& i) {
-                           static std::unique_ptr<faiss::Index> other;
-                           const bool was = counting.exchange(false);
-                           other = clone_index(&i);
-                           other->reset();
-                           other->add(200, base().row(1500));
-                           counting = was;
-                           i.merge_from(*other, 5000);
-                       }});
+        out.push_back({kind, "merge", merge});
+        out.push_back({kind, "optimize", optimize, 1200});
+        out.back().by_steps = true;
+        out.push_back({kind, "search by target", search_by_target, 1200});
     }
     const char* flat = "GMM8,Flat";
     out.push_back({flat, "add ids", add_ids, 600, 1, hash});
@@ -380,21 +408,6 @@ std::vector<Case> cases() {
     out.push_back({flat, "remove one", remove_one, 600, 1, hash});
     out.push_back({flat, "update", update, 600, 1, hash});
     out.push_back({flat, "update an array", update, 600, 1, array});
-    out.push_back(
-            {flat,
-             "optimize",
-             [](Index& i) { dynamic_cast<IVFGMM&>(i).optimize(); },
-             1200});
-    out.back().by_steps = true;
-    out.push_back(
-            {flat,
-             "search by target",
-             [=](Index& i) {
-                 SearchParametersIVFGMM params;
-                 params.target_recall = 0.9f;
-                 find(i, rows_of(base(), 0, 10), 5, &params);
-             },
-             1200});
     out.push_back(
             {flat,
              "reconstruct",
@@ -422,6 +435,12 @@ std::vector<Case> cases() {
         out.push_back({flat, "copies: remove", remove, 600, copies});
         out.push_back({flat, "copies: update", update, 600, copies, hash});
         out.push_back({flat, "copies: search", search, 600, copies});
+        out.push_back(
+                {flat, "copies: range search", range_search, 600, copies});
+        out.push_back({flat, "copies: write", write, 600, copies});
+        out.push_back({flat, "copies: read", read, 600, copies});
+        out.push_back({flat, "copies: merge", merge, 600, copies});
+        out.push_back({flat, "copies: calibrate", calibrate, 1200, copies});
     }
     out.push_back({"GMM8_HNSW8,Flat", "graph: add", [=](Index& i) {
                        i.add(30, base().row(900));
@@ -430,6 +449,44 @@ std::vector<Case> cases() {
     out.push_back({"GMM8_HNSW8,Flat", "graph: range search", range_search});
     out.push_back({"GMM8_HNSW8,Flat", "graph: remove", remove});
     out.push_back({"GMM8_HNSW8,Flat", "graph: read", read});
+    out.push_back({"GMM8_HNSW8,Flat", "graph: write", write});
+    out.push_back({"GMM8_HNSW8,Flat", "graph: merge", merge});
+    out.push_back({"GMM8_HNSW8,Flat", "graph: update", update, 600, 1, hash});
+    out.push_back({"GMM8_HNSW8,Flat", "graph: calibrate", calibrate, 1200});
+    out.push_back({"GMM8_HNSW8,Flat", "graph: maintain", maintain, 1200});
+    out.back().by_steps = true;
+    out.push_back({"GMM8_HNSW8,Flat", "graph: optimize", optimize, 1200});
+    out.back().by_steps = true;
+    const std::pair<const char*, std::function<void(Index&)>> calls[] = {
+            {"search", search},
+            {"range search", range_search},
+            {"search by target", search_by_target},
+            {"add one", [=](Index& i) { i.add(1, base().row(900)); }},
+            {"add few", add_few},
+            {"remove", remove},
+            {"remove one", remove_one},
+            {"update", update},
+            {"merge", merge},
+            {"calibrate", calibrate},
+            {"maintain", maintain},
+            {"optimize", optimize},
+            {"write", write},
+            {"read", read},
+    };
+    for (const auto& [name, act] : calls) {
+        const std::string call = name;
+        const auto map = call == "merge" ? faiss::DirectMap::NoMap : hash;
+        const bool by_steps = call == "maintain" || call == "optimize";
+        const size_t stored = call == "merge" || call == "write" ? 600 : 1200;
+        out.push_back({"GMM8,RaBitQ4", call, act, stored, 1, map, by_steps});
+        if (call != "merge") { // a clone has the same file
+            out.push_back(
+                    {flat, "on disk: " + call, act, stored, 1, map, by_steps});
+            out.back().on_disk = true;
+        }
+    }
+    out.push_back(
+            {"GMM8,RaBitQ4", "first add", [=](Index& i) { i.add(700, x); }, 0});
     out.push_back({flat, "copy a subset out", [=](Index& i) {
                        faiss::IndexFlatL2 means(kDim);
                        faiss::IndexIVFFlat stock(&means, kDim, kLists);
@@ -452,6 +509,9 @@ void run(
         const std::function<void()>& begin,
         const std::function<void()>& end) {
     auto index = copy_of(original, c);
+    if (c.on_disk) {
+        put_on_disk(*index);
+    }
     const Snapshot before = snapshot(*index);
     std::optional<std::string> thrown;
     begin();

@@ -2,8 +2,10 @@
 #include "faiss_ext/store/FreePlace.h"
 
 #include <map>
+#include <numeric>
 #include <optional>
 #include <random>
+#include <set>
 
 #include "IvfTestTools.h"
 #include "faiss_ext/IndexIVFRaBitQGMM.h"
@@ -153,6 +155,97 @@ TEST(FreePlace, ListsThatEmptyAndFill) {
     live(*index, most_moves(70), 1000, 0.2);
     EXPECT_LT(index->ntotal, 200);
     live(*index, most_moves(70), 500, 0.9);
+}
+
+/** Changes of several entries at a time: all is where it says, and no more
+ * than `most` others move for each. */
+template <class Index>
+void live_together(Index& index, size_t together, size_t steps, size_t most) {
+    const Vectors x = uneven(steps * together, 8);
+    std::mt19937 rng(9);
+    State before = state_of(index, index.cells);
+    idx_t next_id = before.place.rbegin()->first + 1;
+    for (size_t s = 0; s < steps; s++) {
+        size_t longest = 0; // goes first: several of one list
+        for (size_t i = 1; i < kLists; i++) {
+            if (index.cells.list_size(i) > index.cells.list_size(longest)) {
+                longest = i;
+            }
+        }
+        std::vector<idx_t> ids;
+        for (const auto& [id, place] : before.place) {
+            ids.push_back(id);
+        }
+        std::shuffle(ids.begin(), ids.end(), rng);
+        std::stable_partition(ids.begin(), ids.end(), [&](idx_t id) {
+            return faiss::lo_listno(before.place.at(id)) == longest;
+        });
+        ids.resize(together);
+        const int what = int(s % 3); // remove, update, add
+        std::fill(                   // no list is fitted anew on the way
+                index.cells.fitted_size.begin(),
+                index.cells.fitted_size.end(),
+                1u << 20);
+        if (what == 0) {
+            ASSERT_EQ(
+                    index.remove_ids(
+                            faiss::IDSelectorBatch(together, ids.data())),
+                    together);
+        } else if (what == 1) {
+            index.update_vectors(
+                    int(together), ids.data(), x.row(s * together));
+        } else {
+            std::iota(ids.begin(), ids.end(), next_id);
+            next_id += idx_t(together);
+            index.add_with_ids(
+                    idx_t(together), x.row(s * together), ids.data());
+        }
+        const State after = state_of(index, index.cells);
+        ASSERT_TRUE(after.in_order);
+        ASSERT_EQ(index.direct_map.hashtable.size(), after.place.size());
+        size_t moved = 0;
+        const std::set<idx_t> touched(ids.begin(), ids.end());
+        for (const auto& [id, place] : after.place) {
+            ASSERT_EQ(index.direct_map.get(id), place);
+            if (!touched.count(id)) {
+                ASSERT_EQ(after.coded.at(id), before.coded.at(id))
+                        << "id " << id << ", step " << s;
+                moved += place != before.place.at(id);
+            }
+        }
+        ASSERT_LE(moved, together * (what == 1 ? 2 * most : most))
+                << "step " << s;
+        for (size_t i = 0; i < together; i++) {
+            ASSERT_EQ(after.place.count(ids[i]), what == 0 ? 0u : 1u);
+            if (what == 0) {
+                continue;
+            }
+            const Coded& c = after.coded.at(ids[i]);
+            uint16_t cell;
+            std::vector<float> means(kLists * kD);
+            index.quantizer->reconstruct_n(0, kLists, means.data());
+            index.cells.assign(
+                    c.list,
+                    1,
+                    kD,
+                    x.row(s * together + i),
+                    nullptr,
+                    means.data(),
+                    &cell);
+            ASSERT_EQ(c.partner, index.cells.partners(c.list)[cell]);
+        }
+        before = after;
+    }
+}
+
+TEST(FreePlace, SeveralMoveNoMoreThanEachAlone) {
+    for (size_t together : {3, 200}) {
+        SCOPED_TRACE(together);
+        auto index = make<IndexIVFFlatGMM>(9000, 79);
+        live_together(*index, together, 18, most_moves(79));
+    }
+    auto codes = make<IndexIVFRaBitQGMM>(3000, 79);
+    live_together(*codes, 12, 18, most_moves(79));
 }
 
 TEST(FreePlace, FewCellsAreInNoRing) {

@@ -21,6 +21,24 @@ FreePlace::Ring FreePlace::ring_of(size_t cell) const noexcept {
     return {cell, cell + 1};
 }
 
+size_t FreePlace::moves(size_t from, size_t to) const noexcept {
+    if (from > to) {
+        return moves(to, from);
+    }
+    const Ring f = ring_of(from), t = to < L ? ring_of(to) : Ring{L, L};
+    if (f.begin == t.begin) {
+        return std::min(to - from, f.end - f.begin + 1 - (to - from));
+    }
+    size_t out = std::min(f.end - 1 - from, from + 2 - f.begin);
+    if (t.begin < L) {
+        out += std::min(to - t.begin, t.end - to) + 1;
+    }
+    for (size_t at = f.end; at < t.begin; at = ring_of(at).end) {
+        out++;
+    }
+    return out;
+}
+
 void FreePlace::leave(size_t entry) noexcept {
     entries.prefetch(entry);
     at = std::upper_bound(offset, offset + L + 1, uint32_t(entry)) - offset;
@@ -32,6 +50,7 @@ void FreePlace::leave(size_t entry) noexcept {
 void FreePlace::append() noexcept {
     at = L;
     offset[L]++;
+    unfilled = false;
 }
 
 /// Has the cell's last entry fill the hole.

@@ -21,6 +21,10 @@ public:
     /// Of a list with cells.
     FreePlace(PairCells& cells, size_t list, ListEntries& entries) noexcept;
 
+    /// About how many moves it takes from a cell to another, or to the end of
+    /// the list (to = L).
+    size_t moves(size_t from, size_t to) const noexcept;
+
     /// The place of an entry that goes.
     void leave(size_t entry) noexcept;
 

@@ -15,6 +15,7 @@
 #include "faiss_ext/store/codes_alone.h"
 #include "faiss_ext/store/copies.h"
 #include "faiss_ext/store/edit.h"
+#include "faiss_ext/store/find_entries.h"
 #include "faiss_ext/store/maintain.h"
 #include "faiss_ext/store/strays.h"
 
@@ -191,114 +192,6 @@ void add_block(
     refit_grown_lists(index, edit.arrivals, n);
 }
 
-/// Where the map says that an entry with this id is; nothing if it does not.
-std::optional<uint64_t> place_of(GMMIndexRef index, idx_t id, bool& adopted) {
-    const idx_t* slot = map_slot(index.ivf.direct_map, id);
-    if (!slot || *slot < 0) {
-        return {};
-    }
-    const size_t list = faiss::lo_listno(*slot);
-    adopted |= adopt_strays(index, list);
-    const faiss::InvertedLists& lists = *index.ivf.invlists;
-    const size_t entry = faiss::lo_offset(*slot); // now
-    FAISS_THROW_IF_NOT_FMT(
-            entry < lists.list_size(list) &&
-                    lists.get_single_id(list, entry) == id,
-            "the direct map names entry %zu of list %zu for id %zd, which is "
-            "not there",
-            entry,
-            list,
-            size_t(id));
-    return uint64_t(*slot);
-}
-
-/// Every entry that is selected, found by looking at all.
-std::vector<uint64_t> scan(GMMIndexRef index, const faiss::IDSelector& sel) {
-    adopt_strays(index);
-    const faiss::IndexIVF& ivf = index.ivf;
-    std::vector<uint64_t> out;
-    using Places = std::vector<uint64_t>;
-    struct Worker {
-        const faiss::IndexIVF& ivf;
-        const faiss::IDSelector& sel;
-        Places places;
-        void operator()(size_t list) {
-            const size_t n = ivf.invlists->list_size(list);
-            faiss::InvertedLists::ScopedIds ids(ivf.invlists, list);
-            for (size_t j = 0; j < n; j++) {
-                if (sel.is_member(ids[j])) {
-                    places.push_back(faiss::lo_build(list, j));
-                }
-            }
-        }
-    };
-    gmm::parallel_workers(
-            ivf.nlist,
-            ivf.ntotal > 100000,
-            [&] {
-                return Worker{ivf, sel, {}};
-            },
-            [&](const Worker& worker) {
-                out.insert(
-                        out.end(), worker.places.begin(), worker.places.end());
-            });
-    return out;
-}
-
-/// The ids that a selector lists, if it does and they are fewer than the
-/// entries.
-std::optional<std::vector<idx_t>> listed_ids(
-        const faiss::IDSelector& sel, size_t ntotal) {
-    if (auto a = dynamic_cast<const faiss::IDSelectorArray*>(&sel)) {
-        if (a->n < ntotal) {
-            return std::vector<idx_t>(a->ids, a->ids + a->n);
-        }
-    } else if (auto b = dynamic_cast<const faiss::IDSelectorBatch*>(&sel)) {
-        if (b->set.size() < ntotal) {
-            return std::vector<idx_t>(b->set.begin(), b->set.end());
-        }
-    } else if (auto r = dynamic_cast<const faiss::IDSelectorRange*>(&sel)) {
-        // as unsigned numbers: no difference is too large for them
-        if (r->imin >= r->imax) {
-            return std::vector<idx_t>();
-        }
-        if (uint64_t(r->imax) - uint64_t(r->imin) < ntotal) {
-            std::vector<idx_t> ids(size_t(r->imax - r->imin));
-            std::iota(ids.begin(), ids.end(), r->imin);
-            return ids;
-        }
-    }
-    return {};
-}
-
-/// Whether the direct map names all entries: no copies, no id twice.
-bool map_is_complete(GMMIndexRef index) {
-    const faiss::DirectMap& map = index.ivf.direct_map;
-    return index.gmm.max_assign == 1 &&
-            (map.type == faiss::DirectMap::Array ||
-             (map.type == faiss::DirectMap::Hashtable &&
-              map.hashtable.size() == size_t(index.ivf.ntotal)));
-}
-
-/// The entries of these ids, each once.
-std::vector<uint64_t> mapped_places(
-        GMMIndexRef index, size_t n, const idx_t* ids) {
-    std::vector<uint64_t> places;
-    bool adopted;
-    do { // what is adopted on the way moves entries that were looked up before
-        adopted = false;
-        places.clear();
-        for (size_t i = 0; i < n; i++) {
-            if (const auto place = place_of(index, ids[i], adopted)) {
-                places.push_back(*place);
-            }
-        }
-    } while (adopted);
-    std::sort(places.begin(), places.end());
-    places.erase(std::unique(places.begin(), places.end()), places.end());
-    return places;
-}
-
 } // namespace
 
 void add_vectors(
@@ -360,8 +253,8 @@ void update_vectors(
     Edit edit(index);
     edit.ids_stay = true;
     edit.removed = map_is_complete(index)
-            ? mapped_places(index, n, ids)
-            : scan(index, faiss::IDSelectorBatch(n, ids));
+            ? mapped_entries(index, n, ids)
+            : scan_entries(index, faiss::IDSelectorBatch(n, ids));
     Block block(index, n, v, ids, 0, homes.data());
     block.enter(edit);
     edit.prepare();
@@ -378,8 +271,8 @@ size_t remove_ids(GMMIndexRef index, const faiss::IDSelector& sel) {
     if (!index.ivf.direct_map.no() && map_is_complete(index)) {
         ids = listed_ids(sel, index.ivf.ntotal);
     }
-    edit.removed = ids ? mapped_places(index, ids->size(), ids->data())
-                       : scan(index, sel);
+    edit.removed = ids ? mapped_entries(index, ids->size(), ids->data())
+                       : scan_entries(index, sel);
     const size_t n = std::count_if(
             edit.removed.begin(), edit.removed.end(), [&](uint64_t place) {
                 return is_primary(

@@ -14,15 +14,6 @@
 
 namespace faiss_ext {
 
-namespace {
-
-/// Fewer entries are not worth waking threads for.
-constexpr size_t kParallelEntries = 256;
-/// Cells whose ends are asked for before a change comes to them.
-constexpr size_t kCellsAhead = 8;
-
-} // namespace
-
 void Arrivals::place(GMMIndexRef index, const float* x, const float* means) {
     const size_t d = index.ivf.d;
     const PairCells& cells = index.gmm.cells;
@@ -84,16 +75,74 @@ void Edit::group_by_list() {
 }
 
 void Edit::sort_arrivals(ListEdit& edit) const {
+    if (index.gmm.cells.empty() || edit.n_new() < 2) {
+        return;
+    }
     edit.order.resize(edit.n_new());
     std::iota(edit.order.begin(), edit.order.end(), 0);
-    if (!index.gmm.cells.empty() && edit.n_new() > 1) {
-        const std::vector<uint16_t>& cell = edit.arrivals->cell;
-        std::sort(
-                edit.order.begin(),
-                edit.order.end(),
-                [&](uint32_t p, uint32_t q) {
-                    return cell[p] != cell[q] ? cell[p] < cell[q] : p < q;
-                });
+    const std::vector<uint16_t>& cell = edit.arrivals->cell;
+    std::sort(
+            edit.order.begin(), edit.order.end(), [&](uint32_t p, uint32_t q) {
+                return cell[p] != cell[q] ? cell[p] < cell[q] : p < q;
+            });
+}
+
+/// Whether a list changes entry by entry or in one pass: what moves less.
+void Edit::choose_way(ListEdit& edit) const {
+    PairCells& cells = index.gmm.cells;
+    if (cells.empty()) {
+        return;
+    }
+    const size_t L = cells.cells_per_list;
+    const size_t n_removed = edit.n_removed(), n_new = edit.n_new();
+    edit.singly = n_removed <= 1 && n_new <= 1;
+    if (edit.singly) {
+        return;
+    }
+    const uint32_t* offset = cells.list_offsets(edit.list);
+    ListEntries entries(index, edit.list);
+    const FreePlace free(cells, edit.list, entries);
+    size_t one_pass = 0;
+    for (size_t l = 0, gone = 0, come = 0; l < L; l++) {
+        const size_t gone_before = gone, come_before = come;
+        while (gone < n_removed &&
+               faiss::lo_offset(edit.removed[gone]) < offset[l + 1]) {
+            gone++;
+        }
+        while (come < n_new && edit.arrivals->cell[edit.arrival(come)] == l) {
+            come++;
+        }
+        const size_t going = gone - gone_before;
+        const size_t stay = offset[l + 1] - offset[l] - going;
+        one_pass += going + std::min(gone_before, stay) +
+                std::min(come_before, stay);
+    }
+    size_t one_by_one = 0;
+    const size_t n = std::max(n_removed, n_new);
+    for (size_t i = 0; i < n && one_by_one < one_pass; i++) {
+        const size_t from = i < n_removed
+                ? std::upper_bound(
+                          offset,
+                          offset + L + 1,
+                          uint32_t(faiss::lo_offset(edit.removed[i]))) -
+                        offset - 1
+                : L;
+        const size_t to = i < n_new ? edit.arrivals->cell[edit.arrival(i)] : L;
+        one_by_one += 1 + free.moves(from, to);
+    }
+    edit.singly = one_by_one < one_pass;
+    if (!edit.singly) {
+        return;
+    }
+    edit.partners.resize(n_new);
+    for (size_t i = 0; i < n_new; i++) {
+        edit.partners[i] =
+                cells.partners(edit.list)[edit.arrivals->cell[edit.arrival(i)]];
+    }
+    edit.leaving.resize((edit.known + n_new) / 64 + 1);
+    for (const uint64_t* r = edit.removed; r != edit.removed_end; ++r) {
+        const size_t entry = faiss::lo_offset(*r);
+        edit.leaving[entry / 64] |= uint64_t(1) << entry % 64;
     }
 }
 
@@ -210,6 +259,7 @@ void Edit::prepare() {
                 if (copies) {
                     sort_copies(lists[i]);
                 }
+                choose_way(lists[i]);
                 if (lists[i].n_new() > 0) {
                     grow(lists[i]);
                 }
@@ -236,185 +286,6 @@ Edit::~Edit() {
     if (first_copies) {
         index.gmm.earlier_lists.clear();
     }
-}
-
-/// An entry that comes, where its place is free.
-void Edit::set(
-        ListEntries& entries,
-        const Arrivals& a,
-        size_t r,
-        size_t place) noexcept {
-    entries.set(place, a.id(r), a.codes + a.row(r) * index.ivf.code_size);
-    if (a.earlier.empty() || a.earlier[r * (index.gmm.max_assign - 1)] < 0) {
-        entries.enter_in_map(place, a.id(r));
-    }
-    if (!index.gmm.cells.empty()) {
-        a.payload.set(index.gmm.cells, a.list, place, r);
-    }
-}
-
-/// At most one goes, and at most one comes.
-void Edit::change_one(ListEdit& edit, ListEntries& entries) noexcept {
-    FreePlace free(index.gmm.cells, edit.list, entries);
-    if (edit.n_removed() > 0) {
-        const size_t entry = faiss::lo_offset(*edit.removed);
-        if (!ids_stay) {
-            entries.leave_map(entry);
-        }
-        free.leave(entry);
-    } else {
-        free.append();
-    }
-    if (edit.n_new() > 0) {
-        set(entries, *edit.arrivals, 0, free.go_to(edit.arrivals->cell[0]));
-    } else {
-        free.go_to_end();
-    }
-}
-
-/** Of each cell the last entries fill the places of those that go; then its
- * last entries fill the places that the cells before it left free, which moves
- * the cell to the left. */
-void Edit::take_out(
-        ListEdit& edit,
-        ListEntries& entries,
-        uint32_t* offset,
-        size_t L) noexcept {
-    const uint64_t* r = edit.removed;
-    for (const uint64_t* p = r; p != edit.removed_end && !ids_stay; ++p) {
-        entries.leave_map(faiss::lo_offset(*p));
-    }
-    size_t free = 0;
-    for (size_t l = 0; l < L; l++) {
-        const size_t begin = offset[l];
-        size_t end = offset[l + 1];
-        if (free > 0 && l + kCellsAhead < L && offset[l + kCellsAhead] > 0) {
-            entries.prefetch(offset[l + kCellsAhead] - 1);
-        }
-        const uint64_t* r_end = r;
-        while (r_end != edit.removed_end && faiss::lo_offset(*r_end) < end) {
-            r_end++;
-        }
-        const size_t gone = r_end - r;
-        for (const uint64_t* last = r_end; r != last; end--) {
-            if (faiss::lo_offset(last[-1]) == end - 1) {
-                last--;
-            } else {
-                entries.move(end - 1, faiss::lo_offset(*r++));
-            }
-        }
-        r = r_end;
-        const size_t moving = std::min(free, end - begin);
-        for (size_t j = 0; j < moving; j++) {
-            entries.move(end - 1 - j, begin - free + j);
-        }
-        offset[l] = uint32_t(begin - free);
-        free += gone;
-    }
-    offset[L] -= uint32_t(free);
-}
-
-/** From the last cell to the first: its first entries move behind it, as many
- * as there will be new ones in the cells before; its own new ones follow. */
-void Edit::put_in(
-        ListEdit& edit,
-        ListEntries& entries,
-        uint32_t* offset,
-        size_t L) noexcept {
-    const Arrivals& a = *edit.arrivals;
-    size_t before = a.n; // new entries of this cell and those before it
-    for (size_t l = L; l-- > 0;) {
-        if (before == 0) {
-            break;
-        }
-        const size_t begin = offset[l], end = offset[l + 1];
-        if (l >= kCellsAhead) {
-            entries.prefetch(offset[l - kCellsAhead]);
-        }
-        const size_t new_end = before;
-        while (before > 0 &&
-               (a.cell.empty() || a.cell[edit.order[before - 1]] >= l)) {
-            before--;
-        }
-        const size_t moving = std::min(before, end - begin);
-        const size_t to = std::max(begin + before, end);
-        for (size_t j = 0; j < moving; j++) {
-            entries.move(begin + j, to + j);
-        }
-        for (size_t j = before; j < new_end; j++) {
-            set(entries, a, edit.order[j], end + j);
-        }
-        offset[l + 1] = uint32_t(end + new_end);
-    }
-}
-
-void Edit::change(ListEdit& edit) noexcept {
-    PairCells& cells = index.gmm.cells;
-    ListEntries entries(index, edit.list);
-    uint32_t whole[2] = {0, uint32_t(edit.known)}; // a list is one cell
-    uint32_t* offset = whole;
-    size_t L = 1;
-    if (!cells.empty()) {
-        offset = cells.list_offsets(edit.list);
-        L = cells.cells_per_list;
-    }
-    const bool one =
-            !cells.empty() && edit.n_removed() <= 1 && edit.n_new() <= 1;
-    if (index.gmm.max_assign > 1) {
-        // those that stay keep their order, that of all_earlier
-        const uint64_t* r = edit.removed;
-        for (const uint64_t* p = r; p != edit.removed_end && !ids_stay; ++p) {
-            entries.leave_map(faiss::lo_offset(*p));
-        }
-        size_t to = 0;
-        for (size_t j = 0; j < edit.known; j++) {
-            if (r != edit.removed_end && faiss::lo_offset(*r) == j) {
-                r++;
-                continue;
-            }
-            if (to != j) {
-                entries.move(j, to);
-            }
-            to++;
-        }
-        whole[1] = uint32_t(to);
-    } else if (edit.n_removed() > 0 && !one) {
-        take_out(edit, entries, offset, L);
-    }
-    if (one) {
-        change_one(edit, entries);
-    } else if (edit.n_new() > 0) {
-        put_in(edit, entries, offset, L);
-    }
-    if (index.gmm.max_assign > 1) {
-        entries.permute(edit.all_order, edit.spare.data());
-        index.gmm.earlier_lists[edit.list].swap(edit.all_earlier);
-    }
-    shorten_list(*index.ivf.invlists, edit.list, edit.n_after());
-    if (!cells.empty()) {
-        Payload::resize(cells, edit.list, edit.n_after());
-        if (edit.n_removed() > 0) {
-            uint32_t& fitted = cells.fitted_size[edit.list];
-            fitted = uint32_t(PairCells::known_left(
-                    fitted, edit.known, edit.n_removed()));
-        }
-    }
-}
-
-void Edit::commit() noexcept {
-    committed = true;
-    for (const Arrivals& a : arrivals) {
-        index.gmm.cells.norm2 = std::max(index.gmm.cells.norm2, a.norm2);
-    }
-    size_t entries = 0;
-    for (const ListEdit& edit : lists) {
-        entries += edit.n_new() + edit.n_removed();
-    }
-    gmm::parallel_for(
-            lists.size(),
-            [&](size_t i) { change(lists[i]); },
-            entries >= kParallelEntries &&
-                    index.ivf.direct_map.type != faiss::DirectMap::Hashtable);
 }
 
 } // namespace faiss_ext

@@ -42,14 +42,18 @@ struct Arrivals {
  *
  * prepare() does all that can fail, and undoes it when it does; commit()
  * moves entries in places that are there. Every list that is touched must
- * have no untracked entries (adopt_strays). At most L moves for each entry
- * that comes or goes, and no more than the lists have entries.
+ * have no untracked entries (adopt_strays). Each list in the cheaper of two
+ * ways: entry by entry (FreePlace), or in one pass over its cells, which moves
+ * no more than the list has entries.
  */
 class Edit {
 public:
     explicit Edit(GMMIndexRef index) : index(index) {}
     ~Edit();
     Edit(const Edit&) = delete;
+
+    /// Fewer entries are not worth waking threads for.
+    static constexpr size_t kParallelEntries = 256;
 
     /// Places (list, entry) of those that go, in any order, each once.
     std::vector<uint64_t> removed;
@@ -73,7 +77,12 @@ private:
         size_t known = 0;            ///< entries before
         size_t places = 0;           ///< of FAISS's list, before
         bool growing = false;        ///< prepare() may have lengthened it
-        std::vector<uint32_t> order; ///< of the arrivals, by cell
+        std::vector<uint32_t> order; ///< of several arrivals, by cell
+        // one after the other: the arrivals' partners in that order, and a bit
+        // for each place whose entry goes
+        bool singly = false;
+        std::vector<int32_t> partners;
+        std::vector<uint64_t> leaving;
         // max_assign > 1: final place to entry, and their earlier lists
         std::vector<uint32_t> all_order;
         std::vector<int32_t> all_earlier;
@@ -88,15 +97,20 @@ private:
         size_t n_after() const {
             return known - n_removed() + n_new();
         }
+        /// The p-th arrival by cell.
+        size_t arrival(size_t p) const {
+            return order.empty() ? p : order[p];
+        }
     };
 
     void group_by_list();
     void sort_arrivals(ListEdit& edit) const;
     void sort_copies(ListEdit& edit) const;
+    void choose_way(ListEdit& edit) const;
     void enter_ids();
     void grow(ListEdit& edit);
     void change(ListEdit& edit) noexcept;
-    void change_one(ListEdit& edit, ListEntries& entries) noexcept;
+    void change_singly(ListEdit& edit, ListEntries& entries) noexcept;
     void set(
             ListEntries& entries,
             const Arrivals& a,

@@ -113,6 +113,17 @@ idx_t* map_slot(faiss::DirectMap& map, idx_t id) {
     return found != map.hashtable.end() ? &found->second : nullptr;
 }
 
+void prefetch_slot(const faiss::DirectMap& map, idx_t id) noexcept {
+    const auto& table = map.hashtable;
+    if (!table.empty()) {
+        const size_t bucket = table.bucket(id);
+        const auto first = table.begin(bucket);
+        if (first != table.end(bucket)) {
+            __builtin_prefetch(&*first);
+        }
+    }
+}
+
 ListEntries::ListEntries(GMMIndexRef index_in, size_t list_in)
         : index(index_in), list(list_in), code_size(index_in.ivf.code_size) {
     InvertedLists* lists = index.ivf.invlists;
@@ -149,15 +160,8 @@ void ListEntries::follow(idx_t id, size_t from, size_t to) noexcept {
 }
 
 void ListEntries::follow_moves() noexcept {
-    const auto& table = index.ivf.direct_map.hashtable;
-    if (n_moves > 1 && !table.empty()) {
-        for (size_t i = 0; i < n_moves; i++) {
-            const size_t bucket = table.bucket(moves[i].id);
-            const auto first = table.begin(bucket);
-            if (first != table.end(bucket)) {
-                __builtin_prefetch(&*first);
-            }
-        }
+    for (size_t i = 0; n_moves > 1 && i < n_moves; i++) {
+        prefetch_slot(index.ivf.direct_map, moves[i].id);
     }
     for (size_t i = 0; i < n_moves; i++) {
         follow(moves[i].id, moves[i].from, moves[i].to);
@@ -167,6 +171,10 @@ void ListEntries::follow_moves() noexcept {
 
 void ListEntries::move(size_t from, size_t to) noexcept {
     copy(from, to);
+    if (leaving && leaving[from / 64] >> from % 64 & 1) {
+        leaving[from / 64] ^= uint64_t(1) << from % 64;
+        leaving[to / 64] |= uint64_t(1) << to % 64;
+    }
     if (!index.ivf.direct_map.no()) {
         if (n_moves == kMovesTogether) {
             follow_moves();

@@ -72,6 +72,10 @@ void shorten_list(faiss::InvertedLists& lists, size_t list, size_t n) noexcept;
 /// if it does not know the id.
 idx_t* map_slot(faiss::DirectMap& map, idx_t id);
 
+/// Asks for what map_slot() will read in a Hashtable. Several ids wait for
+/// memory together, before the first is looked up.
+void prefetch_slot(const faiss::DirectMap& map, idx_t id) noexcept;
+
 /** The entries of one list in every place where something is kept of them:
  * FAISS's lists, the payload and the direct map (which follows an entry that
  * it names, before *this ends). Lists must be as long as the places that are
@@ -107,6 +111,10 @@ public:
      * @param spare  code_size bytes
      */
     void permute(std::vector<uint32_t>& order, uint8_t* spare) noexcept;
+
+    /// A bit for each place, set where an entry will be removed; or nullptr.
+    /// Bits move with their entries.
+    uint64_t* leaving = nullptr;
 
 private:
     void copy(size_t from, size_t to) noexcept;
