@@ -387,36 +387,35 @@ private:
         return first + 1;
     }
 
-    /// Looks at cells from that bucket on as long as there is time.
+    /// Looks at cells from that bucket on, as many as there is time for. All
+    /// at once: a search of shards asks anew for each look.
     template <class Collector>
     void look_at_more(
             size_t first, float q_norm, size_t k, Collector& collector) {
-        const double time = kOfTime *
-                        (plan.costs.heap +
-                         plan.costs.scan * double(selector.forced_entries())) -
-                kChoosing;
-        while (first < CellSelector::kBuckets) {
-            const double left = time - plan.costs.code * double(scan.n_codes) -
-                    plan.costs.distance * double(n_distances + pool.size());
-            const double codes = std::min(
-                    left /
-                            (plan.costs.code +
-                             plan.costs.distance * wanted_share),
-                    plan.budget - double(scan.n_codes));
-            if (codes < kFewCodes) {
-                return;
-            }
-            const size_t held = selector.entries_up_to(first - 1);
-            const size_t last = selector.bucket_of_entries(
-                    held + std::min(size_t(codes), held));
-            if (last < first ||
-                double(selector.entries_up_to(last) - held) > 2 * codes) {
-                return;
-            }
-            selector.choose(first, last, q_norm, slack2, rounding2, segments);
-            look_at(k, kAnyTime, collector);
-            first = last + 1;
+        if (first >= CellSelector::kBuckets) {
+            return;
         }
+        const double time = kOfTime *
+                (plan.costs.heap +
+                 plan.costs.scan * double(selector.forced_entries()));
+        const double left = time - kChoosing -
+                plan.costs.code * double(scan.n_codes) -
+                plan.costs.distance * double(n_distances + pool.size());
+        const double each =
+                plan.costs.code + plan.costs.distance * wanted_share;
+        const double codes =
+                std::min(left / each, plan.budget - double(scan.n_codes));
+        if (codes < kFewCodes) {
+            return;
+        }
+        const size_t held = selector.entries_up_to(first - 1);
+        const size_t last = selector.bucket_of_entries(held + size_t(codes));
+        if (last < first ||
+            double(selector.entries_up_to(last) - held) > 2 * codes) {
+            return;
+        }
+        selector.choose(first, last, q_norm, slack2, rounding2, segments);
+        look_at(k, kAnyTime, collector);
     }
 
     CellSelector selector;
