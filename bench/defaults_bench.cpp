@@ -4,8 +4,8 @@
  * ranges. */
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
+#include <ctime>
 #include <memory>
 #include <random>
 #include <string>
@@ -13,11 +13,13 @@
 
 #include <faiss/IndexFlat.h>
 #include <faiss/IndexIVF.h>
+#include <faiss/IndexIVFFlat.h>
 #include <faiss/impl/AuxIndexStructures.h>
 #include <fmt/format.h>
 #include <omp.h>
 #include <CLI/CLI.hpp>
 
+#include "faiss_ext/IndexIVFGMM.h"
 #include "faiss_ext/impl/faiss_compat.h"
 #include "faiss_ext/index_factory.h"
 #include "report.h"
@@ -26,7 +28,6 @@
 namespace {
 
 using bench::Vectors;
-using Clock = std::chrono::steady_clock;
 using faiss_ext::idx_t;
 
 struct Options {
@@ -35,6 +36,8 @@ struct Options {
     size_t nlist = 1024;
     size_t queries = 300;
     size_t rounds = 5;
+    bool single = false;
+    std::string only;
 };
 
 /// The kinds of queries: q, then something done to it.
@@ -97,8 +100,9 @@ Vectors make_queries(const Vectors& q, const Vectors& xb, const Kind& kind) {
     return out;
 }
 
+/// An IVF index as FAISS makes it, ours, and FAISS's search of our means.
 struct Indexes {
-    std::unique_ptr<faiss::Index> ivf, gmm;
+    std::unique_ptr<faiss::Index> ivf, gmm, means;
 };
 
 Indexes build(const Vectors& xb, size_t nlist, faiss::MetricType metric) {
@@ -111,30 +115,64 @@ Indexes build(const Vectors& xb, size_t nlist, faiss::MetricType metric) {
         index->train(idx_t(xb.n), xb.x.data());
         index->add(idx_t(xb.n), xb.x.data());
     }
+    out.means = std::make_unique<faiss::IndexIVFFlat>(
+            dynamic_cast<faiss::IndexIVF&>(*out.gmm).quantizer,
+            xb.d,
+            nlist,
+            metric);
+    out.means->add(idx_t(xb.n), xb.x.data());
     return out;
 }
 
-void set_nprobe(faiss::Index& index, size_t nprobe) {
-    dynamic_cast<faiss::IndexIVF&>(index).nprobe = nprobe;
+void set_nprobe(const Indexes& indexes, size_t nprobe) {
+    for (faiss::Index* index :
+         {indexes.ivf.get(), indexes.gmm.get(), indexes.means.get()}) {
+        dynamic_cast<faiss::IndexIVF&>(*index).nprobe = nprobe;
+    }
 }
 
+/// The processor's, of all threads: others may use the machine.
 template <class F>
 double seconds(F&& f) {
-    const auto start = Clock::now();
+    const std::clock_t start = std::clock();
     f();
-    return std::chrono::duration<double>(Clock::now() - start).count();
+    return double(std::clock() - start) / CLOCKS_PER_SEC;
 }
 
-/// Takes turns; the median of the second's time over the first's.
-template <class F, class G>
-double time_ratio(size_t rounds, F&& first, G&& second) {
-    std::vector<double> ratios;
+/// Distances and codes of one search of all queries.
+struct Work {
+    double distances = 0, codes = 0;
+};
+
+template <class F>
+Work work_of(size_t queries, F&& search) {
+    faiss::indexIVF_stats.reset();
+    faiss_ext::ivf_gmm_stats.reset();
+    search();
+    return {double(faiss::indexIVF_stats.ndis) / queries,
+            double(faiss_ext::ivf_gmm_stats.n_codes) / queries};
+}
+
+/// Takes turns; the median of the time over the first's.
+template <class Search>
+void time_ratios(
+        size_t rounds,
+        const Indexes& indexes,
+        Search&& search,
+        double& gmm,
+        double& means) {
+    std::vector<double> of_gmm, of_means;
     for (size_t r = 0; r < rounds; r++) {
-        const double t = seconds(first);
-        ratios.push_back(seconds(second) / t);
+        const double t = seconds([&] { search(*indexes.ivf); });
+        of_gmm.push_back(seconds([&] { search(*indexes.gmm); }) / t);
+        of_means.push_back(seconds([&] { search(*indexes.means); }) / t);
     }
-    std::nth_element(ratios.begin(), ratios.begin() + rounds / 2, ratios.end());
-    return ratios[rounds / 2];
+    for (auto* ratios : {&of_gmm, &of_means}) {
+        std::nth_element(
+                ratios->begin(), ratios->begin() + rounds / 2, ratios->end());
+    }
+    gmm = of_gmm[rounds / 2];
+    means = of_means[rounds / 2];
 }
 
 /// Of what the true distances say belongs to the answer, the share that is
@@ -153,7 +191,9 @@ double share_found(
 struct Row {
     std::string kind, what;
     size_t nprobe;
-    double ivf, gmm, time;
+    double ivf = 0, gmm = 0, means = 0; ///< recall
+    double time = 0, means_time = 0;    ///< over IVF's
+    Work ivf_work = {}, gmm_work = {}, means_work = {};
 };
 
 class Table {
@@ -162,14 +202,60 @@ public:
 
     void add(Row row) {
         fmt::print(
-                "{:24} {:10} nprobe {:2}  recall {:.4f} {:.4f}  time {:.2f}\n",
+                "{:24} {:10} nprobe {:2}  recall {:.4f} {:.4f} {:.4f}  time "
+                "{:.2f} {:.2f}  distances {:.0f} {:.0f} {:.0f} codes {:.0f}\n",
                 row.kind,
                 row.what,
                 row.nprobe,
                 row.ivf,
+                row.means,
                 row.gmm,
-                row.time);
+                row.means_time,
+                row.time,
+                row.ivf_work.distances,
+                row.means_work.distances,
+                row.gmm_work.distances,
+                row.gmm_work.codes);
         rows.push_back(std::move(row));
+    }
+
+    /** Adds a row for each nprobe.
+     *
+     * @param search  of queries i0 to i1 in an index
+     * @param recall  of an index, after all queries were searched in it
+     */
+    template <class Search, class Recall>
+    void measure(
+            const std::string& kind,
+            const std::string& what,
+            const Indexes& indexes,
+            size_t n,
+            Search&& search,
+            Recall&& recall) {
+        const auto search_all = [&](const faiss::Index& index) {
+            const size_t step = options.single ? 1 : n;
+            for (size_t i = 0; i < n; i += step) {
+                search(index, i, i + step);
+            }
+        };
+        for (size_t nprobe : kProbes) {
+            set_nprobe(indexes, nprobe);
+            Row row{kind, what, nprobe};
+            const auto look = [&](const faiss::Index& index, Work& work) {
+                work = work_of(n, [&] { search(index, 0, n); });
+                return recall();
+            };
+            row.ivf = look(*indexes.ivf, row.ivf_work);
+            row.gmm = look(*indexes.gmm, row.gmm_work);
+            row.means = look(*indexes.means, row.means_work);
+            time_ratios(
+                    options.rounds,
+                    indexes,
+                    search_all,
+                    row.time,
+                    row.means_time);
+            add(std::move(row));
+        }
     }
 
     void measure_neighbours(
@@ -184,32 +270,32 @@ public:
             if (k > truth_k) {
                 continue;
             }
-            std::vector<float> d1(q.n * k), d2(q.n * k);
+            std::vector<float> found(q.n * k);
             std::vector<idx_t> ids(q.n * k);
-            for (size_t nprobe : kProbes) {
-                set_nprobe(*indexes.ivf, nprobe);
-                set_nprobe(*indexes.gmm, nprobe);
-                auto search = [&](const faiss::Index& index, float* d) {
-                    index.search(
-                            idx_t(q.n), q.x.data(), idx_t(k), d, ids.data());
-                };
-                const double time = time_ratio(
-                        options.rounds,
-                        [&] { search(*indexes.ivf, d1.data()); },
-                        [&] { search(*indexes.gmm, d2.data()); });
-                double r1 = 0, r2 = 0;
-                for (size_t i = 0; i < q.n; i++) {
-                    const float* t = &truth[i * truth_k];
-                    r1 += share_found(t, k, &d1[i * k], similarity);
-                    r2 += share_found(t, k, &d2[i * k], similarity);
-                }
-                add({kind,
-                     fmt::format("k {}", k),
-                     nprobe,
-                     r1 / q.n,
-                     r2 / q.n,
-                     time});
-            }
+            measure(
+                    kind,
+                    fmt::format("k {}", k),
+                    indexes,
+                    q.n,
+                    [&](const faiss::Index& index, size_t i0, size_t i1) {
+                        index.search(
+                                idx_t(i1 - i0),
+                                q.row(i0),
+                                idx_t(k),
+                                &found[i0 * k],
+                                &ids[i0 * k]);
+                    },
+                    [&] {
+                        double sum = 0;
+                        for (size_t i = 0; i < q.n; i++) {
+                            sum += share_found(
+                                    &truth[i * truth_k],
+                                    k,
+                                    &found[i * k],
+                                    similarity);
+                        }
+                        return sum / q.n;
+                    });
         }
     }
 
@@ -221,50 +307,49 @@ public:
             float tenth) {
         for (float factor : kRadii) {
             const float radius = factor * tenth;
-            auto found = [&](const faiss::Index& index) {
-                faiss::RangeSearchResult result(idx_t(q.n));
-                index.range_search(idx_t(q.n), q.x.data(), radius, &result);
-                return double(result.lims[q.n]);
+            size_t found = 0;
+            const auto search = [&](const faiss::Index& index,
+                                    size_t i0,
+                                    size_t i1) {
+                faiss::RangeSearchResult result(idx_t(i1 - i0));
+                index.range_search(idx_t(i1 - i0), q.row(i0), radius, &result);
+                found = result.lims[i1 - i0];
             };
-            const double all = found(flat);
+            search(flat, 0, q.n);
+            const double all = double(found);
             if (all < double(q.n)) {
                 continue;
             }
-            for (size_t nprobe : kProbes) {
-                set_nprobe(*indexes.ivf, nprobe);
-                set_nprobe(*indexes.gmm, nprobe);
-                double r1 = 0, r2 = 0;
-                const double time = time_ratio(
-                        options.rounds,
-                        [&] { r1 = found(*indexes.ivf); },
-                        [&] { r2 = found(*indexes.gmm); });
-                add({kind,
-                     fmt::format("range {}", factor),
-                     nprobe,
-                     r1 / all,
-                     r2 / all,
-                     time});
-            }
+            measure(kind,
+                    fmt::format("range {}", factor),
+                    indexes,
+                    q.n,
+                    search,
+                    [&] { return found / all; });
         }
     }
 
     /// How many rows are behind, and the worst of them.
     void summary() const {
-        size_t less = 0, slower = 0;
-        double worst = 0, slowest = 0;
+        size_t less = 0, less_means = 0, slower = 0;
+        double worst = 0, worst_means = 0, slowest = 0;
         for (const Row& row : rows) {
             less += row.gmm < row.ivf - 0.002;
+            less_means += row.gmm < row.means - 0.002;
             slower += row.time > 1.1;
             worst = std::max(worst, row.ivf - row.gmm);
+            worst_means = std::max(worst_means, row.means - row.gmm);
             slowest = std::max(slowest, row.time);
         }
         fmt::print(
                 "{} rows; recall more than 0.002 below IVF's in {} (worst "
-                "{:.4f}); time above "
-                "1.1 times IVF's in {} (worst {:.2f})\n",
+                "{:.4f}), below that of an IVF of the same means in {} (worst "
+                "{:.4f}); time above 1.1 times IVF's in {} (worst {:.2f})\n",
                 rows.size(),
                 less,
                 worst,
+                less_means,
+                worst_means,
                 slower,
                 slowest);
     }
@@ -278,7 +363,13 @@ public:
                      {"nprobe", row.nprobe},
                      {"ivf_recall", row.ivf},
                      {"gmm_recall", row.gmm},
-                     {"time_over_ivf", row.time}});
+                     {"means_recall", row.means},
+                     {"time_over_ivf", row.time},
+                     {"means_time_over_ivf", row.means_time},
+                     {"ivf_distances", row.ivf_work.distances},
+                     {"gmm_distances", row.gmm_work.distances},
+                     {"gmm_codes", row.gmm_work.codes},
+                     {"means_distances", row.means_work.distances}});
         }
         return out;
     }
@@ -309,11 +400,12 @@ void run(const Options& options, Table& table) {
         faiss::IndexFlat flat(idx_t(xb.d), metric);
         flat.add(idx_t(xb.n), xb.x.data());
         for (const Kind& kind : kKinds) {
-            if (kind.metric != metric) {
-                continue;
-            }
             const std::string name = fmt::format(
                     "{}, {}", l2 ? "L2" : "inner product", kind.name);
+            if (kind.metric != metric ||
+                name.find(options.only) == std::string::npos) {
+                continue;
+            }
             const Vectors queries = make_queries(q, xb, kind);
             const size_t k = std::min<size_t>(1000, xb.n);
             std::vector<float> truth(queries.n * k);
@@ -359,6 +451,9 @@ int main(int argc, char** argv) {
             ->capture_default_str();
     app.add_option("--rounds", options.rounds, "the two take turns so often")
             ->capture_default_str();
+    app.add_flag("--single", options.single, "time one query at a time");
+    app.add_option(
+            "--only", options.only, "kinds of queries whose name has this");
     app.add_option("--json", options.json, "output");
     int threads = 1;
     app.add_option("--threads", threads, "of the searches")

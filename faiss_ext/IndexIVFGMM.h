@@ -44,11 +44,10 @@ struct IVFGMM {
      * cells elsewhere, as many as there is time for, four times as many in all
      * at most; few entries are compared. It finds what whole lists find, and
      * more. Where there is not time for that (few or short vectors in nprobe
-     * lists, k in the hundreds), and for queries whose distances to cells tell
-     * too little because they come from elsewhere than the vectors,
-     * `calibrated` is whole lists: nprobe of them, and of the next ones until
-     * as many vectors were compared as nprobe lists hold on average (for k >=
-     * 64, 15 % more). What takes how long is a constant of the library, never
+     * lists, k in the hundreds), and for queries of which cells or the first
+     * codes tell too little because they come from elsewhere than the vectors,
+     * `calibrated` is whole lists: nprobe of them (for k >= 64, up to 30 %
+     * more). What takes how long is a constant of the library, never
      * measured: results are the same on any machine. With nprobe = nlist all is
      * searched. */
     ProbeOrder probe_order = ProbeOrder::calibrated;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 namespace faiss_ext {
 
@@ -110,17 +111,14 @@ size_t CellSelector::find_forced() {
     return up_to;
 }
 
-void CellSelector::nearest_lists(
-        size_t lists, double entries, std::vector<uint32_t>& out) {
-    std::array<uint32_t, kListBuckets> lists_in = {}, entries_of = {};
-    for (size_t i = 0; i < sizes.size(); i++) {
-        lists_in[list_bucket[i]]++;
-        entries_of[list_bucket[i]] += sizes[i];
+void CellSelector::nearest_lists(size_t lists, std::vector<uint32_t>& out) {
+    std::array<uint32_t, kListBuckets> lists_in = {};
+    for (uint16_t b : list_bucket) {
+        lists_in[b]++;
     }
-    size_t held = 0, n = 0, up_to = 0;
-    while (up_to < kListBuckets && (n < lists || held < entries)) {
-        n += lists_in[up_to];
-        held += entries_of[up_to++];
+    size_t n = 0, up_to = 0;
+    while (up_to < kListBuckets && n < lists) {
+        n += lists_in[up_to++];
     }
     in_order.clear();
     for (size_t i = 0; i < sizes.size(); i++) {
@@ -129,14 +127,10 @@ void CellSelector::nearest_lists(
         }
     }
     std::sort(in_order.begin(), in_order.end());
+    in_order.resize(std::min(lists, in_order.size()));
     out.clear();
-    held = 0;
     for (const auto& [distance, list] : in_order) {
-        if (out.size() >= lists && held >= entries) {
-            break;
-        }
         out.push_back(list);
-        held += sizes[list];
     }
 }
 
@@ -257,6 +251,11 @@ size_t CellSelector::bucket_of_entries(size_t entries) const {
         }
     }
     return b;
+}
+
+size_t CellSelector::entries_up_to(size_t bucket) const {
+    return std::accumulate(
+            entries_in.begin(), entries_in.begin() + bucket + 1, size_t(0));
 }
 
 float CellSelector::beyond_nearest(size_t bucket) const {

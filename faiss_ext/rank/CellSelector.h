@@ -44,12 +44,11 @@ public:
     /// The first bucket up to which cells hold that many entries.
     size_t bucket_of_entries(size_t entries) const;
 
-    /// The distance to the nearest cell that has been scored.
-    float nearest() const {
-        return least;
-    }
     /// How far the cells of that bucket are beyond the nearest, at least.
     float beyond_nearest(size_t bucket) const;
+
+    /// What the cells up to that bucket hold.
+    size_t entries_up_to(size_t bucket) const;
 
     /** The first bucket up to which cells hold
      *
@@ -76,12 +75,9 @@ public:
             float rounding2,
             std::vector<Segment>& out);
 
-    /** Replaces `out` by the nearest lists, in order: `lists` of them at least,
-     * and as many as hold that many entries. Unless coarse is by graph; needs
-     * no scores.
-     */
-    void nearest_lists(
-            size_t lists, double entries, std::vector<uint32_t>& out);
+    /// Replaces `out` by so many nearest lists, in order. Unless coarse is by
+    /// graph; needs no scores.
+    void nearest_lists(size_t lists, std::vector<uint32_t>& out);
 
     bool all_scored() const {
         return lists_left == 0;

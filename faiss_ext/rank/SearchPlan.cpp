@@ -18,56 +18,63 @@ namespace faiss_ext {
 
 namespace {
 
+double time_to_decode(const faiss::IndexIVF& ivf) {
+    if (dynamic_cast<const faiss::IndexIVFFlat*>(&ivf)) {
+        return 0;
+    }
+    if (dynamic_cast<const faiss::IndexIVFPQ*>(&ivf)) {
+        return 40;
+    }
+    const bool whole_bytes = ivf.code_size >= size_t(ivf.d);
+    return whole_bytes ? 0.1 * ivf.d : 520; // FAISS's loop
+}
+
+/// A level of an IVF's heap, at an exchange, in nanoseconds.
+constexpr double kHeapLevel = 4;
+
+/// What keeping the k nearest of so many takes an IVF: it exchanges the
+/// farthest of k whenever one is nearer, and sorts them in the end.
+double time_of_heap(double k, double entries) {
+    const double exchanges =
+            k < entries ? k * (1 + std::log(entries / k)) : entries;
+    return kHeapLevel * std::log2(k + 1) * (exchanges + k);
+}
+
 /** What a search takes about, in nanoseconds of a processor of today: lines
- * through what Calibration::costs was on an EPYC with AVX-512 for 8 to 384
- * dimensions. Only their proportions matter, and not much: what nprobe finds
- * must not depend on how busy the machine was when the index was filled, so
- * they are not measured there. */
-struct UsualCosts {
-    double scan;     ///< an entry of a whole list
-    double code;     ///< a look at a code
-    double distance; ///< a vector that is compared for its code
-    double choosing; ///< of cells, and of the best codes
-    double gained;   ///< by products with the means in blocks of our own
+ * through what it was on an EPYC with AVX-512 for 64 to 384 dimensions, with
+ * vectors that stay in the cache, where whole lists are at their best
+ * (bench/NOTES.md). Only their proportions matter. What nprobe finds must not
+ * depend on how busy the machine was when the index was filled, so they are not
+ * measured there. */
+Costs usual_costs(const faiss::IndexIVF& ivf, int bits) {
+    const double d = ivf.d;
+    Costs costs;
+    costs.scan = 1 + 0.07 * d;
+    costs.code = (bits == 4 ? 1.6 : 1) + 0.00225 * bits * d;
+    costs.distance = 40 + 0.25 * d + time_to_decode(ivf);
+    return costs;
+}
 
-    UsualCosts(const faiss::IndexIVF& ivf, const CellCodes& codes) {
-        const double d = ivf.d;
-        const int bits = codes.shape.bits;
-        scan = 1 + 0.07 * d;
-        code = (bits == 4 ? 1.6 : 1) + 0.00225 * bits * d;
-        distance = 80 + 0.25 * d + decoding(ivf);
-        choosing = 2800;
-        gained = 0.035 * d * ivf.nlist;
-    }
+/// A dimension of a mean, in nanoseconds.
+constexpr double kOfMeans = 0.05;
+/// Of that, what products in blocks of our own save.
+constexpr double kOfProducts = 0.02;
+/// The choice of cells, in nanoseconds.
+constexpr double kChoosing = 1400;
+/// What is compared for a threshold, and after that, over the former.
+constexpr double kOfFirst = 2.2;
+/// Of an IVF's time, what may be lost where codes turn out to tell too little.
+constexpr double kMostBefore = 0.3;
 
-    static double decoding(const faiss::IndexIVF& ivf) {
-        if (dynamic_cast<const faiss::IndexIVFFlat*>(&ivf)) {
-            return 0;
-        }
-        if (dynamic_cast<const faiss::IndexIVFPQ*>(&ivf)) {
-            return 40;
-        }
-        const bool whole_bytes = ivf.code_size >= size_t(ivf.d);
-        return whole_bytes ? 0.1 * ivf.d : 520; // FAISS's loop
-    }
-};
-
-/// Of the time that is left beside the codes of nprobe lists, the share for
-/// more codes; the rest is for distances.
-constexpr double kForCodes = 0.6;
 /// More codes than so many times those of nprobe lists are not worth it.
 constexpr double kMostCodes = 4;
-/// Single comparisons that would take this share of a whole list's time are
-/// not worth it.
-constexpr double kWorthComparing = 0.7;
-/// In a range search nothing is known of how many will be compared: a code must
-/// be so much cheaper than an entry of a list.
-constexpr double kRangeGain = 5;
 
 /// More neighbours than these are kept without a heap, in less time than an IVF
-/// takes: whole lists are followed by so many entries of the next ones.
+/// takes: whole lists are followed by entries of the next ones.
 constexpr size_t kManyNeighbours = 64;
-constexpr double kMoreEntries = 1.15;
+/// Of the heap's time, what these may take.
+constexpr double kOfHeap = 0.06;
+constexpr double kMostMoreEntries = 0.3;
 
 /// Variances that the usual distance is taken from.
 constexpr size_t kVariancesRead = 1024;
@@ -89,11 +96,12 @@ double usual_distance(const IVFGMM& gmm, size_t d) {
  * The squared distances to a cell's entries deviate from each other by
  * 2 |q - m| |x - m| / sqrt(d), and what codes make of that difference is all
  * that they tell where the cells themselves are about equally far. The factor
- * is what `defaults_bench` had to be in the time of an IVF.
+ * is half of what `defaults_bench` had to be in the time of an IVF without
+ * looking at any code.
  */
 float least_spread(double usual, size_t d, size_t k, size_t nprobe) {
-    const double factor = 0.8 + 0.3 * std::log10(std::max<double>(k, 1)) +
-            0.25 * std::log10(double(nprobe));
+    const double factor = 0.4 + 0.15 * std::log10(std::max<double>(k, 1)) +
+            0.125 * std::log10(double(nprobe));
     return float(factor * 2 * std::sqrt(usual / d));
 }
 
@@ -179,38 +187,34 @@ void plan_for_time_of_lists(
         const IVFGMM& gmm,
         size_t k,
         bool always) {
-    const CellCodes& codes = gmm.cells.codes;
-    const UsualCosts costs(ivf, codes);
     const double entries = double(plan.nprobe) * ivf.ntotal / ivf.nlist;
-    // comparisons; the bounds of inner products are wider
-    const double least =
-            k > 0 ? (ivf.metric_type == faiss::METRIC_L2 ? 2 : 4) * k + 4 : 0;
-    const double time = costs.scan * entries + costs.gained - costs.choosing;
-    const double left = time - costs.code * entries - costs.distance * least;
-    const bool pays =
-            left > 0 && (k > 0 || costs.scan > kRangeGain * costs.code);
-    const bool ours = dynamic_cast<const faiss::IndexIVFFlat*>(&ivf) &&
-            !hnsw_of(ivf) && !plan.max_codes;
-    plan.entries = (k >= kManyNeighbours ? kMoreEntries : 1) * entries;
+    plan.costs = usual_costs(ivf, gmm.cells.codes.shape.bits);
+    plan.costs.heap = k > 0 ? time_of_heap(double(k), entries) : 0;
+    // what is done before anything is known of the query
+    const double first = k > 0 ? plan.costs.code * near_entries(k) +
+                    plan.costs.distance * compared_first(k)
+                               : 0;
+    const double of_lists = plan.costs.scan * entries;
+    const double means = double(ivf.d) * double(ivf.nlist);
+    const bool pays = plan.costs.code * entries + kOfFirst * first + kChoosing <
+                    of_lists + kOfProducts * means &&
+            first < kMostBefore *
+                            (of_lists + plan.costs.heap + kOfMeans * means);
     if (!pays && !always) {
-        if (ours) {
-            plan.by_codes = true;
-            plan.spread = std::numeric_limits<float>::infinity();
-        }
+        plan.by_codes = plan.compare_lists = k >= kManyNeighbours &&
+                dynamic_cast<const faiss::IndexIVFFlat*>(&ivf) &&
+                !hnsw_of(ivf) && !plan.max_codes;
+        plan.more_entries = std::min(
+                kOfHeap * plan.costs.heap / of_lists, kMostMoreEntries);
         return;
-    }
-    if (ours && !always && !gmm.variances.empty()) {
-        plan.usual_distance = float(usual_distance(gmm, ivf.d));
-        plan.spread = least_spread(plan.usual_distance, ivf.d, k, plan.nprobe);
     }
     plan.by_codes = true;
     plan.bound = kSureBound;
-    plan.budget = entries +
-            std::min(std::max(kForCodes * left / costs.code, 0.0),
-                     (kMostCodes - 1) * entries);
-    plan.share_compared = kWorthComparing * costs.scan / costs.distance;
-    plan.most_compared = size_t(std::max(
-            least, (time - costs.code * plan.budget) / costs.distance));
+    plan.budget = kMostCodes * entries;
+    if (!always && !gmm.variances.empty()) {
+        plan.spread =
+                least_spread(usual_distance(gmm, ivf.d), ivf.d, k, plan.nprobe);
+    }
 }
 
 /// Of an index that has nothing but codes; the plan has what it was called

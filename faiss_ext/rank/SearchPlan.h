@@ -12,6 +12,23 @@ namespace faiss_ext {
 /// A bound of so many standard deviations misses one in seven hundred.
 constexpr float kSureBound = 3;
 
+/// A query by codes begins with so many of the nearest cells' entries, and
+/// compares so many of these for a first threshold.
+constexpr size_t near_entries(size_t k) {
+    return 80 + 2 * k;
+}
+constexpr size_t compared_first(size_t k) {
+    return k + k / 4 + 2;
+}
+
+/// What a search takes, in nanoseconds.
+struct Costs {
+    double scan = 0;     ///< an entry of a list that is compared whole
+    double code = 0;     ///< a look at a code
+    double distance = 0; ///< an entry that is compared for its code
+    double heap = 0;     ///< an IVF's, for one query
+};
+
 /// The settings of one call, with everything that was left open decided.
 struct SearchPlan {
     bool by_codes = false; ///< else whole lists
@@ -22,22 +39,22 @@ struct SearchPlan {
     ProbeOrder order = ProbeOrder::distance;
     float probe_mass = 1;
 
-    /// By codes, unless 0: a query whose nearest cells, those that hold
-    /// `entries`, are not spread so far, times its distance to the nearest
-    /// mean, gets whole lists instead, for codes tell too little of it: nprobe
-    /// of them, and the next ones until `entries` were compared.
+    /// By codes: they are compared as an IVF does it, and as large a share
+    /// more of the next ones.
+    bool compare_lists = false;
+    double more_entries = 0;
+
+    /** By codes with nprobe > 0: what is about to take longer than comparing
+     * the entries of these lists is not done, and they are compared. */
+    Costs costs;
+    /// These are compared in any case for a query whose nearest cells, those
+    /// that hold as much, are not spread so far, times its distance to the
+    /// nearest mean, for then codes tell too little of it.
     float spread = 0;
-    double entries = 0;
-    float usual_distance = 0; ///< squared, of vectors to their mean
 
-    /// Lists that are looked at in any case are compared whole where so many of
-    /// their entries, or more, would be compared for their codes: it is faster.
-    double share_compared = 1;
-    /// After these lists no more are compared than so many in all; 0: no limit.
-    size_t most_compared = 0;
-
-    /// By codes: how many are looked at, fewer where neighbours are near
-    /// already if by_effort (CellSelector::bucket_of_effort).
+    /// By codes: how many are looked at (at most, with nprobe > 0), fewer where
+    /// neighbours are near already if by_effort
+    /// (CellSelector::bucket_of_effort).
     double budget = 0;
     bool by_effort = false;
     float bound = 0; ///< Calibration::Point::bound

@@ -73,6 +73,7 @@ public:
             Collector& collector) {
         exact.set_query(q, rotated, coarse, q_norm);
         n_distances = scan.n_codes = 0;
+        wanted_share = 0;
 
         pool.clear();
         compared.clear();
@@ -80,37 +81,39 @@ public:
         most_distances = plan.max_codes > 0 && !Distances::of_codes
                 ? plan.max_codes
                 : kNoLimit;
-        if (plan.spread == std::numeric_limits<float>::infinity()) {
+        if (plan.compare_lists) {
             compare_nearest_lists(collector);
             return;
         }
-        size_t near = size_t((kNearEntries + 2 * k) / plan.share);
+        size_t near = size_t(near_entries(k) / plan.share);
         if (Distances::of_codes) { // that is all that they cost
             near = std::min(near, size_t(plan.budget));
         }
         selector.score(std::max(near, size_t(kListsFactor * plan.budget)));
-        if (plan.spread > 0 &&
-            !(spread_enough(coarse) &&
-              (!Collector::is_range || far_enough(collector.threshold())))) {
-            compare_nearest_lists(collector);
+        const size_t near_bucket = selector.bucket_of_entries(near);
+        const bool limited = plan.nprobe > 0 && !plan.sel && !plan.max_codes;
+        if (limited && selector.entries_up_to(near_bucket) > kAlike * near) {
+            compare_forced_lists(collector);
             return;
         }
         scan.start(rotated);
         set_slack();
         size_t done = 0; // buckets
         if (!Collector::is_range) {
-            const size_t last = selector.bucket_of_entries(near);
-            selector.choose(0, last, q_norm, slack2, rounding2, segments);
+            selector.choose(
+                    0, near_bucket, q_norm, slack2, rounding2, segments);
             const size_t n =
                     scan(segments, 0, segments.size(), collector.threshold());
             pool.assign(scan.candidates.begin(), scan.candidates.begin() + n);
-            compare_some(k + k / 4 + 2, collector);
-            done = last + 1;
+            compare_some(compared_first(k), collector);
+            done = near_bucket + 1;
         }
         if (plan.nprobe > 0 && done < CellSelector::kBuckets) {
             done = look_at_forced(done, q_norm, k, collector);
         }
-        if (done < CellSelector::kBuckets) {
+        if (limited) {
+            look_at_more(done, q_norm, k, collector);
+        } else if (done < CellSelector::kBuckets) {
             const float t = scan.squared(
                     collector.threshold(), q_norm, gmm.cells.norm2);
             const size_t last = plan.by_effort && t < kNone
@@ -119,7 +122,7 @@ public:
             if (last >= done) {
                 selector.choose(
                         done, last, q_norm, slack2, rounding2, segments);
-                look_at(k, kAnyShare, kNoLimit, collector);
+                look_at(k, kAnyTime, collector);
             }
         }
         compare_best_first(collector);
@@ -149,20 +152,27 @@ private:
     using Base::plan;
 
     static constexpr float kNone = CodeScan::kNone;
-    /// Entries of the nearest cells that give the first threshold, and two for
-    /// each neighbour wanted.
-    static constexpr size_t kNearEntries = 80;
     /// Of the lists whose cells are scored: entries that they hold, over those
     /// to be looked at.
     static constexpr double kListsFactor = 1.2;
     /// Segments between two looks at the threshold.
     static constexpr size_t kChunk = 48;
+    /// Where so many times the entries wanted are in cells whose distances are
+    /// alike, codes will be, too.
+    static constexpr size_t kAlike = 4;
+    /// Cells are chosen in about so many nanoseconds; of the others' time there
+    /// must be something left, for costs are about what they are said to be.
+    static constexpr double kChoosing = 1500;
+    static constexpr double kOfTime = 0.85;
+    /// Fewer more codes are not worth it.
+    static constexpr double kFewCodes = 32;
     /// Candidates, and two for each neighbour wanted, after which some are
     /// compared for a lower threshold.
     static constexpr size_t kPool = 64;
-    static constexpr double kAnyShare = std::numeric_limits<double>::infinity();
-    /// Codes that leave that share of the entries tell too little.
-    static constexpr double kTellsTooLittle = 0.2;
+    static constexpr double kAnyTime = std::numeric_limits<double>::infinity();
+    /// Of the candidates, those that are still near enough once their turn to
+    /// be compared comes, about.
+    static constexpr double kStillNear = 0.7;
 
     /// The code's error, unless it is what is asked for, and that of the
     /// tables.
@@ -175,20 +185,14 @@ private:
 
     /// See SearchPlan::spread.
     bool spread_enough(const QueryCoarse& coarse) const {
+        if (plan.spread == 0) {
+            return true;
+        }
         const float beyond = selector.beyond_nearest(
-                selector.bucket_of_entries(size_t(plan.entries)));
+                selector.bucket_of_entries(selector.forced_entries()));
         const float nearest =
                 gmm.cells.codes.similarity ? 1 : std::sqrt(coarse.least);
         return beyond >= plan.spread * nearest;
-    }
-
-    /// Whether less than half of what a range search looks at will be compared.
-    bool far_enough(float radius) const {
-        return gmm.cells.codes.similarity ||
-                radius < selector.nearest() +
-                        selector.beyond_nearest(selector.bucket_of_entries(
-                                size_t(plan.entries / 2))) +
-                        plan.usual_distance;
     }
 
     /// Compares the candidates, the best first, and forgets them.
@@ -276,22 +280,38 @@ private:
         pool.resize(kept);
     }
 
-    /// As an IVF does it.
+    /// As an IVF does it, and more.
     template <class Collector>
     void compare_nearest_lists(Collector& collector) {
-        selector.nearest_lists(plan.nprobe, plan.entries, lists);
+        const size_t n_lists = plan.nprobe * (plan.more_entries > 0 ? 2 : 1);
+        selector.nearest_lists(n_lists, lists);
         size_t entries = 0;
         begins.clear();
-        for (size_t p = 0; p < lists.size(); p++) {
-            const size_t most = p < plan.nprobe
-                    ? kNoLimit
-                    : size_t(std::ceil(plan.entries)) - entries;
-            begin_of_list(lists[p], most);
+        for (size_t p = 0; p < plan.nprobe && p < lists.size(); p++) {
+            begin_of_list(lists[p], kNoLimit);
             entries += begins.back().end;
+        }
+        size_t more = size_t(plan.more_entries * double(entries));
+        for (size_t p = plan.nprobe; p < lists.size() && more > 0; p++) {
+            begin_of_list(lists[p], more);
+            more -= begins.back().end;
         }
         compare_lists(collector);
         compare_untracked(collector);
         n_cells = 0;
+    }
+
+    /// Codes tell this query too little: as an IVF does it.
+    template <class Collector>
+    void compare_forced_lists(Collector& collector) {
+        pool.clear();
+        begins.clear();
+        for (uint32_t list : selector.forced_lists()) {
+            begin_of_list(list, kNoLimit);
+        }
+        compare_lists(collector);
+        compare_untracked(collector);
+        n_cells = selector.n_cells_scored();
     }
 
     /// Entries that have no code.
@@ -309,31 +329,38 @@ private:
 
     /** Looks at the segments.
      *
-     * @param share, most  the candidates among them that are worth comparing
-     *                     one by one: so many of those seen, so many in all
-     * @return             false as soon as there are more
+     * @return  false as soon as it is about to take more than that time
      */
     template <class Collector>
-    bool look_at(size_t k, double share, size_t most, Collector& collector) {
+    bool look_at(size_t k, double most_time, Collector& collector) {
         const size_t full = kPool + 2 * k;
         const size_t codes_before = scan.n_codes;
-        const size_t distances_before = n_distances;
-        for (size_t s = 0; s < segments.size(); s += kChunk) {
-            const size_t end = std::min(segments.size(), s + kChunk);
+        const size_t wanted_before = n_distances + pool.size();
+        size_t entries = 0;
+        for (const Segment& segment : segments) {
+            entries += segment.end - segment.begin;
+        }
+        for (size_t s = 0, end; s < segments.size(); s = end) {
+            end = std::min(segments.size(), s + kChunk);
+            if (s == 0 && most_time < kAnyTime) {
+                end = std::min(end, segments.size() / 8 + 1);
+            }
             const size_t n = scan(segments, s, end, collector.threshold());
             pool.insert(
                     pool.end(),
                     scan.candidates.begin(),
                     scan.candidates.begin() + n);
-            const size_t wanted =
-                    pool.size() + (n_distances - distances_before);
-            if (wanted > most ||
-                double(wanted) > share * double(scan.n_codes - codes_before) +
-                                2 * full) {
+            const size_t seen = scan.n_codes - codes_before;
+            wanted_share =
+                    double(n_distances + pool.size() - wanted_before) / seen;
+            const double left = double(entries - seen);
+            const double wanted = (Collector::is_range ? 1 : kStillNear) *
+                    (double(pool.size()) + wanted_share * left);
+            if (plan.costs.code * left + plan.costs.distance * wanted >
+                most_time) {
                 return false;
             }
-            if (!Collector::is_range && pool.size() >= full &&
-                n_distances < most_distances) {
+            if (!Collector::is_range && pool.size() >= full) {
                 compare_some(full / 4, collector);
             }
         }
@@ -341,51 +368,60 @@ private:
     }
 
     /// Looks at the cells that are wanted in any case, of buckets from `first`,
-    /// and compares what they have; returns the bucket that is next.
+    /// and returns the bucket that is next.
     template <class Collector>
     size_t look_at_forced(
             size_t first, float q_norm, size_t k, Collector& collector) {
         selector.bring_forward_forced(first);
         selector.choose(first, first, q_norm, slack2, rounding2, segments);
         if (plan.sel || plan.max_codes > 0) {
-            look_at(k, kAnyShare, kNoLimit, collector);
+            look_at(k, kAnyTime, collector);
             return first + 1;
         }
-        const size_t most =
-                size_t(plan.share_compared * double(selector.forced_entries()));
-        bool worth_it;
-        if (Collector::is_range) {
-            worth_it = look_at(k, kAnyShare, most + kPool, collector);
-        } else {
-            most_distances = n_distances; // until it is known whether it is
-            worth_it = look_at(k, kTellsTooLittle, kNoLimit, collector);
-            most_distances = kNoLimit;
-            worth_it = worth_it && pool.size() <= 4 * most;
-            if (worth_it && pool.size() > most) {
-                compare_some(k + k / 4 + 2, collector);
-                worth_it = pool.size() <= most;
-            }
-        }
-        if (!worth_it) {
-            // Codes tell this query too little: as an IVF does it.
-            pool.clear();
-            begins.clear();
-            for (uint32_t list : selector.forced_lists()) {
-                begin_of_list(list, kNoLimit);
-            }
-            compare_lists(collector);
+        const double whole =
+                plan.costs.scan * double(selector.forced_entries());
+        if (!look_at(k, whole, collector)) {
+            compare_forced_lists(collector);
             return CellSelector::kBuckets;
-        }
-        if (plan.most_compared > 0) {
-            most_distances =
-                    std::max(n_distances + pool.size(), plan.most_compared);
         }
         return first + 1;
     }
 
+    /// Looks at cells from that bucket on, as many as there is time for. All
+    /// at once: a search of shards asks anew for each look.
+    template <class Collector>
+    void look_at_more(
+            size_t first, float q_norm, size_t k, Collector& collector) {
+        if (first >= CellSelector::kBuckets) {
+            return;
+        }
+        const double time = kOfTime *
+                (plan.costs.heap +
+                 plan.costs.scan * double(selector.forced_entries()));
+        const double left = time - kChoosing -
+                plan.costs.code * double(scan.n_codes) -
+                plan.costs.distance * double(n_distances + pool.size());
+        const double each =
+                plan.costs.code + plan.costs.distance * wanted_share;
+        const double codes =
+                std::min(left / each, plan.budget - double(scan.n_codes));
+        if (codes < kFewCodes) {
+            return;
+        }
+        const size_t held = selector.entries_up_to(first - 1);
+        const size_t last = selector.bucket_of_entries(held + size_t(codes));
+        if (last < first ||
+            double(selector.entries_up_to(last) - held) > 2 * codes) {
+            return;
+        }
+        selector.choose(first, last, q_norm, slack2, rounding2, segments);
+        look_at(k, kAnyTime, collector);
+    }
+
     CellSelector selector;
     float slack2 = 0, rounding2 = 0; ///< see CellSelector::choose
-    std::vector<uint32_t> lists;     ///< compared whole
+    double wanted_share = 0; ///< of the entries last looked at, the candidates
+    std::vector<uint32_t> lists; ///< compared whole
     std::vector<Segment> segments;
     std::vector<CodeCandidate> pool;   ///< not compared yet
     std::vector<CodeCandidate> others; ///< of the pool, see best_to_front()
