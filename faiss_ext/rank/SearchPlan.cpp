@@ -196,8 +196,9 @@ void plan_for_time_of_lists(
                                : 0;
     const double of_lists = plan.costs.scan * entries;
     const double means = double(ivf.d) * double(ivf.nlist);
+    plan.costs.saved = kOfProducts * means;
     const bool pays = plan.costs.code * entries + kOfFirst * first + kChoosing <
-                    of_lists + kOfProducts * means &&
+                    of_lists + plan.costs.saved &&
             first < kMostBefore *
                             (of_lists + plan.costs.heap + kOfMeans * means);
     if (!pays && !always) {

@@ -27,6 +27,7 @@ struct Costs {
     double code = 0;     ///< a look at a code
     double distance = 0; ///< an entry that is compared for its code
     double heap = 0;     ///< an IVF's, for one query
+    double saved = 0;    ///< of the products with the means, for one query
 };
 
 /// The settings of one call, with everything that was left open decided.

@@ -396,7 +396,7 @@ private:
             return;
         }
         const double time = kOfTime *
-                (plan.costs.heap +
+                (plan.costs.heap + plan.costs.saved +
                  plan.costs.scan * double(selector.forced_entries()));
         const double left = time - kChoosing -
                 plan.costs.code * double(scan.n_codes) -
