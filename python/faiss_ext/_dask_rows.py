@@ -104,7 +104,14 @@ Block = NDArray[Any] | Read
 def as_block(block: Block) -> NDArray[Any]:
     if not isinstance(block, Read):
         return block
-    rows = [_files.open_vectors(p).array()[a:b] for p, a, b in block.parts]
+    rows = []
+    for path, a, b in block.parts:
+        vectors = _files.open_vectors(path)
+        if vectors.n < b:
+            raise ValueError(
+                f"{path}: {vectors.n} rows, expected {b}: it has shrunk"
+            )
+        rows.append(vectors.array()[a:b])
     return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
 

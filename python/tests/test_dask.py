@@ -10,6 +10,7 @@ import pathlib
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ da = pytest.importorskip("dask.array")
 import faiss_ext  # noqa: E402
 from faiss_ext import GaussianMixture, _dask_search  # noqa: E402
 from faiss_ext import dask as fdask  # noqa: E402
+from faiss_ext._dask_rows import Rows, as_block  # noqa: E402
 
 OPTIONS: dict[str, Any] = dict(
     covariance_type="diag", max_iter=4, tol=0, random_state=0, block_rows=700
@@ -138,6 +140,70 @@ def test_a_nan_is_named_by_file_and_row(
     np.save(tmp_path / "bad.npy", x)
     with pytest.raises(ValueError, match="bad.npy, rows from 700: row 203"):
         fdask.fit([tmp_path / "bad.npy"], 3, **OPTIONS)
+
+
+def test_a_file_that_shrinks_is_named(
+    base: Floats, tmp_path: pathlib.Path
+) -> None:
+    np.save(tmp_path / "long.npy", base[:1500])
+    block = Rows(tmp_path / "long.npy", 700).blocks[-1]
+    np.testing.assert_array_equal(as_block(block), base[1400:1500])
+    np.save(tmp_path / "long.npy", base[:1450])
+    with pytest.raises(ValueError, match="long.npy: 1450 rows, expected 1500"):
+        as_block(block)
+    os.truncate(tmp_path / "long.npy", 1000)
+    with pytest.raises(ValueError, match=r"long\.npy|mmap length"):
+        as_block(block)
+
+
+FIT_UNTIL_INTERRUPTED = """
+import distributed, numpy as np, signal
+import dask.array as da
+from faiss_ext import dask as fdask
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None
+    ) as cluster, distributed.Client(cluster):
+        x = da.random.default_rng(0).random((4000, 16), chunks=(1000, 16))
+        fdask.fit(x, 4, max_iter=1, block_rows=1000)
+        print("start", flush=True)
+        try:
+            fdask.fit(x, 4, max_iter=10**6, tol=0, block_rows=1000)
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+        fdask.fit(x, 4, max_iter=1, block_rows=1000)
+        print("fine", flush=True)
+"""
+
+
+def test_ctrl_c_ends_a_fit(tmp_path: pathlib.Path) -> None:
+    script = tmp_path / "fit.py"  # workers import it
+    script.write_text(FIT_UNTIL_INTERRUPTED)
+    process = subprocess.Popen(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=tmp_path,
+    )
+    watchdog = threading.Timer(200, process.kill)
+    watchdog.start()
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "start\n"
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        begin = time.perf_counter()
+        assert process.stdout.readline() == "interrupted\n"
+        assert time.perf_counter() - begin < 5
+        assert process.stdout.readline() == "fine\n"
+        assert process.wait(60) == 0
+    finally:
+        watchdog.cancel()
+        process.kill()
+        process.wait()
 
 
 def test_wrong_input(base: Floats, tmp_path: pathlib.Path) -> None:

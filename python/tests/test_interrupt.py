@@ -43,7 +43,7 @@ index.train(x[:10000])
 index.add(x)
 index.nprobe = 256
 before = index.search(x[:10], 5)[1]
-more = np.tile(x, (20, 1))
+more = np.tile(x, (30, 1))
 ids = np.arange(len(more)) + 10**6
 def work():
     index.add_with_ids(more, ids)
@@ -141,7 +141,7 @@ def test_ctrl_c(work: Any, tmp_path: pathlib.Path) -> None:
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "start\n"
-        time.sleep(1)
+        time.sleep(0.5)
         process.send_signal(signal.SIGINT)
         begin = time.perf_counter()
         used = processor_seconds(process.pid)
