@@ -8,6 +8,7 @@
 #include "faiss_ext/codes/kernels_impl_floats.h"
 
 #include "faiss_ext/codes/kernels_impl_codes.h"
+#include "faiss_ext/codes/kernels_impl_hadamard.h"
 
 namespace faiss_ext {
 namespace {

@@ -1,9 +1,7 @@
 #include "faiss_ext/store/maintain.h"
 
 #include <algorithm>
-#include <cmath>
 #include <new>
-#include <numeric>
 
 #include <omp.h>
 
@@ -14,6 +12,7 @@
 #include "faiss_ext/calibrate/calibrate.h"
 #include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/impl/errors.h"
+#include "faiss_ext/store/ListFit.h"
 #include "faiss_ext/store/strays.h"
 
 namespace faiss_ext {
@@ -25,11 +24,6 @@ namespace {
 constexpr size_t kGrowth = 2;
 /// A list of fewer entries is not fitted.
 constexpr size_t kLeastFitted = 16;
-/// Of so many of its entries a list's a is estimated,
-constexpr size_t kFitSample = 256;
-/// and if it is that near to what it was the list stays as it is: the residuals
-/// would be shorter by less than a hundredth.
-constexpr float kSameA = 0.03f;
 /// Lists of so many entries are fitted anew within an addition however small.
 constexpr size_t kRefitEntries = 2048;
 /// A calibration of half the vectors can miss by 0.07.
@@ -60,88 +54,6 @@ size_t choose_cells(GMMIndexRef index, size_t entries) {
                               double(entries) / nlist));
     return std::min(wanted, nlist - 1);
 }
-
-/// A list's vectors, and its cells fitted to them.
-class ListFit {
-public:
-    ListFit(GMMIndexRef index, size_t list)
-            : index(index), list(list), n(index.ivf.invlists->list_size(list)),
-              codes(index.ivf.invlists, list) {
-        const faiss::IndexIVF& ivf = index.ivf;
-        const size_t d = ivf.d;
-        x = reinterpret_cast<const float*>(codes.get());
-        if (is_ip(ivf) || !dynamic_cast<const faiss::IndexIVFFlat*>(&ivf)) {
-            decoded.resize(n * d);
-            decode_codes(ivf, list, n, codes.get(), decoded.data());
-            x = decoded.data();
-        }
-        if (is_ip(ivf)) {
-            norms.resize(n);
-            for (size_t r = 0; r < n; r++) {
-                const float length2 = faiss::fvec_norm_L2sqr(x + r * d, d);
-                norm2 = std::max(norm2, length2);
-                norms[r] = std::sqrt(length2);
-            }
-            faiss::fvec_renorm_L2(d, n, decoded.data());
-        }
-    }
-
-    /// Whether the list's a is near enough to what it would become.
-    bool has_the_same_a(const PairCells& cells, const float* means) const {
-        std::vector<uint32_t> rows(std::min(n, kFitSample));
-        for (size_t r = 0; r < rows.size(); r++) {
-            rows[r] = uint32_t(r * n / rows.size());
-        }
-        std::vector<uint16_t> ignored(rows.size());
-        const float a = cells.best_a(
-                list,
-                rows.size(),
-                index.ivf.d,
-                x,
-                rows.data(),
-                means,
-                ignored.data());
-        return std::abs(a - cells.a[list]) <= kSameA;
-    }
-
-    /// Into the cells' a and, through `offset`, the sizes. Those
-    /// change only when nothing can fail any more.
-    void fit(PairCells& cells, const float* means, uint32_t* offset) {
-        const size_t L = cells.cells_per_list;
-        std::vector<uint16_t> cell(n);
-        order.resize(n);
-        payload.fit(
-                cells,
-                list,
-                n,
-                index.ivf.d,
-                x,
-                is_ip(index.ivf) ? norms.data() : nullptr,
-                means,
-                cell.data());
-        std::fill(offset, offset + L + 1, 0);
-        for (uint16_t l : cell) {
-            offset[l + 1]++;
-        }
-        std::partial_sum(offset, offset + L + 1, offset);
-        for (size_t r = 0; r < n; r++) {
-            order[offset[cell[r]]++] = uint32_t(r);
-        }
-        std::copy_backward(offset, offset + L, offset + L + 1);
-        offset[0] = 0;
-    }
-
-    std::vector<uint32_t> order; ///< entries by cell
-    Payload payload;
-    float norm2 = 0; ///< METRIC_INNER_PRODUCT: the largest
-
-private:
-    GMMIndexRef index;
-    size_t list, n;
-    faiss::InvertedLists::ScopedCodes codes;
-    const float* x;
-    std::vector<float> decoded, norms;
-};
 
 /// A list all of whose entries are known. It is as it was if this throws.
 void refit_list(GMMIndexRef index, size_t list, const float* means) {

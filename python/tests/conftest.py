@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -30,6 +36,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.name in SLOW:
             item.add_marker(pytest.mark.slow)
+
+
+@contextlib.contextmanager
+def interrupted_in_its_work(
+    command: list[str], **options: Any
+) -> Iterator[Any]:
+    """A process that has said "start" and, half a second later, got SIGINT."""
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, **options
+    )
+    watchdog = threading.Timer(200, process.kill)
+    watchdog.start()
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "start\n"
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        yield process
+    finally:
+        watchdog.cancel()
+        process.kill()
+        process.wait()
 
 
 def read_u8bin(name: str) -> np.ndarray:

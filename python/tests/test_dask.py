@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conftest import Floats, Ids, recall
+from conftest import Floats, Ids, interrupted_in_its_work, recall
 
 pytest.importorskip("sklearn")
 distributed = pytest.importorskip("distributed")
@@ -181,29 +181,14 @@ if __name__ == "__main__":
 def test_ctrl_c_ends_a_fit(tmp_path: pathlib.Path) -> None:
     script = tmp_path / "fit.py"  # workers import it
     script.write_text(FIT_UNTIL_INTERRUPTED)
-    process = subprocess.Popen(
-        [sys.executable, str(script)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        cwd=tmp_path,
-    )
-    watchdog = threading.Timer(200, process.kill)
-    watchdog.start()
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "start\n"
-        time.sleep(1)
-        process.send_signal(signal.SIGINT)
+    with interrupted_in_its_work(
+        [sys.executable, str(script)], stderr=subprocess.DEVNULL, cwd=tmp_path
+    ) as process:
         begin = time.perf_counter()
         assert process.stdout.readline() == "interrupted\n"
         assert time.perf_counter() - begin < 5
         assert process.stdout.readline() == "fine\n"
         assert process.wait(60) == 0
-    finally:
-        watchdog.cancel()
-        process.kill()
-        process.wait()
 
 
 def test_wrong_input(base: Floats, tmp_path: pathlib.Path) -> None:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import pathlib
-import signal
-import subprocess
 import sys
 import textwrap
-import threading
 import time
 from typing import Any
 
 import pytest
+
+from conftest import interrupted_in_its_work
 
 PROLOGUE = """
 import signal
@@ -129,20 +128,11 @@ def processor_seconds(pid: int) -> float:
     ids="train add search calibrate em kmeans".split(),
 )
 def test_ctrl_c(work: Any, tmp_path: pathlib.Path) -> None:
-    process = subprocess.Popen(
+    with interrupted_in_its_work(
         [sys.executable, "-c", PROLOGUE + textwrap.dedent(work) + EPILOGUE],
-        stdout=subprocess.PIPE,
-        text=True,
         cwd=tmp_path,
         env=dict(os.environ, OMP_NUM_THREADS="2"),
-    )
-    watchdog = threading.Timer(200, process.kill)
-    watchdog.start()
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "start\n"
-        time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
+    ) as process:
         begin = time.perf_counter()
         used = processor_seconds(process.pid)
         word, used_until = process.stdout.readline().split()
@@ -154,7 +144,3 @@ def test_ctrl_c(work: Any, tmp_path: pathlib.Path) -> None:
         assert min(wall, own) < 1
         assert process.stdout.readline() == "fine\n"
         assert process.wait(60) == 0
-    finally:
-        watchdog.cancel()
-        process.kill()
-        process.wait()
