@@ -243,7 +243,8 @@ int main(int argc, char** argv) try {
     app.add_option(
             "--model-out",
             model_path,
-            "write means, variances and log weights (f32, user's units)");
+            "write means, variances, log weights and, of full covariances, "
+            "Cholesky factors of precisions (f32, user's units)");
     app.add_option("--label", label);
     app.add_option("--json", json_path, "append a line to this file");
     CLI11_PARSE(app, argc, argv);
@@ -289,7 +290,8 @@ int main(int argc, char** argv) try {
         for (const auto* part :
              {&trained.model.means,
               &trained.model.variances,
-              &trained.model.log_weights}) {
+              &trained.model.log_weights,
+              &trained.model.precisions_cholesky}) {
             file.write(
                     reinterpret_cast<const char*>(part->data()),
                     std::streamsize(part->size() * sizeof(float)));

@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Times gpu_bench's kernel, its peers and chunked PyTorch on the same vectors and the same model.
 
+Of diagonal and full covariances Flash-GMM's kernel for them alone stands beside ours.
+
     PYTHONPATH=.../Flash-GMM:.../flash-kmeans bench/gpu/peers.py --bench build/bin/gpu_bench --data sift.u8bin
 
 The peers are https://github.com/IBM/Flash-GMM and https://github.com/svg-project/flash-kmeans; those whose checkouts
@@ -8,6 +10,7 @@ are not on PYTHONPATH are left out. Medians of --runs passes after warm-up, from
 """
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -65,16 +68,60 @@ def torch_step(x, means, variances, log_weights, kind, chunk=65536):
     return step
 
 
-def reference(x, means, variances, log_weights):
+def log_prob(x, model):
+    """log pi_k + log N(x | k), in double; x of few rows."""
+    m = model["means"].double()
+    k, d = m.shape
+    if "factors" in model:
+        u = model["factors"].double()
+        half_log_det = u.diagonal(dim1=1, dim2=2).log().sum(1)
+        square = torch.stack([(((x - m[j]) @ u[j]) ** 2).sum(1) for j in range(k)], 1)
+    elif model["variances"].dim() == 2:
+        v = model["variances"].double()
+        half_log_det = -0.5 * v.log().sum(1)
+        square = torch.stack([((x - m[j]) ** 2 / v[j]).sum(1) for j in range(k)], 1)
+    else:
+        v = model["variances"].double()
+        half_log_det = -0.5 * d * v.log()
+        square = torch.cdist(x, m, compute_mode="donot_use_mm_for_euclid_dist") ** 2 / v
+    return model["log_weights"].double() + half_log_det - 0.5 * d * math.log(2 * math.pi) - 0.5 * square
+
+
+def reference(x, model):
     """log Z and N_k in double."""
-    x, m, v = x.double(), means.double(), variances.double()
     log_z, n_k = [], 0
     for i in range(0, len(x), 4096):
-        square = torch.cdist(x[i:i + 4096], m, compute_mode="donot_use_mm_for_euclid_dist") ** 2
-        z = log_weights.double() - 0.5 * x.shape[1] * torch.log(2 * torch.pi * v) - 0.5 * square / v
+        z = log_prob(x[i:i + 4096].double(), model)
         log_z.append(torch.logsumexp(z, 1))
         n_k = n_k + torch.exp(z - log_z[-1][:, None]).sum(0)
     return torch.cat(log_z), n_k
+
+
+def flash_estep(x, model):
+    """Flash-GMM's E-step for the model's kind; (log Z, N_k, ...)."""
+    means, log_weights = model["means"], model["log_weights"]
+    if "factors" in model:
+        from flash_gmm_full_h100 import flash_gmm_estep_full
+        return flash_gmm_estep_full(x, means, model["factors"], log_weights)
+    if model["variances"].dim() == 2:
+        from flash_gmm_diag_h100 import flash_gmm_estep_diag
+        return flash_gmm_estep_diag(x, means, model["variances"].log(), log_weights)
+    from flash_gmm_h100 import flash_gmm_estep
+    return flash_gmm_estep(x, means, model["variances"].log(), log_weights)
+
+
+def split_model(raw, covariance, k, d):
+    """What gpu_bench --model-out wrote."""
+    sizes = {"means": k * d, "variances": {"isotropic": k, "diagonal": k * d, "full": 0}[covariance], "log_weights": k}
+    if covariance == "full":
+        sizes["factors"] = k * d * d
+    model = dict(zip(sizes, (part.contiguous() for part in raw.split(list(sizes.values())))))
+    model["means"] = model["means"].view(k, d)
+    if covariance == "diagonal":
+        model["variances"] = model["variances"].view(k, d)
+    if covariance == "full":
+        model["factors"] = model["factors"].view(k, d, d)
+    return model
 
 
 def compile_part(part, parts, d, k):
@@ -104,6 +151,24 @@ def compile_all(args):
         process.wait()
 
 
+def kmeans_and_torch(x, model, args, results):
+    """What has no other covariances: flash-kmeans and PyTorch."""
+    try:
+        from flash_kmeans import batch_kmeans_Euclid
+        half = x.half()[None]
+        start = model["means"].half()[None]
+        one, five = (median_ms(lambda i=i: batch_kmeans_Euclid(half, args.k, max_iters=i, tol=-1.0,
+                                                               init_centroids=start), args.runs) for i in (1, 5))
+        results["flash-kmeans, one iteration, fp16"] = {"ms": (five - one) / 4}
+        del half
+    except Exception as error:
+        print("flash-kmeans left out:", repr(error)[:300])
+    for name, kind in (("bf16", torch.bfloat16), ("tf32", torch.float32)):
+        torch.backends.cuda.matmul.allow_tf32 = True
+        step = torch_step(x, model["means"], model["variances"], model["log_weights"], kind)
+        results["PyTorch, chunked, " + name] = {"ms": median_ms(step, args.runs)}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bench", required=True, nargs="+", help="gpu_bench and what it is started with")
@@ -111,6 +176,7 @@ def main():
     parser.add_argument("-n", type=int, default=1000000)
     parser.add_argument("-d", type=int, default=128)
     parser.add_argument("-k", type=int, default=1024)
+    parser.add_argument("--covariance", choices=["isotropic", "diagonal", "full"], default="isotropic")
     parser.add_argument("--train", type=int, default=100000)
     parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--errors", type=int, default=100000, help="vectors that are compared with double")
@@ -122,48 +188,35 @@ def main():
         return
 
     results = {}
+    isotropic = args.covariance == "isotropic"
     with tempfile.TemporaryDirectory() as folder:
         model = os.path.join(folder, "model")
         for precision in ("fast", "exact"):
-            command = [*args.bench, "--data", args.data, "-n", args.n, "-d", args.d, "-k", args.k, "--train",
-                       args.train, "--runs", args.runs, "--precision", precision, "--errors", min(args.errors, args.n),
-                       "--model-out", model]
+            command = [*args.bench, "--data", args.data, "-n", args.n, "-d", args.d, "-k", args.k, "--covariance",
+                       args.covariance, "--train", args.train, "--runs", args.runs, "--precision", precision,
+                       "--errors", min(args.errors, args.n), "--model-out", model]
             line = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout
             ours = json.loads(line.strip().splitlines()[-1])
             results["this, " + precision] = {"ms": ours["device_ms"], **ours["errors"]}
-        raw = torch.from_numpy(np.fromfile(model, np.float32)).cuda()
-    means = raw[:args.k * args.d].view(args.k, args.d).contiguous()
-    variances, log_weights = (part.contiguous() for part in raw[args.k * args.d:].view(2, args.k))
+        model = split_model(torch.from_numpy(np.fromfile(model, np.float32)).cuda(), args.covariance, args.k, args.d)
     x = load(args.data, args.n, args.d)
 
     try:
-        from flash_gmm_h100 import flash_gmm_estep
-        compile_all(args)
-        step = lambda v=x: flash_gmm_estep(v, means, variances.log(), log_weights)
-        entry = {"ms": median_ms(step, args.runs)}
+        import flash_gmm_h100  # noqa: F401
+        if isotropic:
+            compile_all(args)
+        entry = {"ms": median_ms(lambda: flash_estep(x, model), args.runs)}
         sample = x[:args.errors].contiguous()
-        log_z, n_k = reference(sample, means, variances, log_weights)
-        got_z, got_n = step(sample)[:2]
+        log_z, n_k = reference(sample, model)
+        got_z, got_n = flash_estep(sample, model)[:2]
         counted = n_k > 10
         entry["log_z_worst"] = (got_z.double() - log_z).abs().max().item()
         entry["n_k_worst"] = (got_n.double() / n_k - 1).abs()[counted].max().item()
         results["Flash-GMM, H100"] = entry
     except Exception as error:  # absent, or its kernel did not compile here
         print("Flash-GMM left out:", repr(error)[:300])
-    try:
-        from flash_kmeans import batch_kmeans_Euclid
-        half = x.half()[None]
-        start = means.half()[None]
-        one, five = (median_ms(lambda i=i: batch_kmeans_Euclid(half, args.k, max_iters=i, tol=-1.0,
-                                                               init_centroids=start), args.runs) for i in (1, 5))
-        results["flash-kmeans, one iteration, fp16"] = {"ms": (five - one) / 4}
-        del half
-    except Exception as error:
-        print("flash-kmeans left out:", repr(error)[:300])
-    for name, kind in (("bf16", torch.bfloat16), ("tf32", torch.float32)):
-        torch.backends.cuda.matmul.allow_tf32 = True
-        step = torch_step(x, means, variances, log_weights, kind)
-        results["PyTorch, chunked, " + name] = {"ms": median_ms(step, args.runs)}
+    if isotropic:
+        kmeans_and_torch(x, model, args, results)
 
     ours = results["this, fast"]["ms"]
     print(f"{args.data} {args.n} x {args.d}, K = {args.k}, {torch.cuda.get_device_name()}")
