@@ -21,6 +21,10 @@ struct Calibration {
     size_t nq = 0;              ///< queries that were searched
     bool own_queries = true;    ///< drawn from the index's vectors
     float norm2 = 0;            ///< PairCells::norm2 then; 0: not known
+    /** Of its queries the farthest from its nearest mean, squared (of unit
+     * length for inner products); 0: not known, as in files of before 0.3.1.
+     * A query farther than that is unlike what was calibrated on. */
+    float farthest = 0;
     std::vector<float> queries; ///< those given, size nq * d, or empty
 
     /// What a search spends, in nanoseconds of one thread of the machine that

@@ -61,11 +61,15 @@ struct IVFGMM {
      * max_codes remains as a cap, and the nprobe of a
      * faiss::SearchParametersIVF given for one call (1, if it is not set), but
      * not that of a SearchParametersIVFGMM; the index's own nprobe is not used
-     * then. An index that is not calibrated is searched through, as is one of
-     * fewer than 1000 vectors; one of more with calibrate_on_add = false
-     * throws. With an IDSelector budgets grow by what it keeps out, and if
-     * fewer than k are found, all that pass are compared. range_search takes
-     * the largest of the settings that reach it for 1, 10 and 100 neighbours.
+     * then. An index that is not calibrated is searched through, as is one that
+     * has shrunk to fewer than 1000 vectors and less than half; one of more
+     * that was never calibrated, with calibrate_on_add = false, throws. A query
+     * farther from its nearest mean than all that were calibrated on looks on
+     * until four times as many codes change nothing (of whole lists, at all;
+     * not if max_codes or the nprobe of a SearchParametersIVF caps it). With an
+     * IDSelector budgets grow by what it keeps out, and if fewer than k are
+     * found, all that pass are compared. range_search takes the largest of the
+     * settings that reach it for 1, 10 and 100 neighbours.
      */
     float target_recall = 0;
 

@@ -11,6 +11,7 @@
 #include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/rank/SearchPlan.h"
+#include "faiss_ext/rank/probe.h"
 #include "faiss_ext/scan/gmm_search.h"
 
 namespace faiss_ext {
@@ -322,6 +323,21 @@ private:
     float dearest = 0; ///< cost of codes that found everything; 0: none did
 };
 
+/// Calibration::farthest
+float farthest_from_means(GMMIndexRef index, size_t nq, const float* xq) {
+    SearchPlan plan;
+    plan.nprobe = 1;
+    std::vector<float> coarse(nq);
+    std::vector<idx_t> keys(nq);
+    probe(index.ivf, index.gmm, plan, nq, xq, coarse.data(), keys.data());
+    float out = 0;
+    for (size_t q = 0; q < nq; q++) {
+        const float* x = xq + q * index.ivf.d;
+        out = std::max(out, distance_to_mean(index.ivf, x, coarse[q]));
+    }
+    return out;
+}
+
 } // namespace
 
 Calibration calibrate_index(
@@ -372,6 +388,7 @@ Calibration calibrate_index(
     for (size_t each : neighbours(k, ivf.ntotal)) {
         curves.add(each);
     }
+    c.farthest = farthest_from_means(index, nq, xq);
     c.fitted = true;
     return c;
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include <faiss/utils/distances.h>
 
@@ -41,6 +42,7 @@ void QueryCoarse::start(const float* all, float least_in, float largest_in) {
 
 void QueryCoarse::start_graph(const float* q) {
     distances = own.data();
+    least = std::numeric_limits<float>::infinity();
     query = q;
     n_asked = 0;
     stamp++;
@@ -108,6 +110,7 @@ void QueryCoarse::need(const int32_t* lists, size_t n) {
                                                       query, mean, ivf.d),
                               0.0f)
                     : faiss::fvec_L2sqr(query, mean, ivf.d);
+            least = std::min(least, own[i]);
         }
     }
 }

@@ -42,7 +42,8 @@ public:
 
     /// Size nlist; valid where known.
     const float* distances = nullptr;
-    /// Of all distances but those to outlying means, unless by_graph().
+    /// Of all distances but those to outlying means; if by_graph(), least is of
+    /// those that are known.
     float least = 0, largest = 0;
 
 private:

@@ -206,7 +206,11 @@ void check_calibration(const Calibration& c, size_t d) {
                     c.costs.scan},
             0,
             kMaxFloat);
-    check_between("calibration.norm2", std::array{c.norm2}, 0, kMaxFloat);
+    check_between(
+            "calibration.norm2 and farthest",
+            std::array{c.norm2, c.farthest},
+            0,
+            kMaxFloat);
     size_t before = 0;
     for (const auto& curve : c.curves) {
         FAISS_THROW_IF_NOT_FMT(

@@ -30,10 +30,11 @@
  *   3   cells without tails, codes in blocks, calibrations of codes
  *   4   the blocks of all lists one after the other, without lengths, behind
  *       zeros that align them
+ *   5   Calibration::farthest
  */
 namespace faiss_ext {
 
-constexpr uint32_t kVersion = 4;
+constexpr uint32_t kVersion = 5;
 constexpr uint32_t kOldestVersion = 2; ///< that is read
 
 /// Blocks of codes begin at a multiple of it, counted from the first byte, so

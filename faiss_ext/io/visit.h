@@ -138,6 +138,9 @@ void visit_calibration(Archive& ar, G& c, size_t d) {
     ar.scalar(c.nq);
     ar.scalar(c.own_queries);
     ar.scalar(c.norm2);
+    if (ar.version > 4) {
+        ar.scalar(c.farthest);
+    }
     if constexpr (Archive::reading) {
         FAISS_THROW_IF_NOT_FMT(
                 c.nq < (size_t(1) << 48) / d,

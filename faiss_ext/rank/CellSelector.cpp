@@ -258,11 +258,6 @@ size_t CellSelector::entries_up_to(size_t bucket) const {
             entries_in.begin(), entries_in.begin() + bucket + 1, size_t(0));
 }
 
-float CellSelector::beyond_nearest(size_t bucket) const {
-    const float scale = bucket_scale(least, largest, kBuckets);
-    return scale > 0 ? bucket / scale : 0;
-}
-
 size_t CellSelector::bucket_of_effort(double entries, float t) const {
     const float scale = bucket_scale(least, largest, kBuckets);
     const float width = scale > 0 ? 1 / scale : 0;

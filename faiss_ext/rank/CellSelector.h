@@ -44,9 +44,6 @@ public:
     /// The first bucket up to which cells hold that many entries.
     size_t bucket_of_entries(size_t entries) const;
 
-    /// How far the cells of that bucket are beyond the nearest, at least.
-    float beyond_nearest(size_t bucket) const;
-
     /// What the cells up to that bucket hold.
     size_t entries_up_to(size_t bucket) const;
 

@@ -76,35 +76,6 @@ constexpr size_t kManyNeighbours = 64;
 constexpr double kOfHeap = 0.06;
 constexpr double kMostMoreEntries = 0.3;
 
-/// Variances that the usual distance is taken from.
-constexpr size_t kVariancesRead = 1024;
-
-/// The squared distance of vectors to the means of their lists, about.
-double usual_distance(const IVFGMM& gmm, size_t d) {
-    const size_t n = gmm.variances.size();
-    const size_t stride = n > kVariancesRead ? n / kVariancesRead | 1 : 1;
-    float sum[4] = {};
-    size_t terms = 0;
-    for (size_t i = 0; i < n; i += stride) {
-        sum[terms++ % 4] += gmm.variances[i];
-    }
-    return d * (double(sum[0]) + sum[1] + sum[2] + sum[3]) / terms;
-}
-
-/** SearchPlan::spread.
- *
- * The squared distances to a cell's entries deviate from each other by
- * 2 |q - m| |x - m| / sqrt(d), and what codes make of that difference is all
- * that they tell where the cells themselves are about equally far. The factor
- * is half of what `defaults_bench` had to be in the time of an IVF without
- * looking at any code.
- */
-float least_spread(double usual, size_t d, size_t k, size_t nprobe) {
-    const double factor = 0.4 + 0.15 * std::log10(std::max<double>(k, 1)) +
-            0.125 * std::log10(double(nprobe));
-    return float(factor * 2 * std::sqrt(usual / d));
-}
-
 /// Entries that a selector is asked about to learn how many pass.
 constexpr size_t kAsked = 1000;
 
@@ -212,10 +183,14 @@ void plan_for_time_of_lists(
     plan.by_codes = true;
     plan.bound = kSureBound;
     plan.budget = kMostCodes * entries;
-    if (!always && !gmm.variances.empty()) {
-        plan.spread =
-                least_spread(usual_distance(gmm, ivf.d), ivf.d, k, plan.nprobe);
-    }
+}
+
+/// A query this much farther than all of a calibration's is unlike them.
+constexpr float kFarther = 1.1f;
+
+float farthest_calibrated(const Calibration& c) {
+    return c.farthest > 0 ? kFarther * c.farthest
+                          : std::numeric_limits<float>::infinity();
 }
 
 /// Of an index that has nothing but codes; the plan has what it was called
@@ -254,11 +229,14 @@ void plan_codes_alone(
         const double growth = c.ntotal > 0 ? ntotal / c.ntotal : 1;
         plan.budget = std::min(point.budget * std::max(growth, 1.0), most);
         plan.by_effort = plan.budget < ntotal;
+        if (!nprobe_given && plan.max_codes == 0) {
+            plan.farthest = farthest_calibrated(c);
+        }
     }
     if (target > 0 && plan.sel) {
         plan.share = passing_share(ivf, *plan.sel);
         plan.budget = std::min(plan.budget / plan.share, ntotal);
-        plan.by_effort = true;
+        plan.by_effort = plan.all_if_few = true;
     }
     if (plan.max_codes > 0) {
         plan.budget = std::min(plan.budget, double(plan.max_codes));
@@ -325,9 +303,11 @@ SearchPlan make_plan(
     }
     const size_t most = nprobe_given ? plan.nprobe : ivf.nlist;
     if (target > 0) {
-        // One that is due is made by maintain(); until then all is searched.
-        if (!gmm.calibration.fitted &&
-            (gmm.calibrate_on_add || ntotal < kMinCalibrationVectors)) {
+        // One that is due is made by maintain(); until then all is searched, as
+        // is what has shrunk to so few that none is ever due.
+        const bool few = ntotal < kMinCalibrationVectors;
+        if (gmm.calibration.fitted ? few && 2 * ntotal < gmm.calibration.ntotal
+                                   : few || gmm.calibrate_on_add) {
             plan.order = ProbeOrder::distance;
             plan.probe_mass = 1;
             plan.nprobe = most;
@@ -338,6 +318,9 @@ SearchPlan make_plan(
                 k > 0 ? c.choose(target, k) : c.choose_for_range(target);
         plan.probe_mass = 1;
         plan.order = ProbeOrder::distance;
+        if (!nprobe_given && plan.max_codes == 0) {
+            plan.farthest = farthest_calibrated(c);
+        }
         const double growth = c.ntotal > 0 ? double(ntotal) / c.ntotal : 1;
         if (point.by_codes && !gmm.cells.codes.empty()) {
             plan.by_codes = true;
@@ -347,8 +330,10 @@ SearchPlan make_plan(
             plan.bound = point.bound;
             plan.nprobe = 0;
         } else {
-            plan.nprobe =
-                    std::min<size_t>(most, size_t(std::ceil(point.budget)));
+            // lists that have lost entries hold fewer
+            const double lists =
+                    point.budget * std::max(1.0, 1 / std::max(growth, 1e-9));
+            plan.nprobe = size_t(std::min(double(most), std::ceil(lists)));
         }
     } else if (codes && plan.nprobe < ivf.nlist) {
         plan_for_time_of_lists(
@@ -357,6 +342,7 @@ SearchPlan make_plan(
     if (plan.sel && target > 0) {
         plan.share = passing_share(ivf, *plan.sel);
         plan.budget /= plan.share;
+        plan.all_if_few = plan.by_codes || !nprobe_given;
         if (!plan.by_codes) {
             plan.nprobe = std::min<size_t>(
                     most, size_t(std::ceil(plan.nprobe / plan.share)));

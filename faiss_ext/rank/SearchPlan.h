@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <limits>
 #include <vector>
 
 #include <faiss/IndexIVF.h>
@@ -48,23 +49,24 @@ struct SearchPlan {
     /** By codes with nprobe > 0: what is about to take longer than comparing
      * the entries of these lists is not done, and they are compared. */
     Costs costs;
-    /// These are compared in any case for a query whose nearest cells, those
-    /// that hold as much, are not spread so far, times its distance to the
-    /// nearest mean, for then codes tell too little of it.
-    float spread = 0;
-
     /// By codes: how many are looked at (at most, with nprobe > 0), fewer where
     /// neighbours are near already if by_effort
     /// (CellSelector::bucket_of_effort).
     double budget = 0;
     bool by_effort = false;
     float bound = 0; ///< Calibration::Point::bound
+    /// A query farther from its nearest mean than that, squared (see
+    /// distance_to_mean()), is unlike those that the setting was chosen for: it
+    /// looks on, twice as far each time, until it finds nothing new.
+    float farthest = std::numeric_limits<float>::infinity();
 
     size_t max_codes = 0; ///< exact distances a query may compute; 0: no cap
     const faiss::IDSelector* sel = nullptr;
     /// Of the entries, those that the selector lets pass, about: with a target
-    /// budgets grow by it, and where fewer than k are found all are looked at.
+    /// budgets grow by it,
     double share = 1;
+    /// and where fewer than k are found all are looked at.
+    bool all_if_few = false;
     const faiss::SearchParameters* quantizer_params = nullptr;
 
     /// Whether only some lists may be searched: whole ones then.

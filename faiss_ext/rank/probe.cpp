@@ -1,8 +1,11 @@
 #include "faiss_ext/rank/probe.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <vector>
+
+#include <faiss/utils/distances.h>
 
 #include "ParallelFor.h"
 #include "faiss_ext/IndexGMM.h"
@@ -121,6 +124,66 @@ void probe(
     policy.policy.order = plan.order;
     policy.policy.probe_mass = plan.probe_mass;
     policy.search(n, x, plan.nprobe, coarse, keys);
+}
+
+float distance_to_mean(
+        const faiss::IndexIVF& ivf, const float* q, float coarse) {
+    if (!is_ip(ivf)) {
+        return coarse;
+    }
+    const float norm2 = faiss::fvec_norm_L2sqr(q, ivf.d);
+    return norm2 > 0 ? 2 - 2 * coarse / std::sqrt(norm2) : 2;
+}
+
+ProbedLists probe_lists(
+        const faiss::IndexIVF& ivf,
+        const IVFGMM& gmm,
+        const SearchPlan& plan,
+        size_t n,
+        const float* x) {
+    const size_t d = ivf.d, nprobe = plan.nprobe;
+    ProbedLists out{std::vector<size_t>(n + 1), {}, {}};
+    out.coarse.resize(n * nprobe);
+    out.keys.resize(n * nprobe);
+    probe(ivf, gmm, plan, n, x, out.coarse.data(), out.keys.data());
+    for (size_t i = 0; i < n; i++) {
+        out.begins[i + 1] = (i + 1) * nprobe;
+    }
+    if (nprobe >= ivf.nlist || !std::isfinite(plan.farthest)) {
+        return out;
+    }
+    SearchPlan all_lists = plan;
+    all_lists.nprobe = ivf.nlist;
+    ProbedLists grown{{0}, {}, {}};
+    bool any = false;
+    for (size_t i = 0; i < n; i++) {
+        const float* q = x + i * d;
+        const float coarse = out.coarse[i * nprobe];
+        const size_t begin = grown.keys.size();
+        if (distance_to_mean(ivf, q, coarse) > plan.farthest) {
+            any = true;
+            grown.coarse.resize(begin + ivf.nlist);
+            grown.keys.resize(begin + ivf.nlist);
+            probe(ivf,
+                  gmm,
+                  all_lists,
+                  1,
+                  q,
+                  &grown.coarse[begin],
+                  &grown.keys[begin]);
+        } else {
+            const auto row = [&](const auto& from, auto& to) {
+                to.insert(
+                        to.end(),
+                        from.begin() + i * nprobe,
+                        from.begin() + (i + 1) * nprobe);
+            };
+            row(out.coarse, grown.coarse);
+            row(out.keys, grown.keys);
+        }
+        grown.begins.push_back(grown.keys.size());
+    }
+    return any ? grown : out;
 }
 
 } // namespace faiss_ext

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <vector>
 
 #include "faiss_ext/rank/SearchPlan.h"
 
@@ -20,5 +21,26 @@ void probe(
         const float* x,
         float* coarse,
         idx_t* keys);
+
+/** The squared distance of a query to its nearest mean, from what probe() said
+ * of it; for inner products of the query scaled to length 1, less the mean's
+ * norm: 2 - 2 q.m / |q|, which is 2 for q = 0. */
+float distance_to_mean(
+        const faiss::IndexIVF& ivf, const float* q, float coarse);
+
+/// probe()'s lists, of which each query has its own number: those unlike all
+/// that was calibrated on (SearchPlan::farthest) have all lists.
+struct ProbedLists {
+    std::vector<size_t> begins; ///< size n + 1, into the others
+    std::vector<float> coarse;
+    std::vector<idx_t> keys;
+};
+
+ProbedLists probe_lists(
+        const faiss::IndexIVF& ivf,
+        const IVFGMM& gmm,
+        const SearchPlan& plan,
+        size_t n,
+        const float* x);
 
 } // namespace faiss_ext

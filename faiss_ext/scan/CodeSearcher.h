@@ -90,6 +90,10 @@ public:
             near = std::min(near, size_t(plan.budget));
         }
         selector.score(std::max(near, size_t(kListsFactor * plan.budget)));
+        const bool unlike = coarse.least > plan.farthest;
+        if (unlike) {
+            selector.score(kNoLimit);
+        }
         const size_t near_bucket = selector.bucket_of_entries(near);
         const bool limited = plan.nprobe > 0 && !plan.sel && !plan.max_codes;
         if (limited && selector.entries_up_to(near_bucket) > kAlike * near) {
@@ -97,7 +101,7 @@ public:
             return;
         }
         scan.start(rotated);
-        set_slack();
+        set_slack(unlike ? std::max(plan.bound, kSureBound) : plan.bound);
         size_t done = 0; // buckets
         if (!Collector::is_range) {
             selector.choose(
@@ -123,10 +127,14 @@ public:
                 selector.choose(
                         done, last, q_norm, slack2, rounding2, segments);
                 look_at(k, kAnyTime, collector);
+                done = last + 1;
             }
         }
         compare_best_first(collector);
-        if (plan.sel && plan.by_effort && !(collector.threshold() < kNone)) {
+        if (unlike) {
+            look_on(done, q_norm, k, collector);
+        }
+        if (plan.all_if_few && !(collector.threshold() < kNone)) {
             // Fewer than k that pass: whatever there is.
             begins.clear();
             for (size_t list = 0; list < gmm.cells.nlist; list++) {
@@ -169,6 +177,8 @@ private:
     /// Candidates, and two for each neighbour wanted, after which some are
     /// compared for a lower threshold.
     static constexpr size_t kPool = 64;
+    /// See look_on().
+    static constexpr size_t kFurther = 4;
     static constexpr double kAnyTime = std::numeric_limits<double>::infinity();
     /// Of the candidates, those that are still near enough once their turn to
     /// be compared comes, about.
@@ -176,23 +186,11 @@ private:
 
     /// The code's error, unless it is what is asked for, and that of the
     /// tables.
-    void set_slack() {
+    void set_slack(float bound) {
         const float one =
-                Distances::of_codes ? 0 : plan.bound * gmm.cells.codes.error;
+                Distances::of_codes ? 0 : bound * gmm.cells.codes.error;
         slack2 = one * one;
-        rounding2 = plan.bound * plan.bound * scan.rounding2();
-    }
-
-    /// See SearchPlan::spread.
-    bool spread_enough(const QueryCoarse& coarse) const {
-        if (plan.spread == 0) {
-            return true;
-        }
-        const float beyond = selector.beyond_nearest(
-                selector.bucket_of_entries(selector.forced_entries()));
-        const float nearest =
-                gmm.cells.codes.similarity ? 1 : std::sqrt(coarse.least);
-        return beyond >= plan.spread * nearest;
+        rounding2 = bound * bound * scan.rounding2();
     }
 
     /// Compares the candidates, the best first, and forgets them.
@@ -416,6 +414,32 @@ private:
         }
         selector.choose(first, last, q_norm, slack2, rounding2, segments);
         look_at(k, kAnyTime, collector);
+    }
+
+    /// Looks at cells from that bucket on, until kFurther times as many entries
+    /// have changed nothing.
+    template <class Collector>
+    void look_on(size_t first, float q_norm, size_t k, Collector& collector) {
+        constexpr size_t kEnd = CellSelector::kBuckets;
+        while (first < kEnd) {
+            collector.tighten();
+            const float before = collector.threshold();
+            const size_t held =
+                    first > 0 ? selector.entries_up_to(first - 1) : 1;
+            const size_t last = Collector::is_range
+                    ? kEnd - 1
+                    : std::max(
+                              first,
+                              selector.bucket_of_entries(kFurther * held));
+            selector.choose(first, last, q_norm, slack2, rounding2, segments);
+            look_at(k, kAnyTime, collector);
+            compare_best_first(collector);
+            collector.tighten();
+            first = last + 1;
+            if (before < kNone && collector.threshold() == before) {
+                break;
+            }
+        }
     }
 
     CellSelector selector;

@@ -38,6 +38,9 @@ struct HeapHandlers {
     size_t n_updates() const {
         return collector.n_updates;
     }
+    bool fewer_than_k(size_t i) const { ///< were found
+        return labels[i * collector.k + collector.k - 1] < 0;
+    }
     template <class F>
     void with_query(size_t i, F&& f) {
         const size_t k = collector.k;
@@ -82,6 +85,9 @@ struct RangeHandlers {
     }
     size_t n_updates() const {
         return 0;
+    }
+    bool fewer_than_k(size_t) const {
+        return false;
     }
     template <class F>
     void with_query(size_t i, F&& f) {
@@ -164,32 +170,53 @@ private:
 /// One thread's searches of whole lists, of queries whose lists are known.
 template <class Handlers>
 struct ListSearches {
+    const IVFGMM& gmm;
+    const SearchPlan& plan;
     RunScanner scanner;
     ListSearcher searcher;
     Handlers handlers;
-    const size_t nprobe;
-    const idx_t* keys;
-    const float* coarse;
+    const ProbedLists& lists;
 
     void operator()(size_t i0, size_t n, const float* x, SearchCounts& counts) {
         const size_t d = scanner.ivf.d;
         for (size_t i = 0; i < n; i++) {
             const float* q = x + i * d;
-            handlers.with_query(i0 + i, [&](auto& collector) {
-                if (!finite(q, d)) {
-                    return;
-                }
-                scanner.set_query(q);
-                searcher(
-                        scanner,
-                        keys + (i0 + i) * nprobe,
-                        coarse + (i0 + i) * nprobe,
-                        nprobe,
-                        collector);
-                counts.distances += scanner.n_distances;
-                counts.lists += scanner.n_lists;
-            });
+            search(i0 + i, q, lists, i0 + i, counts);
+            if (plan.all_if_few && handlers.fewer_than_k(i0 + i)) {
+                SearchPlan all = plan;
+                all.nprobe = scanner.ivf.nlist;
+                search(i0 + i,
+                       q,
+                       probe_lists(scanner.ivf, gmm, all, 1, q),
+                       0,
+                       counts);
+            }
         }
+    }
+
+private:
+    /// @param row  of the query in `probed`
+    void search(
+            size_t query,
+            const float* q,
+            const ProbedLists& probed,
+            size_t row,
+            SearchCounts& counts) {
+        handlers.with_query(query, [&](auto& collector) {
+            if (!finite(q, scanner.ivf.d)) {
+                return;
+            }
+            scanner.set_query(q);
+            const size_t begin = probed.begins[row];
+            searcher(
+                    scanner,
+                    &probed.keys[begin],
+                    &probed.coarse[begin],
+                    probed.begins[row + 1] - begin,
+                    collector);
+            counts.distances += scanner.n_distances;
+            counts.lists += scanner.n_lists;
+        });
     }
 };
 
@@ -310,18 +337,16 @@ SearchCounts search_lists(
         MakeHandlers&& make_handlers) {
     using Handlers = decltype(make_handlers());
     const double t0 = faiss::getmillisecs();
-    std::vector<float> coarse(n * plan.nprobe);
-    std::vector<idx_t> keys(coarse.size());
-    probe(ivf, gmm, plan, n, x, coarse.data(), keys.data());
+    const ProbedLists lists = probe_lists(ivf, gmm, plan, n, x);
     faiss::indexIVF_stats.quantization_time += faiss::getmillisecs() - t0;
     return in_parallel(ivf.d, n, x, [&] {
         return ListSearches<Handlers>{
+                gmm,
+                plan,
                 RunScanner(ivf, plan, store_pairs),
                 ListSearcher(gmm, ivf.nlist),
                 make_handlers(),
-                plan.nprobe,
-                keys.data(),
-                coarse.data()};
+                lists};
     });
 }
 

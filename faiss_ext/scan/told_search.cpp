@@ -74,10 +74,11 @@ void ask_for_lists(
         const ToldSearch& search,
         const float* coarse,
         const idx_t* keys,
+        size_t n_lists,
         Conversation& conversation) {
     const SearchPlan& plan = search.plan;
     size_t left = plan.max_codes > 0 ? plan.max_codes : size_t(-1);
-    for (size_t p = 0; p < plan.nprobe && left > 0; p++) {
+    for (size_t p = 0; p < n_lists && left > 0; p++) {
         if (keys[p] < 0) {
             continue;
         }
@@ -151,22 +152,16 @@ void search_by_lists(const ToldSearch& search) {
         }
         return;
     }
-    const size_t nprobe = search.plan.nprobe;
-    std::vector<float> coarse(n * nprobe);
-    std::vector<idx_t> keys(coarse.size());
-    probe(search.ivf,
-          search.gmm,
-          search.plan,
-          n,
-          search.x,
-          coarse.data(),
-          keys.data());
+    const ProbedLists lists =
+            probe_lists(search.ivf, search.gmm, search.plan, n, search.x);
     for (size_t i = 0; i < n; i++) {
         if (finite(search.x + i * d, d)) {
+            const size_t begin = lists.begins[i];
             ask_for_lists(
                     search,
-                    &coarse[i * nprobe],
-                    &keys[i * nprobe],
+                    &lists.coarse[begin],
+                    &lists.keys[begin],
+                    lists.begins[i + 1] - begin,
                     search.conversations[i]);
         }
     }
