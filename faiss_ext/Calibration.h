@@ -16,11 +16,11 @@ namespace faiss_ext {
  */
 struct Calibration {
     bool fitted = false;
-    size_t k = 0;               ///< neighbours that it was asked for
-    size_t ntotal = 0;          ///< vectors in the index then
-    size_t nq = 0;              ///< queries that were searched
-    bool own_queries = true;    ///< drawn from the index's vectors
-    float norm2 = 0;            ///< PairCells::norm2 then; 0: not known
+    size_t k = 0;            ///< neighbours that it was asked for
+    size_t ntotal = 0;       ///< vectors in the index then
+    size_t nq = 0;           ///< queries that were searched
+    bool own_queries = true; ///< drawn from the index's vectors
+    float norm2 = 0;         ///< PairCells::norm2 then; 0: not known
     /** Of its queries the farthest from its nearest mean, squared (of unit
      * length for inner products); 0: not known, as in files of before 0.3.1.
      * A query farther than that is unlike what was calibrated on. */
@@ -81,6 +81,10 @@ struct Calibration {
     /// The same for all vectors within a radius, which are as many as they are:
     /// the largest budget that any of the curves asks for.
     Choice choose_for_range(float target_recall) const;
+
+    /// Where more are within the radius than the last curve's k, the budget
+    /// grows with them: so much for each.
+    float budget_of_each(float target_recall) const;
 
     /// The curves at a few targets, as a table.
     std::string report() const;

@@ -69,7 +69,8 @@ struct IVFGMM {
      * not if max_codes or the nprobe of a SearchParametersIVF caps it). With an
      * IDSelector budgets grow by what it keeps out, and if fewer than k are
      * found, all that pass are compared. range_search takes the largest of the
-     * settings that reach it for 1, 10 and 100 neighbours.
+     * settings that reach it for 1, 10 and 100 neighbours, and looks at more
+     * where it finds more, in proportion.
      */
     float target_recall = 0;
 

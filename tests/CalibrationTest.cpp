@@ -1,10 +1,6 @@
 // What calibration promises, on real vectors and on data made to break it.
 #include "faiss_ext/Calibration.h"
 
-#include <set>
-
-#include <faiss/impl/IDSelector.h>
-
 #include "IvfTestTools.h"
 
 namespace faiss_ext {
@@ -151,66 +147,6 @@ TEST(Calibration, TargetsHoldWhileTheIndexGrows) {
 
 /// Of two lists recall by mass is a step: nothing between its sides is a
 /// choice.
-TEST(Calibration, TargetsHoldWhereTheIndexShrinks) {
-    const Vectors x = rows_of(base(), 0, 5000);
-    const Vectors q = rows_of(base(), 49000, 49200);
-    for (size_t max_assign : {1, 2}) {
-        for (size_t cells : {0, 1}) {
-            for (size_t left : {2000, 50, 3}) {
-                auto index = trained(x, 64);
-                index->max_assign = max_assign;
-                index->cells_per_list = cells;
-                index->calibrate_on_add = true;
-                index->add(x.n, x.x.data());
-                ASSERT_TRUE(index->calibration.fitted);
-                index->remove_ids(faiss::IDSelectorRange(left, idx_t(x.n)));
-                const Found truth = truth_of(*index, q);
-                SearchParametersIVFGMM params;
-                params.target_recall = 0.9f;
-                const double most = std::min(1.0, double(left) / truth.k);
-                EXPECT_GT(outcome(*index, q, truth, params).recall, 0.88 * most)
-                        << max_assign << " " << cells << " " << left;
-                if (left < truth.k) { // none is left out
-                    SearchParametersIVFGMM everything;
-                    everything.nprobe = index->nlist;
-                    EXPECT_EQ(
-                            find(*index, q, left, &params).ids,
-                            find(*index, q, left, &everything).ids);
-                }
-            }
-        }
-    }
-}
-
-/// Where settings are whole lists, too.
-TEST(Calibration, TheFewThatPassAreFound) {
-    const Vectors x = rows_of(base(), 0, 5000);
-    const Vectors q = rows_of(base(), 49000, 49100);
-    for (size_t max_assign : {1, 2}) {
-        auto index = trained(x, 64);
-        index->max_assign = max_assign;
-        index->cells_per_list = 1;
-        index->calibrate_on_add = true;
-        index->add(x.n, x.x.data());
-        index->calibration.curves = {
-                {10,
-                 {{false, 1, 0, 0.97f, 0, 80, 1},
-                  {false, 64, 0, 1, 0, 5000, 2}}}};
-        faiss::IDSelectorRange seven(100, 107);
-        SearchParametersIVFGMM params;
-        params.target_recall = 0.9f;
-        params.sel = &seven;
-        for (size_t k : {1, 7, 10}) {
-            const Found found = find(*index, q, k, &params);
-            for (size_t i = 0; i < q.n; i++) {
-                std::set<idx_t> ids(&found.ids[i * k], &found.ids[(i + 1) * k]);
-                ids.erase(-1);
-                EXPECT_EQ(ids.size(), std::min<size_t>(k, 7)) << max_assign;
-            }
-        }
-    }
-}
-
 TEST(Calibration, TargetsAreReachedWithFewLists) {
     const Vectors x = uniform(5000, 16, 3);
     const Vectors q = uniform(500, 16, 4);

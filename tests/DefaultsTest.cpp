@@ -290,6 +290,10 @@ TEST(Defaults, NegatedAndScaledQueries) {
         expect_not_behind(sift(1, 0.1f, metric), {10});
         expect_not_behind(sift(1e-6f, 1e-6f, metric), {10});
     }
+    // Squares of such are no floats, and products need none.
+    for (float scale : {1e-30f, 1e25f}) {
+        expect_not_behind(sift(1, scale, faiss::METRIC_INNER_PRODUCT), {10});
+    }
 }
 
 /// Norms from one to seven: the longest vectors have the largest products.

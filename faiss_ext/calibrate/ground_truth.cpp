@@ -10,6 +10,7 @@
 
 #include "InnerProducts.h"
 #include "ParallelFor.h"
+#include "faiss_ext/coarse/centre.h"
 #include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/impl/simd.h"
@@ -138,9 +139,7 @@ GroundTruth exact_neighbours(
     const float norm2 = index.gmm.cells.norm2;
     const float norm = norm2 > 0 ? std::sqrt(norm2) : 1;
     auto scale_of = [&](size_t q) {
-        return !ip                   ? 2
-                : query_norms[q] > 0 ? 2 / (std::sqrt(query_norms[q]) * norm)
-                                     : 0;
+        return !ip ? 2 : norm_scale(2 / norm, d, &queries[q * d]);
     };
 
     std::vector<float> x, list_x, norms;

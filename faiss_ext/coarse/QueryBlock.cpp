@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "InnerProducts.h"
+#include "faiss_ext/coarse/centre.h"
 
 namespace faiss_ext {
 
@@ -31,7 +32,7 @@ void QueryBlock::start(
         const float qq = kernels.inner_product(q, q, d);
         float scale = -2, offset = qq;
         if (codes.similarity) {
-            scale = qq > 0 ? -2 / std::sqrt(qq) : 0;
+            scale = norm_scale(-2, d, q);
             offset = 2;
         }
         float* out = &distances[i * nlist];
@@ -52,8 +53,7 @@ void QueryBlock::start(
 }
 
 float QueryBlock::norm(size_t i) const {
-    const float* q = &rotated[i * d];
-    return std::sqrt(best_code_kernels().inner_product(q, q, d));
+    return norm_of(d, &rotated[i * d]);
 }
 
 } // namespace faiss_ext

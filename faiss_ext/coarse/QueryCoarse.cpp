@@ -6,6 +6,7 @@
 
 #include <faiss/utils/distances.h>
 
+#include "faiss_ext/coarse/centre.h"
 #include "faiss_ext/coarse/coarse.h"
 
 namespace faiss_ext {
@@ -46,8 +47,7 @@ void QueryCoarse::start_graph(const float* q) {
     query = q;
     n_asked = 0;
     stamp++;
-    const float norm = std::sqrt(faiss::fvec_norm_L2sqr(q, ivf.d));
-    scale = norm > 0 ? 2 / norm : 0;
+    scale = norm_scale(2, ivf.d, q);
 }
 
 bool QueryCoarse::more_lists(std::vector<uint32_t>& lists) {

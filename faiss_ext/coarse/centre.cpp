@@ -1,6 +1,8 @@
 #include "faiss_ext/coarse/centre.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "faiss_ext/codes/kernels.h"
 
@@ -12,6 +14,8 @@ constexpr float kOutlier2 = 1e6f;
 /// About the mean of n, one far away is n - 1 times as far out as the others.
 /// Where none is that far, there is no need to look closer.
 constexpr float kSuspect2 = 64;
+/// Sums of squares below have lost bits.
+constexpr float kLeastNorm2 = 1e-30f;
 
 std::vector<float> norms2_about(
         size_t nlist,
@@ -73,6 +77,23 @@ std::vector<float> about(
         }
     }
     return out;
+}
+
+float norm_of(size_t d, const float* x) {
+    const float norm2 = best_code_kernels().inner_product(x, x, d);
+    if (norm2 > kLeastNorm2 && norm2 <= std::numeric_limits<float>::max()) {
+        return std::sqrt(norm2);
+    }
+    double sum = 0;
+    for (size_t j = 0; j < d; j++) {
+        sum += double(x[j]) * x[j];
+    }
+    return float(std::sqrt(sum));
+}
+
+float norm_scale(float factor, size_t d, const float* x) {
+    const float scale = factor / norm_of(d, x);
+    return std::isfinite(scale) ? scale : 0;
 }
 
 float largest_usual_norm2(const std::vector<float>& norms2) {

@@ -18,6 +18,12 @@ std::vector<float> centre_of_means(size_t nlist, size_t d, const float* means);
 std::vector<float> about(
         size_t n, size_t d, const float* x, const std::vector<float>& centre);
 
+/// |x|, also where its square is not a float.
+float norm_of(size_t d, const float* x);
+
+/// factor / |x|, or 0 where that is not a float.
+float norm_scale(float factor, size_t d, const float* x);
+
 /// Of norms those are not outliers that are within a thousand times the middle
 /// one (a million, squared): the largest of these.
 float largest_usual_norm2(const std::vector<float>& norms2);

@@ -175,6 +175,22 @@ void CellSelector::score(size_t entries) {
     count();
 }
 
+void CellSelector::score_beyond(size_t entries, size_t first) {
+    const std::vector<uint16_t> before = bucket;
+    score(entries);
+    for (size_t i = 0; i < list_of.size(); i++) {
+        const uint32_t* offset = cells.list_offsets(list_of[i]);
+        for (size_t cell = i * L; cell < (i + 1) * L; cell++) {
+            const bool done = cell < before.size() && before[cell] < first;
+            const uint16_t to = done ? 0 : std::max<uint16_t>(bucket[cell], 1);
+            const uint32_t n = offset[cell - i * L + 1] - offset[cell - i * L];
+            entries_in[bucket[cell]] -= n;
+            entries_in[to] += n;
+            bucket[cell] = to;
+        }
+    }
+}
+
 void CellSelector::count() {
     if (!coarse->by_graph()) { // cells are between means
         largest = std::min(largest, coarse->largest);

@@ -37,6 +37,10 @@ public:
     /// or all lists have been scored. Forgets what was chosen before.
     void score(size_t entries);
 
+    /// The same, but that cells of buckets before `first` have been looked at:
+    /// they are in bucket 0 then, and no others are.
+    void score_beyond(size_t entries, size_t first);
+
     /// Of the cells that are wanted in any case, puts those in later buckets
     /// into this one.
     void bring_forward_forced(size_t to);

@@ -193,6 +193,17 @@ float farthest_calibrated(const Calibration& c) {
                           : std::numeric_limits<float>::infinity();
 }
 
+/// By which estimates of that share of entries are too large at most: most of a
+/// range is just within its radius.
+float bound_of_share(double share) {
+    float bound = 0.5f;
+    while (bound < kSureBound &&
+           std::erfc(-bound / std::sqrt(2.0)) < 2 * share) {
+        bound += 0.125f;
+    }
+    return bound;
+}
+
 /// Of an index that has nothing but codes; the plan has what it was called
 /// with.
 void plan_codes_alone(
@@ -322,12 +333,21 @@ SearchPlan make_plan(
             plan.farthest = farthest_calibrated(c);
         }
         const double growth = c.ntotal > 0 ? double(ntotal) / c.ntotal : 1;
-        if (point.by_codes && !gmm.cells.codes.empty()) {
+        const bool range = k == 0;
+        if ((point.by_codes || range) && !gmm.cells.codes.empty()) {
+            const double unit = point.by_codes ? 1 : per_list;
             plan.by_codes = true;
             plan.budget = std::min(
-                    point.budget * std::max(growth, 1.0), most * per_list);
+                    unit * point.budget * std::max(growth, 1.0),
+                    most * per_list);
             plan.by_effort = true;
             plan.bound = point.bound;
+            if (range) {
+                plan.bound = std::max(plan.bound, bound_of_share(target));
+                plan.budget_each = plan.max_codes > 0 || nprobe_given
+                        ? 0
+                        : unit * c.budget_of_each(target);
+            }
             plan.nprobe = 0;
         } else {
             // lists that have lost entries hold fewer

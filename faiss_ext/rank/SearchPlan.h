@@ -54,6 +54,8 @@ struct SearchPlan {
     /// (CellSelector::bucket_of_effort).
     double budget = 0;
     bool by_effort = false;
+    /// By codes, of a range: of each result so many are looked at, at least.
+    double budget_each = 0;
     float bound = 0; ///< Calibration::Point::bound
     /// A query farther from its nearest mean than that, squared (see
     /// distance_to_mean()), is unlike those that the setting was chosen for: it

@@ -5,11 +5,10 @@
 #include <numeric>
 #include <vector>
 
-#include <faiss/utils/distances.h>
-
 #include "ParallelFor.h"
 #include "faiss_ext/IndexGMM.h"
 #include "faiss_ext/coarse/QueryBlock.h"
+#include "faiss_ext/coarse/centre.h"
 #include "faiss_ext/coarse/coarse.h"
 
 namespace faiss_ext {
@@ -131,8 +130,7 @@ float distance_to_mean(
     if (!is_ip(ivf)) {
         return coarse;
     }
-    const float norm2 = faiss::fvec_norm_L2sqr(q, ivf.d);
-    return norm2 > 0 ? 2 - 2 * coarse / std::sqrt(norm2) : 2;
+    return 2 - coarse * norm_scale(2, ivf.d, q);
 }
 
 ProbedLists probe_lists(

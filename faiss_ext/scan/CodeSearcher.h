@@ -131,6 +131,9 @@ public:
             }
         }
         compare_best_first(collector);
+        if constexpr (Collector::is_range) {
+            look_for_all(done, q_norm, k, collector);
+        }
         if (unlike) {
             look_on(done, q_norm, k, collector);
         }
@@ -439,6 +442,32 @@ private:
             if (before < kNone && collector.threshold() == before) {
                 break;
             }
+        }
+    }
+
+    /// Of a range, whose results are as many as they are: looks at cells from
+    /// that bucket on until that was enough for so many.
+    template <class Collector>
+    void look_for_all(
+            size_t& first, float q_norm, size_t k, Collector& collector) {
+        constexpr size_t kEnd = CellSelector::kBuckets;
+        while (first > 0 && (first < kEnd || !selector.all_scored())) {
+            const size_t wanted =
+                    size_t(plan.budget_each * double(collector.n_found()));
+            if (selector.entries_up_to(first - 1) >= wanted) {
+                break;
+            }
+            const size_t more = size_t(kListsFactor * double(wanted));
+            if (more > selector.entries_scored() && !selector.all_scored()) {
+                selector.score_beyond(more, first);
+                first = 1;
+            }
+            const size_t last =
+                    std::max(first, selector.bucket_of_entries(wanted));
+            selector.choose(first, last, q_norm, slack2, rounding2, segments);
+            look_at(k, kAnyTime, collector);
+            compare_best_first(collector);
+            first = last + 1;
         }
     }
 

@@ -192,6 +192,9 @@ struct RangeCollector {
     float threshold() const {
         return similarity ? -radius : radius;
     }
+    size_t n_found() const {
+        return result->nres;
+    }
     void tighten() {}
     void offer(float distance, idx_t location) {
         if (distance < threshold()) {

@@ -1,0 +1,116 @@
+// What target_recall promises where the index, the selector or the radius is
+// not what was calibrated on. (Queries: UnlikeQueriesTest.cpp.)
+#include <set>
+
+#include <faiss/impl/AuxIndexStructures.h>
+#include <faiss/impl/IDSelector.h>
+
+#include "IvfTestTools.h"
+
+namespace faiss_ext {
+namespace {
+
+const Vectors& base() {
+    static const Vectors data = sift_base(50000);
+    return data;
+}
+
+TEST(Targets, TargetsHoldWhereTheIndexShrinks) {
+    const Vectors x = rows_of(base(), 0, 5000);
+    const Vectors q = rows_of(base(), 49000, 49200);
+    for (auto [max_assign, cells] : {std::pair{1, 0}, {1, 1}, {2, 0}}) {
+        auto index = trained(x, 64);
+        index->max_assign = max_assign;
+        index->cells_per_list = cells;
+        index->calibrate_on_add = true;
+        index->add(x.n, x.x.data());
+        ASSERT_TRUE(index->calibration.fitted);
+        for (size_t left : {2000, 50, 3}) {
+            index->remove_ids(faiss::IDSelectorRange(left, idx_t(x.n)));
+            const Found truth = truth_of(*index, q);
+            SearchParametersIVFGMM params;
+            params.target_recall = 0.9f;
+            const double most = std::min(1.0, double(left) / truth.k);
+            EXPECT_GT(outcome(*index, q, truth, params).recall, 0.88 * most)
+                    << max_assign << " " << cells << " " << left;
+            if (left < truth.k) { // none is left out
+                SearchParametersIVFGMM everything;
+                everything.nprobe = index->nlist;
+                EXPECT_EQ(
+                        find(*index, q, left, &params).ids,
+                        find(*index, q, left, &everything).ids);
+            }
+        }
+    }
+}
+
+/// Where settings are whole lists, too.
+TEST(Targets, TheFewThatPassAreFound) {
+    const Vectors x = rows_of(base(), 0, 5000);
+    const Vectors q = rows_of(base(), 49000, 49100);
+    for (size_t max_assign : {1, 2}) {
+        auto index = trained(x, 64);
+        index->max_assign = max_assign;
+        index->cells_per_list = 1;
+        index->calibrate_on_add = true;
+        index->add(x.n, x.x.data());
+        index->calibration.curves = {
+                {10,
+                 {{false, 1, 0, 0.97f, 0, 80, 1},
+                  {false, 64, 0, 1, 0, 5000, 2}}}};
+        faiss::IDSelectorRange seven(100, 107);
+        SearchParametersIVFGMM params;
+        params.target_recall = 0.9f;
+        params.sel = &seven;
+        for (size_t k : {1, 7, 10}) {
+            const Found found = find(*index, q, k, &params);
+            for (size_t i = 0; i < q.n; i++) {
+                std::set<idx_t> ids(&found.ids[i * k], &found.ids[(i + 1) * k]);
+                ids.erase(-1);
+                EXPECT_EQ(ids.size(), std::min<size_t>(k, 7)) << max_assign;
+            }
+        }
+    }
+}
+
+/// Of the vectors within the distance of the 10th to 1000th neighbour.
+TEST(Targets, RangesOfManyVectors) {
+    const Vectors x = rows_of(base(), 0, 20000);
+    const Vectors q = rows_of(base(), 49000, 49050);
+    const Model model = model_of(x);
+    for (auto metric : {faiss::METRIC_L2, faiss::METRIC_INNER_PRODUCT}) {
+        auto index = trained(x, 64, metric);
+        index->calibrate_on_add = true;
+        index->add(x.n, x.x.data());
+        const double sign = metric == faiss::METRIC_L2 ? 1 : -1;
+        const Found truth = exact(model, q, 3000, metric);
+        for (size_t k : {10, 100, 300, 1000}) {
+            std::vector<float> last; // one radius for all queries
+            for (size_t i = 0; i < q.n; i++) {
+                last.push_back(truth.dis[i * truth.k + k - 1]);
+            }
+            std::nth_element(last.begin(), last.begin() + q.n / 2, last.end());
+            const float radius = last[q.n / 2];
+            SearchParametersIVFGMM params;
+            params.target_recall = 0.9f;
+            faiss::RangeSearchResult result(int(q.n));
+            index->range_search(
+                    idx_t(q.n), q.x.data(), radius, &result, &params);
+            double found = 0, there = 0;
+            for (size_t i = 0; i < q.n; i++) {
+                const float* dis = &truth.dis[i * truth.k];
+                size_t within = 0;
+                while (within < truth.k && sign * dis[within] < sign * radius) {
+                    within++;
+                }
+                there += double(within);
+                found += std::min<double>(
+                        within, result.lims[i + 1] - result.lims[i]);
+            }
+            EXPECT_GT(found, 0.88 * there) << k << ", metric " << metric;
+        }
+    }
+}
+
+} // namespace
+} // namespace faiss_ext
