@@ -32,8 +32,6 @@ constexpr struct {
 /// A curve ends once it has reached that.
 constexpr float kSureRecall = 0.998f;
 constexpr double kBudgetStep = 1.4;
-/// Budgets at which a bound is not tried, where a smaller one does better.
-constexpr int kLeftOut = 2;
 
 using Point = Calibration::Point;
 
@@ -197,23 +195,25 @@ private:
         }
     }
 
-    /// Whether q finds as much as p for no more than that.
-    static bool beats(const Point& q, const Point& p, float cost) {
-        return q.recall >= p.recall && q.cost <= cost;
+    /// Whether one of them finds as much as p for no more than that.
+    static bool any_beats(
+            const std::vector<Point>& points, const Point& p, float cost) {
+        return std::any_of(points.begin(), points.end(), [&](const Point& q) {
+            return q.recall >= p.recall && q.cost <= cost;
+        });
     }
 
     /** Budget by budget with the bounds that are worth it. A larger one is
-     * tried once the one before has found enough or finds no more. One is given
-     * up where a larger has found as much for less, and left out for a while
-     * where a smaller does. */
+     * tried once the one before has found enough or finds no more; one is given
+     * up where a larger has found as much for less. */
     void try_codes() {
         plan.by_codes = plan.by_effort = true;
         plan.nprobe = 0;
         constexpr size_t n_bounds = std::size(kBounds);
         struct {
             std::vector<Point> points;
+            int stalled = 0;
             bool over = false;
-            int stalled = 0, left_out = 0;
         } tried[n_bounds];
         size_t begun = 1, end = n_bounds;
         bool over = false;
@@ -224,11 +224,9 @@ private:
             plan.budget = budget;
             for (size_t b = 0; b < std::min(begun, end); b++) {
                 auto& t = tried[b];
-                if (t.over || t.left_out-- > 0) {
-                    over &= t.over;
+                if (t.over) {
                     continue;
                 }
-                t.left_out = 0;
                 plan.bound = kBounds[b].bound;
                 const Point p = measure(float(budget));
                 if (p.recall >= kSureRecall) {
@@ -241,14 +239,7 @@ private:
                 t.stalled = p.recall > before + 5e-4f ? 0 : t.stalled + 1;
                 t.over = t.stalled == 3;
                 for (size_t larger = b + 1; larger < begun; larger++) {
-                    for (const Point& q : tried[larger].points) {
-                        t.over |= beats(q, p, p.cost);
-                    }
-                    const auto& last = tried[larger].points;
-                    if (!last.empty() &&
-                        beats(p, last.back(), last.back().cost)) {
-                        tried[larger].left_out = kLeftOut;
-                    }
+                    t.over |= any_beats(tried[larger].points, p, p.cost);
                 }
                 t.points.push_back(p);
                 over &= t.over;
@@ -277,11 +268,7 @@ private:
                 break;
             }
             cost = (p.cost - c.costs.query) / nprobe;
-            const bool beaten = std::any_of(
-                    by_codes.begin(), by_codes.end(), [&](const Point& q) {
-                        return beats(q, p, 0.5f * p.cost);
-                    });
-            step = beaten ? 2 : kBudgetStep;
+            step = any_beats(by_codes, p, 0.5f * p.cost) ? 2 : kBudgetStep;
         }
     }
 
