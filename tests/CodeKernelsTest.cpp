@@ -220,6 +220,17 @@ TEST(CodeKernels, HadamardsTransform) {
             k.hadamard(out.data(), nullptr, n);
             return out;
         });
+        std::vector<float> signs(n), signed_x(n);
+        for (size_t i = 0; i < n; i++) {
+            signs[i] = i % 3 ? 1.0f : -1.0f;
+            signed_x[i] = signs[i] * x[i];
+        }
+        portable().hadamard(signed_x.data(), nullptr, n);
+        EXPECT_EQ(signed_x, same_on_all([&](const CodeKernels& k) {
+                      std::vector<float> out = x;
+                      k.hadamard(out.data(), signs.data(), n);
+                      return out;
+                  }));
         for (size_t i = 0; i < n; i += 1 + n / 50) {
             double sum = 0;
             for (size_t j = 0; j < n; j++) {
