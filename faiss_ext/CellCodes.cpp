@@ -35,6 +35,9 @@ void pack(size_t groups, const uint8_t* level, uint8_t* record) {
     }
 }
 
+/// Vectors that are rotated together.
+constexpr size_t kTogether = 8;
+
 } // namespace
 
 void CellCodes::check_bits(int bits) {
@@ -97,41 +100,40 @@ double CellCodes::encode(
     const CodeKernels& kernels = best_code_kernels();
     const size_t d = shape.d, record_bytes = shape.entry_bytes();
     const float* own = &rotated_means[list * d];
-    const float middle = 0.5f * ((1 << shape.bits) - 1);
     const auto pack_level = shape.bits == 1 ? pack<1>
             : shape.bits == 2               ? pack<2>
                                             : pack<4>;
     // at once: an update of one vector would notice
     const size_t levels = shape.groups * 16 / shape.bits;
-    std::vector<float> scratch(4 * d + (levels + 3) / 4);
-    float* const y = scratch.data();
-    float *const m = y + d, *const r = m + d, *const o = r + d;
-    uint8_t* const level = reinterpret_cast<uint8_t*>(o + d);
+    const size_t together = std::min(kTogether, n);
+    std::vector<float> scratch((together + 2) * d + (levels + 3) / 4);
+    float *const rotated = scratch.data(), *const room = rotated + together * d;
+    uint8_t* const level = reinterpret_cast<uint8_t*>(room + 2 * d);
     double sum = 0;
     for (size_t i = 0; i < n; i++) {
-        const float* xi = x + (rows ? rows[i] : i) * d;
-        rotation.apply(1, xi, centre.data(), 1, y);
-        const float* partner = &rotated_means[partners[cell[i]] * d];
-        for (size_t j = 0; j < d; j++) {
-            m[j] = own[j] + a * (partner[j] - own[j]);
-            r[j] = y[j] - m[j];
+        const float* y = rotated + i % kTogether * d;
+        if (i % kTogether == 0) {
+            const size_t m = std::min(kTogether, n - i);
+            rotation.apply(
+                    m,
+                    rows ? x : x + i * d,
+                    centre.data(),
+                    1,
+                    rotated,
+                    rows ? rows + i : nullptr);
         }
-        const float rr = kernels.inner_product(r, r, d);
-        float ro = 0, oo = 0;
-        kernels.encode(d, shape.bits, r, level, &ro, &oo);
-        const float scale = ro > 0 ? rr / ro : 0;
+        const float* partner = &rotated_means[partners[cell[i]] * d];
+        CodeProducts p;
+        kernels.encode(d, shape.bits, y, own, partner, a, room, level, &p);
+        const float scale = p.ro > 0 ? p.rr / p.ro : 0;
         const float norm = norms ? norms[i] : 1;
         float terms[2] = {norm, -norm * scale};
         if (!similarity) {
-            for (size_t j = 0; j < d; j++) {
-                o[j] = level[j] - middle;
-            }
-            const float mo = kernels.inner_product(m, o, d);
-            terms[0] = rr + 2 * scale * mo;
+            terms[0] = p.rr + 2 * scale * p.mo;
             terms[1] = -2 * scale;
         }
-        if (rr > 0) { // |o|^2 sin^2 of its angle with r, by dimension
-            sum += std::max(oo - double(ro) * ro / rr, 0.0) /
+        if (p.rr > 0) { // |o|^2 sin^2 of its angle with r, by dimension
+            sum += std::max(p.oo - double(p.ro) * p.ro / p.rr, 0.0) /
                     std::max<double>(1, d - 1.0);
         }
         uint8_t* record = out + i * record_bytes;

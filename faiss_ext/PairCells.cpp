@@ -8,7 +8,7 @@
 #include <faiss/IndexIVFFlat.h>
 #include <faiss/utils/distances.h>
 
-#include "Blas.h"
+#include "InnerProducts.h"
 #include "ParallelFor.h"
 #include "faiss_ext/coarse/centre.h"
 #include "faiss_ext/codes/kernels.h"
@@ -30,26 +30,13 @@ void difference(
     }
 }
 
-/// (x - about) . (y - about)
-FAISS_EXT_SIMD_CLONES
-float product_about(
-        const float* __restrict x,
-        const float* __restrict y,
-        const float* __restrict about,
-        size_t d) {
-    float sum = 0;
-    for (size_t j = 0; j < d; j++) {
-        sum += (x[j] - about[j]) * (y[j] - about[j]);
-    }
-    return sum;
-}
-
-/// For each of n rows of uv the cell of the least a^2 v.v - 2 a u.v.
+/// For each step-th of n rows of uv the cell of the least a^2 v.v - 2 a u.v.
 void nearest_cells(
         size_t L,
         float a,
         const float* g,
         size_t n,
+        size_t step,
         const float* uv,
         uint16_t* out) {
     if (!(a > 0)) { // they are alike
@@ -61,7 +48,7 @@ void nearest_cells(
         half[l] = 0.5f * a * g[l];
     }
     const CodeKernels& kernels = best_code_kernels();
-    for (size_t r = 0; r < n; r++) {
+    for (size_t r = 0; r < n; r += step) {
         out[r] = uint16_t(
                 kernels.largest_difference(L, uv + r * L, half.data()));
     }
@@ -139,8 +126,12 @@ void nearest_means(
 }
 
 constexpr int kFitRounds = 3;
+/// A list's a is fitted to so many of its vectors, or up to twice as many.
+constexpr size_t kFitSample = 256;
+/// Rows far apart are asked for so many before they are read.
+constexpr size_t kRowsAhead = 6;
 /// Of so many vectors, a matrix product pays.
-constexpr size_t kGemmRows = 8;
+constexpr size_t kGemmRows = 16;
 /// Cells are uint16_t.
 constexpr size_t kMaxCells = 65535;
 /// Cells of a ring, at least.
@@ -271,19 +262,22 @@ float PairCells::best_a(
 
     // Alternates the cell of each vector and the a that minimises the sum of
     // |x - m_ij|^2, which is sum u.v / sum v.v.
+    const size_t step = std::max<size_t>(1, n / kFitSample);
     float al = 0.3f;
-    for (int round = 0;; round++) {
+    for (int round = 0; round < kFitRounds; round++) {
         double sum_uv = 0, sum_vv = 0;
-        nearest_cells(L, al, g, n, uv.data(), out);
-        for (size_t r = 0; r < n; r++) {
+        nearest_cells(L, al, g, n, step, uv.data(), out);
+        for (size_t r = 0; r < n; r += step) {
             sum_uv += uv[r * L + out[r]];
             sum_vv += g[out[r]];
         }
-        if (round == kFitRounds || !(sum_vv > 0)) {
-            return al;
+        if (!(sum_vv > 0)) {
+            break;
         }
         al = std::clamp(float(sum_uv / sum_vv), 0.0f, 1.0f);
     }
+    nearest_cells(L, al, g, n, 1, uv.data(), out);
+    return al;
 }
 
 void PairCells::fit_list(
@@ -319,10 +313,13 @@ void PairCells::project(
     const std::vector<float> v = partner_offsets(list, d, means);
     std::vector<float> u(n * d);
     for (size_t r = 0; r < n; r++) {
+        if (rows && r + kRowsAhead < n) {
+            prefetch_bytes(x + rows[r + kRowsAhead] * d, d * sizeof(float));
+        }
         const float* xr = x + (rows ? rows[r] : r) * d;
         difference(xr, means + list * d, d, &u[r * d]);
     }
-    gmm::sgemm("T", L, n, d, v.data(), d, u.data(), d, 0, uv, L);
+    gmm::inner_products(gmm::PackedMeans(L, d, v.data()), n, u.data(), uv, L);
 }
 
 void PairCells::assign(
@@ -336,15 +333,17 @@ void PairCells::assign(
     const size_t L = cells_per_list;
     const float* g = gaps(list);
     if (n < kGemmRows) {
-        const float* own = means + list * d;
+        // |x - m_l|^2 = (1 - a) |u|^2 + a (|x - mu_jl|^2 - (1 - a) v.v)
+        const CodeKernels& kernels = best_code_kernels();
+        const float weight = 1 - a[list];
         for (size_t r = 0; r < n; r++) {
             const float* xr = x + (rows ? rows[r] : r) * d;
             float least = HUGE_VALF;
             cells[r] = 0;
-            for (size_t l = 0; l < L; l++) {
+            for (size_t l = 0; l < L && a[list] > 0; l++) {
                 const float* other = means + partners(list)[l] * d;
-                const float s = a[list] *
-                        (a[list] * g[l] - 2 * product_about(xr, other, own, d));
+                const float s =
+                        kernels.squared_distance(xr, other, d) - weight * g[l];
                 if (s < least) {
                     least = s;
                     cells[r] = uint16_t(l);
@@ -355,7 +354,7 @@ void PairCells::assign(
     }
     std::vector<float> uv(n * L);
     project(list, n, d, x, rows, means, uv.data());
-    nearest_cells(L, a[list], g, n, uv.data(), cells);
+    nearest_cells(L, a[list], g, n, 1, uv.data(), cells);
 }
 
 void PairCells::init_whole(size_t nlist_in) {

@@ -217,9 +217,20 @@ TEST(CodeKernels, HadamardsTransform) {
         const auto x = normal(n);
         const auto y = same_on_all([&](const CodeKernels& k) {
             std::vector<float> out = x;
-            k.hadamard(out.data(), n);
+            k.hadamard(out.data(), nullptr, n);
             return out;
         });
+        std::vector<float> signs(n), signed_x(n);
+        for (size_t i = 0; i < n; i++) {
+            signs[i] = i % 3 ? 1.0f : -1.0f;
+            signed_x[i] = signs[i] * x[i];
+        }
+        portable().hadamard(signed_x.data(), nullptr, n);
+        EXPECT_EQ(signed_x, same_on_all([&](const CodeKernels& k) {
+                      std::vector<float> out = x;
+                      k.hadamard(out.data(), signs.data(), n);
+                      return out;
+                  }));
         for (size_t i = 0; i < n; i += 1 + n / 50) {
             double sum = 0;
             for (size_t j = 0; j < n; j++) {
@@ -398,34 +409,69 @@ TEST(CodeKernels, CutHasSoManyBelow) {
     }
 }
 
+struct Encoded {
+    std::vector<uint8_t> level;
+    CodeProducts products;
+    bool operator==(const Encoded& other) const {
+        const CodeProducts &p = products, &q = other.products;
+        return level == other.level && p.rr == q.rr && p.ro == q.ro &&
+                p.oo == q.oo && p.mo == q.mo;
+    }
+};
+
+Encoded encoded(
+        const CodeKernels& k,
+        int bits,
+        const std::vector<float>& y,
+        const float* own,
+        const float* partner,
+        float a) {
+    const size_t d = y.size();
+    std::vector<float> room(2 * d);
+    Encoded out{std::vector<uint8_t>(d), {}};
+    k.encode(
+            d,
+            bits,
+            y.data(),
+            own,
+            partner,
+            a,
+            room.data(),
+            out.level.data(),
+            &out.products);
+    return out;
+}
+
 TEST(CodeKernels, CodesComeNearTheDirection) {
     for (size_t d : kDimensions) {
         for (int bits : kBits) {
             SCOPED_TRACE(std::to_string(d) + ", bits " + std::to_string(bits));
             for (float scale : {1.0f, 1e-12f, 1e12f}) {
-                const auto r = normal(d, scale);
-                struct Code {
-                    std::vector<uint8_t> level;
-                    float ro, oo;
-                    bool operator==(const Code&) const = default;
-                };
-                const Code code = same_on_all([&](const CodeKernels& k) {
-                    Code c{std::vector<uint8_t>(d), 0, 0};
-                    k.encode(d, bits, r.data(), c.level.data(), &c.ro, &c.oo);
-                    return c;
+                const auto y = normal(d, scale);
+                const auto own = normal(d, scale);
+                const auto partner = normal(d, scale);
+                const float a = 0.3f;
+                const auto [level, p] = same_on_all([&](const CodeKernels& k) {
+                    return encoded(k, bits, y, own.data(), partner.data(), a);
                 });
                 const double middle = 0.5 * ((1 << bits) - 1);
-                double rr = 0, ro = 0, oo = 0;
+                double rr = 0, ro = 0, oo = 0, mo = 0, size = 0;
                 for (size_t j = 0; j < d; j++) {
-                    ASSERT_LT(code.level[j], 1 << bits);
-                    const double o = code.level[j] - middle;
-                    rr += double(r[j]) * r[j];
-                    ro += r[j] * o;
+                    ASSERT_LT(level[j], 1 << bits);
+                    const double o = level[j] - middle;
+                    const double m = own[j] + a * (partner[j] - double(own[j]));
+                    const double r = y[j] - m;
+                    rr += r * r;
+                    ro += r * o;
                     oo += o * o;
-                    ASSERT_GE(r[j] * o, 0); // on the same side of 0
+                    mo += m * o;
+                    size += std::abs(m * o);
+                    ASSERT_GE(r * o, -1e-5 * scale); // on the same side of 0
                 }
-                EXPECT_NEAR(code.ro, ro, 1e-5 * ro);
-                EXPECT_NEAR(code.oo, oo, 1e-5 * oo);
+                EXPECT_NEAR(p.rr, rr, 1e-5 * rr);
+                EXPECT_NEAR(p.ro, ro, 1e-5 * ro);
+                EXPECT_NEAR(p.oo, oo, 1e-5 * oo);
+                EXPECT_NEAR(p.mo, mo, 1e-5 * size);
                 // of 2 / pi, 0.88 and 0.99 for many normal values
                 const double cosine2 = ro * ro / (rr * oo);
                 if (d >= 100) {
@@ -443,16 +489,14 @@ TEST(CodeKernels, CodesComeNearTheDirection) {
 
 TEST(CodeKernels, NothingHasSomeCode) {
     for (int bits : kBits) {
-        const std::vector<float> r(40, 0.0f);
-        const auto level = same_on_all([&](const CodeKernels& k) {
-            std::vector<uint8_t> out(40, 99);
-            float ro = -1, oo = -1;
-            k.encode(40, bits, r.data(), out.data(), &ro, &oo);
-            EXPECT_EQ(ro, 0);
-            EXPECT_GT(oo, 0);
-            return out;
+        const std::vector<float> mean = normal(40);
+        const auto code = same_on_all([&](const CodeKernels& k) {
+            return encoded(k, bits, mean, mean.data(), mean.data(), 0.5f);
         });
-        for (uint8_t l : level) {
+        EXPECT_EQ(code.products.rr, 0);
+        EXPECT_EQ(code.products.ro, 0);
+        EXPECT_GT(code.products.oo, 0);
+        for (uint8_t l : code.level) {
             EXPECT_LT(l, 1 << bits);
         }
     }

@@ -1,13 +1,12 @@
 #include "faiss_ext/calibrate/calibrate.h"
 
 #include <algorithm>
-#include <chrono>
-#include <cmath>
 #include <iterator>
 
 #include <faiss/impl/FaissAssert.h>
 
 #include "faiss_ext/calibrate/ground_truth.h"
+#include "faiss_ext/calibrate/measure_costs.h"
 #include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/rank/SearchPlan.h"
@@ -64,9 +63,21 @@ public:
                 distances.data(),
                 labels.data(),
                 true);
+        if (k != wanted_k) {
+            wanted.resize(nq);
+            for (size_t q = 0; q < nq; q++) {
+                wanted[q] = truth.wanted(q, k);
+            }
+            wanted_k = k;
+        }
         size_t found = 0;
         for (size_t q = 0; q < nq; q++) {
-            found += truth.found(q, k, n, &labels[q * n]);
+            const std::vector<idx_t>& w = wanted[q];
+            const auto begin = labels.begin() + q * n;
+            found += std::min(
+                    k, size_t(std::count_if(begin, begin + n, [&](idx_t l) {
+                        return std::binary_search(w.begin(), w.end(), l);
+                    })));
         }
         Point p = {};
         p.recall = float(double(found) / (nq * k));
@@ -80,6 +91,8 @@ private:
     size_t nq;
     const float* xq;
     const GroundTruth& truth;
+    size_t wanted_k = 0;
+    std::vector<std::vector<idx_t>> wanted; ///< of each query
     std::vector<float> distances;
     std::vector<idx_t> labels;
 };
@@ -98,94 +111,6 @@ void finish(Calibration::Curve& curve, const Point& everything) {
     }
     kept.push_back(everything);
     curve.points = std::move(kept);
-}
-
-/** One thread's searches of a few queries, one by one: nanoseconds and counts a
- * query, the best of three times. */
-struct Timing {
-    double time = HUGE_VAL, codes = 0, distances = 0;
-
-    Timing(GMMIndexRef index,
-           const SearchPlan& plan,
-           size_t n,
-           const float* xq,
-           size_t k) {
-        using Clock = std::chrono::steady_clock;
-        std::vector<float> dis(k);
-        std::vector<idx_t> ids(k);
-        for (int repeat = 0; repeat < 3; repeat++) {
-            codes = distances = 0;
-            const auto t0 = Clock::now();
-            for (size_t q = 0; q < n; q++) {
-                const SearchCounts counts = gmm_search(
-                        index.ivf,
-                        index.gmm,
-                        plan,
-                        1,
-                        xq + q * index.ivf.d,
-                        k,
-                        dis.data(),
-                        ids.data());
-                codes += double(counts.codes) / n;
-                distances += double(counts.distances) / n;
-            }
-            const std::chrono::duration<double, std::nano> t =
-                    Clock::now() - t0;
-            time = std::min(time, t.count() / n);
-        }
-    }
-};
-
-/// From searches at settings of different proportions.
-Calibration::Costs measure_costs(
-        GMMIndexRef index, size_t nq, const float* xq) {
-    const size_t n = std::min<size_t>(nq, 50), ntotal = index.ivf.ntotal;
-    const size_t nlist = index.ivf.nlist;
-    const auto by_codes = [&](double budget, size_t k) {
-        SearchPlan plan;
-        plan.by_codes = true;
-        plan.budget = budget;
-        return Timing(index, plan, n, xq, k);
-    };
-    const auto by_lists = [&](size_t nprobe) {
-        SearchPlan plan;
-        plan.nprobe = nprobe;
-        return Timing(index, plan, n, xq, 1);
-    };
-    const auto slope = [](double time, double count, double least) {
-        return float(std::max(least, time / std::max(1.0, count)));
-    };
-    Calibration::Costs costs;
-    if (!has_vectors(index.ivf)) {
-        const Timing few = by_codes(200, 1);
-        const Timing many = by_codes(std::min(8000.0, ntotal / 2.0), 1);
-        costs.code = slope(many.time - few.time, many.codes - few.codes, 0.1);
-        costs.distance = costs.scan = costs.code;
-        costs.query = slope(few.time - costs.code * few.codes, 1, 1);
-        return costs;
-    }
-    const Timing one = by_lists(1),
-                 eight = by_lists(std::min<size_t>(8, nlist));
-    costs.scan =
-            slope(eight.time - one.time, eight.distances - one.distances, 0.1);
-    costs.query = slope(one.time - costs.scan * one.distances, 1, 1);
-    costs.code = costs.distance = costs.scan; // without codes
-    if (!index.gmm.cells.codes.empty()) {
-        const Timing few = by_codes(200, 1);
-        const Timing many = by_codes(std::min(8000.0, ntotal / 2.0), 1);
-        const Timing far = by_codes(200, std::min<size_t>(100, ntotal / 2));
-        costs.code = slope(many.time - few.time, many.codes - few.codes, 0.1);
-        costs.distance = slope(
-                far.time - few.time - costs.code * (far.codes - few.codes),
-                far.distances - few.distances,
-                1);
-        costs.query =
-                slope(few.time - costs.code * few.codes -
-                              costs.distance * few.distances,
-                      1,
-                      1);
-    }
-    return costs;
 }
 
 std::vector<size_t> neighbours(size_t k, size_t ntotal) {
@@ -271,47 +196,80 @@ private:
         }
     }
 
+    /// Whether one of them finds as much as p for no more than that.
+    static bool any_beats(
+            const std::vector<Point>& points, const Point& p, float cost) {
+        return std::any_of(points.begin(), points.end(), [&](const Point& q) {
+            return q.recall >= p.recall && q.cost <= cost;
+        });
+    }
+
+    /** Budget by budget with the bounds that are worth it. A larger one is
+     * tried once the one before has found enough or finds no more; one is given
+     * up where a larger has found as much for less. */
     void try_codes() {
         plan.by_codes = plan.by_effort = true;
         plan.nprobe = 0;
-        const double ntotal = double(index.ivf.ntotal);
-        double first = 40 + 4.0 * curve.k; // budget that a bound begins with
-        for (size_t b = 0; b < std::size(kBounds); b++) {
-            plan.bound = kBounds[b].bound;
-            const float enough =
-                    b + 1 < std::size(kBounds) ? kBounds[b + 1].from : 1;
-            double next = 0;
-            float before = -1;
+        constexpr size_t n_bounds = std::size(kBounds);
+        struct {
+            std::vector<Point> points;
             int stalled = 0;
-            for (double budget = first; budget < ntotal && stalled < 3;
-                 budget *= kBudgetStep) {
-                plan.budget = budget;
+            bool over = false;
+        } tried[n_bounds];
+        size_t begun = 1, end = n_bounds;
+        bool over = false;
+        for (double budget = 40 + 4.0 * curve.k;
+             budget < double(index.ivf.ntotal) && !over;
+             budget *= kBudgetStep) {
+            over = true;
+            plan.budget = budget;
+            for (size_t b = 0; b < std::min(begun, end); b++) {
+                auto& t = tried[b];
+                if (t.over) {
+                    continue;
+                }
+                plan.bound = kBounds[b].bound;
                 const Point p = measure(float(budget));
                 if (p.recall >= kSureRecall) {
                     dearest = std::max(dearest, p.cost);
-                    return; // a larger bound finds no more
+                    end = b; // a larger bound finds no more
+                    break;
                 }
-                stalled = p.recall > before + 5e-4f ? 0 : stalled + 1;
-                before = p.recall;
-                if (next == 0 && (p.recall >= enough || stalled > 0)) {
-                    next = budget;
+                const float before =
+                        t.points.empty() ? -1 : t.points.back().recall;
+                t.stalled = p.recall > before + 5e-4f ? 0 : t.stalled + 1;
+                t.over = t.stalled == 3;
+                for (size_t larger = b + 1; larger < begun; larger++) {
+                    t.over |= any_beats(tried[larger].points, p, p.cost);
+                }
+                t.points.push_back(p);
+                over &= t.over;
+                if (b + 1 == begun && begun < n_bounds &&
+                    (p.recall >= kBounds[begun].from || t.stalled > 0)) {
+                    begun++;
                 }
             }
-            first = next > 0 ? next : first;
         }
     }
 
-    /// While lists are not dearer than codes that find everything.
+    /// While lists are not dearer than codes that find everything; in larger
+    /// steps while codes find as much for half.
     void try_lists() {
         plan.by_codes = plan.by_effort = false;
+        const std::vector<Point> by_codes = curve.points;
         const size_t nlist = index.ivf.nlist;
-        for (size_t nprobe = 1; nprobe < nlist;
-             nprobe = std::max(nprobe + 1, size_t(nprobe * kBudgetStep))) {
+        double step = kBudgetStep;
+        float cost = 0; // of a list
+        for (size_t nprobe = 1;
+             nprobe < nlist && (dearest == 0 || cost * nprobe <= dearest);
+             nprobe = std::max(nprobe + 1, size_t(nprobe * step))) {
             plan.nprobe = nprobe;
             const Point p = measure(float(nprobe));
-            if (p.recall >= kSureRecall || (dearest > 0 && p.cost > dearest)) {
+            if (p.recall >= kSureRecall) {
                 break;
             }
+            cost = (p.cost - c.costs.query) / nprobe;
+            step = any_beats(by_codes, p, 0.5f * p.cost) ? 2 : kBudgetStep;
         }
     }
 

@@ -259,24 +259,19 @@ void GroundTruth::hide(size_t q, size_t left_out, idx_t self) {
     near[q].erase(near[q].begin(), near[q].begin() + n);
 }
 
-size_t GroundTruth::found(
-        size_t q, size_t k, size_t n, const idx_t* locations) const {
+std::vector<idx_t> GroundTruth::wanted(size_t q, size_t k) const {
     const std::vector<Near>& all = near[q];
     const size_t last = std::min(k, all.size()) - 1;
     const float farthest = all[last].distance * (1 + kRounding) + rounding[q];
-    std::vector<idx_t> wanted;
+    std::vector<idx_t> out;
     for (const Near& each : all) {
         if (each.distance > farthest) {
             break;
         }
-        wanted.push_back(each.location);
+        out.push_back(each.location);
     }
-    std::sort(wanted.begin(), wanted.end());
-    size_t out = 0;
-    for (size_t i = 0; i < n; i++) {
-        out += std::binary_search(wanted.begin(), wanted.end(), locations[i]);
-    }
-    return std::min(out, k);
+    std::sort(out.begin(), out.end());
+    return out;
 }
 
 void draw_queries(

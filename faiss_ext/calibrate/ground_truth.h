@@ -19,9 +19,9 @@ struct GroundTruth {
     /// (list, offset) pairs, ascending; else empty.
     std::vector<std::vector<idx_t>> hidden;
 
-    /// How many of n locations are among the k nearest of query q, or as near
-    /// as the last of them but for rounding; k at most.
-    size_t found(size_t q, size_t k, size_t n, const idx_t* locations) const;
+    /// The k nearest of query q, and those as near as the last of them but for
+    /// rounding; ascending.
+    std::vector<idx_t> wanted(size_t q, size_t k) const;
     /// Hides a query that is itself in the index, at `self`, and its `left_out`
     /// nearest, which are not among `near` any more.
     void hide(size_t q, size_t left_out, idx_t self);

@@ -9,8 +9,10 @@
 
 #include "InnerProducts.h"
 #include "ParallelFor.h"
+#include "faiss_ext/CellCodes.h"
 #include "faiss_ext/coarse/centre.h"
 #include "faiss_ext/codes/kernels.h"
+#include "faiss_ext/impl/simd.h"
 #include "faiss_ext/store/list_storage.h"
 
 namespace faiss_ext {
@@ -61,16 +63,75 @@ std::unique_ptr<faiss::Index> empty_quantizer(const faiss::IndexIVF& ivf) {
     return out;
 }
 
+namespace {
+
+/// x - centre, of n.
+FAISS_EXT_SIMD_CLONES
+void subtract(
+        size_t n,
+        size_t d,
+        const float* __restrict x,
+        const float* __restrict centre,
+        float* __restrict out) {
+    for (size_t i = 0; i < n; i++) {
+        for (size_t j = 0; j < d; j++) {
+            out[i * d + j] = x[i * d + j] - centre[j];
+        }
+    }
+}
+
+bool has_packed_means(const faiss::Index& quantizer, size_t n) {
+    return n >= kPackedFrom && means_in_memory(quantizer) &&
+            dynamic_cast<const faiss::IndexFlat*>(&quantizer);
+}
+
+/// |x - m|^2 = |x|^2 - 2 (x.m - |m|^2 / 2), about the centre of the means: the
+/// rounding is relative to their spread.
+void nearest_packed(
+        const gmm::PackedMeans& packed,
+        const float* centre,
+        const float* half_norms,
+        size_t n,
+        const float* x,
+        idx_t* lists) {
+    struct Worker {
+        const gmm::PackedMeans& packed;
+        const float *centre, *half_norms, *x;
+        const size_t n;
+        idx_t* lists;
+        std::vector<float> block, products;
+
+        void operator()(size_t b) {
+            const size_t begin = b * kBlock, rows = std::min(kBlock, n - begin);
+            const size_t d = packed.d, k = packed.k;
+            block.resize(rows * d);
+            products.resize(rows * k);
+            subtract(rows, d, x + begin * d, centre, block.data());
+            gmm::inner_products(packed, rows, block.data(), products.data(), k);
+            for (size_t i = 0; i < rows; i++) {
+                lists[begin + i] = best_code_kernels().largest_difference(
+                        k, &products[i * k], half_norms);
+            }
+        }
+    };
+    gmm::parallel_workers(
+            (n + kBlock - 1) / kBlock,
+            n > kBlock,
+            [&] {
+                return Worker{packed, centre, half_norms, x, n, lists, {}, {}};
+            },
+            [](const Worker&) {});
+}
+
+} // namespace
+
 void nearest_lists(
         const faiss::Index& quantizer, size_t n, const float* x, idx_t* lists) {
-    const float* means = means_in_memory(quantizer);
-    if (n < kPackedFrom || !means ||
-        !dynamic_cast<const faiss::IndexFlat*>(&quantizer)) {
+    if (!has_packed_means(quantizer, n)) {
         quantizer.assign(n, x, lists);
         return;
     }
-    // |x - m|^2 = |x|^2 - 2 (x.m - |m|^2 / 2), about the centre of the means:
-    // the rounding is relative to their spread.
+    const float* means = means_in_memory(quantizer);
     const size_t d = quantizer.d, nlist = quantizer.ntotal;
     const bool l2 = quantizer.metric_type != faiss::METRIC_INNER_PRODUCT;
     std::vector<float> centre(d), half_norms(nlist);
@@ -84,46 +145,37 @@ void nearest_lists(
             h *= 0.5f;
         }
     }
-    const gmm::PackedMeans packed(nlist, d, centred.data());
-    struct Worker {
-        const gmm::PackedMeans& packed;
-        const float *centre, *half_norms, *x;
-        const size_t n;
-        idx_t* lists;
-        std::vector<float> block, products;
+    nearest_packed(
+            gmm::PackedMeans(nlist, d, centred.data()),
+            centre.data(),
+            half_norms.data(),
+            n,
+            x,
+            lists);
+}
 
-        void operator()(size_t b) {
-            const size_t begin = b * kBlock, rows = std::min(kBlock, n - begin);
-            const size_t d = packed.d, k = packed.k;
-            block.resize(rows * d);
-            products.resize(rows * k);
-            for (size_t i = 0; i < rows; i++) {
-                for (size_t j = 0; j < d; j++) {
-                    block[i * d + j] = x[(begin + i) * d + j] - centre[j];
-                }
-            }
-            gmm::inner_products(packed, rows, block.data(), products.data(), k);
-            for (size_t i = 0; i < rows; i++) {
-                lists[begin + i] = best_code_kernels().largest_difference(
-                        k, &products[i * k], half_norms);
-            }
-        }
-    };
-    gmm::parallel_workers(
-            (n + kBlock - 1) / kBlock,
-            n > kBlock,
-            [&] {
-                return Worker{
-                        packed,
-                        centre.data(),
-                        half_norms.data(),
-                        x,
-                        n,
-                        lists,
-                        {},
-                        {}};
-            },
-            [](const Worker&) {});
+void nearest_lists(
+        const faiss::IndexIVF& ivf,
+        const CellCodes& codes,
+        size_t n,
+        const float* x,
+        idx_t* lists) {
+    const bool ip = ivf.quantizer->metric_type == faiss::METRIC_INNER_PRODUCT;
+    if (codes.empty() || codes.similarity != ip ||
+        !has_packed_means(*ivf.quantizer, n)) {
+        return nearest_lists(*ivf.quantizer, n, x, lists);
+    }
+    std::vector<float> half_norms = codes.mean_norms;
+    for (float& h : half_norms) {
+        h *= 0.5f;
+    }
+    nearest_packed(
+            *codes.packed_means,
+            codes.centre.data(),
+            half_norms.data(),
+            n,
+            x,
+            lists);
 }
 
 } // namespace faiss_ext

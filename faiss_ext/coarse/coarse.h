@@ -11,6 +11,8 @@
 
 namespace faiss_ext {
 
+struct CellCodes;
+
 inline bool is_ip(const faiss::IndexIVF& ivf) {
     return ivf.metric_type == faiss::METRIC_INNER_PRODUCT;
 }
@@ -31,9 +33,13 @@ std::unique_ptr<faiss::Index> empty_quantizer(const faiss::IndexIVF& ivf);
  * matrix products, memory a copy of the means. */
 void nearest_lists(
         const faiss::Index& quantizer, size_t n, const float* x, idx_t* lists);
-inline void nearest_lists(
-        const faiss::IndexIVF& ivf, size_t n, const float* x, idx_t* lists) {
-    nearest_lists(*ivf.quantizer, n, x, lists);
-}
+
+/// The same, of an index with these codes, which know the means; or none.
+void nearest_lists(
+        const faiss::IndexIVF& ivf,
+        const CellCodes& codes,
+        size_t n,
+        const float* x,
+        idx_t* lists);
 
 } // namespace faiss_ext

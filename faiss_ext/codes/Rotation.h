@@ -22,13 +22,15 @@ public:
      *
      * @param centre  size d, or nullptr: zeros
      * @param out     size n * d, not overlapping x
+     * @param rows    of x that are meant, or nullptr: the first n
      */
     void apply(
             size_t n,
             const float* x,
             const float* centre,
             float scale,
-            float* out) const;
+            float* out,
+            const uint32_t* rows = nullptr) const;
 
     /// out = the x with P x = y, of n vectors; size n * d, not overlapping y.
     void apply_inverse(size_t n, const float* y, float* out) const;

@@ -63,6 +63,14 @@ struct CodeShape {
     }
 };
 
+/// What a code's terms are made of, see CodeKernels::encode.
+struct CodeProducts {
+    float rr; ///< <r, r>
+    float ro; ///< <r, o>
+    float oo; ///< <o, o>
+    float mo; ///< <m, o>
+};
+
 struct CodeKernels {
     /** Estimates the entries of segments from their codes.
      *
@@ -125,8 +133,9 @@ struct CodeKernels {
     /// IEEE 754 binary16, little-endian
     void (*decode_halves)(size_t d, const uint8_t* code, float* out);
 
-    /// In place: the Walsh-Hadamard transform of n = 2^p values over sqrt(n).
-    void (*hadamard)(float* x, size_t n);
+    /// In place: the Walsh-Hadamard transform of n = 2^p values, each times its
+    /// sign before (nullptr: as they are), over sqrt(n).
+    void (*hadamard)(float* x, const float* signs, size_t n);
 
     /// out[j] = max(0, products[j] * scale + (offset + norms[j])); the least
     /// and the largest of them
@@ -179,20 +188,24 @@ struct CodeKernels {
     /// (equal values, or one far from all others) one near it.
     float (*cut)(size_t n, const float* x, size_t least, size_t most);
 
-    /** The code of a rotated residual: the levels that come nearest to its
-     * direction among a few steps.
+    /** The code of a rotated vector about a cell's mean m = own + a (partner -
+     * own): levels that come nearest to the direction of the residual
+     * r = y - m among a few steps.
      *
+     * @param room   size 2 * d
      * @param level  output, size d, below 2^bits
-     * @param ro     <r, o>
-     * @param oo     <o, o>, o = level - (2^bits - 1) / 2
+     * @param out    output; o = level - (2^bits - 1) / 2
      */
     void (*encode)(
             size_t d,
             int bits,
-            const float* r,
+            const float* y,
+            const float* own,
+            const float* partner,
+            float a,
+            float* room,
             uint8_t* level,
-            float* ro,
-            float* oo);
+            CodeProducts* out);
 };
 
 enum class SimdLevel { portable, avx2, avx512 };

@@ -172,72 +172,96 @@ inline T level_number(const T& r, float inverse) {
 }
 
 template <int bits>
-void encode_of(size_t d, const float* r, uint8_t* level, float* ro, float* oo) {
+void encode_of(
+        size_t d,
+        const float* y,
+        const float* own,
+        const float* partner,
+        float a,
+        float* room,
+        uint8_t* level,
+        CodeProducts* out) {
     constexpr float top = 0.5f * ((1 << bits) - 1);
     constexpr int tries = bits == 1 ? 1 : 3;
-    const float rms =
-            __builtin_sqrtf(inner_product(r, r, d) / float(d)) + 1e-30f;
-    float best = -1, inverse_best = 0;
+    float* __restrict const m = room;
+    float* __restrict const r = room + d;
+    for (size_t j = 0; j < d; j++) {
+        m[j] = own[j] + a * (partner[j] - own[j]);
+        r[j] = y[j] - m[j];
+    }
+    out->rr = inner_product(r, r, d);
+    const float rms = __builtin_sqrtf(out->rr / float(d)) + 1e-30f;
+    float inverse[tries];
+    Lanes sum_ro[tries] = {}, sum_oo[tries] = {};
     for (int k = 0; k < tries; k++) {
-        const float inverse = 1 / (rms * kSteps<bits>[k]);
-        Lanes sum_ro = {}, sum_oo = {};
-        size_t j = 0;
-        for (; j + kLanes <= d; j += kLanes) {
-            const Lanes x = Lanes::load(r + j);
+        inverse[k] = 1 / (rms * kSteps<bits>[k]);
+    }
+    size_t j = 0;
+    for (; j + kLanes <= d; j += kLanes) {
+        const Lanes x = Lanes::load(r + j);
+        for (int k = 0; k < tries; k++) {
             Lanes o;
             for (size_t i = 0; i < Lanes::n; i++) {
                 o.r[i] = __builtin_convertvector(
                                  __builtin_convertvector(
-                                         level_number<bits>(x.r[i], inverse),
+                                         level_number<bits>(x.r[i], inverse[k]),
                                          Mask),
                                  Register) -
                         top;
             }
-            sum_ro.add_product(x, o);
-            sum_oo.add_product(o, o);
+            sum_ro[k].add_product(x, o);
+            sum_oo[k].add_product(o, o);
         }
-        if (j < d) {
+    }
+    if (j < d) {
+        for (int k = 0; k < tries; k++) {
             float last_r[kLanes] = {}, last_o[kLanes] = {};
             for (size_t l = 0; j + l < d; l++) {
                 last_r[l] = r[j + l];
-                last_o[l] =
-                        float(int32_t(level_number<bits>(r[j + l], inverse))) -
+                last_o[l] = float(int32_t(
+                                    level_number<bits>(r[j + l], inverse[k]))) -
                         top;
             }
             const Lanes x = Lanes::load(last_r), o = Lanes::load(last_o);
-            sum_ro.add_product(x, o);
-            sum_oo.add_product(o, o);
-        }
-        const float this_ro = sum_ro.sum();
-        const float this_oo = sum_oo.sum();
-        const float cosine = this_ro / __builtin_sqrtf(this_oo);
-        if (cosine > best || k == 0) {
-            best = cosine;
-            inverse_best = inverse;
-            *ro = this_ro;
-            *oo = this_oo;
+            sum_ro[k].add_product(x, o);
+            sum_oo[k].add_product(o, o);
         }
     }
-    for (size_t j = 0; j < d; j++) {
-        level[j] = uint8_t(int32_t(level_number<bits>(r[j], inverse_best)));
+    float ro[tries], oo[tries];
+    float best = 0;
+    int at = 0; // no branch: it would be guessed wrongly
+    for (int k = 0; k < tries; k++) {
+        ro[k] = sum_ro[k].sum();
+        oo[k] = sum_oo[k].sum();
+        const float cosine = ro[k] / __builtin_sqrtf(oo[k]);
+        at = cosine > best ? k : at;
+        best = cosine > best ? cosine : best;
     }
+    out->ro = ro[at];
+    out->oo = oo[at];
+    const float inverse_best = inverse[at];
+    for (j = 0; j < d; j++) {
+        const int32_t number = int32_t(level_number<bits>(r[j], inverse_best));
+        level[j] = uint8_t(number);
+        r[j] = float(number) - top;
+    }
+    out->mo = inner_product(m, r, d);
 }
 
 void encode(
         size_t d,
         int bits,
-        const float* r,
+        const float* y,
+        const float* own,
+        const float* partner,
+        float a,
+        float* room,
         uint8_t* level,
-        float* ro,
-        float* oo) {
-    switch (bits) {
-        case 1:
-            return encode_of<1>(d, r, level, ro, oo);
-        case 2:
-            return encode_of<2>(d, r, level, ro, oo);
-        default:
-            return encode_of<4>(d, r, level, ro, oo);
-    }
+        CodeProducts* out) {
+    const auto f = bits == 1 ? encode_of<1>
+            : bits == 2      ? encode_of<2>
+                             : encode_of<4>;
+    f(d, y, own, partner, a, room, level, out);
 }
 
 } // namespace

@@ -25,11 +25,26 @@ inline Register butterflies(const Register& v) {
     }
 }
 
-/// The transform of count * kWidth values, without the factor, in registers.
+/// x *= signs, of n values.
+inline void multiply(float* x, const float* signs, size_t n) {
+    for (size_t j = 0; j < n; j++) {
+        x[j] *= signs[j];
+    }
+}
+
+/// The transform of count * kWidth values, in registers.
 template <size_t count>
-inline void transform(float* x, float scale) {
+inline void transform(float* x, const float* signs, float scale) {
     Register v[count];
     __builtin_memcpy(v, x, sizeof(v));
+    if (signs) {
+        Register s[count];
+        __builtin_memcpy(s, signs, sizeof(s));
+#pragma GCC unroll 8
+        for (size_t i = 0; i < count; i++) {
+            v[i] *= s[i];
+        }
+    }
 #pragma GCC unroll 4
     for (size_t stride = count / 2; stride > 0; stride /= 2) {
 #pragma GCC unroll 8
@@ -48,12 +63,15 @@ inline void transform(float* x, float scale) {
     __builtin_memcpy(x, v, sizeof(v));
 }
 
-void hadamard(float* x, size_t n) {
+void hadamard(float* x, const float* signs, size_t n) {
     float scale = 1;
     for (size_t m = 1; m < n; m *= 2) {
         scale *= 0.70710678118654752f;
     }
     if (n < kWidth) {
+        if (signs) {
+            multiply(x, signs, n);
+        }
         for (size_t stride = n / 2; stride > 0; stride /= 2) {
             for (size_t j = 0; j < n; j++) {
                 if ((j & stride) == 0) {
@@ -70,13 +88,19 @@ void hadamard(float* x, size_t n) {
     }
     switch (n / kWidth) {
         case 1:
-            return transform<1>(x, scale);
+            return transform<1>(x, signs, scale);
         case 2:
-            return transform<2>(x, scale);
+            return transform<2>(x, signs, scale);
         case 4:
-            return transform<4>(x, scale);
+            return transform<4>(x, signs, scale);
     }
     constexpr size_t kPart = 8 * kWidth;
+    if (n == kPart) {
+        return transform<8>(x, signs, scale);
+    }
+    if (signs) {
+        multiply(x, signs, n);
+    }
     for (size_t stride = n / 2; stride >= kPart; stride /= 2) {
         for (size_t i = 0; i < n; i += 2 * stride) {
             for (size_t j = i; j < i + stride; j += kWidth) {
@@ -90,7 +114,7 @@ void hadamard(float* x, size_t n) {
         }
     }
     for (size_t j = 0; j < n; j += kPart) {
-        transform<8>(x + j, scale);
+        transform<8>(x + j, nullptr, scale);
     }
 }
 

@@ -16,46 +16,39 @@
 
 namespace faiss_ext {
 
-/// A list's vectors, and its cells fitted to them.
+/// A list's cells fitted to its vectors.
 class ListFit {
 public:
     ListFit(GMMIndexRef index, size_t list)
             : index(index), list(list), n(index.ivf.invlists->list_size(list)),
-              codes(index.ivf.invlists, list) {
-        const faiss::IndexIVF& ivf = index.ivf;
-        const size_t d = ivf.d;
-        x = reinterpret_cast<const float*>(codes.get());
-        if (is_ip(ivf) || !dynamic_cast<const faiss::IndexIVFFlat*>(&ivf)) {
-            decoded.resize(n * d);
-            decode_codes(ivf, list, n, codes.get(), decoded.data());
-            x = decoded.data();
-        }
-        if (is_ip(ivf)) {
-            norms.resize(n);
-            for (size_t r = 0; r < n; r++) {
-                const float length2 = faiss::fvec_norm_L2sqr(x + r * d, d);
-                norm2 = std::max(norm2, length2);
-                norms[r] = std::sqrt(length2);
-            }
-            faiss::fvec_renorm_L2(d, n, decoded.data());
-        }
-    }
+              codes(index.ivf.invlists, list) {}
 
-    /// Whether the list's a is near enough to what it would become.
-    bool has_the_same_a(const PairCells& cells, const float* means) const {
-        std::vector<uint32_t> rows(std::min(n, kFitSample));
-        for (size_t r = 0; r < rows.size(); r++) {
-            rows[r] = uint32_t(r * n / rows.size());
+    /// Whether the list's a is near enough to what it would become, by a sample
+    /// of its vectors.
+    bool has_the_same_a(const PairCells& cells, const float* means) {
+        const size_t size = std::min(n, kFitSample);
+        std::vector<uint32_t> rows(size);
+        for (size_t r = 0; r < size; r++) {
+            rows[r] = uint32_t(r * n / size);
         }
-        std::vector<uint16_t> ignored(rows.size());
+        const uint32_t* of = rows.data();
+        if (!as_they_are()) {
+            const size_t code_size = index.ivf.code_size;
+            std::vector<uint8_t> sample(size * code_size);
+            for (size_t r = 0; r < size; r++) {
+                std::copy_n(
+                        codes.get() + rows[r] * code_size,
+                        code_size,
+                        &sample[r * code_size]);
+            }
+            decode(size, sample.data());
+            of = nullptr;
+        } else {
+            decode(n, codes.get());
+        }
+        std::vector<uint16_t> ignored(size);
         const float a = cells.best_a(
-                list,
-                rows.size(),
-                index.ivf.d,
-                x,
-                rows.data(),
-                means,
-                ignored.data());
+                list, size, index.ivf.d, x, of, means, ignored.data());
         return std::abs(a - cells.a[list]) <= kSameA;
     }
 
@@ -64,6 +57,7 @@ public:
     void fit(PairCells& cells, const float* means, uint32_t* offset) {
         const size_t L = cells.cells_per_list;
         std::vector<uint16_t> cell(n);
+        decode(n, codes.get());
         order.resize(n);
         payload.fit(
                 cells,
@@ -97,10 +91,37 @@ private:
     /// residuals would be shorter by less than a hundredth.
     static constexpr float kSameA = 0.03f;
 
+    /// Whether vectors can be used where FAISS's list has them.
+    bool as_they_are() const {
+        return !is_ip(index.ivf) &&
+                dynamic_cast<const faiss::IndexIVFFlat*>(&index.ivf);
+    }
+
+    /// Makes x those of so many codes; directions for METRIC_INNER_PRODUCT.
+    void decode(size_t size, const uint8_t* from) {
+        if (as_they_are()) {
+            x = reinterpret_cast<const float*>(from);
+            return;
+        }
+        const size_t d = index.ivf.d;
+        decoded.resize(size * d);
+        decode_codes(index.ivf, list, size, from, decoded.data());
+        x = decoded.data();
+        if (is_ip(index.ivf)) {
+            norms.resize(size);
+            for (size_t r = 0; r < size; r++) {
+                const float length2 = faiss::fvec_norm_L2sqr(x + r * d, d);
+                norm2 = std::max(norm2, length2);
+                norms[r] = std::sqrt(length2);
+            }
+            faiss::fvec_renorm_L2(d, size, decoded.data());
+        }
+    }
+
     GMMIndexRef index;
     size_t list, n;
     faiss::InvertedLists::ScopedCodes codes;
-    const float* x;
+    const float* x = nullptr;
     std::vector<float> decoded, norms;
 };
 

@@ -8,7 +8,6 @@
 #include <faiss/impl/FaissAssert.h>
 #include <faiss/impl/IDSelector.h>
 
-#include "Blas.h"
 #include "ParallelFor.h"
 #include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/impl/errors.h"
@@ -87,6 +86,7 @@ private:
     const float* x; ///< of the entries
     const idx_t* ids;
     idx_t first_id;
+    std::vector<uint32_t> rows; ///< by list
     std::vector<uint8_t> codes;
     // max_assign > 1: the vectors, then their copies
     std::optional<Assignment> copies;
@@ -119,7 +119,8 @@ void Block::with_copies(size_t n, const idx_t* lists) {
 
 void Block::enter(Edit& edit) {
     const faiss::IndexIVF& ivf = index.ivf;
-    const auto rows = rows_by_list(n_entries, entry_lists, ivf.nlist);
+    rows = rows_by_list(n_entries, entry_lists, ivf.nlist);
+    edit.arrivals.reserve(std::min(rows.size(), ivf.nlist));
     const uint8_t* bytes = reinterpret_cast<const uint8_t*>(x);
     if (has_vectors(ivf) && !dynamic_cast<const faiss::IndexIVFFlat*>(&ivf)) {
         codes.resize(n_entries * ivf.code_size);
@@ -137,7 +138,7 @@ void Block::enter(Edit& edit) {
             end++;
         }
         a.n = end - begin;
-        a.rows.assign(rows.begin() + begin, rows.begin() + end);
+        a.rows = rows.data() + begin;
         a.codes = bytes;
         a.ids = ids;
         a.add_id = ids ? 0 : first_id;
@@ -160,10 +161,6 @@ void Block::enter(Edit& edit) {
         return;
     }
     const MeansView means(ivf);
-    std::optional<gmm::SerialBlas> serial_blas;
-    if (n_entries >= kParallelRows) { // it locks: not for single vectors
-        serial_blas.emplace();
-    }
     gmm::parallel_for(
             edit.arrivals.size(),
             [&](size_t i) { edit.arrivals[i].place(index, x, means.data()); },
@@ -179,7 +176,7 @@ void add_block(
     std::vector<idx_t> nearest;
     if (!homes) {
         nearest.resize(n);
-        nearest_lists(index.ivf, n, x, nearest.data());
+        nearest_lists(index.ivf, index.gmm.cells.codes, n, x, nearest.data());
         homes = nearest.data();
     }
     Edit edit(index);
@@ -246,7 +243,7 @@ void update_vectors(
     check_writable(index.ivf);
     check_max_assign(index.ivf, index.gmm);
     std::vector<idx_t> homes(n);
-    nearest_lists(index.ivf, n, v, homes.data());
+    nearest_lists(index.ivf, index.gmm.cells.codes, n, v, homes.data());
     FAISS_THROW_IF_NOT_MSG(
             std::find(homes.begin(), homes.end(), -1) == homes.end(),
             "update_vectors: the quantizer finds no list for a vector");
@@ -327,7 +324,6 @@ void take_entries(
         }
     } else if (!index.gmm.cells.empty()) {
         const MeansView means(ivf);
-        const gmm::SerialBlas serial_blas;
         gmm::parallel_for(edit.arrivals.size(), [&](size_t i) {
             Arrivals& a = edit.arrivals[i];
             std::vector<float> x(a.n * ivf.d);

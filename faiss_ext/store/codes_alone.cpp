@@ -7,7 +7,6 @@
 
 #include <faiss/impl/FaissAssert.h>
 
-#include "Blas.h"
 #include "ParallelFor.h"
 #include "faiss_ext/coarse/coarse.h"
 
@@ -76,7 +75,6 @@ PairCells fit_cells_in_training(
         }
     }
     std::vector<double> squared_error(nlist);
-    const gmm::SerialBlas serial_blas;
     gmm::parallel_for(nlist, [&](size_t list) {
         const size_t size = rows[list].size();
         std::vector<float> own(size * d);

@@ -6,7 +6,6 @@
 
 #include <faiss/utils/distances.h>
 
-#include "Blas.h"
 #include "ParallelFor.h"
 #include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/impl/errors.h"
@@ -18,9 +17,8 @@ void Arrivals::place(GMMIndexRef index, const float* x, const float* means) {
     const size_t d = index.ivf.d;
     const PairCells& cells = index.gmm.cells;
     cell.resize(n);
-    const uint32_t* own = rows.empty() ? nullptr : rows.data();
     if (!is_ip(index.ivf)) {
-        payload.assign(cells, list, n, d, x, own, nullptr, means, cell.data());
+        payload.assign(cells, list, n, d, x, rows, nullptr, means, cell.data());
         return;
     }
     std::vector<float> directions(n * d), norms(n);
@@ -52,6 +50,7 @@ void Edit::group_by_list() {
     if (!std::is_sorted(arrivals.begin(), arrivals.end(), by_list)) {
         std::sort(arrivals.begin(), arrivals.end(), by_list);
     }
+    lists.reserve(std::min(index.ivf.nlist, arrivals.size() + removed.size()));
     const uint64_t* r = removed.data();
     const uint64_t* const r_end = r + removed.size();
     auto a = arrivals.begin();
@@ -78,9 +77,21 @@ void Edit::sort_arrivals(ListEdit& edit) const {
     if (index.gmm.cells.empty() || edit.n_new() < 2) {
         return;
     }
+    const size_t L = index.gmm.cells.cells_per_list;
     edit.order.resize(edit.n_new());
-    std::iota(edit.order.begin(), edit.order.end(), 0);
     const std::vector<uint16_t>& cell = edit.arrivals->cell;
+    if (edit.n_new() > L / 4) {
+        std::vector<uint32_t> next(L + 1);
+        for (uint16_t l : cell) {
+            next[l + 1]++;
+        }
+        std::partial_sum(next.begin(), next.end(), next.begin());
+        for (size_t r = 0; r < cell.size(); r++) {
+            edit.order[next[cell[r]]++] = uint32_t(r);
+        }
+        return;
+    }
+    std::iota(edit.order.begin(), edit.order.end(), 0);
     std::sort(
             edit.order.begin(), edit.order.end(), [&](uint32_t p, uint32_t q) {
                 return cell[p] != cell[q] ? cell[p] < cell[q] : p < q;

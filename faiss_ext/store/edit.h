@@ -10,11 +10,11 @@
 namespace faiss_ext {
 
 /// Entries that come into one list. Entry r has row rows[r] of codes and ids,
-/// or row r where rows is empty.
+/// or row r where rows is nullptr.
 struct Arrivals {
     size_t list;
     size_t n;
-    std::vector<uint32_t> rows;
+    const uint32_t* rows = nullptr;
     const uint8_t* codes = nullptr;
     const idx_t* ids = nullptr; ///< nullptr: the rows' numbers
     idx_t add_id = 0;           ///< added to either
@@ -22,7 +22,7 @@ struct Arrivals {
     std::vector<int32_t> earlier;
 
     size_t row(size_t r) const {
-        return rows.empty() ? r : rows[r];
+        return rows ? rows[r] : r;
     }
     idx_t id(size_t r) const {
         return add_id + (ids ? ids[row(r)] : idx_t(row(r)));

@@ -3,6 +3,7 @@
 #include <bit>
 
 #include "ParallelFor.h"
+#include "faiss_ext/impl/simd.h"
 #include "faiss_ext/store/FreePlace.h"
 #include "faiss_ext/store/edit.h"
 
@@ -12,6 +13,8 @@ namespace {
 
 /// Cells whose ends are asked for before a change comes to them.
 constexpr size_t kCellsAhead = 8;
+/// The same of vectors that come.
+constexpr size_t kArrivalsAhead = 6;
 
 } // namespace
 
@@ -143,10 +146,13 @@ void Edit::put_in(
         }
         const size_t moving = std::min(before, end - begin);
         const size_t to = std::max(begin + before, end);
-        for (size_t j = 0; j < moving; j++) {
-            entries.move(begin + j, to + j);
-        }
+        entries.move_run(begin, moving, to);
         for (size_t j = before; j < new_end; j++) {
+            if (j >= kArrivalsAhead) {
+                const size_t next = edit.arrival(j - kArrivalsAhead);
+                const size_t size = index.ivf.code_size;
+                prefetch_bytes(a.codes + a.row(next) * size, size);
+            }
             set(entries, a, edit.arrival(j), end + j);
         }
         offset[l + 1] = uint32_t(end + new_end);

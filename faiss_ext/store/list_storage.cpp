@@ -186,6 +186,22 @@ void ListEntries::move(size_t from, size_t to) noexcept {
     }
 }
 
+void ListEntries::move_run(size_t from, size_t n, size_t to) noexcept {
+    if (!ids || leaving || !index.ivf.direct_map.no()) {
+        for (size_t j = 0; j < n; j++) {
+            move(from + j, to + j);
+        }
+        return;
+    }
+    if (code_size > 0) {
+        memcpy(codes + to * code_size, codes + from * code_size, n * code_size);
+    }
+    std::copy_n(ids + from, n, ids + to);
+    for (size_t j = 0; j < n && !index.gmm.cells.empty(); j++) {
+        Payload::move(index.gmm.cells, list, from + j, to + j);
+    }
+}
+
 void ListEntries::prefetch(size_t entry) const noexcept {
     if (ids) {
         if (code_size > 0) { // every line of it

@@ -91,6 +91,9 @@ public:
     /// Copies an entry to another place, where it then is.
     void move(size_t from, size_t to) noexcept;
 
+    /// The same of n entries side by side, to places that are none of theirs.
+    void move_run(size_t from, size_t n, size_t to) noexcept;
+
     /// Asks for what move() will read and write of a place, soon.
     void prefetch(size_t entry) const noexcept;
 

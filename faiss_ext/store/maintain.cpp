@@ -7,7 +7,6 @@
 
 #include <faiss/utils/distances.h>
 
-#include "Blas.h"
 #include "ParallelFor.h"
 #include "faiss_ext/calibrate/calibrate.h"
 #include "faiss_ext/coarse/coarse.h"
@@ -87,6 +86,15 @@ bool cells_are_due(GMMIndexRef index, size_t entries) {
     const PairCells& cells = index.gmm.cells;
     return entries > 0 &&
             (cells.empty() ? L > 1 : L >= kGrowth * cells.cells_per_list);
+}
+
+/// Whether all that rebuild_cells() could change is what refit_grown_lists()
+/// sees to.
+bool cells_are_as_chosen(GMMIndexRef index) {
+    const PairCells& cells = index.gmm.cells;
+    return !cells.empty() && cells.fitted_n >= kLeastFitted * index.ivf.nlist &&
+            cells.cells_per_list ==
+            choose_cells(index, stored_entries(index.ivf));
 }
 
 bool calibration_is_due(GMMIndexRef index) {
@@ -196,36 +204,39 @@ void rebuild_cells(GMMIndexRef index) {
     std::vector<float> norm2(ivf.nlist);
     std::vector<double> squared_error(ivf.nlist);
     std::vector<uint8_t> spare(omp_get_max_threads() * ivf.code_size);
-    {
-        const gmm::SerialBlas serial_blas;
-        gmm::parallel_for(ivf.nlist, [&](size_t i) {
-            check_interrupt();
-            if (ivf.invlists->list_size(i) == 0) {
-                return;
-            }
-            check_writable(ivf, i);
-            ListFit fit(index, i);
-            fit.fit(fresh, means.data(), fresh.list_offsets(i));
-            norm2[i] = fit.norm2;
-            squared_error[i] = fit.payload.squared_error;
-            Payload::resize(fresh, i, fit.order.size());
-            for (size_t p = 0; p < fit.order.size(); p++) {
-                fit.payload.set(fresh, i, p, fit.order[p]);
-            }
-            orders[i] = std::move(fit.order);
-        });
-    }
+    const bool shared_map = ivf.direct_map.type == faiss::DirectMap::Hashtable;
+    const auto permute = [&](size_t i) {
+        ListEntries(index, i).permute(
+                orders[i], &spare[omp_get_thread_num() * ivf.code_size]);
+    };
+    // where there were no cells any order will do, so each list gets its own
+    // while its vectors are in a cache
+    const bool at_once = gmm.cells.empty() && !shared_map;
+    gmm::parallel_for(ivf.nlist, [&](size_t i) {
+        check_interrupt();
+        if (ivf.invlists->list_size(i) == 0) {
+            return;
+        }
+        check_writable(ivf, i);
+        ListFit fit(index, i);
+        fit.fit(fresh, means.data(), fresh.list_offsets(i));
+        norm2[i] = fit.norm2;
+        squared_error[i] = fit.payload.squared_error;
+        Payload::resize(fresh, i, fit.order.size());
+        for (size_t p = 0; p < fit.order.size(); p++) {
+            fit.payload.set(fresh, i, p, fit.order[p]);
+        }
+        orders[i] = std::move(fit.order);
+        if (at_once) {
+            permute(i);
+        }
+    });
     fresh.norm2 = *std::max_element(norm2.begin(), norm2.end());
     fresh.codes.set_error(squared_error, stored);
     // nothing throws any more
-    gmm::parallel_for(
-            ivf.nlist,
-            [&](size_t i) {
-                ListEntries(index, i).permute(
-                        orders[i],
-                        &spare[omp_get_thread_num() * ivf.code_size]);
-            },
-            ivf.direct_map.type != faiss::DirectMap::Hashtable);
+    if (!at_once) {
+        gmm::parallel_for(ivf.nlist, permute, !shared_map);
+    }
     gmm.cells = std::move(fresh);
 }
 
@@ -250,7 +261,6 @@ void refit_grown_lists(
             return;
         }
         const MeansView means(index.ivf);
-        const gmm::SerialBlas serial_blas;
         gmm::parallel_for(
                 due.size(),
                 [&](size_t i) { refit_list(index, due[i], means.data()); },
@@ -297,7 +307,6 @@ void maintain(GMMIndexRef index) {
             }
         }
         const MeansView means(index.ivf);
-        const gmm::SerialBlas serial_blas;
         gmm::parallel_for(
                 due.size(),
                 [&](size_t i) {
@@ -330,7 +339,7 @@ void Growth::finish() {
     const bool calibration_due = calibration_is_due(index);
     try {
         if (index.gmm.max_assign == 1 && index.gmm.cells_per_list != 1 &&
-            has_vectors(index.ivf)) {
+            has_vectors(index.ivf) && !cells_are_as_chosen(index)) {
             rebuild_cells(index);
         }
         if (calibration_due || calibration_is_due(index)) {
