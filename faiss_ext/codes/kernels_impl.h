@@ -14,7 +14,7 @@ namespace faiss_ext {
 namespace {
 
 /// Blocks ahead that are fetched.
-constexpr size_t kPrefetched = 4;
+constexpr size_t kPrefetched = 8;
 /// Blocks that are gathered before their entries are estimated.
 constexpr size_t kGathered = 64;
 

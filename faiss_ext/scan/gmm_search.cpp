@@ -21,6 +21,8 @@
 #include "faiss_ext/scan/CodeDistances.h"
 #include "faiss_ext/scan/CodeSearcher.h"
 #include "faiss_ext/scan/ExactDistances.h"
+#include "faiss_ext/scan/ListSearcher.h"
+#include "faiss_ext/scan/QueryOrder.h"
 #include "faiss_ext/scan/RunScanner.h"
 #include "faiss_ext/scan/collectors.h"
 #include "faiss_ext/store/list_storage.h"
@@ -96,77 +98,6 @@ struct RangeHandlers {
     }
 };
 
-/// Whole lists in the order of keys; of entries with copies elsewhere the one
-/// in the first list that holds the vector is scanned.
-class ListSearcher {
-public:
-    explicit ListSearcher(const IVFGMM& gmm_in, size_t nlist)
-            : gmm(gmm_in), probed(nlist, 0) {}
-
-    template <class Handler>
-    void operator()(
-            RunScanner& scanner,
-            const idx_t* keys,
-            const float* coarse,
-            size_t nprobe,
-            Handler& handler) {
-        stamp++;
-        for (size_t p = 0; p < nprobe; p++) {
-            if (keys[p] >= 0) {
-                probed[keys[p]] = stamp;
-            }
-        }
-        for (size_t p = 0; p < nprobe && !scanner.capped(); p++) {
-            if (keys[p] < 0) {
-                continue;
-            }
-            const size_t list = keys[p];
-            const size_t n = scanner.ivf.invlists->list_size(list);
-            if (n == 0) {
-                continue;
-            }
-            runs.clear();
-            if (gmm.earlier_lists.empty()) {
-                runs.push_back({uint32_t(list), 0, uint32_t(n)});
-            } else {
-                runs_without_copies(list, n);
-            }
-            scanner.scan_runs(
-                    runs.data(),
-                    runs.size(),
-                    [&](size_t) { return coarse[p]; },
-                    handler);
-        }
-    }
-
-private:
-    void runs_without_copies(size_t list, size_t n) {
-        const size_t width = gmm.max_assign - 1;
-        const int32_t* earlier = gmm.earlier_lists[list].data();
-        const size_t known = gmm.earlier_lists[list].size() / width;
-        for (size_t j = 0; j < n; j++) {
-            bool skip = false;
-            for (size_t w = 0; w < width && j < known; w++) {
-                const int32_t other = earlier[j * width + w];
-                skip |= other >= 0 && probed[other] == stamp;
-            }
-            if (skip) {
-                continue;
-            }
-            if (!runs.empty() && runs.back().end == j) {
-                runs.back().end++;
-            } else {
-                runs.push_back({uint32_t(list), uint32_t(j), uint32_t(j + 1)});
-            }
-        }
-    }
-
-    const IVFGMM& gmm;
-    std::vector<uint32_t> probed;
-    uint32_t stamp = 0;
-    std::vector<Run> runs;
-};
-
 /// One thread's searches of whole lists, of queries whose lists are known.
 template <class Handlers>
 struct ListSearches {
@@ -177,15 +108,18 @@ struct ListSearches {
     Handlers handlers;
     const ProbedLists& lists;
 
-    void operator()(size_t i0, size_t n, const float* x, SearchCounts& counts) {
+    template <class Number>
+    void operator()(
+            size_t n, const float* x, Number number, SearchCounts& counts) {
         const size_t d = scanner.ivf.d;
         for (size_t i = 0; i < n; i++) {
             const float* q = x + i * d;
-            search(i0 + i, q, lists, i0 + i, counts);
-            if (plan.all_if_few && handlers.fewer_than_k(i0 + i)) {
+            const size_t query = number(i);
+            search(query, q, lists, query, counts);
+            if (plan.all_if_few && handlers.fewer_than_k(query)) {
                 SearchPlan all = plan;
                 all.nprobe = scanner.ivf.nlist;
-                search(i0 + i,
+                search(query,
                        q,
                        probe_lists(scanner.ivf, gmm, all, 1, q),
                        0,
@@ -239,18 +173,20 @@ struct CodeSearches {
               queries(ivf_in, plan_in.quantizer_params),
               searcher(ivf_in, gmm_in, plan_in), handlers(handlers_in) {}
 
-    void operator()(size_t i0, size_t n, const float* x, SearchCounts& counts) {
+    template <class Number>
+    void operator()(
+            size_t n, const float* x, Number number, SearchCounts& counts) {
         const size_t d = ivf.d;
         queries.start(gmm.cells.codes, n, x);
         for (size_t i = 0; i < n; i++) {
             const float* q = x + i * d;
-            handlers.with_query(i0 + i, [&](auto& collector) {
+            handlers.with_query(number(i), [&](auto& collector) {
                 if (!finite(q, d)) {
                     return;
                 }
                 queries.choose(i, q);
                 searcher.hidden =
-                        plan.hidden ? &(*plan.hidden)[i0 + i] : nullptr;
+                        plan.hidden ? &(*plan.hidden)[number(i)] : nullptr;
                 searcher(
                         q,
                         queries.rotated(i),
@@ -272,19 +208,43 @@ struct SearchWorker {
     Searches searches;
     const size_t d, n, block;
     const float* x;
-    SearchCounts counts;
+    const QueryOrder& order;
+    SearchCounts counts = {};
+    std::vector<float> together = {}; ///< a block's queries
 
     void operator()(size_t b) {
         check_interrupt();
-        const size_t i = b * block;
-        searches(i, std::min(block, n - i), x + i * d, counts);
+        const size_t begin = b * block, count = std::min(block, n - begin);
+        if (order.as_they_come()) {
+            searches(
+                    count,
+                    x + begin * d,
+                    [&](size_t i) { return begin + i; },
+                    counts);
+            return;
+        }
+        const uint32_t* numbers = &order.numbers[begin];
+        together.resize(count * d);
+        for (size_t i = 0; i < count; i++) {
+            std::copy_n(x + numbers[i] * d, d, &together[i * d]);
+        }
+        searches(
+                count,
+                together.data(),
+                [&](size_t i) { return size_t(numbers[i]); },
+                counts);
     }
 };
 
-/// Runs make_searches()(i0, n, x, counts) over blocks of queries in parallel.
+/// Runs make_searches()(n, x, number, counts) over blocks of queries in
+/// parallel: query i of a block is query number(i) of the call.
 template <class MakeSearches>
 SearchCounts in_parallel(
-        size_t d, size_t n, const float* x, MakeSearches&& make_searches) {
+        size_t d,
+        size_t n,
+        const float* x,
+        const QueryOrder& order,
+        MakeSearches&& make_searches) {
     using Worker = SearchWorker<decltype(make_searches())>;
     const size_t block = std::clamp<size_t>(
             n / (4 * size_t(omp_get_max_threads())), 1, kQueryBlock);
@@ -294,7 +254,7 @@ SearchCounts in_parallel(
             n_blocks,
             n_blocks > 1,
             [&] {
-                return Worker{make_searches(), d, n, block, x, {}};
+                return Worker{make_searches(), d, n, block, x, order};
             },
             [&](Worker& worker) {
                 counts += worker.counts;
@@ -314,8 +274,9 @@ SearchCounts search_codes(
         const float* x,
         MakeHandlers&& make_handlers) {
     using Handlers = decltype(make_handlers());
+    const QueryOrder order(ivf, gmm.cells.codes, n, x);
     const auto by = [&]<class Searcher>(std::type_identity<Searcher>) {
-        return in_parallel(ivf.d, n, x, [&] {
+        return in_parallel(ivf.d, n, x, order, [&] {
             return CodeSearches<Searcher, Handlers>(
                     ivf, gmm, plan, make_handlers());
         });
@@ -339,7 +300,7 @@ SearchCounts search_lists(
     const double t0 = faiss::getmillisecs();
     const ProbedLists lists = probe_lists(ivf, gmm, plan, n, x);
     faiss::indexIVF_stats.quantization_time += faiss::getmillisecs() - t0;
-    return in_parallel(ivf.d, n, x, [&] {
+    return in_parallel(ivf.d, n, x, QueryOrder(), [&] {
         return ListSearches<Handlers>{
                 gmm,
                 plan,
