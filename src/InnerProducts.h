@@ -57,4 +57,17 @@ void inner_products(
         size_t stride,
         const Kernels& kernel = best_kernels());
 
+/** The same for out[i * stride + c] = -1/2 sum_j (q_ij scale_cj - shift_cj)^2,
+ * at twice the cost: nothing cancels, so that errors are relative to it, but
+ * for the rounding of the shifts.
+ */
+void exponents(
+        const PackedMeans& scales,
+        const PackedMeans& shifts,
+        size_t n,
+        const float* q,
+        float* out,
+        size_t stride,
+        const Kernels& kernel = best_kernels());
+
 } // namespace gmm

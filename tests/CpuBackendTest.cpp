@@ -411,6 +411,125 @@ TEST(CpuBackend, TinyVariancesFarFromTheCenterAreExact) {
     }
 }
 
+/// A component with one vector has a variance that differs from the others'
+/// by as much as the regularisation says.
+TEST(CpuBackend, ComponentsOfOneVectorAmongOthers) {
+    for (Covariance covariance :
+         {Covariance::isotropic, Covariance::diagonal}) {
+        for (size_t k : {40, 160}) { // without and with a product of bytes
+            const RealData data = sift(1500, 128);
+            GaussianMixture model = trained(data, k, covariance);
+            const size_t each = model.variances.size() / k;
+            for (size_t c : {size_t(0), size_t(17), k - 1}) {
+                std::copy_n(
+                        data.x.begin() + (9 * c + 5) * data.d,
+                        data.d,
+                        model.means.begin() + c * data.d);
+                std::fill_n(model.variances.begin() + c * each, each, 1e-6f);
+            }
+            // One dimension of one more, as where a value repeats.
+            std::fill_n(model.variances.begin() + 3 * each, 1, 2e-6f);
+            const Frame frame = frame_of(data, unit_scale(data));
+            const GaussianMixture inside = frame.to_frame(model);
+            RealData y = data;
+            for (size_t i = 0; i < y.x.size(); i++) {
+                const float x = y.x[i];
+                y.x[i] = (x - frame.center[i % y.d]) * frame.scale;
+            }
+            const Reference expected(y, inside);
+            const auto source = data.source();
+            const auto backend = gmm::make_cpu_backend();
+            backend->set_data(*source, nullptr, frame);
+            backend->set_model(inside);
+            SufficientStats stats;
+            backend->accumulate(EStep::soft, stats);
+            EXPECT_NEAR(
+                    stats.objective,
+                    expected.objective,
+                    1e-6 * std::fabs(expected.objective));
+            for (size_t c = 0; c < k; c++) {
+                ASSERT_NEAR(
+                        stats.n_k[c],
+                        expected.n_k[c],
+                        1e-4 * std::max(expected.n_k[c], 1.0))
+                        << c;
+                for (size_t j = 0; j < data.d; j++) {
+                    ASSERT_NEAR(
+                            stats.sum_x[c * data.d + j],
+                            expected.sum_x[c * data.d + j],
+                            4e-4 * std::max(expected.n_k[c], 1.0));
+                }
+            }
+            EXPECT_NEAR(stats.n_k[17], 1, 1e-6);
+
+            const size_t m = 5;
+            std::vector<int64_t> found(data.n * m);
+            std::vector<float> log_prob(data.n);
+            std::vector<double> joint(data.n * k);
+            backend->top_components(
+                    data.rows(),
+                    m,
+                    found.data(),
+                    nullptr,
+                    nullptr,
+                    log_prob.data());
+            inside.log_joint(y.n, y.x.data(), joint.data());
+            const double volume = double(data.d) * std::log(frame.scale);
+            for (size_t i = 0; i < data.n; i++) {
+                ASSERT_NEAR(log_prob[i], expected.log_prob[i] + volume, 1e-3);
+                const double* const row = &joint[i * k];
+                std::vector<double> sorted(row, row + k);
+                std::sort(sorted.rbegin(), sorted.rend());
+                for (size_t r = 0; r < m; r++) {
+                    ASSERT_NEAR(
+                            row[found[i * m + r]],
+                            sorted[r],
+                            1e-3 + 1e-7 * std::fabs(sorted[r]));
+                }
+            }
+        }
+    }
+}
+
+/// One mean far from all others: their distances are not rounded as its are.
+TEST(CpuBackend, HardStepWithAMeanFarAway) {
+    RealData data = sift(1000, 128);
+    data.x[0] = 1e7f;
+    const size_t k = 150;
+    GaussianMixture model;
+    model.d = data.d;
+    model.k = k;
+    model.means.assign(data.x.begin(), data.x.begin() + k * data.d);
+    model.variances.assign(k, 1.0f);
+    model.log_weights.assign(k, -std::log(float(k)));
+    Frame frame;
+    frame.center.resize(data.d);
+    const auto source = data.source();
+    const auto backend = gmm::make_cpu_backend();
+    backend->set_data(*source, nullptr, frame);
+    backend->set_model(model);
+    SufficientStats stats;
+    backend->accumulate(EStep::hard, stats);
+    std::vector<double> n_k(k);
+    for (size_t i = 0; i < data.n; i++) {
+        double nearest = kInfinity;
+        size_t best = 0;
+        for (size_t c = 0; c < k; c++) {
+            double sum = 0;
+            for (size_t j = 0; j < data.d; j++) {
+                const double off = double(data.x[i * data.d + j]) -
+                        model.means[c * data.d + j];
+                sum += off * off;
+            }
+            best = sum < nearest ? c : best;
+            nearest = std::min(nearest, sum);
+        }
+        n_k[best]++;
+    }
+    EXPECT_EQ(stats.n_k, n_k);
+    EXPECT_EQ(stats.n_k[0], 1);
+}
+
 TEST(CpuBackend, QueriesFarAwayOrNotFinite) {
     const RealData data = sift(500, 3);
     const GaussianMixture model = trained(data, 10, Covariance::isotropic);

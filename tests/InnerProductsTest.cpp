@@ -79,6 +79,60 @@ TEST_P(InnerProductsTest, AgreeWithDoubleForAllShapes) {
     }
 }
 
+/// Of means far from the origin, beside whose squares the differences are
+/// small.
+TEST_P(InnerProductsTest, ExponentsAgreeWithDouble) {
+    for (size_t d : {1, 3, 50, 128}) {
+        for (size_t k : {1, 15, 16, 33, 100}) {
+            std::vector<float> scale = normal(k * d, 1), shift(k * d);
+            for (size_t i = 0; i < k * d; i++) {
+                scale[i] = 1 + std::fabs(scale[i]);
+                shift[i] = 300 * scale[i];
+            }
+            const PackedMeans scales(k, d, scale.data());
+            const PackedMeans shifts(k, d, shift.data());
+            for (size_t n : {1, 5, 12, 13, 70}) {
+                std::vector<float> q = normal(n * d, 2);
+                for (float& value : q) {
+                    value += 300;
+                }
+                const size_t stride = k + 3;
+                std::vector<float> out(n * stride, kUntouched);
+                gmm::exponents(
+                        scales,
+                        shifts,
+                        n,
+                        q.data(),
+                        out.data(),
+                        stride,
+                        *kernel);
+                for (size_t i = 0; i < n * stride; i++) {
+                    const size_t c = i % stride;
+                    if (c >= k) {
+                        ASSERT_EQ(out[i], kUntouched);
+                        continue;
+                    }
+                    double expected = 0;
+                    for (size_t j = 0; j < d; j++) {
+                        const double off = double(q[i / stride * d + j]) *
+                                        scale[c * d + j] -
+                                shift[c * d + j];
+                        expected -= 0.5 * off * off;
+                    }
+                    // The portable kernel rounds products, 1e-3 of a value.
+                    ASSERT_NEAR(
+                            out[i],
+                            expected,
+                            GetParam() == InstructionSet::portable
+                                    ? 1e-3 * (double(d) - expected)
+                                    : -1e-5 * expected)
+                            << d << " " << k << " " << n << " " << c;
+                }
+            }
+        }
+    }
+}
+
 TEST_P(InnerProductsTest, BitsDoNotDependOnTheBatch) {
     const size_t d = 300, k = 77, n = 501; // more than one block of queries
     const std::vector<float> means = normal(k * d, 3), q = normal(n * d, 4);

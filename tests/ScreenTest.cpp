@@ -66,7 +66,7 @@ TEST_F(ScreenTest, BoundsHoldAndAreNear) {
                 ASSERT_EQ(screen.k, k);
                 Screen::Scratch scratch;
                 std::vector<float> v(n * padded);
-                screen.multiply(n, y.data(), scratch, v.data());
+                screen.multiply(n, y.data(), scratch, v.data(), padded);
                 for (size_t i = 0; i < n; i++) {
                     const double yy = norm(&y[i * d], d);
                     float* row = &v[i * padded];

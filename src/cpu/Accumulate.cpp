@@ -77,10 +77,11 @@ bool CpuBackend::score_rows(
     scratch.found.clear();
     block.weight = block.objective = block.dropped_mass = 0;
     const float* rows = block.y.data();
+    scratch.v.resize(count * scorer.stride);
     if (screened) {
         scorer.multiply_bytes(count, rows, scratch.screen, scratch.v.data());
     } else {
-        scorer.multiply(count, rows, scratch.extended.data(), scratch.v.data());
+        scorer.multiply(count, rows, scratch.v.data());
     }
     Candidates& candidates = scratch.candidates;
     size_t budget = scorer.k; // some rows' before any has saved
@@ -90,7 +91,7 @@ bool CpuBackend::score_rows(
             continue;
         }
         const float* y = rows + i * scorer.d;
-        float* v = scratch.v.data() + i * scorer.padded;
+        float* v = scratch.v.data() + i * scorer.stride;
         if (screened) {
             budget += scorer.k / kCandidateShare;
             if (!scorer.select_screened(
@@ -178,7 +179,7 @@ void CpuBackend::accumulate(EStep step, SufficientStats& stats) {
     const size_t threads = size_t(omp_get_max_threads());
     const size_t rows = std::min(block_rows(k, d), n);
     const size_t n_blocks = (n + rows - 1) / rows;
-    std::vector<Scratch> scratch(threads, Scratch(scores, rows));
+    std::vector<Scratch> scratch(threads, Scratch(k));
     // Enough blocks at a time that no thread waits long for the last.
     std::vector<ScoredBlock> blocks(std::min(8 * threads, n_blocks));
     const size_t chunk = (k + 8 * threads - 1) / (8 * threads);

@@ -22,10 +22,6 @@ void FrameBlock::load(const Rows& rows, const Frame& frame) {
     }
 }
 
-Scratch::Scratch(const Scorer& scorer, size_t rows)
-        : extended(scorer.diagonal() ? rows * 2 * scorer.d : 0),
-          v(rows * scorer.padded), candidates(scorer.k) {}
-
 size_t block_rows(size_t k, size_t d) {
     const size_t rows = (size_t(1) << 18) / std::max(k, d);
     return std::clamp<size_t>(rows / 16 * 16, 128, 1024);

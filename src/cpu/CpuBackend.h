@@ -28,12 +28,11 @@ struct Found {
 struct Scratch {
     std::vector<std::byte> raw;
     std::vector<Found> found;
-    std::vector<float> extended; ///< size rows * 2 * d, diagonal only
-    std::vector<float> v;        ///< log-joints, size rows * padded
+    std::vector<float> v; ///< log-joints, size rows * stride
     Screen::Scratch screen;
     Candidates candidates;
 
-    Scratch(const Scorer& scorer, size_t rows);
+    explicit Scratch(size_t k) : candidates(k) {}
 };
 
 /// Rows that a thread takes at a time: their log-joints stay in the

@@ -60,30 +60,64 @@ struct PackedQueries {
     }
 };
 
+// What goes through all panels: tile(rows, queries, first panel, panels, out,
+// stride) is one call of a kernel.
+template <class Tile>
 void last_panel(
         const PackedMeans& means,
         const PackedQueries& queries,
         float* out,
         size_t stride,
-        const Kernels& kernel) {
+        size_t most_rows,
+        const Tile& tile) {
     const size_t whole = means.k / kLanes, left = means.k % kLanes;
-    std::vector<float> room(kernel.product_rows * kLanes);
+    std::vector<float> room(most_rows * kLanes);
     for (size_t t = 0; left > 0 && t < queries.tiles; t++) {
         const size_t begin = queries.begin(t), rows = queries.end(t) - begin;
-        kernel.product(
-                rows,
-                means.d,
-                queries.tile(t),
-                1,
-                means.panel(whole),
-                room.data(),
-                kLanes);
+        tile(rows, queries.tile(t), whole, 1, room.data(), kLanes);
         for (size_t i = 0; i < rows; i++) {
             std::copy_n(
                     room.data() + i * kLanes,
                     left,
                     out + (begin + i) * stride + whole * kLanes);
         }
+    }
+}
+
+template <class Tile>
+void all_panels(
+        const PackedMeans& means,
+        size_t n,
+        const float* q,
+        float* out,
+        size_t stride,
+        size_t most_rows,
+        const Tile& tile) {
+    // So many that the packed queries stay in the second-level cache.
+    const size_t most = std::max<size_t>(
+            most_rows, (size_t(1) << 16) / std::max<size_t>(1, means.d));
+    const size_t whole = means.k / kLanes;
+    for (; n > 0;) {
+        const size_t count = std::min(n, most);
+        const PackedQueries queries(count, means.d, q, most_rows);
+        // Two panels serve all tiles before the next two come; a single tile
+        // has all of them at once.
+        const size_t group = queries.tiles > 1 ? 2 : std::max<size_t>(1, whole);
+        for (size_t p = 0; p < whole; p += group) {
+            for (size_t t = 0; t < queries.tiles; t++) {
+                const size_t begin = queries.begin(t);
+                tile(queries.end(t) - begin,
+                     queries.tile(t),
+                     p,
+                     std::min(group, whole - p),
+                     out + begin * stride + p * kLanes,
+                     stride);
+            }
+        }
+        last_panel(means, queries, out, stride, most_rows, tile);
+        n -= count;
+        q += count * means.d;
+        out += count * stride;
     }
 }
 
@@ -96,35 +130,55 @@ void inner_products(
         float* out,
         size_t stride,
         const Kernels& kernel) {
-    // So many that the packed queries stay in the second-level cache.
-    const size_t most = std::max<size_t>(
+    all_panels(
+            means,
+            n,
+            q,
+            out,
+            stride,
             kernel.product_rows,
-            (size_t(1) << 16) / std::max<size_t>(1, means.d));
-    const size_t whole = means.k / kLanes;
-    for (; n > 0;) {
-        const size_t count = std::min(n, most);
-        const PackedQueries queries(count, means.d, q, kernel.product_rows);
-        // Two panels serve all tiles before the next two come; a single tile
-        // has all of them at once.
-        const size_t group = queries.tiles > 1 ? 2 : std::max<size_t>(1, whole);
-        for (size_t p = 0; p < whole; p += group) {
-            for (size_t t = 0; t < queries.tiles; t++) {
-                const size_t begin = queries.begin(t);
+            [&](size_t rows,
+                const float* tile,
+                size_t p,
+                size_t panels,
+                float* to,
+                size_t pitch) {
                 kernel.product(
-                        queries.end(t) - begin,
-                        means.d,
-                        queries.tile(t),
-                        std::min(group, whole - p),
-                        means.panel(p),
-                        out + begin * stride + p * kLanes,
-                        stride);
-            }
-        }
-        last_panel(means, queries, out, stride, kernel);
-        n -= count;
-        q += count * means.d;
-        out += count * stride;
-    }
+                        rows, means.d, tile, panels, means.panel(p), to, pitch);
+            });
+}
+
+void exponents(
+        const PackedMeans& scales,
+        const PackedMeans& shifts,
+        size_t n,
+        const float* q,
+        float* out,
+        size_t stride,
+        const Kernels& kernel) {
+    all_panels(
+            scales,
+            n,
+            q,
+            out,
+            stride,
+            kernel.product_rows,
+            [&](size_t rows,
+                const float* tile,
+                size_t p,
+                size_t panels,
+                float* to,
+                size_t pitch) {
+                kernel.exponents(
+                        rows,
+                        scales.d,
+                        tile,
+                        panels,
+                        scales.panel(p),
+                        shifts.panel(p),
+                        to,
+                        pitch);
+            });
 }
 
 } // namespace gmm

@@ -139,6 +139,18 @@ struct Kernels {
             const float* means,
             float* out,
             size_t stride);
+
+    /// The same for -1/2 sum_j (row_j scale_j - shift_j)^2, whose error is
+    /// relative to it but for a shift's own rounding.
+    void (*exponents)(
+            size_t rows,
+            size_t d,
+            const float* q,
+            size_t panels,
+            const float* scales,
+            const float* shifts,
+            float* out,
+            size_t stride);
 };
 
 enum class InstructionSet { portable, avx2, avx512 };

@@ -34,6 +34,10 @@ inline V fma(V a, V b, V c) {
     return {_mm256_fmadd_ps(a.low, b.low, c.low),
             _mm256_fmadd_ps(a.high, b.high, c.high)};
 }
+inline V fms(V a, V b, V c) {
+    return {_mm256_fmsub_ps(a.low, b.low, c.low),
+            _mm256_fmsub_ps(a.high, b.high, c.high)};
+}
 inline V max(V a, V b) {
     return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)};
 }

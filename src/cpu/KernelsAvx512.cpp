@@ -32,6 +32,9 @@ inline V operator*(V a, V b) {
 inline V fma(V a, V b, V c) {
     return {_mm512_fmadd_ps(a.x, b.x, c.x)};
 }
+inline V fms(V a, V b, V c) {
+    return {_mm512_fmsub_ps(a.x, b.x, c.x)};
+}
 inline V max(V a, V b) {
     return {_mm512_max_ps(a.x, b.x)};
 }

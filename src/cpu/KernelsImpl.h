@@ -204,12 +204,14 @@ void add_squares(size_t d, double r, const float* y, double* sum) {
     }
 }
 
-// The product of M rows and P panels, held in registers.
-template <size_t M, size_t P>
+// The product of M rows and P panels, held in registers; with shifts, half the
+// negative squares of scaled differences.
+template <size_t M, size_t P, bool Shifts>
 void product_tile(
         size_t d,
         const float* q,
         const float* means,
+        const float* shifts,
         float* out,
         size_t stride) {
     V sum[M][P];
@@ -219,50 +221,87 @@ void product_tile(
         }
     }
     for (size_t j = 0; j < d; j++) {
-        V mean[P];
+        V mean[P], shift[P];
         for (size_t p = 0; p < P; p++) {
             mean[p] = V::load(means + (p * d + j) * kLanes);
+            if constexpr (Shifts) {
+                shift[p] = V::load(shifts + (p * d + j) * kLanes);
+            }
         }
         for (size_t i = 0; i < M; i++) {
             const V y = V::all(q[j * M + i]);
             for (size_t p = 0; p < P; p++) {
-                sum[i][p] = fma(y, mean[p], sum[i][p]);
+                if constexpr (Shifts) {
+                    const V off = fms(y, mean[p], shift[p]);
+                    sum[i][p] = fma(off, off, sum[i][p]);
+                } else {
+                    sum[i][p] = fma(y, mean[p], sum[i][p]);
+                }
             }
         }
     }
     for (size_t i = 0; i < M; i++) {
         for (size_t p = 0; p < P; p++) {
+            if constexpr (Shifts) {
+                sum[i][p] = V::all(-0.5f) * sum[i][p];
+            }
             sum[i][p].store(out + i * stride + p * kLanes);
         }
     }
 }
 
 // Few rows take more panels at a time, to have enough sums on their way.
-template <size_t M, size_t P>
+template <size_t M, size_t P, bool Shifts>
 void product_panels(
         size_t d,
         const float* q,
         size_t panels,
         const float* means,
+        const float* shifts,
         float* out,
         size_t stride) {
     if constexpr (M * P <= kProductSums) {
         size_t p = 0;
         for (; p + P <= panels; p += P) {
-            product_tile<M, P>(
-                    d, q, means + p * d * kLanes, out + p * kLanes, stride);
+            const size_t at = p * d * kLanes;
+            product_tile<M, P, Shifts>(
+                    d,
+                    q,
+                    means + at,
+                    Shifts ? shifts + at : nullptr,
+                    out + p * kLanes,
+                    stride);
         }
         panels -= p;
         means += p * d * kLanes;
+        shifts += Shifts ? p * d * kLanes : 0;
         out += p * kLanes;
     }
     if constexpr (P > 1) {
-        product_panels<M, P / 2>(d, q, panels, means, out, stride);
+        product_panels<M, P / 2, Shifts>(
+                d, q, panels, means, shifts, out, stride);
     }
 }
 
-template <size_t M>
+template <size_t M, bool Shifts>
 void product_rows(
+        size_t rows,
+        size_t d,
+        const float* q,
+        size_t panels,
+        const float* means,
+        const float* shifts,
+        float* out,
+        size_t stride) {
+    if (rows == M) {
+        product_panels<M, 8, Shifts>(d, q, panels, means, shifts, out, stride);
+    } else if constexpr (M > 1) {
+        product_rows<M - 1, Shifts>(
+                rows, d, q, panels, means, shifts, out, stride);
+    }
+}
+
+void product(
         size_t rows,
         size_t d,
         const float* q,
@@ -270,11 +309,21 @@ void product_rows(
         const float* means,
         float* out,
         size_t stride) {
-    if (rows == M) {
-        product_panels<M, 8>(d, q, panels, means, out, stride);
-    } else if constexpr (M > 1) {
-        product_rows<M - 1>(rows, d, q, panels, means, out, stride);
-    }
+    product_rows<kProductRows, false>(
+            rows, d, q, panels, means, nullptr, out, stride);
+}
+
+void exponents(
+        size_t rows,
+        size_t d,
+        const float* q,
+        size_t panels,
+        const float* scales,
+        const float* shifts,
+        float* out,
+        size_t stride) {
+    product_rows<kProductRows, true>(
+            rows, d, q, panels, scales, shifts, out, stride);
 }
 
 constexpr Kernels table = {
@@ -292,7 +341,8 @@ constexpr Kernels table = {
         add,
         add_squares,
         kProductRows,
-        product_rows<kProductRows>,
+        product,
+        exponents,
 };
 
 } // namespace

@@ -56,6 +56,9 @@ inline V operator*(V a, V b) {
 inline V fma(V a, V b, V c) {
     return a * b + c;
 }
+inline V fms(V a, V b, V c) {
+    return a * b - c;
+}
 inline V max(V a, V b) {
     return parts(a, b, [](Four x, Four y) { return x > y ? x : y; });
 }

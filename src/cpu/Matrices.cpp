@@ -211,8 +211,8 @@ void CpuBackend::score_matrices(
         rows = scratch.z.data();
         norm = scratch.norm.data();
     }
-    scratch.v.resize(count * scores.padded);
-    scores.multiply(count, rows, nullptr, scratch.v.data());
+    scratch.v.resize(count * scores.stride);
+    scores.multiply(count, rows, scratch.v.data());
     Candidates& candidates = scratch.candidates;
     for (size_t i = 0; i < count; i++) {
         const float weight = weight_of(i);
@@ -220,7 +220,7 @@ void CpuBackend::score_matrices(
             continue;
         }
         const float* y = rows + i * d;
-        float* v = scratch.v.data() + i * scores.padded;
+        float* v = scratch.v.data() + i * scores.stride;
         const float largest = scores.finish(norm[i], v);
         scores.select(y, v, largest, candidates);
         if (step == EStep::hard) {

@@ -93,14 +93,14 @@ void CpuBackend::top_of_matrices(
             const float* rows = is_soft ? scratch.z.data() : block.y.data();
             const double* norm =
                     is_soft ? scratch.norm.data() : block.norm.data();
-            scratch.v.assign(n * scores->padded, 0.0f);
-            scores->multiply(n, rows, nullptr, scratch.v.data());
+            scratch.v.resize(n * scores->stride);
+            scores->multiply(n, rows, scratch.v.data());
             for (size_t i = 0; i < n; i++) {
                 if (!std::isfinite(block.norm[i])) {
                     continue;
                 }
                 const float* y = rows + i * d;
-                float* v = scratch.v.data() + i * scores->padded;
+                float* v = scratch.v.data() + i * scores->stride;
                 const float largest = scores->finish(norm[i], v);
                 if (is_soft && log_prob) {
                     scores->select(y, v, largest, scratch.candidates);

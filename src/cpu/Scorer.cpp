@@ -11,6 +11,10 @@ namespace gmm {
 // Log-joints that may be wrong by more nats than this are computed again.
 static constexpr double kTolerance = 5e-4;
 
+// Components whose product of floats may be wrong by more nats are narrow: it
+// would tell little of them, and what all must allow for nothing of the others.
+static constexpr double kNarrow = 0.5;
+
 // With an error bound above this many nats, float log-joints select nothing.
 static constexpr double kUseless = 1e3;
 
@@ -41,85 +45,146 @@ double Candidates::normalise() {
 
 Scorer::Scorer(const GaussianMixture& model, EStep step)
         : d(model.d), k(model.k),
-          padded((model.k + kLanes - 1) / kLanes * kLanes),
+          padded((model.k + kLanes - 1) / kLanes * kLanes), stride(padded),
           kernel(best_kernels()), step(step), means(model.means),
           bias(padded, -std::numeric_limits<float>::infinity()),
-          precision(padded), variance(model.k), log_norm(model.k),
-          mean_norm(model.k) {
+          precision(padded), log_norm(model.k), fixed_error(model.k),
+          root_error(model.k) {
+    rounding = std::ldexp(std::sqrt(double(d)) + 8, -24);
     const bool soft = step == EStep::soft;
-    const bool is_diagonal = soft && model.covariance == Covariance::diagonal;
-    const size_t width = is_diagonal ? 2 * d : d;
-    std::vector<float> factors(k * width);
-    if (is_diagonal) {
-        precisions.resize(k * d);
+    if (soft && model.covariance == Covariance::diagonal) {
+        prepare_diagonal(model);
+    } else {
+        prepare_product(model);
     }
+    most_fixed = *std::max_element(fixed_error.begin(), fixed_error.end());
+    most_root = *std::max_element(root_error.begin(), root_error.end());
+    largest_log_norm = *std::max_element(log_norm.begin(), log_norm.end());
+}
+
+void Scorer::prepare_diagonal(const GaussianMixture& model) {
+    std::vector<float> scale(k * d), shift(k * d);
+    precisions.resize(k * d);
 #pragma omp parallel for
     for (size_t c = 0; c < k; c++) {
         double log_det = 0, norm = 0;
         for (size_t j = 0; j < d; j++) {
-            const double mu = means[c * d + j];
-            const double var = soft ? model.variance(c, j) : 1;
-            factors[c * width + j] = mu / var;
-            norm += mu * mu / var;
-            if (is_diagonal) {
-                factors[c * width + d + j] = -0.5 / var;
-                precisions[c * d + j] = 1 / var;
-                log_det += std::log(var);
-            }
+            const size_t i = c * d + j;
+            const double var = model.variances[i];
+            scale[i] = 1 / std::sqrt(var);
+            const double at = double(means[i]) * scale[i];
+            shift[i] = at;
+            norm += at * at;
+            precisions[i] = 1 / var;
+            log_det += std::log(var);
         }
-        if (soft && !is_diagonal) {
-            log_det = d * std::log(double(model.variance(c, 0)));
-        }
+        log_norm[c] = model.log_weights[c] -
+                0.5 * (d * std::log(2 * std::numbers::pi) + log_det);
+        bias[c] = log_norm[c];
+        fixed_error[c] =
+                std::ldexp(std::fabs(log_norm[c]), -23) + std::ldexp(norm, -49);
+        root_error[c] = std::ldexp(std::sqrt(0.5 * norm), -23);
+    }
+    scales = PackedMeans(k, d, scale.data());
+    shifts = PackedMeans(k, d, shift.data());
+}
+
+void Scorer::prepare_product(const GaussianMixture& model) {
+    const bool soft = step == EStep::soft;
+    variance.resize(k);
+    std::vector<float> factors(k * d);
+#pragma omp parallel for
+    for (size_t c = 0; c < k; c++) {
+        const float* const mean = means.data() + c * d;
+        const double var = soft ? model.variance(c, 0) : 1;
+        const double half_norm = 0.5 * kernel.norm(d, mean) / var;
         if (soft) {
             log_norm[c] = model.log_weights[c] -
-                    0.5 * (d * std::log(2 * std::numbers::pi) + log_det);
+                    0.5 * double(d) * std::log(2 * std::numbers::pi * var);
         }
-        mean_norm[c] = 0.5 * norm;
-        bias[c] = log_norm[c] - mean_norm[c];
-        if (!is_diagonal) {
-            variance[c] = soft ? model.variance(c, 0) : 1;
-            precision[c] = 1 / variance[c];
+        variance[c] = var;
+        fixed_error[c] = 3 * rounding * half_norm;
+        if (fixed_error[c] > kNarrow) {
+            continue; // below
+        }
+        for (size_t j = 0; j < d; j++) {
+            factors[c * d + j] = mean[j] / var;
+        }
+        bias[c] = log_norm[c] - half_norm;
+        precision[c] = 1 / var;
+    }
+    std::vector<float> narrow_means;
+    for (size_t c = 0; c < k; c++) {
+        if (fixed_error[c] > kNarrow) {
+            const float* const mean = means.data() + c * d;
+            narrow.push_back(int32_t(c));
+            narrow_means.insert(narrow_means.end(), mean, mean + d);
+            fixed_error[c] = std::ldexp(std::fabs(log_norm[c]), -23);
         }
     }
-    products = PackedMeans(k, width, factors.data());
-    if (!is_diagonal) {
-        screen = Screen(k, d, factors.data());
-    }
-    largest_log_norm = *std::max_element(log_norm.begin(), log_norm.end());
-    largest_mean_norm = *std::max_element(mean_norm.begin(), mean_norm.end());
-    rounding = std::ldexp(std::sqrt(is_diagonal ? 2.0 * d : d) + 8, -24);
+    const std::vector<float> ones(narrow.size() * d, 1.0f);
+    scales = PackedMeans(narrow.size(), d, ones.data());
+    shifts = PackedMeans(narrow.size(), d, narrow_means.data());
+    stride += scales.panels() * kLanes;
+    products = PackedMeans(k, d, factors.data());
+    screen = Screen(k, d, factors.data());
 }
 
-void Scorer::multiply(
-        size_t n, const float* y, float* extended, float* v) const {
+void Scorer::multiply(size_t n, const float* y, float* v) const {
+    for (size_t i = 0; i < n; i++) {
+        std::fill(v + i * stride + k, v + i * stride + padded, 0.0f);
+    }
     if (diagonal()) {
-        for (size_t i = 0; i < n; i++) {
-            float* const row = extended + i * 2 * d;
-            for (size_t j = 0; j < d; j++) {
-                row[j] = y[i * d + j];
-                row[d + j] = y[i * d + j] * y[i * d + j];
-            }
-        }
-        y = extended;
+        exponents(scales, shifts, n, y, v, stride, kernel);
+        return;
     }
-    inner_products(products, n, y, v, padded, kernel);
+    inner_products(products, n, y, v, stride, kernel);
+    multiply_narrow(n, y, v);
 }
 
-// How far a float log-joint may be off. Its terms are |y|^2 p / 2 <= 2 q + 2 m
-// and |y mu| p <= 2 q + 3 m (Cauchy and Schwarz), where q = |y - mu|^2 p / 2
-// and m = |mu|^2 p / 2; rounding errors of a sum of d terms grow with sqrt(d)
-// (Higham and Mary 2019, "A new approach to probabilistic rounding error
-// analysis"). The rounding of a component's coefficients is added with more
-// weight: it is the same for all vectors, so that n_k does not average it out.
-double Scorer::error_bound(double mahalanobis, double norm) const {
-    return rounding * (2 * mahalanobis + 3 * norm);
+void Scorer::multiply_bytes(
+        size_t n, const float* y, Screen::Scratch& scratch, float* v) const {
+    screen.multiply(n, y, scratch, v, stride);
+    multiply_narrow(n, y, v);
+}
+
+void Scorer::multiply_narrow(size_t n, const float* y, float* v) const {
+    if (!narrow.empty()) {
+        exponents(scales, shifts, n, y, v + padded, stride, kernel);
+    }
+}
+
+// The narrow components' values, and the largest of these and the others.
+float Scorer::put_narrow(float largest, float* v) const {
+    for (size_t i = 0; i < narrow.size(); i++) {
+        const size_t c = narrow[i];
+        v[c] = float(log_norm[c] + double(v[padded + i]) / variance[c]);
+        largest = std::max(largest, v[c]);
+    }
+    return largest;
+}
+
+// How far a float log-joint may be off. A product's terms are |y|^2 p / 2 <= 2
+// q + 2 m and |y mu| p <= 2 q + 3 m (Cauchy and Schwarz), where q = |y - mu|^2
+// p / 2 and m = |mu|^2 p / 2; rounding errors of a sum of d terms grow with
+// sqrt(d) (Higham and Mary 2019, "A new approach to probabilistic rounding
+// error analysis"). The rounding of a component's coefficients is added with
+// more weight: it is the same for all vectors, so that n_k does not average it
+// out. So 2 r q + 3 r m for the unit r.
+//
+// Squares of differences: 2 r q and the constant's rounding. Diagonal: each
+// shift mu_j / sd_j is off by a 2^-24th of it, together 2^-24 sqrt(2 m), times
+// the differences' length sqrt(2 q).
+double Scorer::error_bound(
+        double mahalanobis, double fixed, double root) const {
+    return 2 * rounding * mahalanobis + root * std::sqrt(mahalanobis) + fixed;
 }
 
 // The bound for every component that may come close to the largest log-joint.
 double Scorer::row_error(float largest) const {
     const double mahalanobis =
             std::max(largest_log_norm - largest, 0.0) - kNegligible;
-    return error_bound(mahalanobis, largest_mean_norm);
+    return error_bound(mahalanobis, most_fixed, most_root);
 }
 
 double Scorer::distance(const float* y, size_t c) const {
@@ -138,7 +203,9 @@ float Scorer::finish(double norm, float* v) const {
     // Infinity times the padding's 0 would leave a NaN there.
     const double half_norm =
             std::min<double>(0.5 * norm, std::numeric_limits<float>::max());
-    return kernel.finish(padded, half_norm, bias.data(), precision.data(), v);
+    return put_narrow(
+            kernel.finish(padded, half_norm, bias.data(), precision.data(), v),
+            v);
 }
 
 void Scorer::select(
@@ -173,8 +240,9 @@ bool Scorer::select_screened(
         const Screen::Scratch& scratch,
         float* v,
         Candidates& out) const {
-    const float largest =
-            screen.bounds(i, norm, bias.data(), precision.data(), scratch, v);
+    const float largest = put_narrow(
+            screen.bounds(i, norm, bias.data(), precision.data(), scratch, v),
+            v);
     const double error = row_error(largest);
     if (!(error < kUseless)) {
         return false;
@@ -221,7 +289,8 @@ void Scorer::refine(const float* y, double tolerance, Candidates& out) const {
         const size_t c = out.index[i];
         const double mahalanobis =
                 std::max(log_norm[c] - (out.shift + out.value[i]), 0.0);
-        if (error_bound(mahalanobis, mean_norm[c]) > tolerance) {
+        if (error_bound(mahalanobis, fixed_error[c], root_error[c]) >
+            tolerance) {
             out.value[i] = exact(y, c) - out.shift;
         }
     }

@@ -38,7 +38,10 @@ struct Candidates {
  *
  * One matrix product gives float log-joints of all components; they select
  * the candidates. A candidate whose rounding error might be seen is computed
- * again in double: d operations where the product spent k * d.
+ * again in double: d operations where the product spent k * d. Where much would
+ * cancel in the product (diagonal covariances, whose variances may be of any
+ * proportion, and components that are narrow for how far from the origin they
+ * are), squares of differences are summed instead, at twice the cost.
  *
  * EStep::hard: the same with -|y - mu|^2 / 2 for the log-joint.
  */
@@ -46,20 +49,16 @@ struct Scorer {
     size_t d;
     size_t k;
     size_t padded; ///< k rounded up to kLanes
+    size_t stride; ///< of rows of v: padded, and room behind for multiply()
 
     Scorer(const GaussianMixture& model, EStep step);
 
     /** The part of the log-joints that is a matrix product.
      *
-     * @param y         size n * d
-     * @param extended  size n * 2 * d, overwritten; only used if diagonal
-     * @param v         size n * padded, zero beyond k before the first call
+     * @param y  size n * d
+     * @param v  size n * stride
      */
-    void multiply(size_t n, const float* y, float* extended, float* v) const;
-
-    bool diagonal() const {
-        return !precisions.empty();
-    }
+    void multiply(size_t n, const float* y, float* v) const;
 
     /// Completes a row of v, given |y|^2; its largest value.
     float finish(double norm, float* v) const;
@@ -81,12 +80,7 @@ struct Scorer {
     /// As multiply, finish and select, with bounds of log-joints for v; v has
     /// no use afterwards.
     void multiply_bytes(
-            size_t n,
-            const float* y,
-            Screen::Scratch& scratch,
-            float* v) const {
-        screen.multiply(n, y, scratch, v);
-    }
+            size_t n, const float* y, Screen::Scratch& scratch, float* v) const;
 
     /** Selects, of row i of multiply_bytes, all components that select() would
      * and all that log p(y) could show; their values are exact.
@@ -122,19 +116,29 @@ private:
     const Kernels& kernel;
     EStep step;
     std::vector<float> means;
-    PackedMeans products;    ///< mu_kj / var_kj; diagonal: then -1 / (2 var_kj)
-    Screen screen;           ///< of the same factors; not diagonal
-    std::vector<float> bias; ///< what does not depend on y, size padded
+    PackedMeans products; ///< mu_kj / var_kj, of narrow ones 0; not diagonal
+    Screen screen;        ///< of the same factors; not diagonal
+    PackedMeans scales, shifts;    ///< diagonal: of all; else of narrow ones
+    std::vector<int32_t> narrow;   ///< whose log-joints are sums of squares
+    std::vector<float> bias;       ///< what does not depend on y, size padded
     std::vector<float> precision;  ///< 1 / var_k, size padded; diagonal: 0
     std::vector<float> precisions; ///< 1 / var_kj, size k * d; diagonal
     std::vector<double> variance;  ///< size k; not diagonal
     std::vector<double> log_norm;  ///< the log-joint at the mean, size k
-    std::vector<double> mean_norm; ///< |mu_k|^2 / (2 var_k), size k
+    /// Of error_bound(), size k, and the largest of all
+    std::vector<double> fixed_error, root_error;
+    double most_fixed, most_root;
     double largest_log_norm;
-    double largest_mean_norm;
     double rounding;
 
-    double error_bound(double mahalanobis, double norm) const;
+    bool diagonal() const {
+        return !precisions.empty();
+    }
+    void prepare_diagonal(const GaussianMixture& model);
+    void prepare_product(const GaussianMixture& model);
+    void multiply_narrow(size_t n, const float* y, float* v) const;
+    float put_narrow(float largest, float* v) const;
+    double error_bound(double mahalanobis, double fixed, double root) const;
     double row_error(float largest) const;
     void refine(const float* y, double tolerance, Candidates& out) const;
     void all_exact(const float* y, Candidates& out) const;

@@ -59,7 +59,11 @@ double Screen::distance_error() const {
 }
 
 void Screen::multiply(
-        size_t n, const float* y, Scratch& scratch, float* v) const {
+        size_t n,
+        const float* y,
+        Scratch& scratch,
+        float* v,
+        size_t stride) const {
     constexpr size_t kRows = ByteKernels::kRows;
     const size_t tiles = (n + kRows - 1) / kRows;
     const size_t panels = (k + kLanes - 1) / kLanes;
@@ -89,8 +93,8 @@ void Screen::multiply(
                     scratch.offset.data() + t * kRows,
                     std::min<size_t>(2, panels - p),
                     means.data() + p * quads() * 4 * kLanes,
-                    v + t * kRows * panels * kLanes + p * kLanes,
-                    panels * kLanes);
+                    v + t * kRows * stride + p * kLanes,
+                    stride);
         }
     }
 }

@@ -36,8 +36,13 @@ struct Screen {
     };
 
     /// Products of n rows.
-    /// @param v  size n * (k rounded up to kLanes)
-    void multiply(size_t n, const float* y, Scratch& scratch, float* v) const;
+    /// @param v  size n * stride, a row's being k rounded up to kLanes
+    void multiply(
+            size_t n,
+            const float* y,
+            Scratch& scratch,
+            float* v,
+            size_t stride) const;
 
     /** Turns the products of row i into upper bounds of its log-joints.
      *

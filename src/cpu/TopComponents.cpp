@@ -68,11 +68,11 @@ void CpuBackend::top_components(
                      Scratch& scratch) {
         std::vector<std::pair<double, int32_t>> best;
         const size_t n = block.norm.size();
-        scorer.multiply(
-                n, block.y.data(), scratch.extended.data(), scratch.v.data());
+        scratch.v.resize(n * scorer.stride);
+        scorer.multiply(n, block.y.data(), scratch.v.data());
         for (size_t i = 0; i < n; i++) {
             const float* y = block.y.data() + i * d;
-            float* v = scratch.v.data() + i * scorer.padded;
+            float* v = scratch.v.data() + i * scorer.stride;
             const bool finite = std::isfinite(block.norm[i]);
             const float largest = finite ? scorer.finish(block.norm[i], v) : 0;
             if (log_prob && &scorer == &soft) {
@@ -97,7 +97,7 @@ void CpuBackend::top_components(
     const size_t threads = size_t(omp_get_max_threads());
     const size_t rows = std::clamp<size_t>(
             (x.n + threads - 1) / threads, 1, block_rows(model.k, d));
-    std::vector<Scratch> scratch(threads, Scratch(soft, rows));
+    std::vector<Scratch> scratch(threads, Scratch(model.k));
     parallel_for((x.n + rows - 1) / rows, [&](size_t b) {
         const size_t begin = b * rows;
         Rows part = x;
