@@ -158,13 +158,14 @@ void DenseStep::reserve(
                 ? std::min(splits_, cta_clusters(d, padded_k))
                 : 0;
     } else {
-        const int blocks = std::min(padded_k, kDenseComponents) /
-                kDenseProductTile *
+        const int components =
+                scored ? padded_k : std::min(padded_k, kDenseComponents);
+        const int tiles = components / kDenseProductTile *
                 ((d + kDenseProductTile - 1) / kDenseProductTile) * parts_;
-        splits_ = int(std::clamp<size_t>(
-                std::min<size_t>(264 / blocks, (size_t(128) << 20) / one),
-                1,
-                32));
+        splits_ = product_splits(
+                tiles,
+                step_rows_,
+                int(std::clamp<size_t>((size_t(128) << 20) / one, 1, 32)));
         total_splits_ = kDenseTotalSplits;
         clusters_ = 0;
     }

@@ -176,7 +176,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         const uint32_t to = stages + step % 2 * 2 * kTileBytes;
         load_tile(
                 to,
-                args.r[args.term_r[term]],
+                args.r[term == 2],
                 args.components,
                 row,
                 end,
@@ -185,7 +185,8 @@ __global__ void __launch_bounds__(kThreads, 2)
         load_tile(
                 to + kTileBytes,
                 args.y.data +
-                        args.term_y[part][term] * args.y.rows * args.y.pitch,
+                        ((term == 1 ? args.parts : 0) + part) * args.y.rows *
+                                args.y.pitch,
                 args.y.pitch,
                 row,
                 end,
@@ -196,7 +197,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 
     float c[4][4][4] = {};
     const int m0 = warp % 2 * 64, n0 = warp / 2 * 32;
-    const int total = depths * args.terms;
+    const int total = depths * (args.r[1] ? 3 : 1);
     load(0);
     for (int step = 0; step < total; step++) {
         if (step + 1 < total) {
@@ -338,7 +339,7 @@ void DenseStep::sum_in_steps(
 
         DenseProductArgs product;
         product.r[0] = hi_;
-        product.r[1] = lo_;
+        product.r[1] = lo ? lo_ : nullptr;
         product.components = args.components;
         product.component_begin = k;
         product.y = rows_.operand;
@@ -347,15 +348,6 @@ void DenseStep::sum_in_steps(
         product.padded_k = padded_k_;
         product.splits = splits_;
         product.parts = parts_;
-        product.terms = lo ? 3 : 1;
-        for (int part = 0; part < parts_; part++) {
-            const uint8_t y_hi = uint8_t(part);
-            const uint8_t y_lo = uint8_t(parts_ + part);
-            const uint8_t r[3] = {0, 0, 1};
-            const uint8_t y[3] = {y_hi, y_lo, y_hi};
-            std::copy(r, r + 3, product.term_r);
-            std::copy(y, y + 3, product.term_y[part]);
-        }
         product.partial = partial_;
         if (score.hopper) {
             dense_product_hopper(product, stream);

@@ -42,16 +42,16 @@ void Engine::set_model(const GaussianMixture& model) {
     shape_.k = model.k;
     shape_.d = model.d;
     model_.upload(model, staging_, stream_);
-    explained_ = explained_variances(model);
 }
 
 Engine::Precisions Engine::prepare_model(EStep step) {
     const bool hard = step == EStep::hard;
     const bool exact = options_.precision == Precision::exact;
+    model_.survey.wait(stream_);
     // The diagonal kind's estimates go by dimension.
     const double uneven = model_.covariance == Covariance::diagonal
             ? 1
-            : fp16_error_factor(frame_.variances, explained_);
+            : fp16_error_factor(frame_.variances, model_.survey.explained);
     Precisions p;
     p.tolerance = options_.tolerance / uneven;
     model_.prepare(hard, fp16_scale_, exact, p.tolerance, stream_);

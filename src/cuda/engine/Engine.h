@@ -106,7 +106,6 @@ private:
 
     GaussianMixture shape_; ///< covariance, k, d only
     Model model_;
-    std::vector<double> explained_; ///< by the model's means (Fp16ErrorModel.h)
     float fp16_scale_ = 8;
     float largest_norm_ = 0;      ///< of a row seen, as RowChecks has it
     bool scaled_squares_ = false; ///< what fp16_scale_ was chosen for

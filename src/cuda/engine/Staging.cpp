@@ -39,23 +39,24 @@ void Staging::begin(size_t bytes) {
                   "creating an event");
         }
     }
-    memory_.reserve(2 * bytes);
+    memory_.reserve(kPieces * bytes);
     bytes_ = bytes;
     sent_ = arrived_ = 0;
 }
 
 void* Staging::next() {
-    check(cudaEventSynchronize(done_[sent_ % 2]), "copying");
-    return memory_.as<char>(sent_ % 2 * bytes_);
+    check(cudaEventSynchronize(done_[sent_ % kPieces]), "copying");
+    return memory_.as<char>(sent_ % kPieces * bytes_);
 }
 
 void Staging::sent(cudaStream_t stream) {
-    check(cudaEventRecord(done_[sent_++ % 2], stream), "recording an event");
+    check(cudaEventRecord(done_[sent_++ % kPieces], stream),
+          "recording an event");
 }
 
 const void* Staging::arrived() {
-    check(cudaEventSynchronize(done_[arrived_ % 2]), "copying");
-    return memory_.as<char>(arrived_++ % 2 * bytes_);
+    check(cudaEventSynchronize(done_[arrived_ % kPieces]), "copying");
+    return memory_.as<char>(arrived_++ % kPieces * bytes_);
 }
 
 } // namespace gmm::cuda

@@ -8,8 +8,8 @@
 namespace gmm::cuda {
 
 /** Large arrays between the host's memory and a device's: through pinned
- * memory, a piece at a time, so that the host is at work on one while the other
- * is on its way. */
+ * memory, a piece at a time, so that the host is at work on one while others
+ * are on their way. */
 struct Staging {
     Staging() = default;
     ~Staging();
@@ -33,7 +33,8 @@ struct Staging {
             size_t row,
             cudaStream_t stream,
             const Fill& fill) {
-        const size_t most = std::max<size_t>(kPieceBytes / sizeof(float), row);
+        const size_t most = std::max(
+                std::min(kPieceBytes / sizeof(float), rows * row), row);
         begin(most * sizeof(float));
         for (size_t first = 0; first < rows; first += most / row) {
             const size_t end = std::min(first + most / row, rows);
@@ -49,28 +50,34 @@ struct Staging {
     template <class Use>
     void download(
             const double* from, size_t n, cudaStream_t stream, const Use& use) {
-        constexpr size_t kMost = kPieceBytes / sizeof(double);
-        begin(kPieceBytes);
-        const auto send = [&](size_t first) {
-            if (first < n) {
+        const size_t most = std::min(kPieceBytes / sizeof(double), n);
+        begin(most * sizeof(double));
+        size_t asked = 0;
+        const auto send = [&] {
+            if (asked < n) {
+                const size_t count = std::min(most, n - asked);
                 auto* const piece = static_cast<double*>(next());
-                copy(piece, from + first, std::min(kMost, n - first), stream);
+                copy(piece, from + asked, count, stream);
                 sent(stream);
+                asked += count;
             }
         };
-        send(0);
-        for (size_t first = 0; first < n; first += kMost) {
-            send(first + kMost);
+        for (int i = 1; i < kPieces; i++) {
+            send();
+        }
+        for (size_t first = 0; first < n; first += most) {
+            send();
             use(first,
-                std::min(first + kMost, n),
+                std::min(first + most, n),
                 static_cast<const double*>(arrived()));
         }
     }
 
 private:
-    static constexpr size_t kPieceBytes = size_t(4) << 20;
+    static constexpr int kPieces = 4;
+    static constexpr size_t kPieceBytes = size_t(8) << 20;
 
-    /// Two pieces of so many bytes, in turn.
+    /// kPieces of so many bytes, in turn.
     void begin(size_t bytes);
     /// The piece after the last, which nothing reads or writes any more.
     void* next();
@@ -80,7 +87,7 @@ private:
 
     PinnedMemory memory_;
     size_t bytes_ = 0;
-    cudaEvent_t done_[2] = {};
+    cudaEvent_t done_[kPieces] = {};
     int sent_ = 0, arrived_ = 0;
 };
 

@@ -2,40 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdint>
 #include <vector>
 
-#include "GaussianMixture.h"
-
 namespace gmm::cuda {
-
-/// sum_k pi_k m_kj^2, size d. O(k d).
-inline std::vector<double> explained_variances(const GaussianMixture& model) {
-    std::vector<double> out(model.d), weights(model.k);
-    for (size_t c = 0; c < model.k; c++) {
-        weights[c] = std::exp(double(model.log_weights[c]));
-    }
-    // Parts of a fixed size, so that it does not show how many threads there
-    // are.
-    const size_t part = std::max<size_t>(256, (model.k + 63) / 64);
-    const int64_t parts = int64_t((model.k + part - 1) / part);
-    std::vector<double> sums(parts * model.d);
-#pragma omp parallel for schedule(static) if (model.k * model.d > 200000)
-    for (int64_t p = 0; p < parts; p++) {
-        double* const sum = sums.data() + p * model.d;
-        const size_t end = std::min((p + 1) * part, model.k);
-        for (size_t c = p * part; c < end; c++) {
-            const float* const mean = model.means.data() + c * model.d;
-            for (size_t j = 0; j < model.d; j++) {
-                sum[j] += weights[c] * (double(mean[j]) * mean[j]);
-            }
-        }
-    }
-    for (size_t i = 0; i < sums.size(); i++) {
-        out[i % model.d] += sums[i];
-    }
-    return out;
-}
 
 /** How much larger than their estimate errors of fp16 are, for dimensions are
  * not alike.
@@ -48,7 +17,7 @@ inline std::vector<double> explained_variances(const GaussianMixture& model) {
  * sum_j W_j), whose square root this is.
  *
  * @param variances  the data's, as in Frame; where they are not known, 1
- * @param explained  explained_variances: W_j = T_j - explained_j
+ * @param explained  sum_k pi_k m_kj^2 (ModelSurvey.h): W_j = T_j - explained_j
  */
 inline double fp16_error_factor(
         const std::vector<float>& variances,

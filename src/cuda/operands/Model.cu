@@ -289,6 +289,7 @@ void Model::prepare(
         bool with_lo,
         double tolerance,
         cudaStream_t stream) {
+    survey.wait(stream);
     geometry = covariance == Covariance::diagonal && !hard ? Geometry::squares
                                                            : Geometry::product;
     lo = with_lo;
@@ -310,7 +311,7 @@ void Model::prepare(
     folded_.components = {folded_data, padded_k, pitch, folded_planes};
     folded_.component_slots = {slots, padded_k, kWideSlots, folded_planes};
     // Means far outside the data must not overflow.
-    const float top = largest_mean * fp16_scale;
+    const float top = float(survey.largest_mean * fp16_scale);
     operand_scale =
             top > 16384 ? std::exp2(std::floor(std::log2(16384 / top))) : 1.f;
 

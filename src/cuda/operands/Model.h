@@ -2,6 +2,7 @@
 
 #include "GaussianMixture.h"
 #include "cuda/engine/Staging.h"
+#include "cuda/operands/ModelSurvey.h"
 #include "cuda/score/Score.h"
 
 namespace gmm::cuda {
@@ -60,9 +61,9 @@ struct Model {
     int d = 0;
     int padded_k = 0;
     bool lo = false;
+    ModelSurvey survey;  ///< upload begins it; after prepare it is there
     bool folded = false; ///< there are folded operands (AugmentedOperands.h)
     float operand_scale = 1; ///< of the component operand (product)
-    float largest_mean = 0;
 
     // fp32, frame's units, for exact evaluation
     float* means = nullptr;        ///< [k][d]
@@ -84,9 +85,6 @@ private:
 
     Operand operand_;
     AugmentedOperands folded_;
-    /// Over the components, what can_augment looks at: 1 / v, largest |mean| /
-    /// v, |constant|.
-    double largest_inverse_ = 0, largest_scaled_ = 0, largest_constant_ = 0;
     float4* constants_ = nullptr; ///< for hi alone, then for hi + lo
     float* variances_ = nullptr;
     float* log_weights_ = nullptr;
