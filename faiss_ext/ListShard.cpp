@@ -95,10 +95,7 @@ ListShard::Step ListShard::step(
         const Answers& answers) const {
     check_rows("x", int64_t(n), inner->d, x);
     FAISS_THROW_IF_NOT_MSG(k > 0, "k = 0, expected at least 1");
-    SearchPlan plan = make_plan(*inner, *gmm, params, k);
-    if (plan.all_if_few && !plan.by_codes) { // lists are asked for once
-        plan.nprobe = inner->nlist;
-    }
+    const SearchPlan plan = make_plan(*inner, *gmm, params, k);
     Step out;
     out.distances.resize(n * k);
     out.labels.resize(n * k);

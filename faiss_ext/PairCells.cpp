@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <numeric>
 
 #include <faiss/IndexFlat.h>
@@ -30,13 +31,37 @@ void difference(
     }
 }
 
-/// For each step-th of n rows of uv the cell of the least a^2 v.v - 2 a u.v.
+/// A list's a is fitted to so many of its vectors, or up to twice as many.
+constexpr size_t kFitSample = 256;
+
+/// Every step-th of n rows of uv, about: which ones depends on what they are
+/// and not on their order, so that it does not matter how a list came about.
+std::vector<uint32_t> sample_of(size_t L, size_t n, const float* uv) {
+    const size_t step = std::max<size_t>(1, n / kFitSample);
+    std::vector<uint32_t> out;
+    out.reserve(2 * n / step);
+    for (size_t r = 0; r < n; r++) {
+        uint32_t bits;
+        std::memcpy(&bits, &uv[r * L], sizeof(bits));
+        if ((bits * 0x9e3779b9u >> 16) % step == 0) {
+            out.push_back(uint32_t(r));
+        }
+    }
+    if (2 * step * out.size() < n) { // many are equal
+        out.resize(n);
+        std::iota(out.begin(), out.end(), 0);
+    }
+    return out;
+}
+
+/// For each of n rows of uv (rows[0..n-1]; nullptr: the first n) the cell of
+/// the least a^2 v.v - 2 a u.v.
 void nearest_cells(
         size_t L,
         float a,
         const float* g,
         size_t n,
-        size_t step,
+        const uint32_t* rows,
         const float* uv,
         uint16_t* out) {
     if (!(a > 0)) { // they are alike
@@ -48,9 +73,9 @@ void nearest_cells(
         half[l] = 0.5f * a * g[l];
     }
     const CodeKernels& kernels = best_code_kernels();
-    for (size_t r = 0; r < n; r += step) {
-        out[r] = uint16_t(
-                kernels.largest_difference(L, uv + r * L, half.data()));
+    for (size_t r = 0; r < n; r++) {
+        out[r] = uint16_t(kernels.largest_difference(
+                L, uv + (rows ? rows[r] : r) * L, half.data()));
     }
 }
 
@@ -126,8 +151,6 @@ void nearest_means(
 }
 
 constexpr int kFitRounds = 3;
-/// A list's a is fitted to so many of its vectors, or up to twice as many.
-constexpr size_t kFitSample = 256;
 /// Rows far apart are asked for so many before they are read.
 constexpr size_t kRowsAhead = 6;
 /// Of so many vectors, a matrix product pays.
@@ -262,13 +285,13 @@ float PairCells::best_a(
 
     // Alternates the cell of each vector and the a that minimises the sum of
     // |x - m_ij|^2, which is sum u.v / sum v.v.
-    const size_t step = std::max<size_t>(1, n / kFitSample);
+    const std::vector<uint32_t> sample = sample_of(L, n, uv.data());
     float al = 0.3f;
     for (int round = 0; round < kFitRounds; round++) {
         double sum_uv = 0, sum_vv = 0;
-        nearest_cells(L, al, g, n, step, uv.data(), out);
-        for (size_t r = 0; r < n; r += step) {
-            sum_uv += uv[r * L + out[r]];
+        nearest_cells(L, al, g, sample.size(), sample.data(), uv.data(), out);
+        for (size_t r = 0; r < sample.size(); r++) {
+            sum_uv += uv[sample[r] * L + out[r]];
             sum_vv += g[out[r]];
         }
         if (!(sum_vv > 0)) {
@@ -276,7 +299,7 @@ float PairCells::best_a(
         }
         al = std::clamp(float(sum_uv / sum_vv), 0.0f, 1.0f);
     }
-    nearest_cells(L, al, g, n, 1, uv.data(), out);
+    nearest_cells(L, al, g, n, nullptr, uv.data(), out);
     return al;
 }
 
@@ -354,7 +377,7 @@ void PairCells::assign(
     }
     std::vector<float> uv(n * L);
     project(list, n, d, x, rows, means, uv.data());
-    nearest_cells(L, a[list], g, n, 1, uv.data(), cells);
+    nearest_cells(L, a[list], g, n, nullptr, uv.data(), cells);
 }
 
 void PairCells::init_whole(size_t nlist_in) {

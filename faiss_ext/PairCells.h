@@ -105,8 +105,9 @@ struct PairCells {
     void divide(
             size_t nlist, size_t d, const float* means, size_t cells_per_list);
 
-    /** The a of one list that suits these of its vectors best (of many, 256 to
-     * 511 of them, evenly), and the cell of each with it. Time O((n + L) L d), memory O(n L).
+    /** The a of one list that suits these of its vectors best (of many, about
+     * 256 to 511 of them, evenly), and the cell of each with it. Time O((n + L)
+     * L d), memory O(n L).
      *
      * @param rows   of x that are meant, or nullptr: the first n
      * @param means  of all lists

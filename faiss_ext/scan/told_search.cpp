@@ -1,6 +1,8 @@
 #include "faiss_ext/scan/told_search.h"
 
 #include <algorithm>
+#include <utility>
+#include <vector>
 
 #include "faiss_ext/coarse/in_blocks.h"
 #include "faiss_ext/rank/probe.h"
@@ -107,17 +109,24 @@ void ask_for_lists(
     }
 }
 
+/// What all shards told in that round.
+std::vector<ToldEntry> told_in(const Conversation& conversation, size_t round) {
+    std::vector<ToldEntry> out;
+    for (size_t s = 0; s < conversation.shards; s++) {
+        const ToldEntries& of =
+                conversation.told[round * conversation.shards + s];
+        out.insert(out.end(), of.begin, of.end);
+    }
+    return out;
+}
+
 /// Of what shards found in whole lists the k nearest.
 void take_nearest(
         const ToldSearch& search,
-        const Conversation& conversation,
+        std::vector<ToldEntry> told,
         float* distances,
         idx_t* labels) {
     const bool ip = is_ip(search.ivf);
-    std::vector<ToldEntry> told;
-    for (const ToldEntries& of_shard : conversation.told) {
-        told.insert(told.end(), of_shard.begin, of_shard.end);
-    }
     std::sort(
             told.begin(),
             told.end(),
@@ -140,30 +149,56 @@ void take_nearest(
     }
 }
 
+void ask_for_lists(
+        const ToldSearch& search,
+        size_t query,
+        const ProbedLists& lists,
+        size_t row) {
+    const size_t begin = lists.begins[row];
+    ask_for_lists(
+            search,
+            &lists.coarse[begin],
+            &lists.keys[begin],
+            lists.begins[row + 1] - begin,
+            search.conversations[query]);
+}
+
 void search_by_lists(const ToldSearch& search) {
     const size_t n = search.n, k = search.k, d = search.ivf.d;
-    if (!search.conversations.front().told.empty()) {
-        for (size_t i = 0; i < n; i++) {
-            take_nearest(
-                    search,
-                    search.conversations[i],
-                    search.distances + i * k,
-                    search.labels + i * k);
-        }
-        return;
+    const Conversation& any = search.conversations.front();
+    const size_t rounds = any.told.size() / any.shards;
+    ProbedLists lists;
+    if (rounds == 0) {
+        lists = probe_lists(search.ivf, search.gmm, search.plan, n, search.x);
     }
-    const ProbedLists lists =
-            probe_lists(search.ivf, search.gmm, search.plan, n, search.x);
+    SearchPlan all = search.plan;
+    all.nprobe = search.ivf.nlist;
     for (size_t i = 0; i < n; i++) {
-        if (finite(search.x + i * d, d)) {
-            const size_t begin = lists.begins[i];
-            ask_for_lists(
-                    search,
-                    &lists.coarse[begin],
-                    &lists.keys[begin],
-                    lists.begins[i + 1] - begin,
-                    search.conversations[i]);
+        const float* q = search.x + i * d;
+        const bool asks = finite(q, d);
+        if (rounds == 0) {
+            if (asks) {
+                ask_for_lists(search, i, lists, i);
+            }
+            continue;
         }
+        std::vector<ToldEntry> told = told_in(search.conversations[i], 0);
+        if (search.plan.all_if_few && asks && told.size() < k) {
+            if (rounds == 1) {
+                ask_for_lists(
+                        search,
+                        i,
+                        probe_lists(search.ivf, search.gmm, all, 1, q),
+                        0);
+                continue;
+            }
+            told = told_in(search.conversations[i], 1);
+        }
+        take_nearest(
+                search,
+                std::move(told),
+                search.distances + i * k,
+                search.labels + i * k);
     }
 }
 
