@@ -1,7 +1,8 @@
 #pragma once
 
 // An operator new that fails once, at the place asked for. For one program's
-// only file: it replaces the operators.
+// only file: it replaces the operators. Clang's ThreadSanitizer has operators
+// that none can stand beside, and then nothing fails (kFailingNew).
 
 #include <atomic>
 #include <cstdint>
@@ -17,6 +18,12 @@
 #include <elf.h>
 #include <execinfo.h>
 #include <omp.h>
+
+#ifdef __has_feature
+#if __has_feature(thread_sanitizer)
+#define FAISS_EXT_TEST_NO_OPERATORS
+#endif
+#endif
 
 namespace {
 
@@ -50,31 +57,34 @@ std::map<uint64_t, std::string> functions_of_program() {
     return out;
 }
 
-/// Whether code at this address is FAISS's: in its library, or one of its
-/// functions where it is linked into this program.
-bool of_faiss(const void* address) {
+/// The function at this address if it is FAISS's: in its library, or one of its
+/// functions where it is linked into this program; "" otherwise.
+std::string function_of_faiss(const void* address) {
     static const auto functions = functions_of_program();
     Dl_info info;
     if (!dladdr(address, &info)) {
-        return false;
+        return "";
     }
     const std::string file = info.dli_fname ? info.dli_fname : "";
     if (file.find("libfaiss") != std::string::npos) {
-        return true;
+        return info.dli_sname ? info.dli_sname : "unnamed";
     }
     const auto next =
             functions.upper_bound(uint64_t(address) - uint64_t(info.dli_fbase));
     if (next == functions.begin()) {
-        return false;
+        return "";
     }
     const std::string& name = std::prev(next)->second;
-    return name.starts_with("_ZN5faiss") || name.starts_with("_ZNK5faiss");
+    const bool its =
+            name.starts_with("_ZN5faiss") || name.starts_with("_ZNK5faiss");
+    return its ? name : "";
 }
 
-/** Whether this allocation is made by FAISS in a parallel region of its own,
- * where an exception ends the process whoever calls: the frame that the OpenMP
- * runtime called last is FAISS's. */
-bool in_a_region_of_faiss() {
+/** Whether FAISS does not get over a failure of this allocation, whoever calls:
+ * it is made in a parallel region of its own, where an exception ends the
+ * process (the frame that the OpenMP runtime called last is FAISS's), or while
+ * OnDiskInvertedLists grows, with its file unmapped and its locks held. */
+bool faiss_cannot_fail_here() {
     static const void* const openmp = [] {
         Dl_info info;
         dladdr(reinterpret_cast<const void*>(&omp_get_max_threads), &info);
@@ -83,19 +93,23 @@ bool in_a_region_of_faiss() {
     void* frames[64];
     const int n = backtrace(frames, 64);
     for (int i = 1; i < n; i++) {
+        const std::string name = function_of_faiss(frames[i]);
+        if (name.find("OnDiskInvertedLists6resize") != std::string::npos) {
+            return true;
+        }
         Dl_info info;
         if (dladdr(frames[i], &info) && info.dli_fbase == openmp) {
-            return of_faiss(frames[i - 1]);
+            return !function_of_faiss(frames[i - 1]).empty();
         }
     }
     return false;
 }
 
-void* allocate(size_t size) {
+[[maybe_unused]] void* allocate(size_t size) {
     if (counting.load(std::memory_order_relaxed)) {
         allocations++;
         if (countdown.load() > 0 && --countdown == 0) {
-            if (in_a_region_of_faiss()) {
+            if (faiss_cannot_fail_here()) {
                 of_others++;
                 countdown = 1; // the next one
             } else {
@@ -111,11 +125,23 @@ void* allocate(size_t size) {
 
 } // namespace
 
+#ifdef FAISS_EXT_TEST_NO_OPERATORS
+constexpr bool kFailingNew = false;
+#else
+constexpr bool kFailingNew = true;
+
 void* operator new(size_t size) {
     return allocate(size);
 }
 void* operator new[](size_t size) {
     return allocate(size);
+}
+void* operator new(size_t size, const std::nothrow_t&) noexcept {
+    try {
+        return allocate(size);
+    } catch (const std::bad_alloc&) {
+        return nullptr;
+    }
 }
 void operator delete(void* p) noexcept {
     std::free(p);
@@ -129,3 +155,4 @@ void operator delete(void* p, size_t) noexcept {
 void operator delete[](void* p, size_t) noexcept {
     std::free(p);
 }
+#endif

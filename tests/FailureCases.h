@@ -187,8 +187,11 @@ std::vector<Case> cases() {
         counting = was;
         try {
             merge_ondisk(&i, {part, part}, lists, true);
-        } catch (const std::exception&) {
+        } catch (const std::exception& e) {
             counting = false;
+            if (std::string(e.what()).find("are in") != std::string::npos) {
+                throw;
+            }
             std::ifstream file(lists);
             const std::string now(
                     (std::istreambuf_iterator<char>(file)),
