@@ -93,7 +93,8 @@ std::unique_ptr<faiss::OnDiskInvertedLists> write_lists(
         for (const Part& part : parts) {
             list.size += part.lists->list_size(i);
         }
-        list.capacity = list.size;
+        // Ids, behind the codes, begin at a multiple of their size.
+        list.capacity = (list.size + 7) / 8 * 8;
         list.offset = bytes;
         bytes += list.capacity * (ivf.code_size + sizeof(idx_t));
     }

@@ -26,7 +26,9 @@ namespace faiss_ext {
  *
  * Throws FaissException for a part of another training, for an index that has
  * entries, a direct map or copies of vectors (max_assign > 1), and where the
- * disk is full: the index is as it was then, and so is the file.
+ * disk is full: the index is as it was then, and so is the file. If it is
+ * interrupted once all are in, while cells or calibration are made, the message
+ * says so.
  */
 void merge_ondisk(
         faiss::Index* index,

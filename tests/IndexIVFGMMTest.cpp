@@ -642,7 +642,8 @@ TEST(IndexIVFGMM, SearchesBesideAdditionsUnderASharedMutex) {
     auto index = filled(rows_of(base(), 0, 1000), kLists);
     index->nprobe = kLists;
     std::shared_mutex mutex; // as IndexIVFGMM.h says
-    std::atomic<size_t> wrong = 0;
+    std::atomic<size_t> wrong = 0, searches = 0;
+    const size_t counted = faiss::indexIVF_stats.nq;
     std::vector<std::thread> threads;
     for (size_t t = 0; t < 8; t++) {
         threads.emplace_back([&, t] {
@@ -653,6 +654,7 @@ TEST(IndexIVFGMM, SearchesBesideAdditionsUnderASharedMutex) {
                     found = find(*index, rows_of(base(), row, row + 1), 1);
                 }
                 wrong += found.dis[0] != 0;
+                searches++;
                 std::this_thread::yield();
             }
         });
@@ -668,6 +670,7 @@ TEST(IndexIVFGMM, SearchesBesideAdditionsUnderASharedMutex) {
         thread.join();
     }
     EXPECT_EQ(wrong, 0u);
+    EXPECT_EQ(faiss::indexIVF_stats.nq - counted, searches);
     EXPECT_EQ(index->ntotal, 1390);
 }
 

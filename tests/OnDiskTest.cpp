@@ -83,6 +83,10 @@ TEST_P(Merged, IsTheIndexInMemory) {
     auto& a = dynamic_cast<faiss::IndexIVF&>(*extract_gmm(whole.get()));
     auto& b = dynamic_cast<faiss::IndexIVF&>(*extract_gmm(disk.get()));
     ASSERT_TRUE(dynamic_cast<faiss::OnDiskInvertedLists*>(b.invlists));
+    for (size_t i = 0; i < b.nlist; i++) {
+        const auto ids = reinterpret_cast<uintptr_t>(b.invlists->get_ids(i));
+        ASSERT_EQ(ids % sizeof(idx_t), 0u);
+    }
     check_cells(b, extract_gmm(disk.get())->cells, false);
     for (size_t nprobe : {1, 3, 8, 32}) {
         a.nprobe = b.nprobe = nprobe;
@@ -108,6 +112,7 @@ INSTANTIATE_TEST_SUITE_P(
                 std::pair("GMM32,Flat", int(faiss::METRIC_L2)),
                 std::pair("GMM32,Flat", int(faiss::METRIC_INNER_PRODUCT)),
                 std::pair("GMM32,SQ8", int(faiss::METRIC_L2)),
+                std::pair("GMM32,PQ4x4", int(faiss::METRIC_L2)),
                 std::pair("PCA48,GMM32,Flat", int(faiss::METRIC_L2))));
 
 TEST(OnDisk, AStockIndexIsMergedToo) {

@@ -39,6 +39,11 @@ ProbeOrder read_order(FieldReader& ar) {
     return ProbeOrder(std::min<int64_t>(number, int(ProbeOrder::codes)));
 }
 
+void skip_sketched(FieldReader& ar) {
+    bool sketched;
+    ar.scalar(sketched);
+}
+
 void read_cells_of_version2(
         FieldReader& ar,
         PairCells& cells,

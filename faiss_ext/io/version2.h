@@ -12,6 +12,10 @@ namespace faiss_ext {
 /// An order; those of version 2 that there are no more are `codes`.
 ProbeOrder read_order(FieldReader& ar);
 
+/// Whether an index kept sketches, in the place of `code_bits`, which is left
+/// at its default.
+void skip_sketched(FieldReader& ar);
+
 /// Cells with more partners, with variances, tails and sketches: partners and
 /// the cells of entries are kept. What was in a tail is in no cell.
 void read_cells_of_version2(

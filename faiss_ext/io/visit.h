@@ -102,6 +102,12 @@ void visit_codes(
 template <class Archive, class G>
 void visit_cells(
         Archive& ar, G& c, const Shape& shape, const IVFGMM& gmm, bool ip) {
+    if constexpr (Archive::reading) {
+        if (ar.version == 2) {
+            read_cells_of_version2(ar, c, *shape.invlists, shape.nlist);
+            return;
+        }
+    }
     ar.scalar(c.cells_per_list);
     ar.scalar(c.fitted_n);
     ar.scalar(c.norm2);
@@ -132,6 +138,12 @@ void visit_cells(
 
 template <class Archive, class G>
 void visit_calibration(Archive& ar, G& c, size_t d) {
+    if constexpr (Archive::reading) {
+        if (ar.version == 2) {
+            read_calibration_of_version2(ar, c, d);
+            return;
+        }
+    }
     ar.scalar(c.fitted);
     ar.scalar(c.k);
     ar.scalar(c.ntotal);
@@ -174,6 +186,26 @@ void visit_calibration(Archive& ar, G& c, size_t d) {
     }
 }
 
+template <class Archive, class Order>
+void visit_order(Archive& ar, Order& order) {
+    if constexpr (Archive::reading) {
+        order = read_order(ar);
+    } else {
+        ar.scalar(order);
+    }
+}
+
+template <class Archive, class Bits>
+void visit_code_bits(Archive& ar, Bits& bits) {
+    if constexpr (Archive::reading) {
+        if (ar.version == 2) {
+            skip_sketched(ar);
+            return;
+        }
+    }
+    ar.scalar(bits);
+}
+
 /// Search settings of the stock part that FAISS does not write.
 template <class Archive, class Index>
 void visit_settings(Archive& ar, Index& ivf) {
@@ -202,38 +234,16 @@ void visit_ivf_gmm(Archive& ar, Index& ivf, G& g) {
     const Shape shape{ivf.nlist, size_t(ivf.d), ivf.is_trained, ivf.invlists};
     visit_settings(ar, ivf);
     visit_mixture(ar, g, shape);
-    const bool version2 = ar.version == 2; // of files that are read
-    if constexpr (Archive::reading) {
-        g.probe_order = read_order(ar);
-    } else {
-        ar.scalar(g.probe_order);
-    }
+    visit_order(ar, g.probe_order);
     ar.scalar(g.probe_mass);
     ar.scalar(g.target_recall);
     ar.scalar(g.cells_per_list);
-    if constexpr (Archive::reading) {
-        if (version2) {
-            bool sketch;
-            ar.scalar(sketch);
-        } else {
-            ar.scalar(g.code_bits);
-        }
-    } else {
-        ar.scalar(g.code_bits);
-    }
+    visit_code_bits(ar, g.code_bits);
     ar.scalar(g.max_assign);
     ar.scalar(g.assign_ratio);
     ar.scalar(g.assign_threshold);
     ar.scalar(g.calibrate_on_add);
-    if constexpr (Archive::reading) {
-        if (version2) {
-            read_cells_of_version2(ar, g.cells, *ivf.invlists, ivf.nlist);
-        } else {
-            visit_cells(ar, g.cells, shape, g, is_ip(ivf));
-        }
-    } else {
-        visit_cells(ar, g.cells, shape, g, is_ip(ivf));
-    }
+    visit_cells(ar, g.cells, shape, g, is_ip(ivf));
     // Nothing, or a row of max_assign - 1 lists for each entry.
     const size_t lists = ar.count(g.earlier_lists.size(), 8);
     if constexpr (Archive::reading) {
@@ -254,23 +264,13 @@ void visit_ivf_gmm(Archive& ar, Index& ivf, G& g) {
                 g.earlier_lists[i],
                 shape.list_size(i) * (g.max_assign - 1));
     }
-    if constexpr (Archive::reading) {
-        if (version2) {
-            read_calibration_of_version2(ar, g.calibration, ivf.d);
-            return;
-        }
-    }
     visit_calibration(ar, g.calibration, ivf.d);
 }
 
 template <class Archive, class G>
 void visit_quantizer(Archive& ar, G& q) {
     visit_mixture(ar, q, {q.nlist, size_t(q.d), q.is_trained, nullptr});
-    if constexpr (Archive::reading) {
-        q.policy.order = read_order(ar);
-    } else {
-        ar.scalar(q.policy.order);
-    }
+    visit_order(ar, q.policy.order);
     ar.scalar(q.policy.probe_mass);
     ar.scalar(q.policy.exponent);
 }

@@ -1,6 +1,7 @@
 #include "faiss_ext/scan/gmm_search.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <limits>
 #include <memory>
@@ -30,6 +31,12 @@
 namespace faiss_ext {
 
 namespace {
+
+/// Adds to a statistic; searches run side by side.
+template <class T>
+void count(T& statistic, std::type_identity_t<T> n) {
+    std::atomic_ref<T>(statistic).fetch_add(n, std::memory_order_relaxed);
+}
 
 /// One thread's searches with k results each, of whole lists.
 struct HeapHandlers {
@@ -299,7 +306,7 @@ SearchCounts search_lists(
     using Handlers = decltype(make_handlers());
     const double t0 = faiss::getmillisecs();
     const ProbedLists lists = probe_lists(ivf, gmm, plan, n, x);
-    faiss::indexIVF_stats.quantization_time += faiss::getmillisecs() - t0;
+    count(faiss::indexIVF_stats.quantization_time, faiss::getmillisecs() - t0);
     return in_parallel(ivf.d, n, x, QueryOrder(), [&] {
         return ListSearches<Handlers>{
                 gmm,
@@ -317,13 +324,13 @@ SearchCounts counted(size_t n, Search&& search) {
     const double t0 = faiss::getmillisecs();
     const SearchCounts counts = search();
     faiss::IndexIVFStats& stats = faiss::indexIVF_stats;
-    stats.nq += n;
-    stats.nlist += counts.lists;
-    stats.ndis += counts.distances;
-    stats.nheap_updates += counts.updates;
-    stats.search_time += faiss::getmillisecs() - t0;
-    ivf_gmm_stats.n_cell_scores += counts.cells;
-    ivf_gmm_stats.n_codes += counts.codes;
+    count(stats.nq, n);
+    count(stats.nlist, counts.lists);
+    count(stats.ndis, counts.distances);
+    count(stats.nheap_updates, counts.updates);
+    count(stats.search_time, faiss::getmillisecs() - t0);
+    count(ivf_gmm_stats.n_cell_scores, counts.cells);
+    count(ivf_gmm_stats.n_codes, counts.codes);
     return counts;
 }
 
