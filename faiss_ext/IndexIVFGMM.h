@@ -254,6 +254,8 @@ struct IndexIVFGMM : IVF, IVFGMM {
             const faiss::SearchParameters* params = nullptr) const override;
 
     size_t remove_ids(const faiss::IDSelector& sel) override;
+    /// Of an id that is there several times the vector that the direct map
+    /// names is replaced; throws for one if max_assign > 1.
     void update_vectors(int nv, const idx_t* idx, const float* v) override;
     void merge_from(faiss::Index& other, idx_t add_id) override;
     void check_compatible_for_merge(const faiss::Index& other) const override;

@@ -89,6 +89,11 @@ void IndexIVFRaBitQGMM::reconstruct_from_offset(
             "there is",
             ssize_t(offset),
             ssize_t(list_no));
+    const size_t n = invlists->list_size(size_t(list_no));
+    if (n < cells.list_size(size_t(list_no))) {
+        throw_shortened(
+                size_t(list_no), n, cells.list_size(size_t(list_no)), false);
+    }
     decode_entries(*this, cells, list_no, offset, 1, recons);
 }
 

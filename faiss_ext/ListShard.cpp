@@ -8,6 +8,7 @@
 
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/scan/told_search.h"
+#include "faiss_ext/store/list_storage.h"
 
 namespace faiss_ext {
 
@@ -66,8 +67,13 @@ ListShard::ListShard(
             gmm->max_assign);
     PairCells& cells = gmm->cells;
     for (size_t i = 0; !cells.empty() && i < inner->nlist; i++) {
+        const size_t n = inner->invlists->list_size(i);
+        const size_t known = cells.list_size(i);
+        if (n < known) {
+            throw_shortened(i, n, known, has_vectors(*inner));
+        }
         FAISS_THROW_IF_NOT_FMT(
-                inner->invlists->list_size(i) == cells.list_size(i),
+                n == known,
                 "index: list %zu has entries that are in no cell; maintain() "
                 "it first",
                 i);
@@ -182,12 +188,21 @@ ListShard::Bytes ListShard::answer(
         const Bytes& bytes,
         const faiss::SearchParameters* params) const {
     check_rows("x", int64_t(n), inner->d, x);
+    FAISS_THROW_IF_NOT_MSG(k > 0, "k = 0, expected at least 1");
     const auto request = from_bytes<AskedEntries>(bytes, n);
+    const PairCells& cells = gmm->cells;
     for (const AskedEntries& a : request) {
+        const bool whole = a.kind == AskedEntries::neighbours;
+        FAISS_THROW_IF_NOT_FMT(
+                whole ? has_vectors(*inner)
+                      : a.kind <= AskedEntries::nearest && !cells.codes.empty(),
+                "request: of kind %u, which this shard cannot answer",
+                unsigned(a.kind));
         FAISS_THROW_IF_NOT_FMT(
                 a.list < inner->nlist && a.list % shards == shard &&
                         a.begin <= a.end &&
-                        a.end <= inner->invlists->list_size(a.list),
+                        a.end <= inner->invlists->list_size(a.list) &&
+                        (whole || a.end <= cells.list_size(a.list)),
                 "request: entries %u to %u of list %u, which this shard has "
                 "not",
                 a.begin,

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <memory>
 #include <optional>
 
@@ -75,6 +76,22 @@ void make_file(const std::string& path, size_t bytes) {
             "'%s': a file of %zu bytes cannot be made (%s)",
             path.c_str(),
             bytes,
+            std::strerror(error));
+}
+
+/// Has the system write a file, or a folder's names, to the device.
+void flush(const std::string& path, int flags) {
+    const int fd = open(path.c_str(), flags | O_RDONLY | O_CLOEXEC);
+    const bool done = fd >= 0 && fsync(fd) == 0;
+    const int error = errno;
+    if (fd >= 0) {
+        close(fd);
+    }
+    // folders that may not be read, or that nothing can be flushed of
+    FAISS_THROW_IF_NOT_FMT(
+            done || (flags && (error == EACCES || error == EINVAL)),
+            "'%s': cannot be flushed (%s)",
+            path.c_str(),
             std::strerror(error));
 }
 
@@ -154,6 +171,7 @@ void merge_ondisk(
     std::unique_ptr<faiss::OnDiskInvertedLists> lists;
     try {
         lists = write_lists(ivf, opened, partial, shift_ids);
+        flush(partial, 0); // before another has its name
         FAISS_THROW_IF_NOT_FMT(
                 std::rename(partial.c_str(), ivfdata.c_str()) == 0,
                 "ivfdata = '%s': cannot be written (%s)",
@@ -163,6 +181,9 @@ void merge_ondisk(
         unlink(partial.c_str());
         throw;
     }
+    const std::string folder =
+            std::filesystem::path(ivfdata).parent_path().string();
+    flush(folder.empty() ? "." : folder, O_DIRECTORY);
     lists->filename = ivfdata;
     opened.clear();
     std::optional<Growth> growth;

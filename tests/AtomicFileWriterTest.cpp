@@ -278,6 +278,45 @@ TEST(AtomicFileWriter, DevicesAndPipesAreWrittenDirectly) {
     EXPECT_TRUE(fs::is_fifo(pipe));
 }
 
+TEST(AtomicFileWriter, WhatIsOpenIsWrittenThroughItsNumber) {
+    const TemporaryFolder folder;
+    int ends[2];
+    ASSERT_EQ(pipe(ends), 0);
+    const std::string by_number = "/proc/self/fd/" + std::to_string(ends[1]);
+    const std::string link = folder.file("link");
+    fs::create_symlink(by_number, link);
+    for (const std::string& path : {by_number, link}) {
+        write(path, "to the pipe");
+        std::string got(11, 0);
+        ASSERT_EQ(read(ends[0], got.data(), got.size()), 11);
+        EXPECT_EQ(got, "to the pipe");
+    }
+    close(ends[0]);
+    close(ends[1]);
+    // A file without a name, in which there was more.
+    const std::string path = folder.file("index");
+    write(path, "longer than what comes");
+    const int fd = open(path.c_str(), O_RDONLY);
+    ASSERT_GE(fd, 0);
+    fs::remove(path);
+    write("/proc/self/fd/" + std::to_string(fd), "short");
+    EXPECT_EQ(content("/proc/self/fd/" + std::to_string(fd)), "short");
+    close(fd);
+    EXPECT_EQ(files_in(folder.path), 1u); // the link
+}
+
+TEST(AtomicFileWriter, LeftoversOfTheSameProcessNumber) {
+    const TemporaryFolder folder;
+    const std::string path = folder.file("index");
+    for (int i = 0; i < 3000; i++) {
+        std::ofstream(
+                folder.file(".index.") + std::to_string(getpid()) + '-' +
+                std::to_string(i) + ".tmp");
+    }
+    write(path, "x");
+    EXPECT_EQ(content(path), "x");
+}
+
 TEST(AtomicFileWriter, FullDisk) {
     const TemporaryFolder folder;
     const std::string path = folder.file("index");

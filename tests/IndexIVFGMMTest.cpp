@@ -481,6 +481,64 @@ TEST(IndexIVFGMM, UpdatingAnIdTwiceAtOnceKeepsTheLast) {
     }
 }
 
+/// All entries: id and vector.
+std::multiset<std::pair<idx_t, std::vector<float>>> everything(
+        const faiss::IndexIVF& index) {
+    std::multiset<std::pair<idx_t, std::vector<float>>> out;
+    for (const auto& [id, places] : entries_by_id(index)) {
+        for (const Entry& at : places) {
+            std::vector<float> x(index.d);
+            index.reconstruct_from_offset(at.list, at.offset, x.data());
+            out.emplace(id, x);
+        }
+    }
+    return out;
+}
+
+TEST(IndexIVFGMM, AnUpdateReplacesOneVectorOfAnId) {
+    for (size_t cells : {1, 8}) {
+        auto index = trained(base(), kLists);
+        index->cells_per_list = cells;
+        index->set_direct_map_type(faiss::DirectMap::Hashtable);
+        std::vector<idx_t> ids(500);
+        for (size_t i = 0; i < ids.size(); i++) {
+            ids[i] = idx_t(i / 2); // each twice
+        }
+        index->add_with_ids(ids.size(), base().row(0), ids.data());
+        auto expected = everything(*index);
+        const idx_t some[] = {3, 7, 3, 100};
+        for (size_t i : {1, 2, 3}) { // of id 3 the last row counts
+            std::vector<float> x(index->d);
+            index->reconstruct(some[i], x.data());
+            expected.erase(expected.find({some[i], x}));
+            const float* row = base().row(1000 + i);
+            expected.emplace(some[i], std::vector<float>(row, row + base().d));
+        }
+        index->update_vectors(4, some, base().row(1000));
+        EXPECT_EQ(everything(*index), expected);
+        EXPECT_EQ(size_t(index->ntotal), expected.size());
+        std::vector<float> x(index->d);
+        index->reconstruct(7, x.data());
+        EXPECT_TRUE(std::equal(x.begin(), x.end(), base().row(1001)));
+        EXPECT_EQ(index->remove_ids(faiss::IDSelectorArray(3, some)), 4u);
+        EXPECT_EQ(size_t(index->ntotal), everything(*index).size());
+        EXPECT_EQ(size_t(index->ntotal), expected.size() - 4);
+    }
+    // copies say which list they are of, not which vector
+    auto index = trained(base(), kLists);
+    index->max_assign = 2;
+    index->set_direct_map_type(faiss::DirectMap::Hashtable);
+    const idx_t ids[] = {1, 2, 3, 3, 3};
+    index->add_with_ids(5, base().row(0), ids);
+    const auto before = everything(*index);
+    EXPECT_FAISS_ERROR(
+            index->update_vectors(2, ids + 1, base().row(9)), "4 vectors");
+    EXPECT_EQ(everything(*index), before);
+    index->update_vectors(2, ids, base().row(9));
+    EXPECT_EQ(index->remove_ids(faiss::IDSelectorArray(1, ids + 2)), 3u);
+    EXPECT_EQ(index->ntotal, 2);
+}
+
 TEST(IndexIVFGMM, TheMapCanBeMadeAfterwards) {
     auto index = filled(rows_of(base(), 0, 3000), kLists);
     Model model = model_of(rows_of(base(), 0, 3000));

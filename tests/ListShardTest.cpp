@@ -234,6 +234,17 @@ TEST(ListShard, WrongInput) {
           {q.n - 1, step.requests[0]}}) {
         EXPECT_THROW(shards[0].answer(n, x, 5, request), faiss::FaissException);
     }
+    EXPECT_FAISS_ERROR(shards[0].answer(q.n, x, 0, step.requests[0]), "k = 0");
+    // of a kind that there is not, or of cells where there are none
+    for (uint32_t kind : {3u, 77u}) {
+        ListShard::Bytes other = step.requests[0];
+        memcpy(&other[2 * sizeof(uint32_t)], &kind, sizeof(kind));
+        EXPECT_FAISS_ERROR(shards[0].answer(q.n, x, 5, other), "kind");
+    }
+    const auto no_cells = shards_of(*filled("GMM32x1,Flat", faiss::METRIC_L2));
+    EXPECT_FAISS_ERROR(
+            no_cells[0].answer(q.n, x, 5, step.requests[0]), "kind 0");
+
     // answers that say nothing of what was asked for
     EXPECT_THROW(
             shards[0].step(q.n, x, 5, &params, {{{1, 2, 3}, {}, {}}}),

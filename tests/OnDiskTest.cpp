@@ -1,6 +1,11 @@
 // Indexes in parts whose lists end in one file.
 #include "faiss_ext/ondisk.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
@@ -15,6 +20,22 @@
 #include "faiss_ext/index_io.h"
 #include "faiss_ext/ivflib.h"
 #include "quick_training.h"
+
+/// What is called of these, in their order.
+static std::vector<std::string> calls;
+
+extern "C" int fsync(int fd) {
+    struct stat status;
+    calls.push_back(
+            fstat(fd, &status) == 0 && S_ISDIR(status.st_mode) ? "fsync folder"
+                                                               : "fsync file");
+    return int(syscall(SYS_fsync, fd));
+}
+
+extern "C" int rename(const char* from, const char* to) noexcept {
+    calls.push_back("rename");
+    return renameat(AT_FDCWD, from, AT_FDCWD, to);
+}
 
 namespace faiss_ext {
 namespace {
@@ -237,8 +258,13 @@ TEST(OnDisk, WrongPartsLeaveEverythingAsItWas) {
     EXPECT_FAISS_ERROR(
             merge_ondisk(flat, parts, lists), "expected an IVF index");
     delete flat;
+    calls.clear();
     merge_ondisk(index.get(), parts, lists);
     EXPECT_EQ(index->ntotal, idx_t(kN));
+    // a loss of power leaves the old file or all of the new one
+    EXPECT_EQ(
+            calls,
+            (std::vector<std::string>{"fsync file", "rename", "fsync folder"}));
 }
 
 } // namespace

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <random>
 
 #include <faiss/impl/FaissAssert.h>
 
@@ -81,14 +82,19 @@ AtomicFileWriter::AtomicFileWriter(const std::string& path, FileSystem& files)
         this->path = std::filesystem::path(this->path).parent_path() / to;
     }
     folder = folder_of(this->path);
-    struct stat old;
-    const bool exists = stat(this->path.c_str(), &old) == 0;
+    struct stat old, named;
+    const bool exists = stat(name.c_str(), &old) == 0;
     if (!exists && errno != ENOENT) {
         fail("open", errno);
     }
+    // Of what a process has open, links in /proc say what no path leads to:
+    // "pipe:[7]", or a file's name and " (deleted)".
+    const bool by_links = exists && stat(this->path.c_str(), &named) == 0 &&
+            named.st_dev == old.st_dev && named.st_ino == old.st_ino;
     try {
-        if (exists && !S_ISREG(old.st_mode)) {
-            fd = files.open(this->path.c_str(), O_WRONLY | O_CLOEXEC, 0);
+        if (exists && (!S_ISREG(old.st_mode) || !by_links)) {
+            this->path = name;
+            fd = files.open(name.c_str(), O_WRONLY | O_TRUNC | O_CLOEXEC, 0);
             if (fd < 0) {
                 fail("open", errno);
             }
@@ -143,7 +149,9 @@ void AtomicFileWriter::open_beside(const struct stat* old) {
         fail("open", errno);
     }
     open_folder();
-    static std::atomic<unsigned> counter{0};
+    // Not from 0: where each process has the same number (in containers), what
+    // killed ones left behind would use up the names.
+    static std::atomic<unsigned> counter{std::random_device{}()};
     const std::string own = std::filesystem::path(path).filename();
     for (int i = 0; fd < 0 && i < kMaxNames; i++) {
         std::string end = std::to_string(getpid());

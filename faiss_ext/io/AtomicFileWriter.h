@@ -36,7 +36,8 @@ struct FileSystem {
  * leaves it behind, and it may be deleted. The new file has the old one's
  * permissions, and its owner and group where the system allows it; of a
  * symbolic link the target is replaced, of several hard links the one named. A
- * device, pipe or socket is written directly.
+ * device or pipe, or an open file that no path leads to any more (by
+ * /proc/self/fd), is written directly.
  *
  * Throws FaissException naming the file and the system's reason for everything
  * that fails, what is buffered included.

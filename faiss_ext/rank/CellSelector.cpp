@@ -5,6 +5,8 @@
 #include <limits>
 #include <numeric>
 
+#include "faiss_ext/store/list_storage.h"
+
 namespace faiss_ext {
 
 namespace {
@@ -29,6 +31,9 @@ CellSelector::CellSelector(
         const size_t n = arrays ? arrays->ids[i].size() : lists.list_size(i);
         const size_t known = cells.list_size(i);
         sizes[i] = uint32_t(known);
+        if (n < known) {
+            throw_shortened(i, n, known, lists.code_size > 0);
+        }
         if (n > known) {
             untracked.push_back({uint32_t(i), uint32_t(known), uint32_t(n)});
         }

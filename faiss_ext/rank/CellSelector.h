@@ -23,6 +23,7 @@ namespace faiss_ext {
  */
 class CellSelector {
 public:
+    /// Throws FaissException naming a list that is shorter than its cells.
     CellSelector(const PairCells& cells, const faiss::InvertedLists& lists);
 
     /** Begins a query.

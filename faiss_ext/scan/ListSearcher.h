@@ -37,6 +37,10 @@ public:
             }
             const size_t list = keys[p];
             const size_t n = scanner.ivf.invlists->list_size(list);
+            const size_t known = known_size(list);
+            if (n < known) {
+                throw_shortened(list, n, known, false);
+            }
             if (n == 0) {
                 continue;
             }
@@ -44,7 +48,7 @@ public:
             if (gmm.earlier_lists.empty()) {
                 runs.push_back({uint32_t(list), 0, uint32_t(n)});
             } else {
-                runs_without_copies(list, n);
+                runs_without_copies(list, n, known);
             }
             scanner.scan_runs(
                     runs.data(),
@@ -55,10 +59,16 @@ public:
     }
 
 private:
-    void runs_without_copies(size_t list, size_t n) {
+    /// Entries of which it is known whether they are copies.
+    size_t known_size(size_t list) const {
+        return gmm.earlier_lists.empty()
+                ? 0
+                : gmm.earlier_lists[list].size() / (gmm.max_assign - 1);
+    }
+
+    void runs_without_copies(size_t list, size_t n, size_t known) {
         const size_t width = gmm.max_assign - 1;
         const int32_t* earlier = gmm.earlier_lists[list].data();
-        const size_t known = gmm.earlier_lists[list].size() / width;
         for (size_t j = 0; j < n; j++) {
             bool skip = false;
             for (size_t w = 0; w < width && j < known; w++) {

@@ -167,6 +167,14 @@ void Block::enter(Edit& edit) {
             n_entries >= kParallelRows);
 }
 
+/// Of entries (list, entry), those that are vectors and not copies.
+size_t count_primary(const IVFGMM& gmm, const std::vector<uint64_t>& places) {
+    return std::count_if(places.begin(), places.end(), [&](uint64_t place) {
+        return is_primary(
+                gmm, faiss::lo_listno(place), faiss::lo_offset(place));
+    });
+}
+
 void add_block(
         GMMIndexRef index,
         size_t n,
@@ -249,9 +257,19 @@ void update_vectors(
             "update_vectors: the quantizer finds no list for a vector");
     Edit edit(index);
     edit.ids_stay = true;
-    edit.removed = map_is_complete(index)
-            ? mapped_entries(index, n, ids)
-            : scan_entries(index, faiss::IDSelectorBatch(n, ids));
+    if (index.gmm.max_assign ==
+        1) { // of an id's entries, the one that it names
+        edit.removed = mapped_entries(index, n, ids);
+    } else {
+        edit.removed = scan_entries(index, faiss::IDSelectorBatch(n, ids));
+        const size_t vectors = count_primary(index.gmm, edit.removed);
+        FAISS_THROW_IF_NOT_FMT(
+                vectors == n,
+                "update_vectors: %zu vectors have these %zu ids, expected one "
+                "each: which of the copies are whose is not known",
+                vectors,
+                n);
+    }
     Block block(index, n, v, ids, 0, homes.data());
     block.enter(edit);
     edit.prepare();
@@ -270,13 +288,7 @@ size_t remove_ids(GMMIndexRef index, const faiss::IDSelector& sel) {
     }
     edit.removed = ids ? mapped_entries(index, ids->size(), ids->data())
                        : scan_entries(index, sel);
-    const size_t n = std::count_if(
-            edit.removed.begin(), edit.removed.end(), [&](uint64_t place) {
-                return is_primary(
-                        index.gmm,
-                        faiss::lo_listno(place),
-                        faiss::lo_offset(place));
-            });
+    const size_t n = count_primary(index.gmm, edit.removed);
     edit.prepare();
     edit.commit();
     index.gmm.cells.forget(index.ivf.ntotal, n);

@@ -126,6 +126,9 @@ std::unique_ptr<faiss::InvertedLists> copy_records(
         if (n == 0) {
             continue;
         }
+        if (ivf.invlists->list_size(list) < n) {
+            throw_shortened(list, ivf.invlists->list_size(list), n, false);
+        }
         records.resize(n * size);
         for (size_t l = 0; l < cells.cells_per_list; l++) {
             const auto [begin, end] = cells.range(list, l);

@@ -154,8 +154,12 @@ void check_max_assign(const faiss::IndexIVF& ivf, const IVFGMM& gmm) {
     size_t filled_with = gmm.max_assign;
     if (list < earlier.size()) { // untracked entries make the list longer
         const size_t n = ivf.invlists->list_size(list);
-        filled_with =
-                1 + (earlier[list].size() + n - 1) / std::max<size_t>(n, 1);
+        const size_t known =
+                earlier[list].size() / std::max<size_t>(gmm.max_assign - 1, 1);
+        if (n == 0 || (n < known && earlier[list].size() % n > 0)) {
+            throw_shortened(list, n, known, false);
+        }
+        filled_with = 1 + (earlier[list].size() + n - 1) / n;
     } else if (ivf.ntotal > 0) {
         filled_with = 1;
     }

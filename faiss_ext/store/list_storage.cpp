@@ -93,6 +93,17 @@ size_t known_size(GMMIndexRef index, size_t list) {
                                  : index.ivf.invlists->list_size(list);
 }
 
+void throw_shortened(size_t list, size_t n, size_t known, bool mended) {
+    FAISS_THROW_FMT(
+            "list %zu has %zu entries, expected at least %zu: an index with "
+            "cells or copies loses none but by its own functions (%s)",
+            list,
+            n,
+            known,
+            mended ? "optimize() makes the cells anew"
+                   : "reset() it and add its vectors anew");
+}
+
 void shorten_list(faiss::InvertedLists& lists, size_t list, size_t n) noexcept {
     if (lists.list_size(list) <= n) {
         return;

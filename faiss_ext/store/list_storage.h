@@ -64,6 +64,13 @@ constexpr size_t kCellsAtFirst = 16;
 /// FAISS's functions appended behind its back.
 size_t known_size(GMMIndexRef index, size_t list);
 
+/// Throws for a list that is shorter than what the index knows of it: FAISS's
+/// own functions took entries out behind its back, it cannot say which.
+///
+/// @param mended  whether optimize() makes anew what is known
+[[noreturn]] void throw_shortened(
+        size_t list, size_t n, size_t known, bool mended);
+
 /// Makes a list of FAISS's as short as that. One on disk keeps its place there,
 /// since to find a shorter one can fail, until it grows.
 void shorten_list(faiss::InvertedLists& lists, size_t list, size_t n) noexcept;

@@ -11,13 +11,13 @@ namespace faiss_ext {
 bool adopt_strays(GMMIndexRef index, size_t list) {
     const size_t known = known_size(index, list);
     const size_t n = index.ivf.invlists->list_size(list);
-    FAISS_THROW_IF_NOT_FMT(
-            known <= n,
-            "list %zu has %zu entries, expected %zu: an index with cells or "
-            "copies loses none but by its own functions",
-            list,
-            n,
-            known);
+    if (n < known) {
+        throw_shortened(
+                list,
+                n,
+                known,
+                has_vectors(index.ivf) && index.gmm.max_assign == 1);
+    }
     if (known == n) {
         return false;
     }

@@ -1,0 +1,242 @@
+// Lists that FAISS's own functions made shorter behind an index's back: each
+// call says so, or finds what is left.
+#include "faiss_ext/store/strays.h"
+
+#include <functional>
+#include <set>
+
+#include <faiss/IVFlib.h>
+#include <faiss/impl/AuxIndexStructures.h>
+#include <faiss/invlists/InvertedLists.h>
+
+#include "IvfTestTools.h"
+#include "faiss_ext/IndexIVFRaBitQGMM.h"
+#include "faiss_ext/ListShard.h"
+#include "faiss_ext/index_factory.h"
+#include "faiss_ext/ivflib.h"
+#include "quick_training.h"
+
+namespace faiss_ext {
+namespace {
+
+constexpr size_t kN = 1500, kLists = 16;
+
+const Vectors& base() {
+    static const Vectors data = sift_base(kN);
+    return data;
+}
+
+const Vectors& queries() {
+    static const Vectors data = sift_queries(20);
+    return data;
+}
+
+/// One index by its three names.
+struct Changed {
+    std::unique_ptr<faiss::Index> index;
+    faiss::IndexIVF* ivf;
+    IVFGMM* gmm;
+};
+
+Changed parts_of(std::unique_ptr<faiss::Index> index) {
+    auto ivf = dynamic_cast<faiss::IndexIVF*>(index.get());
+    auto gmm = dynamic_cast<IVFGMM*>(index.get());
+    return {std::move(index), ivf, gmm};
+}
+
+Changed make(const char* description, size_t max_assign = 1) {
+    std::unique_ptr<faiss::Index> index(
+            index_factory(base().d, description, faiss::METRIC_L2));
+    train_quickly(index.get());
+    index->train(kN, base().x.data());
+    auto gmm = dynamic_cast<IVFGMM*>(index.get());
+    gmm->max_assign = max_assign;
+    index->add(kN, base().x.data());
+    return parts_of(std::move(index));
+}
+
+/// What FAISS's functions do to lists.
+struct Way {
+    const char* name;
+    std::function<void(faiss::IndexIVF&)> change;
+};
+
+std::vector<Way> ways() {
+    const auto empty_lists = [](size_t n, const faiss::IndexIVF& ivf) {
+        return new faiss::ArrayInvertedLists(n, ivf.code_size);
+    };
+    return {
+            {"remove_ids",
+             [](faiss::IndexIVF& ivf) {
+                 ivf.IndexIVF::remove_ids(faiss::IDSelectorRange(300, 1400));
+             }},
+            {"reset", [](faiss::IndexIVF& ivf) { ivf.IndexIVF::reset(); }},
+            {"replace_invlists",
+             [=](faiss::IndexIVF& ivf) {
+                 ivf.replace_invlists(empty_lists(kLists, ivf), true);
+             }},
+            {"set_invlist_range",
+             [=](faiss::IndexIVF& ivf) {
+                 faiss::ivflib::set_invlist_range(
+                         &ivf, 0, 4, empty_lists(4, ivf));
+             }},
+            {"lists and ntotal by hand",
+             [](faiss::IndexIVF& ivf) {
+                 ivf.invlists->reset();
+                 ivf.ntotal = 0;
+             }},
+    };
+}
+
+std::set<idx_t> ids_in_lists(const faiss::IndexIVF& ivf) {
+    std::set<idx_t> out;
+    for (size_t i = 0; i < ivf.nlist; i++) {
+        faiss::InvertedLists::ScopedIds ids(ivf.invlists, i);
+        out.insert(ids.get(), ids.get() + ivf.invlists->list_size(i));
+    }
+    return out;
+}
+
+/// Runs a search; whether it threw. It throws nothing but what names a list.
+bool refuses(const std::function<void()>& search) {
+    try {
+        search();
+    } catch (const faiss::FaissException& e) {
+        EXPECT_NE(std::string(e.what()).find("list "), std::string::npos)
+                << e.what();
+        EXPECT_NE(std::string(e.what()).find("entries"), std::string::npos)
+                << e.what();
+        return true;
+    }
+    return false;
+}
+
+TEST(Strays, NoSearchFindsWhatIsGone) {
+    for (const char* description :
+         {"GMM16,Flat",
+          "GMM16,SQ8",
+          "GMM16,PQ8x4np",
+          "GMM16,RaBitQ4",
+          "GMM16x1,Flat"}) {
+        const Changed whole = make(description);
+        for (const Way& way : ways()) {
+            SCOPED_TRACE(std::string(description) + ", " + way.name);
+            const Changed c = parts_of(clone_index(whole.index.get()));
+            way.change(*c.ivf);
+            const std::set<idx_t> left = ids_in_lists(*c.ivf);
+            const Vectors& q = queries();
+            const bool cells = !c.gmm->cells.empty();
+            SearchParametersIVFGMM lists, codes, target, all;
+            lists.nprobe = 3;
+            codes.nprobe = 3;
+            codes.probe_order = ProbeOrder::codes;
+            target.target_recall = 0.9f;
+            all.nprobe = kLists;
+            for (const SearchParametersIVFGMM* p :
+                 {&lists, &codes, &target, &all}) {
+                const bool refused = refuses([&] {
+                    for (idx_t id : find(*c.index, q, 70, p).ids) {
+                        ASSERT_TRUE(id < 0 || left.count(id)) << id;
+                    }
+                });
+                EXPECT_TRUE(refused || p != &codes || !cells);
+                refuses([&] {
+                    faiss::RangeSearchResult result(q.n);
+                    c.index->range_search(q.n, q.x.data(), 60000, &result, p);
+                    for (size_t i = 0; i < result.lims[q.n]; i++) {
+                        const idx_t id = result.labels[i];
+                        ASSERT_TRUE(left.count(id)) << id;
+                    }
+                });
+                refuses([&] {
+                    std::vector<float> dis(q.n * 5), x(q.n * 5 * q.d);
+                    std::vector<idx_t> ids(q.n * 5);
+                    c.ivf->search_and_reconstruct(
+                            q.n,
+                            q.x.data(),
+                            5,
+                            dis.data(),
+                            ids.data(),
+                            x.data(),
+                            p);
+                });
+            }
+        }
+    }
+}
+
+TEST(Strays, CopiesAreNotTakenForOthers) {
+    const Changed whole = make("GMM16,Flat", 2);
+    for (const Way& way : ways()) {
+        SCOPED_TRACE(way.name);
+        const Changed c = parts_of(clone_index(whole.index.get()));
+        way.change(*c.ivf);
+        c.ivf->nprobe = kLists;
+        EXPECT_TRUE(refuses([&] { find(*c.index, queries(), 10); }));
+    }
+}
+
+TEST(Strays, WhatTheMessageSaysHelps) {
+    for (const char* description : {"GMM16,Flat", "GMM16,SQ8"}) {
+        const Changed c = make(description);
+        c.ivf->IndexIVF::remove_ids(faiss::IDSelectorRange(300, 1400));
+        c.gmm->probe_order = ProbeOrder::codes;
+        c.ivf->nprobe = 3;
+        EXPECT_FAISS_ERROR(find(*c.index, queries(), 10), "optimize()");
+        c.gmm->optimize();
+        for (idx_t id : find(*c.index, queries(), 10).ids) {
+            EXPECT_TRUE(id >= 0 && (id < 300 || id >= 1400)) << id;
+        }
+    }
+    const Changed c = make("GMM16,RaBitQ4");
+    c.ivf->IndexIVF::remove_ids(faiss::IDSelectorRange(300, 1400));
+    EXPECT_FAISS_ERROR(find(*c.index, queries(), 10), "reset()");
+    c.index->reset();
+    c.index->add(kN, base().x.data());
+    EXPECT_EQ(
+            find(*c.index, queries(), 10).ids,
+            find(*make("GMM16,RaBitQ4").index, queries(), 10).ids);
+}
+
+TEST(Strays, CodesAloneAreNotReadForIdsThatAreGone) {
+    const Changed c = make("GMM16,RaBitQ4");
+    const auto other = clone_index(c.index.get());
+    other->reset();
+    auto& empty = dynamic_cast<faiss::IndexIVF&>(*other);
+    c.ivf->IndexIVF::remove_ids(faiss::IDSelectorRange(0, 1400));
+    size_t list = 0;
+    while (c.gmm->cells.list_size(list) == 0) {
+        list++;
+    }
+    std::vector<float> x(base().d);
+    EXPECT_FAISS_ERROR(
+            c.ivf->reconstruct_from_offset(int64_t(list), 0, x.data()),
+            "entries");
+    EXPECT_FAISS_ERROR(empty.merge_from(*c.index, 0), "entries");
+    EXPECT_FAISS_ERROR(
+            c.ivf->copy_subset_to(empty, subset_type_t(0), 0, 9), "entries");
+    EXPECT_EQ(empty.ntotal, 0);
+}
+
+TEST(Strays, AShardHasAllOfItsIndex) {
+    Changed c = make("GMM16,Flat");
+    c.ivf->IndexIVF::remove_ids(faiss::IDSelectorRange(300, 1400));
+    EXPECT_FAISS_ERROR(ListShard(std::move(c.index), 0, 1), "optimize()");
+
+    Changed later = make("GMM16,Flat");
+    const ListShard shard(std::move(later.index), 0, 1);
+    SearchParametersIVFGMM params;
+    params.nprobe = 3;
+    params.probe_order = ProbeOrder::codes;
+    const Vectors& q = queries();
+    const auto step = shard.step(q.n, q.x.data(), 5, &params, {});
+    ASSERT_FALSE(step.done);
+    later.ivf->IndexIVF::remove_ids(faiss::IDSelectorRange(300, 1400));
+    EXPECT_FAISS_ERROR(
+            shard.step(q.n, q.x.data(), 5, &params, {}), "optimize()");
+    EXPECT_FAISS_ERROR(
+            shard.answer(q.n, q.x.data(), 5, step.requests[0]), "not");
+}
+
+} // namespace
+} // namespace faiss_ext
