@@ -253,6 +253,9 @@ void IndexIVFGMM<IVF>::check_compatible_for_merge(
     FAISS_THROW_IF_NOT_MSG(
             that && that != this,
             "merge_from: expected another index of the same GMM type");
+    FAISS_THROW_IF_NOT_MSG(
+            this->is_trained && that->is_trained,
+            "merge_from: expected two trained indexes");
     FAISS_THROW_IF_NOT_FMT(
             that->max_assign == max_assign,
             "merge_from: max_assign = %zd, expected %zd",
@@ -291,6 +294,9 @@ void IndexIVFGMM<IVF>::copy_subset_to(
             "copy_subset_to: max_assign = %zd, expected 1: copies would "
             "become vectors of their own",
             max_assign);
+    if (this->ntotal == 0) { // FAISS divides by it
+        return;
+    }
     auto gmm = dynamic_cast<IVFGMM*>(&other);
     if (!gmm) {
         const UndoGrowth undo(other);

@@ -218,6 +218,54 @@ TEST(Strays, CodesAloneAreNotReadForIdsThatAreGone) {
     EXPECT_EQ(empty.ntotal, 0);
 }
 
+TEST(Strays, ListsThatCannotChangeOrAreNotThere) {
+    for (const char* description : {"GMM16,Flat", "GMM16,RaBitQ4"}) {
+        const Changed c = make(description);
+        faiss::InvertedLists* own = c.ivf->invlists;
+        const faiss::InvertedLists* view = own;
+        c.ivf->own_invlists = false;
+        faiss::HStackInvertedLists stack(1, &view);
+        faiss::SliceInvertedLists slice(own, 0, kLists);
+        for (faiss::InvertedLists* lists :
+             {static_cast<faiss::InvertedLists*>(&stack),
+              static_cast<faiss::InvertedLists*>(&slice),
+              static_cast<faiss::InvertedLists*>(nullptr)}) {
+            c.ivf->invlists = lists;
+            const char* part = lists ? "read-only kind" : "invlists = nullptr";
+            const faiss::IDSelectorRange some(3, 9);
+            EXPECT_FAISS_ERROR(c.index->add(1, base().row(0)), part);
+            EXPECT_FAISS_ERROR(c.index->remove_ids(some), part);
+            EXPECT_FAISS_ERROR(c.index->reset(), part);
+            EXPECT_FAISS_ERROR(c.gmm->maintain(), part);
+            if (!lists) {
+                EXPECT_FAISS_ERROR(find(*c.index, queries(), 5), "invlists");
+            }
+        }
+        c.ivf->invlists = own;
+        c.ivf->own_invlists = true;
+        EXPECT_EQ(c.index->ntotal, idx_t(kN));
+        EXPECT_EQ(ids_in_lists(*c.ivf).size(), kN);
+    }
+}
+
+TEST(Strays, NothingIsMergedOrCopiedOfNothing) {
+    for (const char* description : {"GMM16,Flat", "GMM16,RaBitQ4"}) {
+        std::unique_ptr<faiss::Index> p(index_factory(8, description)),
+                q(index_factory(8, description));
+        EXPECT_FAISS_ERROR(p->merge_from(*q, 0), "trained");
+        const Changed c = make(description);
+        c.index->reset();
+        const auto to = clone_index(c.index.get());
+        auto& other = dynamic_cast<faiss::IndexIVF&>(*to);
+        c.ivf->copy_subset_to(other, subset_type_t(2), 0, 5);
+        EXPECT_EQ(other.ntotal, 0);
+    }
+    const Changed c = make("GMM16,Flat");
+    c.index->reset();
+    c.gmm->code_bits = -5;
+    EXPECT_FAISS_ERROR(c.index->add(kN, base().row(0)), "code_bits = -5");
+}
+
 TEST(Strays, AShardHasAllOfItsIndex) {
     Changed c = make("GMM16,Flat");
     c.ivf->IndexIVF::remove_ids(faiss::IDSelectorRange(300, 1400));

@@ -136,10 +136,17 @@ void check_metric(faiss::MetricType metric) {
 bool is_writable(const faiss::IndexIVF& index) {
     const auto* disk =
             dynamic_cast<const faiss::OnDiskInvertedLists*>(index.invlists);
-    return !disk || !disk->read_only;
+    return (!disk || !disk->read_only) &&
+            !dynamic_cast<const faiss::ReadOnlyInvertedLists*>(index.invlists);
 }
 
 void check_writable(const faiss::IndexIVF& index) {
+    FAISS_THROW_IF_NOT_MSG(
+            index.invlists, "invlists = nullptr, expected inverted lists");
+    FAISS_THROW_IF_NOT_MSG(
+            !dynamic_cast<const faiss::ReadOnlyInvertedLists*>(index.invlists),
+            "the inverted lists are of a read-only kind (stacks, slices or "
+            "masks of others); an index that is to change needs its own");
     FAISS_THROW_IF_NOT_MSG(
             is_writable(index),
             "the inverted lists are mapped read-only; an index that is to "

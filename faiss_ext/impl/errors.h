@@ -57,7 +57,8 @@ void check_metric(faiss::MetricType metric);
 /// read-only.
 bool is_writable(const faiss::IndexIVF& index);
 
-/// Throws where the lists are mapped read-only: FAISS would, from threads of
+/// Throws where there are no lists, or they are mapped read-only or of FAISS's
+/// read-only kinds: FAISS would, from threads of
 /// its own, where nobody can catch it.
 void check_writable(const faiss::IndexIVF& index);
 

@@ -262,6 +262,9 @@ SearchPlan make_plan(
         const faiss::SearchParameters* params,
         size_t k) {
     FAISS_THROW_IF_NOT_MSG(ivf.is_trained, "the index is not trained");
+    FAISS_THROW_IF_NOT_MSG(
+            ivf.invlists && ivf.invlists->nlist >= ivf.nlist,
+            "invlists: expected one for each of nlist");
     check_max_assign(ivf, gmm);
     bool nprobe_given;
     const SearchParametersIVFGMM p = settings(ivf, gmm, params, nprobe_given);

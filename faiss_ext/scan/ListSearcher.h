@@ -8,6 +8,7 @@
 
 #include "faiss_ext/IndexIVFGMM.h"
 #include "faiss_ext/scan/RunScanner.h"
+#include "faiss_ext/store/list_storage.h"
 
 namespace faiss_ext {
 

@@ -113,8 +113,8 @@ void init_codes(GMMIndexRef index, PairCells& cells, const float* means) {
     cells.codes.init(
             index.ivf.nlist,
             index.ivf.d,
-            gmm.code_bits > 0 ? gmm.code_bits
-                              : CellCodes::default_bits(index.ivf.d),
+            gmm.code_bits == 0 ? CellCodes::default_bits(index.ivf.d)
+                               : gmm.code_bits,
             means,
             is_ip(index.ivf));
 }
