@@ -248,14 +248,14 @@ void IndexIVFGMM<IVF>::update_vectors(
 template <class IVF>
 void IndexIVFGMM<IVF>::check_compatible_for_merge(
         const faiss::Index& other) const {
-    IVF::check_compatible_for_merge(other);
     auto that = dynamic_cast<const IndexIVFGMM*>(&other);
+    FAISS_THROW_IF_NOT_MSG(
+            !that || (this->is_trained && that->is_trained),
+            "merge_from: expected two trained indexes");
+    IVF::check_compatible_for_merge(other);
     FAISS_THROW_IF_NOT_MSG(
             that && that != this,
             "merge_from: expected another index of the same GMM type");
-    FAISS_THROW_IF_NOT_MSG(
-            this->is_trained && that->is_trained,
-            "merge_from: expected two trained indexes");
     FAISS_THROW_IF_NOT_FMT(
             that->max_assign == max_assign,
             "merge_from: max_assign = %zd, expected %zd",
@@ -294,7 +294,7 @@ void IndexIVFGMM<IVF>::copy_subset_to(
             "copy_subset_to: max_assign = %zd, expected 1: copies would "
             "become vectors of their own",
             max_assign);
-    if (this->ntotal == 0) { // FAISS divides by it
+    if (this->ntotal == 0 && int(subset_type) == 2) { // FAISS divides by it
         return;
     }
     auto gmm = dynamic_cast<IVFGMM*>(&other);

@@ -141,7 +141,7 @@ void IndexIVFRaBitQGMM::copy_subset_to(
             nlist,
             int(metric_type));
     check_same_cells("copy_subset_to", to->cells, cells);
-    if (ntotal == 0) { // FAISS divides by it
+    if (ntotal == 0 && int(subset_type) == 2) { // FAISS divides by it
         return;
     }
     // FAISS knows what a subset is: of lists with records in place of codes

@@ -11,6 +11,7 @@
 #include "faiss_ext/IndexIVFGMM.h"
 #include "faiss_ext/rank/CellSelector.h"
 #include "faiss_ext/rank/SearchPlan.h"
+#include "faiss_ext/scan/BestToFront.h"
 #include "faiss_ext/scan/CodeScan.h"
 #include "faiss_ext/scan/EntryComparer.h"
 
@@ -224,45 +225,11 @@ private:
         pool.clear();
     }
 
-    /// About the `most` best candidates come first; returns how many. Not in
-    /// order, and not by nth_element(), half of whose branches are
-    /// mispredicted.
-    size_t best_to_front(size_t most) {
-        if (pool.size() <= most) {
-            return pool.size();
-        }
-        bounds.resize(pool.size());
-        for (size_t i = 0; i < pool.size(); i++) {
-            bounds[i] = pool[i].bound;
-        }
-        const float cut = best_code_kernels().cut(
-                bounds.size(), bounds.data(), most - most / 8, most + most / 8);
-        others.resize(pool.size());
-        size_t n = 0, m = 0;
-        for (size_t i = 0; i < pool.size(); i++) {
-            const CodeCandidate c = pool[i];
-            const bool in = c.bound < cut;
-            pool[n] = others[m] = c;
-            n += in;
-            m += !in;
-        }
-        std::copy(others.begin(), others.begin() + m, pool.begin() + n);
-        if (2 * n < most || n > 2 * most) { // many are equal
-            std::nth_element(
-                    pool.begin(),
-                    pool.begin() + most,
-                    pool.end(),
-                    CodeScan::better);
-            return most;
-        }
-        return n;
-    }
-
     /// Compares the `most` best candidates; the others stay if they are below
     /// the threshold then.
     template <class Collector>
     void compare_some(size_t most, Collector& collector) {
-        const size_t n = best_to_front(most);
+        const size_t n = best_to_front(pool, most);
         for (size_t i = 0; i < n; i++) {
             exact.prefetch(pool[i].list, pool[i].entry);
         }
@@ -476,9 +443,8 @@ private:
     double wanted_share = 0; ///< of the entries last looked at, the candidates
     std::vector<uint32_t> lists; ///< compared whole
     std::vector<Segment> segments;
-    std::vector<CodeCandidate> pool;   ///< not compared yet
-    std::vector<CodeCandidate> others; ///< of the pool, see best_to_front()
-    std::vector<float> bounds;
+    std::vector<CodeCandidate> pool; ///< not compared yet
+    BestToFront best_to_front;
 };
 
 } // namespace faiss_ext

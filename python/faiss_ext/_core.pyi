@@ -87,6 +87,12 @@ class Calibration:
     def nq(self) -> int: ...
     @property
     def own_queries(self) -> bool: ...
+
+    @property
+    def farthest(self) -> float:
+        """
+        Of its queries the farthest from its nearest mean, squared; queries farther than that look on.
+        """
     def choose(
         self, target_recall: float, k: int = 10
     ) -> CalibrationPoint: ...

@@ -67,6 +67,10 @@ void bind_calibration(nb::module_& m) {
             .def_ro("ntotal", &Calibration::ntotal)
             .def_ro("nq", &Calibration::nq)
             .def_ro("own_queries", &Calibration::own_queries)
+            .def_ro("farthest",
+                    &Calibration::farthest,
+                    "Of its queries the farthest from its nearest mean, "
+                    "squared; queries farther than that look on.")
             .def(
                     "choose",
                     [](const Calibration& self, float target_recall, size_t k) {

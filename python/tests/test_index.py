@@ -271,6 +271,7 @@ def test_calibrate_on_queries(
     filled.calibrate(queries[:100], k=5)
     c = filled.calibration
     assert (c.fitted, c.k, c.nq, c.own_queries) == (True, 5, 100, False)
+    assert 0 < c.farthest < 1e9
     assert c.ntotal == 6000
     choice = c.choose(0.9)
     assert choice.recall >= 0.9 - 1e-6
