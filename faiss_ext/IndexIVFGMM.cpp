@@ -335,7 +335,7 @@ void IndexIVFGMM<IVF>::calibrate(size_t nq, const float* xq, size_t k) {
 
 template <class IVF>
 void IndexIVFGMM<IVF>::optimize() {
-    FAISS_THROW_IF_NOT_MSG(this->is_trained, "the index is not trained");
+    check_trained(*this);
     // Where FAISS's own functions removed entries, the cells say nothing.
     const GMMIndexRef self{*this, *this};
     bool shrunk = false;
@@ -367,7 +367,7 @@ void IndexIVFGMM<IVF>::maintain() {
 
 template <class IVF>
 gmm::GaussianMixture IndexIVFGMM<IVF>::mixture() const {
-    FAISS_THROW_IF_NOT_MSG(this->is_trained, "the index is not trained");
+    check_trained(*this);
     gmm::GaussianMixture m;
     m.covariance = covariance;
     m.d = this->d;

@@ -159,7 +159,7 @@ void IndexIVFRaBitQGMM::copy_subset_to(
 }
 
 void IndexIVFRaBitQGMM::optimize() {
-    FAISS_THROW_IF_NOT_MSG(is_trained, "the index is not trained");
+    check_trained(*this);
     if (size_t(ntotal) >= kMinCalibrationVectors) {
         calibrate_again({*this, *this});
     }

@@ -248,6 +248,23 @@ TEST(Strays, ListsThatCannotChangeOrAreNotThere) {
     }
 }
 
+TEST(Strays, MeansThatAreNotOfTheLists) {
+    for (const char* description : {"GMM16,Flat", "GMM16,RaBitQ4"}) {
+        const Changed c = make(description);
+        const std::vector<float> one(8, 1);
+        c.ivf->quantizer->add(1, one.data());
+        for (int round = 0; round < 2; round++) {
+            const char* what = round == 0 ? "17 means" : "0 means";
+            EXPECT_FAISS_ERROR(find(*c.index, queries(), 5), what);
+            EXPECT_FAISS_ERROR(c.index->add(1, base().row(0)), what);
+            EXPECT_FAISS_ERROR(c.gmm->maintain(), what);
+            EXPECT_FAISS_ERROR(c.gmm->optimize(), what);
+            c.ivf->quantizer->reset();
+        }
+        EXPECT_EQ(c.index->ntotal, idx_t(kN));
+    }
+}
+
 TEST(Strays, NothingIsMergedOrCopiedOfNothing) {
     for (const char* description : {"GMM16,Flat", "GMM16,RaBitQ4"}) {
         std::unique_ptr<faiss::Index> p(index_factory(8, description)),

@@ -133,6 +133,16 @@ void check_metric(faiss::MetricType metric) {
             int(metric));
 }
 
+void check_trained(const faiss::IndexIVF& index) {
+    FAISS_THROW_IF_NOT_MSG(index.is_trained, "the index is not trained");
+    const size_t means = index.quantizer ? size_t(index.quantizer->ntotal) : 0;
+    FAISS_THROW_IF_NOT_FMT(
+            means == index.nlist,
+            "quantizer: %zu means, expected one for each of nlist = %zu",
+            means,
+            index.nlist);
+}
+
 bool is_writable(const faiss::IndexIVF& index) {
     const auto* disk =
             dynamic_cast<const faiss::OnDiskInvertedLists*>(index.invlists);

@@ -57,6 +57,10 @@ void check_metric(faiss::MetricType metric);
 /// read-only.
 bool is_writable(const faiss::IndexIVF& index);
 
+/// Throws where the index is not trained, or its quantizer has means for more
+/// or fewer than its lists.
+void check_trained(const faiss::IndexIVF& index);
+
 /// Throws where there are no lists, or they are mapped read-only or of FAISS's
 /// read-only kinds: FAISS would, from threads of
 /// its own, where nobody can catch it.

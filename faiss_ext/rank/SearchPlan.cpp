@@ -11,6 +11,7 @@
 
 #include "faiss_ext/calibrate/calibrate.h"
 #include "faiss_ext/coarse/coarse.h"
+#include "faiss_ext/impl/errors.h"
 #include "faiss_ext/store/copies.h"
 #include "faiss_ext/store/list_storage.h"
 
@@ -261,7 +262,7 @@ SearchPlan make_plan(
         const IVFGMM& gmm,
         const faiss::SearchParameters* params,
         size_t k) {
-    FAISS_THROW_IF_NOT_MSG(ivf.is_trained, "the index is not trained");
+    check_trained(ivf);
     FAISS_THROW_IF_NOT_MSG(
             ivf.invlists && ivf.invlists->nlist >= ivf.nlist,
             "invlists: expected one for each of nlist");

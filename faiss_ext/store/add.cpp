@@ -207,7 +207,7 @@ void add_vectors(
         const idx_t* homes) {
     faiss::IndexIVF& ivf = index.ivf;
     check_rows("x", n, ivf.d, x);
-    FAISS_THROW_IF_NOT_MSG(ivf.is_trained, "the index is not trained");
+    check_trained(ivf);
     check_writable(ivf);
     check_storable("x", n, ivf.d, x);
     for (idx_t i = 0; homes && i < n; i++) {

@@ -291,7 +291,7 @@ bool maintenance_due(GMMIndexRef index) {
 }
 
 void maintain(GMMIndexRef index) {
-    FAISS_THROW_IF_NOT_MSG(index.ivf.is_trained, "the index is not trained");
+    check_trained(index.ivf);
     check_writable(index.ivf);
     adopt_strays(index);
     const PairCells& cells = index.gmm.cells;
