@@ -87,12 +87,8 @@ class Calibration:
     def nq(self) -> int: ...
     @property
     def own_queries(self) -> bool: ...
-
     @property
-    def farthest(self) -> float:
-        """
-        Of its queries the farthest from its nearest mean, squared; queries farther than that look on.
-        """
+    def farthest(self) -> float: ...
     def choose(
         self, target_recall: float, k: int = 10
     ) -> CalibrationPoint: ...
