@@ -321,6 +321,7 @@ void IndexIVFGMM<IVF>::copy_subset_to(
 
 template <class IVF>
 void IndexIVFGMM<IVF>::calibrate(size_t nq, const float* xq, size_t k) {
+    check_trained(*this);
     if (is_writable(*this)) {
         adopt_strays({*this, *this});
     }

@@ -239,6 +239,8 @@ TEST(Strays, ListsThatCannotChangeOrAreNotThere) {
             EXPECT_FAISS_ERROR(c.gmm->maintain(), part);
             if (!lists) {
                 EXPECT_FAISS_ERROR(find(*c.index, queries(), 5), "invlists");
+                EXPECT_FAISS_ERROR(c.gmm->calibrate(20, nullptr), "invlists");
+                EXPECT_FALSE(c.gmm->maintenance_due());
             }
         }
         c.ivf->invlists = own;
@@ -249,14 +251,19 @@ TEST(Strays, ListsThatCannotChangeOrAreNotThere) {
 }
 
 TEST(Strays, MeansThatAreNotOfTheLists) {
-    for (const char* description : {"GMM16,Flat", "GMM16,RaBitQ4"}) {
+    for (const char* description :
+         {"GMM16,Flat", "GMM16x1,Flat", "GMM16,RaBitQ4"}) {
         const Changed c = make(description);
-        const std::vector<float> one(8, 1);
-        c.ivf->quantizer->add(1, one.data());
+        c.ivf->set_direct_map_type(faiss::DirectMap::Hashtable);
+        const idx_t id = 5;
+        c.ivf->quantizer->add(1, base().row(0));
         for (int round = 0; round < 2; round++) {
             const char* what = round == 0 ? "17 means" : "0 means";
             EXPECT_FAISS_ERROR(find(*c.index, queries(), 5), what);
             EXPECT_FAISS_ERROR(c.index->add(1, base().row(0)), what);
+            EXPECT_FAISS_ERROR(
+                    c.ivf->update_vectors(1, &id, base().row(0)), what);
+            EXPECT_FAISS_ERROR(c.gmm->calibrate(20, nullptr), what);
             EXPECT_FAISS_ERROR(c.gmm->maintain(), what);
             EXPECT_FAISS_ERROR(c.gmm->optimize(), what);
             c.ivf->quantizer->reset();

@@ -133,6 +133,16 @@ void check_metric(faiss::MetricType metric) {
             int(metric));
 }
 
+static void check_lists(const faiss::IndexIVF& index) {
+    FAISS_THROW_IF_NOT_MSG(
+            index.invlists, "invlists = nullptr, expected inverted lists");
+    FAISS_THROW_IF_NOT_FMT(
+            index.invlists->nlist >= index.nlist,
+            "invlists: %zu lists, expected one for each of nlist = %zu",
+            index.invlists->nlist,
+            index.nlist);
+}
+
 void check_trained(const faiss::IndexIVF& index) {
     FAISS_THROW_IF_NOT_MSG(index.is_trained, "the index is not trained");
     const size_t means = index.quantizer ? size_t(index.quantizer->ntotal) : 0;
@@ -141,6 +151,7 @@ void check_trained(const faiss::IndexIVF& index) {
             "quantizer: %zu means, expected one for each of nlist = %zu",
             means,
             index.nlist);
+    check_lists(index);
 }
 
 bool is_writable(const faiss::IndexIVF& index) {
@@ -151,8 +162,7 @@ bool is_writable(const faiss::IndexIVF& index) {
 }
 
 void check_writable(const faiss::IndexIVF& index) {
-    FAISS_THROW_IF_NOT_MSG(
-            index.invlists, "invlists = nullptr, expected inverted lists");
+    check_lists(index);
     FAISS_THROW_IF_NOT_MSG(
             !dynamic_cast<const faiss::ReadOnlyInvertedLists*>(index.invlists),
             "the inverted lists are of a read-only kind (stacks, slices or "

@@ -57,8 +57,8 @@ void check_metric(faiss::MetricType metric);
 /// read-only.
 bool is_writable(const faiss::IndexIVF& index);
 
-/// Throws where the index is not trained, or its quantizer has means for more
-/// or fewer than its lists.
+/// Throws where the index is not trained, where its quantizer has means for
+/// more or fewer than its lists, and where there are no such lists.
 void check_trained(const faiss::IndexIVF& index);
 
 /// Throws where there are no lists, or they are mapped read-only or of FAISS's

@@ -263,9 +263,6 @@ SearchPlan make_plan(
         const faiss::SearchParameters* params,
         size_t k) {
     check_trained(ivf);
-    FAISS_THROW_IF_NOT_MSG(
-            ivf.invlists && ivf.invlists->nlist >= ivf.nlist,
-            "invlists: expected one for each of nlist");
     check_max_assign(ivf, gmm);
     bool nprobe_given;
     const SearchParametersIVFGMM p = settings(ivf, gmm, params, nprobe_given);

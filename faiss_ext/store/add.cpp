@@ -248,6 +248,7 @@ void add_vectors(
 void update_vectors(
         GMMIndexRef index, size_t n, const idx_t* ids, const float* v) {
     check_interrupt();
+    check_trained(index.ivf);
     check_writable(index.ivf);
     check_max_assign(index.ivf, index.gmm);
     std::vector<idx_t> homes(n);

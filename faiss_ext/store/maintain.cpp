@@ -273,7 +273,7 @@ void refit_grown_lists(
 }
 
 bool maintenance_due(GMMIndexRef index) {
-    if (!index.ivf.is_trained) {
+    if (!index.ivf.is_trained || !index.ivf.invlists) {
         return false;
     }
     if (cells_are_due(index, stored_entries(index.ivf)) ||
