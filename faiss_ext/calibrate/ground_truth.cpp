@@ -57,19 +57,6 @@ std::vector<float> centre_of(size_t n, size_t d, const float* x) {
     return out;
 }
 
-FAISS_EXT_SIMD_CLONES
-void subtract(
-        size_t n,
-        size_t d,
-        const float* __restrict centre,
-        float* __restrict x) {
-    for (size_t i = 0; i < n; i++) {
-        for (size_t j = 0; j < d; j++) {
-            x[i * d + j] -= centre[j];
-        }
-    }
-}
-
 bool nearer(const GroundTruth::Near& p, const GroundTruth::Near& q) {
     return p.distance < q.distance;
 }
@@ -125,7 +112,7 @@ GroundTruth exact_neighbours(
     std::vector<float> centre, queries(xq, xq + nq * d);
     if (!ip) {
         centre = centre_of(nq, d, xq);
-        subtract(nq, d, centre.data(), queries.data());
+        subtract(nq, d, queries.data(), centre.data(), queries.data());
     }
     const bool own = nq > 0 && self[0] >= 0;
     std::vector<Nearest> nearest(nq);
@@ -148,7 +135,7 @@ GroundTruth exact_neighbours(
         const size_t n = where.size();
         norms.assign(n, 0);
         if (!ip) {
-            subtract(n, d, centre.data(), x.data());
+            subtract(n, d, x.data(), centre.data(), x.data());
             faiss::fvec_norms_L2sqr(norms.data(), x.data(), d, n);
         }
         const gmm::PackedMeans packed(n, d, x.data());

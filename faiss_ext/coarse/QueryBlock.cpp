@@ -18,9 +18,7 @@ void QueryBlock::start(
         return;
     }
     centred.resize(n * d);
-    for (size_t i = 0; i < n * d; i++) {
-        centred[i] = x[i] - codes.centre[i % d];
-    }
+    subtract(n, d, x, codes.centre.data(), centred.data());
     distances.resize(n * nlist);
     least.resize(n);
     largest.resize(n);
@@ -29,23 +27,19 @@ void QueryBlock::start(
     const CodeKernels& kernels = best_code_kernels();
     for (size_t i = 0; i < n; i++) {
         const float* q = &centred[i * d];
-        const float qq = kernels.inner_product(q, q, d);
-        float scale = -2, offset = qq;
-        if (codes.similarity) {
-            scale = norm_scale(-2, d, q);
-            offset = 2;
-        }
+        const bool ip = codes.similarity;
+        const float qq = ip ? 0 : kernels.inner_product(q, q, d);
         float* out = &distances[i * nlist];
         kernels.distances(
                 nlist,
                 out,
                 codes.mean_norms.data(),
-                scale,
-                offset,
+                ip ? norm_scale(-2, d, q) : -2,
+                ip ? 2 : qq,
                 out,
                 &least[i],
                 &largest[i]);
-        if (!codes.similarity) { // of an outlier more is not told
+        if (!ip) { // of an outlier more is not told
             const float most = std::sqrt(qq) + codes.reach;
             largest[i] = std::min(largest[i], 1.001f * most * most);
         }

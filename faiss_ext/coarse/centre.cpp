@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "faiss_ext/codes/kernels.h"
+#include "faiss_ext/impl/simd.h"
 
 namespace faiss_ext {
 
@@ -68,14 +69,24 @@ std::vector<float> centre_of_means(size_t nlist, size_t d, const float* means) {
             : median;
 }
 
-std::vector<float> about(
-        size_t n, size_t d, const float* x, const std::vector<float>& centre) {
-    std::vector<float> out(x, x + n * d);
+FAISS_EXT_SIMD_CLONES
+void subtract(
+        size_t n,
+        size_t d,
+        const float* x,
+        const float* __restrict centre,
+        float* out) {
     for (size_t i = 0; i < n; i++) {
         for (size_t j = 0; j < d; j++) {
-            out[i * d + j] -= centre[j];
+            out[i * d + j] = x[i * d + j] - centre[j];
         }
     }
+}
+
+std::vector<float> about(
+        size_t n, size_t d, const float* x, const std::vector<float>& centre) {
+    std::vector<float> out(n * d);
+    subtract(n, d, x, centre.data(), out.data());
     return out;
 }
 

@@ -14,6 +14,10 @@ namespace faiss_ext {
  */
 std::vector<float> centre_of_means(size_t nlist, size_t d, const float* means);
 
+/// out = x - centre, of n vectors; out may be x.
+void subtract(
+        size_t n, size_t d, const float* x, const float* centre, float* out);
+
 /// x - centre, size n * d
 std::vector<float> about(
         size_t n, size_t d, const float* x, const std::vector<float>& centre);

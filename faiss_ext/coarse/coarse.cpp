@@ -12,7 +12,6 @@
 #include "faiss_ext/CellCodes.h"
 #include "faiss_ext/coarse/centre.h"
 #include "faiss_ext/codes/kernels.h"
-#include "faiss_ext/impl/simd.h"
 #include "faiss_ext/store/list_storage.h"
 
 namespace faiss_ext {
@@ -64,21 +63,6 @@ std::unique_ptr<faiss::Index> empty_quantizer(const faiss::IndexIVF& ivf) {
 }
 
 namespace {
-
-/// x - centre, of n.
-FAISS_EXT_SIMD_CLONES
-void subtract(
-        size_t n,
-        size_t d,
-        const float* __restrict x,
-        const float* __restrict centre,
-        float* __restrict out) {
-    for (size_t i = 0; i < n; i++) {
-        for (size_t j = 0; j < d; j++) {
-            out[i * d + j] = x[i * d + j] - centre[j];
-        }
-    }
-}
 
 bool has_packed_means(const faiss::Index& quantizer, size_t n) {
     return n >= kPackedFrom && means_in_memory(quantizer) &&

@@ -59,7 +59,7 @@ struct SearchPlan {
     float bound = 0; ///< Calibration::Point::bound
     /// A query farther from its nearest mean than that, squared (see
     /// distance_to_mean()), is unlike those that the setting was chosen for: it
-    /// looks on, twice as far each time, until it finds nothing new.
+    /// looks on, four times as far each time, until it finds nothing new.
     float farthest = std::numeric_limits<float>::infinity();
 
     size_t max_codes = 0; ///< exact distances a query may compute; 0: no cap

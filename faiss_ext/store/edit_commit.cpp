@@ -148,7 +148,7 @@ void Edit::put_in(
         const size_t to = std::max(begin + before, end);
         entries.move_run(begin, moving, to);
         for (size_t j = before; j < new_end; j++) {
-            if (j >= kArrivalsAhead) {
+            if (j >= kArrivalsAhead) { // cells come from the last on
                 const size_t next = edit.arrival(j - kArrivalsAhead);
                 const size_t size = index.ivf.code_size;
                 prefetch_bytes(a.codes + a.row(next) * size, size);
