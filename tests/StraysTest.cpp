@@ -77,8 +77,9 @@ std::vector<Way> ways() {
              }},
             {"set_invlist_range",
              [=](faiss::IndexIVF& ivf) {
-                 faiss::ivflib::set_invlist_range(
-                         &ivf, 0, 4, empty_lists(4, ivf));
+                 const std::unique_ptr<faiss::ArrayInvertedLists> lists(
+                         empty_lists(4, ivf));
+                 faiss::ivflib::set_invlist_range(&ivf, 0, 4, lists.get());
              }},
             {"lists and ntotal by hand",
              [](faiss::IndexIVF& ivf) {
