@@ -65,15 +65,14 @@ float GaussianMixture::variance(size_t c, size_t j) const {
     return component_variances(*this, c)[j];
 }
 
-// Zero times each, which is 0 if all are finite: without a branch a value.
 static bool all_finite(const std::vector<float>& values) {
     const int64_t n = int64_t(values.size());
-    float sum = 0;
-#pragma omp parallel for simd reduction(+ : sum) if (parallel : n > 1000000)
+    int64_t others = 0;
+#pragma omp parallel for reduction(+ : others) if (n > 1000000)
     for (int64_t i = 0; i < n; i++) {
-        sum += values[i] * 0;
+        others += !std::isfinite(values[i]);
     }
-    return sum == 0;
+    return others == 0;
 }
 
 static void check_values(
