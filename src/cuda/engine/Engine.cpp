@@ -1,5 +1,9 @@
 #include "cuda/engine/Engine.h"
 
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
+
 #include <algorithm>
 #include <cmath>
 
@@ -14,6 +18,25 @@ constexpr double kLn2 = 0.6931471805599453;
 
 float default_fp16_scale(bool squares) {
     return squares ? 1.f : 8.f;
+}
+
+/// to = by * x, past the caches: what is written is not read soon, and to
+/// fetch its lines first takes as long as to write them.
+void scale(double* to, double by, const double* x, int64_t n) {
+    int64_t i = 0;
+#ifdef __SSE2__
+    for (; i < n && reinterpret_cast<uintptr_t>(to + i) % 16; i++) {
+        to[i] = by * x[i];
+    }
+    const __m128d factor = _mm_set1_pd(by);
+    for (; i + 2 <= n; i += 2) {
+        _mm_stream_pd(to + i, _mm_mul_pd(factor, _mm_loadu_pd(x + i)));
+    }
+    _mm_sfence();
+#endif
+    for (; i < n; i++) {
+        to[i] = by * x[i];
+    }
 }
 
 } // namespace
@@ -54,7 +77,10 @@ Engine::Precisions Engine::prepare_model(EStep step) {
             : fp16_error_factor(frame_.variances, model_.survey.explained);
     Precisions p;
     p.tolerance = options_.tolerance / uneven;
-    model_.prepare(hard, fp16_scale_, exact, p.tolerance, stream_);
+    // What the estimates are does not depend on it, and one model of a training
+    // needs mostly what the one before did.
+    const bool with_lo = exact || (!hard && needed_lo_);
+    model_.prepare(hard, fp16_scale_, with_lo, p.tolerance, stream_);
     p.lo = p.all = p.sums_lo = p.dense_lo = exact;
     p.refine = exact && !hard;
     if (hard) {
@@ -66,8 +92,12 @@ Engine::Precisions Engine::prepare_model(EStep step) {
     // Range bought with resolution: small values may have lost theirs.
     const bool squeezed = fp16_scale_ < default_fp16_scale(has_squares()) / 128;
     // The estimate is a component's; some of its rows lie further out.
-    if (!exact && (errors.worst > p.tolerance / 2 || squeezed)) {
-        model_.prepare(hard, fp16_scale_, true, p.tolerance, stream_);
+    const bool needs_lo = exact || errors.worst > p.tolerance / 2 || squeezed;
+    if (needs_lo != with_lo) {
+        model_.prepare(hard, fp16_scale_, needs_lo, p.tolerance, stream_);
+    }
+    needed_lo_ = needs_lo;
+    if (!exact && needs_lo) {
         p.lo = p.refine = true;
         p.all = squeezed;
         p.sums_lo = squeezed || errors.worst > 4 * p.tolerance || has_squares();
@@ -217,11 +247,19 @@ void Engine::read_sums(EStep step, bool add, SufficientStats& stats) {
             {squares ? nullptr : stats.sum_x2.data(), k, -2 * to_x2},
             {stats.sum_x.data(), k * d, to_x},
             {stats.sum_x2.data(), squares ? k * d : 0, to_x2}};
+    constexpr int64_t kChunk = 8192;
     const auto add_scaled =
             [add](double* to, double by, const double* x, int64_t n) {
 #pragma omp parallel for schedule(static) if (n > 100000)
-                for (int64_t i = 0; i < n; i++) {
-                    to[i] = (add ? to[i] : 0.) + by * x[i];
+                for (int64_t begin = 0; begin < n; begin += kChunk) {
+                    const int64_t end = std::min(begin + kChunk, n);
+                    if (!add) {
+                        scale(to + begin, by, x + begin, end - begin);
+                        continue;
+                    }
+                    for (int64_t i = begin; i < end; i++) {
+                        to[i] += by * x[i];
+                    }
                 }
             };
     const auto use = [&](size_t begin, size_t end, const double* values) {

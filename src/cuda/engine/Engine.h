@@ -106,6 +106,7 @@ private:
 
     GaussianMixture shape_; ///< covariance, k, d only
     Model model_;
+    bool needed_lo_ = false; ///< second halves, by the last soft pass
     float fp16_scale_ = 8;
     float largest_norm_ = 0;      ///< of a row seen, as RowChecks has it
     bool scaled_squares_ = false; ///< what fp16_scale_ was chosen for
