@@ -10,6 +10,8 @@
 #include <shared_mutex>
 #include <thread>
 
+#include <omp.h>
+
 #include <faiss/IndexIVFFlat.h>
 
 #include "IvfTestTools.h"
@@ -197,6 +199,28 @@ TEST(IndexIVFGMM, HoldsWhatAMapHoldsUnderRandomOperations) {
         SCOPED_TRACE(seed);
         Lifecycle(seed, faiss::DirectMap::NoMap).run(40);
     }
+}
+
+/// Several indexes are built side by side, as many do, each by one thread,
+/// whose number is beyond that of the threads that it may use.
+TEST(IndexIVFGMM, ThreadsOfTheCallerBuildOneEach) {
+    const Vectors base = sift_base(3000);
+    const auto empty = trained(base, 16);
+    std::atomic<size_t> wrong = 0;
+#pragma omp parallel num_threads(6)
+    {
+        omp_set_num_threads(1);
+        const auto index = clone_index(empty.get());
+        auto& ivf = dynamic_cast<faiss::IndexIVF&>(*index);
+        ivf.set_direct_map_type(faiss::DirectMap::Hashtable);
+        ivf.add(base.n, base.x.data());
+        std::vector<float> x(base.d);
+        for (size_t i = 0; i < base.n; i++) {
+            ivf.reconstruct(idx_t(i), x.data());
+            wrong += !std::equal(x.begin(), x.end(), base.row(i));
+        }
+    }
+    EXPECT_EQ(wrong, 0u);
 }
 
 TEST(IndexIVFGMM, HoldsWhatAMapHoldsWithAHashtable) {

@@ -1,5 +1,6 @@
 #include "faiss_ext/store/list_storage.h"
 
+#include <atomic>
 #include <cstring>
 #include <typeinfo>
 
@@ -163,9 +164,17 @@ void ListEntries::copy(size_t from, size_t to) noexcept {
 
 void ListEntries::follow(idx_t id, size_t from, size_t to) noexcept {
     if (!index.ivf.direct_map.no()) {
-        idx_t* slot = map_slot(index.ivf.direct_map, id);
-        if (slot && *slot == idx_t(faiss::lo_build(list, from))) {
-            *slot = faiss::lo_build(list, to);
+        // Another list, in another thread, may get an entry of the same id,
+        // which is then the one that the map knows.
+        if (idx_t* slot = map_slot(index.ivf.direct_map, id)) {
+            const std::atomic_ref<idx_t> place(*slot);
+            idx_t here = faiss::lo_build(list, from);
+            if (place.load(std::memory_order_relaxed) == here) {
+                place.compare_exchange_strong(
+                        here,
+                        faiss::lo_build(list, to),
+                        std::memory_order_relaxed);
+            }
         }
     }
 }
@@ -243,7 +252,8 @@ void ListEntries::set(size_t entry, idx_t id, const uint8_t* code) noexcept {
 void ListEntries::enter_in_map(size_t entry, idx_t id) noexcept {
     if (!index.ivf.direct_map.no()) {
         follow_moves(); // an entry of the same id may have been here
-        *map_slot(index.ivf.direct_map, id) = faiss::lo_build(list, entry);
+        std::atomic_ref<idx_t>(*map_slot(index.ivf.direct_map, id))
+                .store(faiss::lo_build(list, entry), std::memory_order_relaxed);
     }
 }
 
