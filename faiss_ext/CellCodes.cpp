@@ -9,6 +9,7 @@
 
 #include "InnerProducts.h"
 #include "faiss_ext/coarse/centre.h"
+#include "faiss_ext/impl/simd.h"
 
 namespace faiss_ext {
 
@@ -34,9 +35,6 @@ void pack(size_t groups, const uint8_t* level, uint8_t* record) {
         record[b] = uint8_t(byte);
     }
 }
-
-/// Vectors that are rotated together.
-constexpr size_t kTogether = 8;
 
 } // namespace
 
@@ -105,40 +103,58 @@ double CellCodes::encode(
                                             : pack<4>;
     // at once: an update of one vector would notice
     const size_t levels = shape.groups * 16 / shape.bits;
-    const size_t together = std::min(kTogether, n);
-    std::vector<float> scratch((together + 2) * d + (levels + 3) / 4);
+    const size_t together = std::min(kEncodedTogether, n);
+    std::vector<float> scratch(together * (3 * d + (levels + 3) / 4));
     float *const rotated = scratch.data(), *const room = rotated + together * d;
-    uint8_t* const level = reinterpret_cast<uint8_t*>(room + 2 * d);
+    uint8_t* const level = reinterpret_cast<uint8_t*>(room + 2 * together * d);
     double sum = 0;
-    for (size_t i = 0; i < n; i++) {
-        const float* y = rotated + i % kTogether * d;
-        if (i % kTogether == 0) {
-            const size_t m = std::min(kTogether, n - i);
-            rotation.apply(
-                    m,
-                    rows ? x : x + i * d,
-                    centre.data(),
-                    1,
-                    rotated,
-                    rows ? rows + i : nullptr);
+    for (size_t begin = 0; begin < n; begin += together) {
+        const size_t m = std::min(together, n - begin);
+        for (size_t i = begin + m; rows && i < std::min(n, begin + 2 * m);
+             i++) {
+            prefetch_bytes(x + rows[i] * d, d * sizeof(float));
         }
-        const float* partner = &rotated_means[partners[cell[i]] * d];
-        CodeProducts p;
-        kernels.encode(d, shape.bits, y, own, partner, a, room, level, &p);
-        const float scale = p.ro > 0 ? p.rr / p.ro : 0;
-        const float norm = norms ? norms[i] : 1;
-        float terms[2] = {norm, -norm * scale};
-        if (!similarity) {
-            terms[0] = p.rr + 2 * scale * p.mo;
-            terms[1] = -2 * scale;
+        rotation.apply(
+                m,
+                rows ? x : x + begin * d,
+                centre.data(),
+                1,
+                rotated,
+                rows ? rows + begin : nullptr);
+        const float* partner[kEncodedTogether];
+        for (size_t i = 0; i < m; i++) {
+            partner[i] = &rotated_means[partners[cell[begin + i]] * d];
         }
-        if (p.rr > 0) { // |o|^2 sin^2 of its angle with r, by dimension
-            sum += std::max(p.oo - double(p.ro) * p.ro / p.rr, 0.0) /
-                    std::max<double>(1, d - 1.0);
+        CodeProducts products[kEncodedTogether];
+        kernels.encode(
+                d,
+                shape.bits,
+                m,
+                rotated,
+                own,
+                partner,
+                a,
+                room,
+                level,
+                levels,
+                products);
+        for (size_t i = 0; i < m; i++) {
+            const CodeProducts& p = products[i];
+            const float scale = p.ro > 0 ? p.rr / p.ro : 0;
+            const float norm = norms ? norms[begin + i] : 1;
+            float terms[2] = {norm, -norm * scale};
+            if (!similarity) {
+                terms[0] = p.rr + 2 * scale * p.mo;
+                terms[1] = -2 * scale;
+            }
+            if (p.rr > 0) { // |o|^2 sin^2 of its angle with r, by dimension
+                sum += std::max(p.oo - double(p.ro) * p.ro / p.rr, 0.0) /
+                        std::max<double>(1, d - 1.0);
+            }
+            uint8_t* record = out + (begin + i) * record_bytes;
+            pack_level(shape.groups, level + i * levels, record);
+            memcpy(record + shape.groups * 2, terms, sizeof(terms));
         }
-        uint8_t* record = out + i * record_bytes;
-        pack_level(shape.groups, level, record);
-        memcpy(record + shape.groups * 2, terms, sizeof(terms));
     }
     return sum;
 }
@@ -254,6 +270,49 @@ void CellCodes::move(size_t list, size_t from, size_t to) noexcept {
     memcpy(target.terms + kTermStride,
            source.terms + kTermStride,
            sizeof(float));
+}
+
+namespace {
+
+/// One byte of n neighbouring lanes, in each of some columns.
+template <size_t n>
+void move_lanes(size_t columns, const uint8_t* from, uint8_t* to, size_t size) {
+    for (size_t b = 0; b < columns; b++) {
+        const uint8_t* const source = from + b * kBlockEntries;
+        uint8_t* const target = to + b * kBlockEntries;
+        uint8_t first[n], last[n]; // which overlap
+        memcpy(first, source, n);
+        memcpy(last, source + size - n, n);
+        memcpy(target, first, n);
+        memcpy(target + size - n, last, n);
+    }
+}
+
+} // namespace
+
+void CellCodes::move_run(
+        size_t list, size_t from, size_t n, size_t to) noexcept {
+    const size_t columns = shape.groups * 2;
+    for (size_t size; n > 0; from += size, to += size, n -= size) {
+        // as many as lie in one block, here and there
+        size = std::min(
+                {n,
+                 kBlockEntries - from % kBlockEntries,
+                 kBlockEntries - to % kBlockEntries});
+        const auto source = place(shape, blocks[list].data(), from);
+        const auto target = place(shape, blocks[list].data(), to);
+        const auto move = size == kBlockEntries ? move_lanes<16>
+                : size >= 8                     ? move_lanes<8>
+                : size >= 4                     ? move_lanes<4>
+                : size >= 2                     ? move_lanes<2>
+                                                : move_lanes<1>;
+        move(columns, source.columns, target.columns, size);
+        for (size_t t = 0; t < 2; t++) {
+            memcpy(target.terms + t * kTermStride,
+                   source.terms + t * kTermStride,
+                   size * sizeof(float));
+        }
+    }
 }
 
 void CellCodes::clear_entries() {

@@ -127,6 +127,8 @@ struct CellCodes {
     void prefetch(size_t list, size_t entry) const noexcept;
     /// Copies one entry over another.
     void move(size_t list, size_t from, size_t to) noexcept;
+    /// The same of n side by side, over others.
+    void move_run(size_t list, size_t from, size_t n, size_t to) noexcept;
 
     /// No entries; keeps what init() made.
     void clear_entries();

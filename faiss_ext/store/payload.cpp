@@ -71,6 +71,15 @@ void Payload::move(
     cells.codes.move(list, from, to);
 }
 
+void Payload::move_run(
+        PairCells& cells,
+        size_t list,
+        size_t from,
+        size_t n,
+        size_t to) noexcept {
+    cells.codes.move_run(list, from, n, to);
+}
+
 void Payload::set(PairCells& cells, size_t list, size_t entry, size_t row)
         const noexcept {
     cells.codes.set(
