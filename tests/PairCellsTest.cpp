@@ -4,6 +4,8 @@
 #include <numeric>
 
 #include "IvfTestTools.h"
+#include "faiss_ext/coarse/coarse.h"
+#include "faiss_ext/store/list_storage.h"
 
 namespace faiss_ext {
 namespace {
@@ -289,6 +291,100 @@ TEST(PairCells, AListIsFittedAsInDouble) {
             }
             EXPECT_GE(same + n / 200 + 1, n / at_once * at_once);
         }
+    }
+}
+
+TEST(PairCells, ProductsWithAllMeansTellTheCells) {
+    auto index = filled(base(), kLists);
+    const std::vector<float> means = index->mixture().means;
+    const size_t d = base().d, n = 2000;
+    for (size_t at_once : {n, size_t(20)}) {
+        size_t same = 0;
+        for (size_t r = 0; r < n; r += at_once) {
+            std::vector<idx_t> lists(at_once), expected(at_once);
+            std::vector<uint16_t> cell(at_once, 9999);
+            ASSERT_TRUE(nearest_lists(
+                    *index,
+                    index->cells,
+                    at_once,
+                    base().row(r),
+                    lists.data(),
+                    cell.data()));
+            index->quantizer->assign(at_once, base().row(r), expected.data());
+            EXPECT_EQ(lists, expected);
+            for (size_t j = 0; j < at_once; j++) {
+                uint16_t alone;
+                index->cells.assign(
+                        lists[j],
+                        1,
+                        d,
+                        base().row(r + j),
+                        nullptr,
+                        means.data(),
+                        &alone);
+                same += cell[j] == alone;
+            }
+        }
+        EXPECT_GE(same, n - n / 200);
+    }
+    // of few vectors, and without cells, they are not known
+    std::vector<idx_t> lists(n);
+    std::vector<uint16_t> cell(n);
+    EXPECT_FALSE(nearest_lists(
+            *index, index->cells, 5, base().row(0), lists.data(), cell.data()));
+    EXPECT_FALSE(nearest_lists(
+            *index, PairCells(), n, base().row(0), lists.data(), cell.data()));
+}
+
+TEST(PairCells, AnotherRoundIsAsInDouble) {
+    auto index = filled(base(), kLists);
+    const std::vector<float> means = index->mixture().means;
+    const size_t d = base().d;
+    const PairCells& cells = index->cells;
+    for (size_t i = 0; i < kLists; i++) {
+        std::vector<float> x;
+        decode_list(*index, i, x);
+        std::vector<uint32_t> entries, all;
+        double uv = 0, vv = 0;
+        for (uint32_t e = 0; e < cells.list_size(i); e++) {
+            all.push_back(e);
+            if (e % 3 == 1) {
+                entries.push_back(e);
+            }
+        }
+        for (uint32_t e : entries) {
+            size_t l = 0;
+            while (cells.range(i, l).second <= e) {
+                l++;
+            }
+            const float* other = &means[cells.partners(i)[l] * d];
+            for (size_t j = 0; j < d; j++) {
+                const double v = double(other[j]) - means[i * d + j];
+                uv += (double(x[e * d + j]) - means[i * d + j]) * v;
+                vv += v * v;
+            }
+        }
+        const float a = cells.next_a(
+                i,
+                entries.size(),
+                d,
+                x.data(),
+                entries.data(),
+                entries.data(),
+                means.data());
+        EXPECT_NEAR(a, uv / vv, 1e-4);
+        // of all that a was fitted to it changes little
+        EXPECT_NEAR(
+                cells.next_a(
+                        i,
+                        all.size(),
+                        d,
+                        x.data(),
+                        nullptr,
+                        all.data(),
+                        means.data()),
+                cells.a[i],
+                0.02);
     }
 }
 

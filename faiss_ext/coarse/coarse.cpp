@@ -9,7 +9,7 @@
 
 #include "InnerProducts.h"
 #include "ParallelFor.h"
-#include "faiss_ext/CellCodes.h"
+#include "faiss_ext/PairCells.h"
 #include "faiss_ext/coarse/centre.h"
 #include "faiss_ext/codes/kernels.h"
 #include "faiss_ext/store/list_storage.h"
@@ -69,43 +69,57 @@ bool has_packed_means(const faiss::Index& quantizer, size_t n) {
             dynamic_cast<const faiss::IndexFlat*>(&quantizer);
 }
 
-/// |x - m|^2 = |x|^2 - 2 (x.m - |m|^2 / 2), about the centre of the means: the
-/// rounding is relative to their spread.
-void nearest_packed(
-        const gmm::PackedMeans& packed,
-        const float* centre,
-        const float* half_norms,
-        size_t n,
-        const float* x,
-        idx_t* lists) {
-    struct Worker {
-        const gmm::PackedMeans& packed;
-        const float *centre, *half_norms, *x;
-        const size_t n;
-        idx_t* lists;
-        std::vector<float> block, products;
+/** |x - m|^2 = |x|^2 - 2 (x.m - |m|^2 / 2), about the centre of the means: the
+ * rounding is relative to their spread.
+ *
+ * The cell of x is that of the least |x - m_l|^2 = (1 - a) |x - mu_i|^2 + a
+ * (|x - mu_j|^2 - (1 - a) |mu_i - mu_j|^2), by the same products.
+ */
+struct NearestPacked {
+    const gmm::PackedMeans& packed;
+    const float* centre;
+    const float* half_norms;
+    const PairCells* cells; ///< whose cells are wanted, or nullptr
+    size_t n;
+    const float* x;
+    idx_t* lists;
+    uint16_t* cell;
+    std::vector<float> block = {}, products = {};
 
-        void operator()(size_t b) {
-            const size_t begin = b * kBlock, rows = std::min(kBlock, n - begin);
-            const size_t d = packed.d, k = packed.k;
-            block.resize(rows * d);
-            products.resize(rows * k);
-            subtract(rows, d, x + begin * d, centre, block.data());
-            gmm::inner_products(packed, rows, block.data(), products.data(), k);
-            for (size_t i = 0; i < rows; i++) {
-                lists[begin + i] = best_code_kernels().largest_difference(
-                        k, &products[i * k], half_norms);
+    void operator()(size_t b) {
+        const CodeKernels& kernels = best_code_kernels();
+        const size_t begin = b * kBlock, rows = std::min(kBlock, n - begin);
+        const size_t d = packed.d, k = packed.k;
+        block.resize(rows * d);
+        products.resize(rows * k);
+        subtract(rows, d, x + begin * d, centre, block.data());
+        gmm::inner_products(packed, rows, block.data(), products.data(), k);
+        for (size_t i = 0; i < rows; i++) {
+            const float* own = &products[i * k];
+            const size_t list = kernels.largest_difference(k, own, half_norms);
+            lists[begin + i] = list;
+            if (cells) {
+                const float a = cells->a[list];
+                cell[begin + i] = !(a > 0) ? 0 // they are alike
+                                           : uint16_t(kernels.nearest_cell(
+                                                     cells->cells_per_list,
+                                                     own,
+                                                     half_norms,
+                                                     cells->partners(list),
+                                                     cells->gaps(list),
+                                                     0.5f * (1 - a)));
             }
         }
-    };
-    gmm::parallel_workers(
-            (n + kBlock - 1) / kBlock,
-            n > kBlock,
-            [&] {
-                return Worker{packed, centre, half_norms, x, n, lists, {}, {}};
-            },
-            [](const Worker&) {});
-}
+    }
+
+    void run() const {
+        gmm::parallel_workers(
+                (n + kBlock - 1) / kBlock,
+                n > kBlock,
+                [&] { return *this; },
+                [](const NearestPacked&) {});
+    }
+};
 
 } // namespace
 
@@ -129,37 +143,49 @@ void nearest_lists(
             h *= 0.5f;
         }
     }
-    nearest_packed(
-            gmm::PackedMeans(nlist, d, centred.data()),
+    const gmm::PackedMeans packed(nlist, d, centred.data());
+    const NearestPacked nearest{
+            packed,
             centre.data(),
             half_norms.data(),
+            nullptr,
             n,
             x,
-            lists);
+            lists,
+            nullptr};
+    nearest.run();
 }
 
-void nearest_lists(
+bool nearest_lists(
         const faiss::IndexIVF& ivf,
-        const CellCodes& codes,
+        const PairCells& cells,
         size_t n,
         const float* x,
-        idx_t* lists) {
+        idx_t* lists,
+        uint16_t* cell) {
+    const CellCodes& codes = cells.codes;
     const bool ip = ivf.quantizer->metric_type == faiss::METRIC_INNER_PRODUCT;
     if (codes.empty() || codes.similarity != ip ||
         !has_packed_means(*ivf.quantizer, n)) {
-        return nearest_lists(*ivf.quantizer, n, x, lists);
+        nearest_lists(*ivf.quantizer, n, x, lists);
+        return false;
     }
     std::vector<float> half_norms = codes.mean_norms;
     for (float& h : half_norms) {
         h *= 0.5f;
     }
-    nearest_packed(
+    const bool tell = !ip && !cells.empty();
+    const NearestPacked nearest{
             *codes.packed_means,
             codes.centre.data(),
             half_norms.data(),
+            tell ? &cells : nullptr,
             n,
             x,
-            lists);
+            lists,
+            cell};
+    nearest.run();
+    return tell;
 }
 
 } // namespace faiss_ext

@@ -1,7 +1,7 @@
 #pragma once
 
 #include <cstddef>
-
+#include <cstdint>
 #include <memory>
 
 #include <faiss/IndexFlat.h>
@@ -11,7 +11,7 @@
 
 namespace faiss_ext {
 
-struct CellCodes;
+struct PairCells;
 
 inline bool is_ip(const faiss::IndexIVF& ivf) {
     return ivf.metric_type == faiss::METRIC_INNER_PRODUCT;
@@ -34,12 +34,18 @@ std::unique_ptr<faiss::Index> empty_quantizer(const faiss::IndexIVF& ivf);
 void nearest_lists(
         const faiss::Index& quantizer, size_t n, const float* x, idx_t* lists);
 
-/// The same, of an index with these codes, which know the means; or none.
-void nearest_lists(
+/** The same, of an index with these cells, whose codes know the means; or none.
+ *
+ * @param cell  output, size n: the cell of each in its list, where the products
+ *              with the means tell (METRIC_L2)
+ * @return      whether they do
+ */
+bool nearest_lists(
         const faiss::IndexIVF& ivf,
-        const CellCodes& codes,
+        const PairCells& cells,
         size_t n,
         const float* x,
-        idx_t* lists);
+        idx_t* lists,
+        uint16_t* cell);
 
 } // namespace faiss_ext

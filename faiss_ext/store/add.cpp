@@ -57,18 +57,43 @@ std::vector<uint32_t> rows_by_list(size_t n, const idx_t* lists, size_t nlist) {
     return rows;
 }
 
+/// The list of each vector, and its cell there where that is known with it.
+struct Nearest {
+    std::vector<idx_t> lists;
+    std::vector<uint16_t> cells;
+
+    Nearest() = default;
+    Nearest(GMMIndexRef index, size_t n, const float* x) : lists(n), cells(n) {
+        if (!nearest_lists(
+                    index.ivf,
+                    index.gmm.cells,
+                    n,
+                    x,
+                    lists.data(),
+                    cells.data())) {
+            cells.clear();
+        }
+    }
+
+    const uint16_t* known_cells() const {
+        return cells.empty() ? nullptr : cells.data();
+    }
+};
+
 /// Vectors on their way into lists, and what they are there.
 class Block {
 public:
     /// @param lists  of each vector, or -1
+    /// @param cells  where they are known, or nullptr
     Block(GMMIndexRef index,
           size_t n,
           const float* x,
           const idx_t* ids,
           idx_t first_id,
-          const idx_t* lists)
-            : index(index), entry_lists(lists), n_entries(n), x(x), ids(ids),
-              first_id(first_id) {
+          const idx_t* lists,
+          const uint16_t* cells)
+            : index(index), entry_lists(lists), entry_cells(cells),
+              n_entries(n), x(x), ids(ids), first_id(first_id) {
         if (index.gmm.max_assign > 1 && n > 0) {
             with_copies(n, lists);
         }
@@ -82,6 +107,7 @@ private:
 
     GMMIndexRef index;
     const idx_t* entry_lists;
+    const uint16_t* entry_cells;
     size_t n_entries;
     const float* x; ///< of the entries
     const idx_t* ids;
@@ -155,7 +181,9 @@ void Block::enter(Edit& edit) {
         begin = end;
     }
     for (const Arrivals& a : edit.arrivals) {
-        adopt_strays(index, a.list);
+        if (adopt_strays(index, a.list)) {
+            entry_cells = nullptr; // its cells may have turned
+        }
     }
     if (index.gmm.cells.empty()) {
         return;
@@ -163,7 +191,9 @@ void Block::enter(Edit& edit) {
     const MeansView means(ivf);
     gmm::parallel_for(
             edit.arrivals.size(),
-            [&](size_t i) { edit.arrivals[i].place(index, x, means.data()); },
+            [&](size_t i) {
+                edit.arrivals[i].place(index, x, means.data(), entry_cells);
+            },
             n_entries >= kParallelRows);
 }
 
@@ -181,14 +211,14 @@ void add_block(
         const float* x,
         const idx_t* ids,
         const idx_t* homes) {
-    std::vector<idx_t> nearest;
+    Nearest nearest;
     if (!homes) {
-        nearest.resize(n);
-        nearest_lists(index.ivf, index.gmm.cells.codes, n, x, nearest.data());
-        homes = nearest.data();
+        nearest = Nearest(index, n, x);
+        homes = nearest.lists.data();
     }
     Edit edit(index);
-    Block block(index, n, x, ids, index.ivf.ntotal, homes);
+    Block block(
+            index, n, x, ids, index.ivf.ntotal, homes, nearest.known_cells());
     block.enter(edit);
     edit.array_size = index.ivf.ntotal + n;
     edit.prepare();
@@ -251,8 +281,8 @@ void update_vectors(
     check_trained(index.ivf);
     check_writable(index.ivf);
     check_max_assign(index.ivf, index.gmm);
-    std::vector<idx_t> homes(n);
-    nearest_lists(index.ivf, index.gmm.cells.codes, n, v, homes.data());
+    const Nearest nearest(index, n, v);
+    const std::vector<idx_t>& homes = nearest.lists;
     FAISS_THROW_IF_NOT_MSG(
             std::find(homes.begin(), homes.end(), -1) == homes.end(),
             "update_vectors: the quantizer finds no list for a vector");
@@ -271,7 +301,7 @@ void update_vectors(
                 vectors,
                 n);
     }
-    Block block(index, n, v, ids, 0, homes.data());
+    Block block(index, n, v, ids, 0, homes.data(), nearest.known_cells());
     block.enter(edit);
     edit.prepare();
     edit.commit();

@@ -13,10 +13,21 @@
 
 namespace faiss_ext {
 
-void Arrivals::place(GMMIndexRef index, const float* x, const float* means) {
+void Arrivals::place(
+        GMMIndexRef index,
+        const float* x,
+        const float* means,
+        const uint16_t* known) {
     const size_t d = index.ivf.d;
     const PairCells& cells = index.gmm.cells;
     cell.resize(n);
+    if (known) {
+        for (size_t r = 0; r < n; r++) {
+            cell[r] = known[row(r)];
+        }
+        payload.encode(cells, list, n, x, rows, nullptr, cell.data());
+        return;
+    }
     if (!is_ip(index.ivf)) {
         payload.assign(cells, list, n, d, x, rows, nullptr, means, cell.data());
         return;

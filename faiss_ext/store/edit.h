@@ -29,7 +29,13 @@ struct Arrivals {
     }
 
     /// Finds the cell of each entry in an index with cells.
-    void place(GMMIndexRef index, const float* x, const float* means);
+    ///
+    /// @param known  the cell of each row where it is known, or nullptr
+    void place(
+            GMMIndexRef index,
+            const float* x,
+            const float* means,
+            const uint16_t* known = nullptr);
 
     // What place() found.
     std::vector<uint16_t> cell;
