@@ -85,6 +85,70 @@ void CellCodes::init(
     *this = std::move(out);
 }
 
+struct CellCodes::Room {
+    // all at once: an update of one vector would notice
+    std::vector<float> memory;
+    float *rotated, *room;
+    uint8_t* level;
+    About about[kEncodedTogether];
+
+    Room(const CodeShape& shape, size_t n)
+            : memory(n * (3 * shape.d + (pitch(shape) + 3) / 4)),
+              rotated(memory.data()), room(rotated + n * shape.d),
+              level(reinterpret_cast<uint8_t*>(room + 2 * n * shape.d)) {}
+
+    static size_t pitch(const CodeShape& shape) {
+        return shape.groups * 16 / shape.bits;
+    }
+};
+
+double CellCodes::encode_rotated(
+        size_t n, const float* norms, Room& room, uint8_t* out) const {
+    const size_t d = shape.d, pitch = Room::pitch(shape);
+    const float *own[kEncodedTogether], *partner[kEncodedTogether];
+    float a[kEncodedTogether];
+    for (size_t i = 0; i < n; i++) {
+        own[i] = &rotated_means[room.about[i].list * d];
+        partner[i] = &rotated_means[room.about[i].partner * d];
+        a[i] = room.about[i].a;
+    }
+    CodeProducts products[kEncodedTogether];
+    best_code_kernels().encode(
+            d,
+            shape.bits,
+            n,
+            room.rotated,
+            own,
+            partner,
+            a,
+            room.room,
+            room.level,
+            pitch,
+            products);
+    const auto pack_level = shape.bits == 1 ? pack<1>
+            : shape.bits == 2               ? pack<2>
+                                            : pack<4>;
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) {
+        const CodeProducts& p = products[i];
+        const float scale = p.ro > 0 ? p.rr / p.ro : 0;
+        const float norm = norms ? norms[i] : 1;
+        float terms[2] = {norm, -norm * scale};
+        if (!similarity) {
+            terms[0] = p.rr + 2 * scale * p.mo;
+            terms[1] = -2 * scale;
+        }
+        if (p.rr > 0) { // |o|^2 sin^2 of its angle with r, by dimension
+            sum += std::max(p.oo - double(p.ro) * p.ro / p.rr, 0.0) /
+                    std::max<double>(1, d - 1.0);
+        }
+        uint8_t* record = out + i * shape.entry_bytes();
+        pack_level(shape.groups, room.level + i * pitch, record);
+        memcpy(record + shape.groups * 2, terms, sizeof(terms));
+    }
+    return sum;
+}
+
 double CellCodes::encode(
         size_t list,
         float a,
@@ -95,23 +159,13 @@ double CellCodes::encode(
         const float* norms,
         const uint16_t* cell,
         uint8_t* out) const {
-    const CodeKernels& kernels = best_code_kernels();
-    const size_t d = shape.d, record_bytes = shape.entry_bytes();
-    const float* own = &rotated_means[list * d];
-    const auto pack_level = shape.bits == 1 ? pack<1>
-            : shape.bits == 2               ? pack<2>
-                                            : pack<4>;
-    // at once: an update of one vector would notice
-    const size_t levels = shape.groups * 16 / shape.bits;
-    const size_t together = std::min(kEncodedTogether, n);
-    std::vector<float> scratch(together * (3 * d + (levels + 3) / 4));
-    float *const rotated = scratch.data(), *const room = rotated + together * d;
-    uint8_t* const level = reinterpret_cast<uint8_t*>(room + 2 * together * d);
+    const size_t d = shape.d, together = std::min(kEncodedTogether, n);
+    Room room(shape, together);
     double sum = 0;
     for (size_t begin = 0; begin < n; begin += together) {
         const size_t m = std::min(together, n - begin);
-        for (size_t i = begin + m; rows && i < std::min(n, begin + 2 * m);
-             i++) {
+        const size_t next_end = std::min(n, begin + 2 * m);
+        for (size_t i = begin + m; rows && i < next_end; i++) {
             prefetch_bytes(x + rows[i] * d, d * sizeof(float));
         }
         rotation.apply(
@@ -119,44 +173,30 @@ double CellCodes::encode(
                 rows ? x : x + begin * d,
                 centre.data(),
                 1,
-                rotated,
+                room.rotated,
                 rows ? rows + begin : nullptr);
-        const float* partner[kEncodedTogether];
         for (size_t i = 0; i < m; i++) {
-            partner[i] = &rotated_means[partners[cell[begin + i]] * d];
+            room.about[i] = {list, size_t(partners[cell[begin + i]]), a};
         }
-        CodeProducts products[kEncodedTogether];
-        kernels.encode(
-                d,
-                shape.bits,
+        sum += encode_rotated(
                 m,
-                rotated,
-                own,
-                partner,
-                a,
+                norms ? norms + begin : nullptr,
                 room,
-                level,
-                levels,
-                products);
-        for (size_t i = 0; i < m; i++) {
-            const CodeProducts& p = products[i];
-            const float scale = p.ro > 0 ? p.rr / p.ro : 0;
-            const float norm = norms ? norms[begin + i] : 1;
-            float terms[2] = {norm, -norm * scale};
-            if (!similarity) {
-                terms[0] = p.rr + 2 * scale * p.mo;
-                terms[1] = -2 * scale;
-            }
-            if (p.rr > 0) { // |o|^2 sin^2 of its angle with r, by dimension
-                sum += std::max(p.oo - double(p.ro) * p.ro / p.rr, 0.0) /
-                        std::max<double>(1, d - 1.0);
-            }
-            uint8_t* record = out + (begin + i) * record_bytes;
-            pack_level(shape.groups, level + i * levels, record);
-            memcpy(record + shape.groups * 2, terms, sizeof(terms));
-        }
+                out + begin * shape.entry_bytes());
     }
     return sum;
+}
+
+void CellCodes::encode_centred(
+        size_t n, const float* x, const About* about, uint8_t* out) const {
+    const size_t together = std::min(kEncodedTogether, n);
+    Room room(shape, together);
+    for (size_t begin = 0; begin < n; begin += together) {
+        const size_t m = std::min(together, n - begin);
+        rotation.apply(m, x + begin * shape.d, nullptr, 1, room.rotated);
+        std::copy_n(about + begin, m, room.about);
+        encode_rotated(m, nullptr, room, out + begin * shape.entry_bytes());
+    }
 }
 
 void CellCodes::set_error(const std::vector<double>& squared, size_t n) {

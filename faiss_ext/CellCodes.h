@@ -97,6 +97,21 @@ struct CellCodes {
             const uint16_t* cell,
             uint8_t* out) const;
 
+    /// What a code is about: the mean of a list's cell.
+    struct About {
+        size_t list;
+        size_t partner;
+        float a; ///< the list's PairCells::a
+    };
+
+    /** The same of vectors x - c of any lists.
+     *
+     * @param x      size n * d
+     * @param about  of each
+     */
+    void encode_centred(
+            size_t n, const float* x, const About* about, uint8_t* out) const;
+
     /// Makes `error` that of n entries, whose sums encode() returned.
     void set_error(const std::vector<double>& squared, size_t n);
 
@@ -132,6 +147,15 @@ struct CellCodes {
 
     /// No entries; keeps what init() made.
     void clear_entries();
+
+private:
+    /// Memory for encode_rotated().
+    struct Room;
+
+    /// Of at most kEncodedTogether vectors that are rotated in the room, with
+    /// their `about`; returns as encode().
+    double encode_rotated(
+            size_t n, const float* norms, Room& room, uint8_t* out) const;
 };
 
 } // namespace faiss_ext

@@ -466,14 +466,17 @@ Encoded encoded(
         float a) {
     const size_t d = y.size(), n = kEncodedTogether, at = n / 2, pitch = d + 3;
     std::vector<float> room(2 * n * d), all;
-    std::vector<const float*> partners;
+    std::vector<const float*> owns(n, partner), partners(n, own);
+    std::vector<float> as(n, 0.5f);
+    owns[at] = own;
+    partners[at] = partner;
+    as[at] = a;
     for (size_t i = 0; i < n; i++) {
         const std::vector<float> others(d, float(i));
         all.insert(
                 all.end(),
                 i == at ? y.begin() : others.begin(),
                 i == at ? y.end() : others.end());
-        partners.push_back(i == at ? partner : own);
     }
     std::vector<uint8_t> level(n * pitch, 77);
     std::vector<CodeProducts> products(n);
@@ -482,9 +485,9 @@ Encoded encoded(
             bits,
             n,
             all.data(),
-            own,
+            owns.data(),
             partners.data(),
-            a,
+            as.data(),
             room.data(),
             level.data(),
             pitch,
@@ -495,9 +498,9 @@ Encoded encoded(
             bits,
             1,
             y.data(),
-            own,
+            &own,
             &partner,
-            a,
+            &a,
             room.data(),
             out.level.data(),
             d,

@@ -297,43 +297,58 @@ TEST(PairCells, AListIsFittedAsInDouble) {
 TEST(PairCells, ProductsWithAllMeansTellTheCells) {
     auto index = filled(base(), kLists);
     const std::vector<float> means = index->mixture().means;
-    const size_t d = base().d, n = 2000;
+    const PairCells& cells = index->cells;
+    const size_t d = base().d, n = 2000,
+                 bytes = cells.codes.shape.entry_bytes();
+    std::vector<uint16_t> cell;
+    std::vector<uint8_t> records, alone_record(bytes);
     for (size_t at_once : {n, size_t(20)}) {
         size_t same = 0;
         for (size_t r = 0; r < n; r += at_once) {
             std::vector<idx_t> lists(at_once), expected(at_once);
-            std::vector<uint16_t> cell(at_once, 9999);
-            ASSERT_TRUE(nearest_lists(
+            nearest_lists(
                     *index,
-                    index->cells,
+                    cells,
                     at_once,
                     base().row(r),
                     lists.data(),
-                    cell.data()));
+                    cell,
+                    records);
             index->quantizer->assign(at_once, base().row(r), expected.data());
             EXPECT_EQ(lists, expected);
+            ASSERT_EQ(cell.size(), at_once);
+            ASSERT_EQ(records.size(), at_once * bytes);
             for (size_t j = 0; j < at_once; j++) {
                 uint16_t alone;
-                index->cells.assign(
-                        lists[j],
-                        1,
-                        d,
-                        base().row(r + j),
-                        nullptr,
-                        means.data(),
-                        &alone);
+                const float* x = base().row(r + j);
+                cells.assign(lists[j], 1, d, x, nullptr, means.data(), &alone);
                 same += cell[j] == alone;
+                cells.codes.encode(
+                        lists[j],
+                        cells.a[lists[j]],
+                        cells.partners(lists[j]),
+                        1,
+                        x,
+                        nullptr,
+                        nullptr,
+                        &cell[j],
+                        alone_record.data());
+                EXPECT_EQ(
+                        alone_record,
+                        std::vector<uint8_t>(
+                                &records[j * bytes],
+                                &records[j * bytes] + bytes));
             }
         }
         EXPECT_GE(same, n - n / 200);
     }
     // of few vectors, and without cells, they are not known
     std::vector<idx_t> lists(n);
-    std::vector<uint16_t> cell(n);
-    EXPECT_FALSE(nearest_lists(
-            *index, index->cells, 5, base().row(0), lists.data(), cell.data()));
-    EXPECT_FALSE(nearest_lists(
-            *index, PairCells(), n, base().row(0), lists.data(), cell.data()));
+    nearest_lists(*index, cells, 5, base().row(0), lists.data(), cell, records);
+    EXPECT_TRUE(cell.empty() && records.empty());
+    nearest_lists(
+            *index, PairCells(), n, base().row(0), lists.data(), cell, records);
+    EXPECT_TRUE(cell.empty() && records.empty());
 }
 
 TEST(PairCells, AnotherRoundIsAsInDouble) {

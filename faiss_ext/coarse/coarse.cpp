@@ -84,7 +84,9 @@ struct NearestPacked {
     const float* x;
     idx_t* lists;
     uint16_t* cell;
+    uint8_t* records;
     std::vector<float> block = {}, products = {};
+    std::vector<CellCodes::About> about = {};
 
     void operator()(size_t b) {
         const CodeKernels& kernels = best_code_kernels();
@@ -92,6 +94,7 @@ struct NearestPacked {
         const size_t d = packed.d, k = packed.k;
         block.resize(rows * d);
         products.resize(rows * k);
+        about.resize(cells ? rows : 0);
         subtract(rows, d, x + begin * d, centre, block.data());
         gmm::inner_products(packed, rows, block.data(), products.data(), k);
         for (size_t i = 0; i < rows; i++) {
@@ -99,17 +102,31 @@ struct NearestPacked {
             const size_t list = kernels.largest_difference(k, own, half_norms);
             lists[begin + i] = list;
             if (cells) {
-                const float a = cells->a[list];
-                cell[begin + i] = !(a > 0) ? 0 // they are alike
-                                           : uint16_t(kernels.nearest_cell(
-                                                     cells->cells_per_list,
-                                                     own,
-                                                     half_norms,
-                                                     cells->partners(list),
-                                                     cells->gaps(list),
-                                                     0.5f * (1 - a)));
+                about[i] = find_cell(list, own, cell[begin + i]);
             }
         }
+        if (cells) {
+            cells->codes.encode_centred(
+                    rows,
+                    block.data(),
+                    about.data(),
+                    records + begin * cells->codes.shape.entry_bytes());
+        }
+    }
+
+    CellCodes::About find_cell(
+            size_t list, const float* own, uint16_t& out) const {
+        const float a = cells->a[list];
+        const int32_t* const partners = cells->partners(list);
+        out = !(a > 0) ? 0 // they are alike
+                       : uint16_t(best_code_kernels().nearest_cell(
+                                 cells->cells_per_list,
+                                 own,
+                                 half_norms,
+                                 partners,
+                                 cells->gaps(list),
+                                 0.5f * (1 - a)));
+        return {list, size_t(partners[out]), a};
     }
 
     void run() const {
@@ -152,29 +169,36 @@ void nearest_lists(
             n,
             x,
             lists,
+            nullptr,
             nullptr};
     nearest.run();
 }
 
-bool nearest_lists(
+void nearest_lists(
         const faiss::IndexIVF& ivf,
         const PairCells& cells,
         size_t n,
         const float* x,
         idx_t* lists,
-        uint16_t* cell) {
+        std::vector<uint16_t>& cell,
+        std::vector<uint8_t>& records) {
+    cell.clear();
+    records.clear();
     const CellCodes& codes = cells.codes;
     const bool ip = ivf.quantizer->metric_type == faiss::METRIC_INNER_PRODUCT;
     if (codes.empty() || codes.similarity != ip ||
         !has_packed_means(*ivf.quantizer, n)) {
-        nearest_lists(*ivf.quantizer, n, x, lists);
-        return false;
+        return nearest_lists(*ivf.quantizer, n, x, lists);
     }
     std::vector<float> half_norms = codes.mean_norms;
     for (float& h : half_norms) {
         h *= 0.5f;
     }
     const bool tell = !ip && !cells.empty();
+    if (tell) {
+        cell.resize(n);
+        records.resize(n * codes.shape.entry_bytes());
+    }
     const NearestPacked nearest{
             *codes.packed_means,
             codes.centre.data(),
@@ -183,9 +207,9 @@ bool nearest_lists(
             n,
             x,
             lists,
-            cell};
+            cell.data(),
+            records.data()};
     nearest.run();
-    return tell;
 }
 
 } // namespace faiss_ext

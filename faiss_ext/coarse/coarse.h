@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include <faiss/IndexFlat.h>
 #include <faiss/IndexIVF.h>
@@ -36,16 +37,19 @@ void nearest_lists(
 
 /** The same, of an index with these cells, whose codes know the means; or none.
  *
- * @param cell  output, size n: the cell of each in its list, where the products
- *              with the means tell (METRIC_L2)
- * @return      whether they do
+ * Where the products with the means tell the cells as well (METRIC_L2) the
+ * vectors are encoded, too, while they are in a cache.
+ *
+ * @param cell     output: the cell of each in its list, or empty
+ * @param records  output: the code of each as CellCodes::encode, or empty
  */
-bool nearest_lists(
+void nearest_lists(
         const faiss::IndexIVF& ivf,
         const PairCells& cells,
         size_t n,
         const float* x,
         idx_t* lists,
-        uint16_t* cell);
+        std::vector<uint16_t>& cell,
+        std::vector<uint8_t>& records);
 
 } // namespace faiss_ext

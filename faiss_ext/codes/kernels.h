@@ -207,7 +207,7 @@ struct CodeKernels {
      *
      * @param n        at most kEncodedTogether
      * @param y        size n * d
-     * @param partner  of each
+     * @param own, partner, a  of each
      * @param room     size 2 * n * d
      * @param level    output, those of vector i from i * pitch on: d, below
      *                 2^bits
@@ -218,9 +218,9 @@ struct CodeKernels {
             int bits,
             size_t n,
             const float* y,
-            const float* own,
+            const float* const* own,
             const float* const* partner,
-            float a,
+            const float* a,
             float* room,
             uint8_t* level,
             size_t pitch,

@@ -261,9 +261,9 @@ void encode_of(
         size_t d,
         size_t n,
         const float* y,
-        const float* own,
+        const float* const* own,
         const float* const* partner,
-        float a,
+        const float* a,
         float* room,
         uint8_t* level,
         size_t pitch,
@@ -271,7 +271,7 @@ void encode_of(
     float inverse[kEncodedTogether];
     for (size_t i = 0; i < n; i++) {
         float* const m = room + 2 * i * d;
-        out[i].rr = residual(d, y + i * d, own, partner[i], a, m, m + d);
+        out[i].rr = residual(d, y + i * d, own[i], partner[i], a[i], m, m + d);
     }
     for (size_t i = 0; i < n; i++) {
         inverse[i] = best_step<bits>(d, room + (2 * i + 1) * d, &out[i]);
@@ -288,9 +288,9 @@ void encode(
         int bits,
         size_t n,
         const float* y,
-        const float* own,
+        const float* const* own,
         const float* const* partner,
-        float a,
+        const float* a,
         float* room,
         uint8_t* level,
         size_t pitch,

@@ -57,43 +57,33 @@ std::vector<uint32_t> rows_by_list(size_t n, const idx_t* lists, size_t nlist) {
     return rows;
 }
 
-/// The list of each vector, and its cell there where that is known with it.
+/// The list of each vector, and what it is there as far as that is known.
 struct Nearest {
     std::vector<idx_t> lists;
     std::vector<uint16_t> cells;
+    std::vector<uint8_t> records;
 
     Nearest() = default;
-    Nearest(GMMIndexRef index, size_t n, const float* x) : lists(n), cells(n) {
-        if (!nearest_lists(
-                    index.ivf,
-                    index.gmm.cells,
-                    n,
-                    x,
-                    lists.data(),
-                    cells.data())) {
-            cells.clear();
-        }
-    }
-
-    const uint16_t* known_cells() const {
-        return cells.empty() ? nullptr : cells.data();
+    Nearest(GMMIndexRef index, size_t n, const float* x) : lists(n) {
+        nearest_lists(
+                index.ivf, index.gmm.cells, n, x, lists.data(), cells, records);
     }
 };
 
 /// Vectors on their way into lists, and what they are there.
 class Block {
 public:
-    /// @param lists  of each vector, or -1
-    /// @param cells  where they are known, or nullptr
+    /// @param lists    of each vector, or -1
+    /// @param nearest  what is known of their cells
     Block(GMMIndexRef index,
           size_t n,
           const float* x,
           const idx_t* ids,
           idx_t first_id,
           const idx_t* lists,
-          const uint16_t* cells)
-            : index(index), entry_lists(lists), entry_cells(cells),
-              n_entries(n), x(x), ids(ids), first_id(first_id) {
+          const Nearest& nearest)
+            : index(index), entry_lists(lists), nearest(nearest), n_entries(n),
+              x(x), ids(ids), first_id(first_id) {
         if (index.gmm.max_assign > 1 && n > 0) {
             with_copies(n, lists);
         }
@@ -107,7 +97,7 @@ private:
 
     GMMIndexRef index;
     const idx_t* entry_lists;
-    const uint16_t* entry_cells;
+    const Nearest& nearest;
     size_t n_entries;
     const float* x; ///< of the entries
     const idx_t* ids;
@@ -180,20 +170,25 @@ void Block::enter(Edit& edit) {
         }
         begin = end;
     }
+    bool known = !nearest.cells.empty();
     for (const Arrivals& a : edit.arrivals) {
         if (adopt_strays(index, a.list)) {
-            entry_cells = nullptr; // its cells may have turned
+            known = false; // its cells may have turned
         }
     }
     if (index.gmm.cells.empty()) {
         return;
     }
+    if (known) {
+        for (Arrivals& a : edit.arrivals) {
+            a.place(nearest.cells.data(), nearest.records.data());
+        }
+        return;
+    }
     const MeansView means(ivf);
     gmm::parallel_for(
             edit.arrivals.size(),
-            [&](size_t i) {
-                edit.arrivals[i].place(index, x, means.data(), entry_cells);
-            },
+            [&](size_t i) { edit.arrivals[i].place(index, x, means.data()); },
             n_entries >= kParallelRows);
 }
 
@@ -217,8 +212,7 @@ void add_block(
         homes = nearest.lists.data();
     }
     Edit edit(index);
-    Block block(
-            index, n, x, ids, index.ivf.ntotal, homes, nearest.known_cells());
+    Block block(index, n, x, ids, index.ivf.ntotal, homes, nearest);
     block.enter(edit);
     edit.array_size = index.ivf.ntotal + n;
     edit.prepare();
@@ -301,7 +295,7 @@ void update_vectors(
                 vectors,
                 n);
     }
-    Block block(index, n, v, ids, 0, homes.data(), nearest.known_cells());
+    Block block(index, n, v, ids, 0, homes.data(), nearest);
     block.enter(edit);
     edit.prepare();
     edit.commit();

@@ -13,21 +13,18 @@
 
 namespace faiss_ext {
 
-void Arrivals::place(
-        GMMIndexRef index,
-        const float* x,
-        const float* means,
-        const uint16_t* known) {
+void Arrivals::place(const uint16_t* row_cells, const uint8_t* row_records) {
+    cell.resize(n);
+    for (size_t r = 0; r < n; r++) {
+        cell[r] = row_cells[row(r)];
+    }
+    records = row_records;
+}
+
+void Arrivals::place(GMMIndexRef index, const float* x, const float* means) {
     const size_t d = index.ivf.d;
     const PairCells& cells = index.gmm.cells;
     cell.resize(n);
-    if (known) {
-        for (size_t r = 0; r < n; r++) {
-            cell[r] = known[row(r)];
-        }
-        payload.encode(cells, list, n, x, rows, nullptr, cell.data());
-        return;
-    }
     if (!is_ip(index.ivf)) {
         payload.assign(cells, list, n, d, x, rows, nullptr, means, cell.data());
         return;
@@ -118,8 +115,8 @@ void Edit::choose_way(ListEdit& edit) const {
     const size_t L = cells.cells_per_list;
     const size_t n_removed = edit.n_removed(), n_new = edit.n_new();
     edit.singly = n_removed <= 1 && n_new <= 1;
-    if (edit.singly) {
-        return;
+    if (edit.singly || (n_removed == 0 && PairCells::n_rings(L) == 0)) {
+        return; // what only comes crosses each cell once, or once for each
     }
     const uint32_t* offset = cells.list_offsets(edit.list);
     ListEntries entries(index, edit.list);
@@ -161,7 +158,9 @@ void Edit::choose_way(ListEdit& edit) const {
         edit.partners[i] =
                 cells.partners(edit.list)[edit.arrivals->cell[edit.arrival(i)]];
     }
-    edit.leaving.resize((edit.known + n_new) / 64 + 1);
+    if (n_removed > 0) {
+        edit.leaving.resize((edit.known + n_new) / 64 + 1);
+    }
     for (const uint64_t* r = edit.removed; r != edit.removed_end; ++r) {
         const size_t entry = faiss::lo_offset(*r);
         edit.leaving[entry / 64] |= uint64_t(1) << entry % 64;

@@ -28,18 +28,16 @@ struct Arrivals {
         return add_id + (ids ? ids[row(r)] : idx_t(row(r)));
     }
 
-    /// Finds the cell of each entry in an index with cells.
-    ///
-    /// @param known  the cell of each row where it is known, or nullptr
-    void place(
-            GMMIndexRef index,
-            const float* x,
-            const float* means,
-            const uint16_t* known = nullptr);
+    /// Finds cell and code of each entry in an index with cells.
+    void place(GMMIndexRef index, const float* x, const float* means);
+
+    /// The same where those of each row are known; records stay the caller's.
+    void place(const uint16_t* row_cells, const uint8_t* row_records);
 
     // What place() found.
     std::vector<uint16_t> cell;
-    Payload payload;
+    Payload payload;                  ///< of the entries,
+    const uint8_t* records = nullptr; ///< or those of the rows
     float norm2 = 0; ///< METRIC_INNER_PRODUCT: the largest squared norm
 };
 

@@ -80,10 +80,14 @@ void Payload::move_run(
     cells.codes.move_run(list, from, n, to);
 }
 
-void Payload::set(PairCells& cells, size_t list, size_t entry, size_t row)
-        const noexcept {
+void Payload::set(
+        PairCells& cells,
+        size_t list,
+        size_t entry,
+        const uint8_t* records,
+        size_t row) noexcept {
     cells.codes.set(
-            list, entry, &records[row * cells.codes.shape.entry_bytes()]);
+            list, entry, records + row * cells.codes.shape.entry_bytes());
 }
 
 } // namespace faiss_ext

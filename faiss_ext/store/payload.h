@@ -73,7 +73,15 @@ struct Payload {
 
     /// Sets what is kept of an entry to that of a row.
     void set(PairCells& cells, size_t list, size_t entry, size_t row)
-            const noexcept;
+            const noexcept {
+        set(cells, list, entry, records.data(), row);
+    }
+    static void set(
+            PairCells& cells,
+            size_t list,
+            size_t entry,
+            const uint8_t* records,
+            size_t row) noexcept;
 };
 
 } // namespace faiss_ext
