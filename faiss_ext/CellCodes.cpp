@@ -188,14 +188,22 @@ double CellCodes::encode(
 }
 
 void CellCodes::encode_centred(
-        size_t n, const float* x, const About* about, uint8_t* out) const {
+        size_t n,
+        const float* x,
+        const float* norms,
+        const About* about,
+        uint8_t* out) const {
     const size_t together = std::min(kEncodedTogether, n);
     Room room(shape, together);
     for (size_t begin = 0; begin < n; begin += together) {
         const size_t m = std::min(together, n - begin);
         rotation.apply(m, x + begin * shape.d, nullptr, 1, room.rotated);
         std::copy_n(about + begin, m, room.about);
-        encode_rotated(m, nullptr, room, out + begin * shape.entry_bytes());
+        encode_rotated(
+                m,
+                norms ? norms + begin : nullptr,
+                room,
+                out + begin * shape.entry_bytes());
     }
 }
 

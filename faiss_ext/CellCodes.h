@@ -110,7 +110,11 @@ struct CellCodes {
      * @param about  of each
      */
     void encode_centred(
-            size_t n, const float* x, const About* about, uint8_t* out) const;
+            size_t n,
+            const float* x,
+            const float* norms,
+            const About* about,
+            uint8_t* out) const;
 
     /// Makes `error` that of n entries, whose sums encode() returned.
     void set_error(const std::vector<double>& squared, size_t n);

@@ -5,6 +5,7 @@
 
 #include "IvfTestTools.h"
 #include "faiss_ext/coarse/coarse.h"
+#include "faiss_ext/store/edit.h"
 #include "faiss_ext/store/list_storage.h"
 
 namespace faiss_ext {
@@ -295,60 +296,60 @@ TEST(PairCells, AListIsFittedAsInDouble) {
 }
 
 TEST(PairCells, ProductsWithAllMeansTellTheCells) {
-    auto index = filled(base(), kLists);
-    const std::vector<float> means = index->mixture().means;
-    const PairCells& cells = index->cells;
-    const size_t d = base().d, n = 2000,
-                 bytes = cells.codes.shape.entry_bytes();
-    std::vector<uint16_t> cell;
-    std::vector<uint8_t> records, alone_record(bytes);
-    for (size_t at_once : {n, size_t(20)}) {
-        size_t same = 0;
-        for (size_t r = 0; r < n; r += at_once) {
-            std::vector<idx_t> lists(at_once), expected(at_once);
-            nearest_lists(
-                    *index,
-                    cells,
-                    at_once,
-                    base().row(r),
-                    lists.data(),
-                    cell,
-                    records);
-            index->quantizer->assign(at_once, base().row(r), expected.data());
-            EXPECT_EQ(lists, expected);
-            ASSERT_EQ(cell.size(), at_once);
-            ASSERT_EQ(records.size(), at_once * bytes);
-            for (size_t j = 0; j < at_once; j++) {
-                uint16_t alone;
-                const float* x = base().row(r + j);
-                cells.assign(lists[j], 1, d, x, nullptr, means.data(), &alone);
-                same += cell[j] == alone;
-                cells.codes.encode(
-                        lists[j],
-                        cells.a[lists[j]],
-                        cells.partners(lists[j]),
-                        1,
-                        x,
-                        nullptr,
-                        nullptr,
-                        &cell[j],
-                        alone_record.data());
-                EXPECT_EQ(
-                        alone_record,
-                        std::vector<uint8_t>(
-                                &records[j * bytes],
-                                &records[j * bytes] + bytes));
+    for (auto metric : {faiss::METRIC_L2, faiss::METRIC_INNER_PRODUCT}) {
+        auto index =
+                std::make_unique<IndexIVFFlatGMM>(base().d, kLists, metric);
+        index->calibrate_on_add = false;
+        index->train(base().n, base().row(0));
+        index->add(base().n, base().row(0));
+        const std::vector<float> means = index->mixture().means;
+        const PairCells& cells = index->cells;
+        const size_t d = base().d, n = 2000;
+        const size_t bytes = cells.codes.shape.entry_bytes();
+        KnownCells known;
+        for (size_t at_once : {n, size_t(20)}) {
+            size_t same = 0;
+            float most = 0;
+            for (size_t r = 0; r < n; r += at_once) {
+                std::vector<idx_t> lists(at_once), expected(at_once);
+                const float* x = base().row(r);
+                nearest_lists(*index, cells, at_once, x, lists.data(), known);
+                index->quantizer->assign(at_once, x, expected.data());
+                EXPECT_EQ(lists, expected);
+                ASSERT_EQ(known.cell.size(), at_once);
+                ASSERT_EQ(known.records.size(), at_once * bytes);
+                most = std::max(most, known.norm2);
+                // one at a time, as placed within its list
+                for (size_t j = 0; j < at_once; j++) {
+                    const idx_t id = 0;
+                    Arrivals one;
+                    one.list = lists[j];
+                    one.n = 1;
+                    one.ids = &id;
+                    one.place({*index, *index}, x + j * d, means.data());
+                    if (known.cell[j] == one.cell[0]) {
+                        same++;
+                        EXPECT_EQ(
+                                one.payload.records,
+                                std::vector<uint8_t>(
+                                        known.records.begin() + j * bytes,
+                                        known.records.begin() +
+                                                (j + 1) * bytes));
+                    }
+                    EXPECT_LE(one.norm2, known.norm2);
+                }
             }
+            EXPECT_GE(same, n - n / 200);
+            EXPECT_EQ(most > 0, metric == faiss::METRIC_INNER_PRODUCT);
         }
-        EXPECT_GE(same, n - n / 200);
+        // of few vectors, and without cells, they are not known
+        std::vector<idx_t> lists(n);
+        nearest_lists(*index, cells, 5, base().row(0), lists.data(), known);
+        EXPECT_TRUE(known.empty());
+        nearest_lists(
+                *index, PairCells(), n, base().row(0), lists.data(), known);
+        EXPECT_TRUE(known.empty());
     }
-    // of few vectors, and without cells, they are not known
-    std::vector<idx_t> lists(n);
-    nearest_lists(*index, cells, 5, base().row(0), lists.data(), cell, records);
-    EXPECT_TRUE(cell.empty() && records.empty());
-    nearest_lists(
-            *index, PairCells(), n, base().row(0), lists.data(), cell, records);
-    EXPECT_TRUE(cell.empty() && records.empty());
 }
 
 TEST(PairCells, AnotherRoundIsAsInDouble) {

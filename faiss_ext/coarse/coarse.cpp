@@ -73,20 +73,24 @@ bool has_packed_means(const faiss::Index& quantizer, size_t n) {
  * rounding is relative to their spread.
  *
  * The cell of x is that of the least |x - m_l|^2 = (1 - a) |x - mu_i|^2 + a
- * (|x - mu_j|^2 - (1 - a) |mu_i - mu_j|^2), by the same products.
+ * (|x - mu_j|^2 - (1 - a) |mu_i - mu_j|^2), by the same products; for inner
+ * products that of its direction.
  */
 struct NearestPacked {
     const gmm::PackedMeans& packed;
     const float* centre;
-    const float* half_norms;
-    const PairCells* cells; ///< whose cells are wanted, or nullptr
+    const float* half_norms; ///< of the means, or zeros for inner products
     size_t n;
     const float* x;
     idx_t* lists;
-    uint16_t* cell;
-    uint8_t* records;
-    std::vector<float> block = {}, products = {};
+    // what more is wanted, or nullptr
+    const PairCells* cells = nullptr;
+    const float* half_norms_of_cells = nullptr;
+    KnownCells* known = nullptr;
+    // of a worker
+    std::vector<float> block = {}, products = {}, norms = {};
     std::vector<CellCodes::About> about = {};
+    float norm2 = 0;
 
     void operator()(size_t b) {
         const CodeKernels& kernels = best_code_kernels();
@@ -94,39 +98,53 @@ struct NearestPacked {
         const size_t d = packed.d, k = packed.k;
         block.resize(rows * d);
         products.resize(rows * k);
-        about.resize(cells ? rows : 0);
         subtract(rows, d, x + begin * d, centre, block.data());
         gmm::inner_products(packed, rows, block.data(), products.data(), k);
         for (size_t i = 0; i < rows; i++) {
-            const float* own = &products[i * k];
-            const size_t list = kernels.largest_difference(k, own, half_norms);
-            lists[begin + i] = list;
-            if (cells) {
-                about[i] = find_cell(list, own, cell[begin + i]);
-            }
+            lists[begin + i] =
+                    kernels.largest_difference(k, &products[i * k], half_norms);
         }
         if (cells) {
-            cells->codes.encode_centred(
-                    rows,
-                    block.data(),
-                    about.data(),
-                    records + begin * cells->codes.shape.entry_bytes());
+            find_cells(begin, rows);
         }
     }
 
-    CellCodes::About find_cell(
-            size_t list, const float* own, uint16_t& out) const {
-        const float a = cells->a[list];
-        const int32_t* const partners = cells->partners(list);
-        out = !(a > 0) ? 0 // they are alike
-                       : uint16_t(best_code_kernels().nearest_cell(
-                                 cells->cells_per_list,
-                                 own,
-                                 half_norms,
-                                 partners,
-                                 cells->gaps(list),
-                                 0.5f * (1 - a)));
-        return {list, size_t(partners[out]), a};
+    void find_cells(size_t begin, size_t rows) {
+        const size_t d = packed.d, k = packed.k;
+        const bool directions = cells->codes.similarity;
+        about.resize(rows);
+        norms.resize(rows);
+        if (directions) {
+            norm2 = std::max(
+                    norm2, to_directions(rows, d, block.data(), norms.data()));
+        }
+        for (size_t i = 0; i < rows; i++) {
+            float* const own = &products[i * k];
+            const float inverse = norms[i] > 0 ? 1 / norms[i] : 1;
+            for (size_t c = 0; directions && c < k; c++) {
+                own[c] *= inverse;
+            }
+            const size_t list = lists[begin + i];
+            const float a = cells->a[list];
+            const int32_t* const partners = cells->partners(list);
+            const size_t cell = !(a > 0) ? 0 // they are alike
+                                         : best_code_kernels().nearest_cell(
+                                                   cells->cells_per_list,
+                                                   own,
+                                                   half_norms_of_cells,
+                                                   partners,
+                                                   cells->gaps(list),
+                                                   0.5f * (1 - a));
+            known->cell[begin + i] = uint16_t(cell);
+            about[i] = {list, size_t(partners[cell]), a};
+        }
+        const CellCodes& codes = cells->codes;
+        codes.encode_centred(
+                rows,
+                block.data(),
+                directions ? norms.data() : nullptr,
+                about.data(),
+                &known->records[begin * codes.shape.entry_bytes()]);
     }
 
     void run() const {
@@ -134,7 +152,11 @@ struct NearestPacked {
                 (n + kBlock - 1) / kBlock,
                 n > kBlock,
                 [&] { return *this; },
-                [](const NearestPacked&) {});
+                [&](const NearestPacked& worker) {
+                    if (known) {
+                        known->norm2 = std::max(known->norm2, worker.norm2);
+                    }
+                });
     }
 };
 
@@ -162,15 +184,7 @@ void nearest_lists(
     }
     const gmm::PackedMeans packed(nlist, d, centred.data());
     const NearestPacked nearest{
-            packed,
-            centre.data(),
-            half_norms.data(),
-            nullptr,
-            n,
-            x,
-            lists,
-            nullptr,
-            nullptr};
+            packed, centre.data(), half_norms.data(), n, x, lists};
     nearest.run();
 }
 
@@ -180,10 +194,8 @@ void nearest_lists(
         size_t n,
         const float* x,
         idx_t* lists,
-        std::vector<uint16_t>& cell,
-        std::vector<uint8_t>& records) {
-    cell.clear();
-    records.clear();
+        KnownCells& known) {
+    known = {};
     const CellCodes& codes = cells.codes;
     const bool ip = ivf.quantizer->metric_type == faiss::METRIC_INNER_PRODUCT;
     if (codes.empty() || codes.similarity != ip ||
@@ -194,21 +206,26 @@ void nearest_lists(
     for (float& h : half_norms) {
         h *= 0.5f;
     }
-    const bool tell = !ip && !cells.empty();
-    if (tell) {
-        cell.resize(n);
-        records.resize(n * codes.shape.entry_bytes());
-    }
-    const NearestPacked nearest{
+    NearestPacked nearest{
             *codes.packed_means,
             codes.centre.data(),
             half_norms.data(),
-            tell ? &cells : nullptr,
             n,
             x,
-            lists,
-            cell.data(),
-            records.data()};
+            lists};
+    std::vector<float> half_norms_of_cells = half_norms;
+    if (!cells.empty()) {
+        known.cell.resize(n);
+        known.records.resize(n * codes.shape.entry_bytes());
+        for (size_t i = 0; ip && i < half_norms.size(); i++) {
+            const float* mean = means_in_memory(ivf) + i * ivf.d;
+            half_norms_of_cells[i] =
+                    0.5f * best_code_kernels().inner_product(mean, mean, ivf.d);
+        }
+        nearest.cells = &cells;
+        nearest.half_norms_of_cells = half_norms_of_cells.data();
+        nearest.known = &known;
+    }
     nearest.run();
 }
 

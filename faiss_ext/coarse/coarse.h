@@ -35,13 +35,22 @@ std::unique_ptr<faiss::Index> empty_quantizer(const faiss::IndexIVF& ivf);
 void nearest_lists(
         const faiss::Index& quantizer, size_t n, const float* x, idx_t* lists);
 
+/// What the products with all means tell of vectors beside their lists; or
+/// nothing.
+struct KnownCells {
+    std::vector<uint16_t> cell;   ///< of each in its list
+    std::vector<uint8_t> records; ///< the code of each, as CellCodes::encode
+    float norm2 = 0; ///< METRIC_INNER_PRODUCT: the largest squared norm
+
+    bool empty() const {
+        return cell.empty();
+    }
+};
+
 /** The same, of an index with these cells, whose codes know the means; or none.
  *
- * Where the products with the means tell the cells as well (METRIC_L2) the
- * vectors are encoded, too, while they are in a cache.
- *
- * @param cell     output: the cell of each in its list, or empty
- * @param records  output: the code of each as CellCodes::encode, or empty
+ * Where the products with the means tell the cells as well the vectors are
+ * encoded, too, while they are in a cache.
  */
 void nearest_lists(
         const faiss::IndexIVF& ivf,
@@ -49,7 +58,6 @@ void nearest_lists(
         size_t n,
         const float* x,
         idx_t* lists,
-        std::vector<uint16_t>& cell,
-        std::vector<uint8_t>& records);
+        KnownCells& known);
 
 } // namespace faiss_ext

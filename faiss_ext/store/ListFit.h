@@ -8,8 +8,8 @@
 #include <vector>
 
 #include <faiss/IndexIVFFlat.h>
-#include <faiss/utils/distances.h>
 
+#include "faiss_ext/coarse/centre.h"
 #include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/store/list_storage.h"
 #include "faiss_ext/store/payload.h"
@@ -118,12 +118,9 @@ private:
         x = decoded.data();
         if (is_ip(index.ivf)) {
             norms.resize(size);
-            for (size_t r = 0; r < size; r++) {
-                const float length2 = faiss::fvec_norm_L2sqr(x + r * d, d);
-                norm2 = std::max(norm2, length2);
-                norms[r] = std::sqrt(length2);
-            }
-            faiss::fvec_renorm_L2(d, size, decoded.data());
+            norm2 = std::max(
+                    norm2,
+                    to_directions(size, d, decoded.data(), norms.data()));
         }
     }
 

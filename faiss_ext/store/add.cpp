@@ -60,13 +60,11 @@ std::vector<uint32_t> rows_by_list(size_t n, const idx_t* lists, size_t nlist) {
 /// The list of each vector, and what it is there as far as that is known.
 struct Nearest {
     std::vector<idx_t> lists;
-    std::vector<uint16_t> cells;
-    std::vector<uint8_t> records;
+    KnownCells cells;
 
     Nearest() = default;
     Nearest(GMMIndexRef index, size_t n, const float* x) : lists(n) {
-        nearest_lists(
-                index.ivf, index.gmm.cells, n, x, lists.data(), cells, records);
+        nearest_lists(index.ivf, index.gmm.cells, n, x, lists.data(), cells);
     }
 };
 
@@ -181,7 +179,7 @@ void Block::enter(Edit& edit) {
     }
     if (known) {
         for (Arrivals& a : edit.arrivals) {
-            a.place(nearest.cells.data(), nearest.records.data());
+            a.place(nearest.cells);
         }
         return;
     }

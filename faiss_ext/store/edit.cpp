@@ -4,21 +4,21 @@
 #include <cmath>
 #include <numeric>
 
-#include <faiss/utils/distances.h>
-
 #include "ParallelFor.h"
+#include "faiss_ext/coarse/centre.h"
 #include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/store/FreePlace.h"
 
 namespace faiss_ext {
 
-void Arrivals::place(const uint16_t* row_cells, const uint8_t* row_records) {
+void Arrivals::place(const KnownCells& known) {
     cell.resize(n);
     for (size_t r = 0; r < n; r++) {
-        cell[r] = row_cells[row(r)];
+        cell[r] = known.cell[row(r)];
     }
-    records = row_records;
+    records = known.records.data();
+    norm2 = known.norm2;
 }
 
 void Arrivals::place(GMMIndexRef index, const float* x, const float* means) {
@@ -31,13 +31,9 @@ void Arrivals::place(GMMIndexRef index, const float* x, const float* means) {
     }
     std::vector<float> directions(n * d), norms(n);
     for (size_t r = 0; r < n; r++) {
-        const float* v = x + row(r) * d;
-        const float length2 = faiss::fvec_norm_L2sqr(v, d);
-        norm2 = std::max(norm2, length2);
-        norms[r] = std::sqrt(length2);
-        std::copy_n(v, d, &directions[r * d]);
+        std::copy_n(x + row(r) * d, d, &directions[r * d]);
     }
-    faiss::fvec_renorm_L2(d, n, directions.data());
+    norm2 = to_directions(n, d, directions.data(), norms.data());
     payload.assign(
             cells,
             list,
