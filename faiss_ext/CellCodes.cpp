@@ -9,6 +9,7 @@
 
 #include "InnerProducts.h"
 #include "faiss_ext/coarse/centre.h"
+#include "faiss_ext/impl/simd.h"
 
 namespace faiss_ext {
 
@@ -34,9 +35,6 @@ void pack(size_t groups, const uint8_t* level, uint8_t* record) {
         record[b] = uint8_t(byte);
     }
 }
-
-/// Vectors that are rotated together.
-constexpr size_t kTogether = 8;
 
 } // namespace
 
@@ -87,44 +85,52 @@ void CellCodes::init(
     *this = std::move(out);
 }
 
-double CellCodes::encode(
-        size_t list,
-        float a,
-        const int32_t* partners,
-        size_t n,
-        const float* x,
-        const uint32_t* rows,
-        const float* norms,
-        const uint16_t* cell,
-        uint8_t* out) const {
-    const CodeKernels& kernels = best_code_kernels();
-    const size_t d = shape.d, record_bytes = shape.entry_bytes();
-    const float* own = &rotated_means[list * d];
+struct CellCodes::Room {
+    // all at once: an update of one vector would notice
+    std::vector<float> memory;
+    float *rotated, *room;
+    uint8_t* level;
+    About about[kEncodedTogether];
+
+    Room(const CodeShape& shape, size_t n)
+            : memory(n * (3 * shape.d + (pitch(shape) + 3) / 4)),
+              rotated(memory.data()), room(rotated + n * shape.d),
+              level(reinterpret_cast<uint8_t*>(room + 2 * n * shape.d)) {}
+
+    static size_t pitch(const CodeShape& shape) {
+        return shape.groups * 16 / shape.bits;
+    }
+};
+
+double CellCodes::encode_rotated(
+        size_t n, const float* norms, Room& room, uint8_t* out) const {
+    const size_t d = shape.d, pitch = Room::pitch(shape);
+    const float *own[kEncodedTogether], *partner[kEncodedTogether];
+    float a[kEncodedTogether];
+    for (size_t i = 0; i < n; i++) {
+        own[i] = &rotated_means[room.about[i].list * d];
+        partner[i] = &rotated_means[room.about[i].partner * d];
+        a[i] = room.about[i].a;
+    }
+    CodeProducts products[kEncodedTogether];
+    best_code_kernels().encode(
+            d,
+            shape.bits,
+            n,
+            room.rotated,
+            own,
+            partner,
+            a,
+            room.room,
+            room.level,
+            pitch,
+            products);
     const auto pack_level = shape.bits == 1 ? pack<1>
             : shape.bits == 2               ? pack<2>
                                             : pack<4>;
-    // at once: an update of one vector would notice
-    const size_t levels = shape.groups * 16 / shape.bits;
-    const size_t together = std::min(kTogether, n);
-    std::vector<float> scratch((together + 2) * d + (levels + 3) / 4);
-    float *const rotated = scratch.data(), *const room = rotated + together * d;
-    uint8_t* const level = reinterpret_cast<uint8_t*>(room + 2 * d);
     double sum = 0;
     for (size_t i = 0; i < n; i++) {
-        const float* y = rotated + i % kTogether * d;
-        if (i % kTogether == 0) {
-            const size_t m = std::min(kTogether, n - i);
-            rotation.apply(
-                    m,
-                    rows ? x : x + i * d,
-                    centre.data(),
-                    1,
-                    rotated,
-                    rows ? rows + i : nullptr);
-        }
-        const float* partner = &rotated_means[partners[cell[i]] * d];
-        CodeProducts p;
-        kernels.encode(d, shape.bits, y, own, partner, a, room, level, &p);
+        const CodeProducts& p = products[i];
         const float scale = p.ro > 0 ? p.rr / p.ro : 0;
         const float norm = norms ? norms[i] : 1;
         float terms[2] = {norm, -norm * scale};
@@ -136,11 +142,69 @@ double CellCodes::encode(
             sum += std::max(p.oo - double(p.ro) * p.ro / p.rr, 0.0) /
                     std::max<double>(1, d - 1.0);
         }
-        uint8_t* record = out + i * record_bytes;
-        pack_level(shape.groups, level, record);
+        uint8_t* record = out + i * shape.entry_bytes();
+        pack_level(shape.groups, room.level + i * pitch, record);
         memcpy(record + shape.groups * 2, terms, sizeof(terms));
     }
     return sum;
+}
+
+double CellCodes::encode(
+        size_t list,
+        float a,
+        const int32_t* partners,
+        size_t n,
+        const float* x,
+        const uint32_t* rows,
+        const float* norms,
+        const uint16_t* cell,
+        uint8_t* out) const {
+    const size_t d = shape.d, together = std::min(kEncodedTogether, n);
+    Room room(shape, together);
+    double sum = 0;
+    for (size_t begin = 0; begin < n; begin += together) {
+        const size_t m = std::min(together, n - begin);
+        const size_t next_end = std::min(n, begin + 2 * m);
+        for (size_t i = begin + m; rows && i < next_end; i++) {
+            prefetch_bytes(x + rows[i] * d, d * sizeof(float));
+        }
+        rotation.apply(
+                m,
+                rows ? x : x + begin * d,
+                centre.data(),
+                1,
+                room.rotated,
+                rows ? rows + begin : nullptr);
+        for (size_t i = 0; i < m; i++) {
+            room.about[i] = {list, size_t(partners[cell[begin + i]]), a};
+        }
+        sum += encode_rotated(
+                m,
+                norms ? norms + begin : nullptr,
+                room,
+                out + begin * shape.entry_bytes());
+    }
+    return sum;
+}
+
+void CellCodes::encode_centred(
+        size_t n,
+        const float* x,
+        const float* norms,
+        const About* about,
+        uint8_t* out) const {
+    const size_t together = std::min(kEncodedTogether, n);
+    Room room(shape, together);
+    for (size_t begin = 0; begin < n; begin += together) {
+        const size_t m = std::min(together, n - begin);
+        rotation.apply(m, x + begin * shape.d, nullptr, 1, room.rotated);
+        std::copy_n(about + begin, m, room.about);
+        encode_rotated(
+                m,
+                norms ? norms + begin : nullptr,
+                room,
+                out + begin * shape.entry_bytes());
+    }
 }
 
 void CellCodes::set_error(const std::vector<double>& squared, size_t n) {
@@ -254,6 +318,49 @@ void CellCodes::move(size_t list, size_t from, size_t to) noexcept {
     memcpy(target.terms + kTermStride,
            source.terms + kTermStride,
            sizeof(float));
+}
+
+namespace {
+
+/// One byte of n neighbouring lanes, in each of some columns.
+template <size_t n>
+void move_lanes(size_t columns, const uint8_t* from, uint8_t* to, size_t size) {
+    for (size_t b = 0; b < columns; b++) {
+        const uint8_t* const source = from + b * kBlockEntries;
+        uint8_t* const target = to + b * kBlockEntries;
+        uint8_t first[n], last[n]; // which overlap
+        memcpy(first, source, n);
+        memcpy(last, source + size - n, n);
+        memcpy(target, first, n);
+        memcpy(target + size - n, last, n);
+    }
+}
+
+} // namespace
+
+void CellCodes::move_run(
+        size_t list, size_t from, size_t n, size_t to) noexcept {
+    const size_t columns = shape.groups * 2;
+    for (size_t size; n > 0; from += size, to += size, n -= size) {
+        // as many as lie in one block, here and there
+        size = std::min(
+                {n,
+                 kBlockEntries - from % kBlockEntries,
+                 kBlockEntries - to % kBlockEntries});
+        const auto source = place(shape, blocks[list].data(), from);
+        const auto target = place(shape, blocks[list].data(), to);
+        const auto move = size == kBlockEntries ? move_lanes<16>
+                : size >= 8                     ? move_lanes<8>
+                : size >= 4                     ? move_lanes<4>
+                : size >= 2                     ? move_lanes<2>
+                                                : move_lanes<1>;
+        move(columns, source.columns, target.columns, size);
+        for (size_t t = 0; t < 2; t++) {
+            memcpy(target.terms + t * kTermStride,
+                   source.terms + t * kTermStride,
+                   size * sizeof(float));
+        }
+    }
 }
 
 void CellCodes::clear_entries() {

@@ -97,6 +97,25 @@ struct CellCodes {
             const uint16_t* cell,
             uint8_t* out) const;
 
+    /// What a code is about: the mean of a list's cell.
+    struct About {
+        size_t list;
+        size_t partner;
+        float a; ///< the list's PairCells::a
+    };
+
+    /** The same of vectors x - c of any lists.
+     *
+     * @param x      size n * d
+     * @param about  of each
+     */
+    void encode_centred(
+            size_t n,
+            const float* x,
+            const float* norms,
+            const About* about,
+            uint8_t* out) const;
+
     /// Makes `error` that of n entries, whose sums encode() returned.
     void set_error(const std::vector<double>& squared, size_t n);
 
@@ -127,9 +146,20 @@ struct CellCodes {
     void prefetch(size_t list, size_t entry) const noexcept;
     /// Copies one entry over another.
     void move(size_t list, size_t from, size_t to) noexcept;
+    /// The same of n side by side, over others.
+    void move_run(size_t list, size_t from, size_t n, size_t to) noexcept;
 
     /// No entries; keeps what init() made.
     void clear_entries();
+
+private:
+    /// Memory for encode_rotated().
+    struct Room;
+
+    /// Of at most kEncodedTogether vectors that are rotated in the room, with
+    /// their `about`; returns as encode().
+    double encode_rotated(
+            size_t n, const float* norms, Room& room, uint8_t* out) const;
 };
 
 } // namespace faiss_ext

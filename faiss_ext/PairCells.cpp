@@ -303,6 +303,37 @@ float PairCells::best_a(
     return al;
 }
 
+float PairCells::next_a(
+        size_t list,
+        size_t n,
+        size_t d,
+        const float* x,
+        const uint32_t* rows,
+        const uint32_t* entries,
+        const float* means) const {
+    const CodeKernels& kernels = best_code_kernels();
+    const uint32_t* const offset = list_offsets(list);
+    const float *const own = means + list * d, *const g = gaps(list);
+    double sum_uv = 0, sum_vv = 0;
+    for (size_t r = 0, l = 0; r < n; r++) {
+        while (offset[l + 1] <= entries[r]) {
+            l++;
+        }
+        if (rows && r + kRowsAhead < n) {
+            prefetch_bytes(x + rows[r + kRowsAhead] * d, d * sizeof(float));
+        }
+        const float* xr = x + (rows ? rows[r] : r) * d;
+        const float* other = means + partners(list)[l] * d;
+        // |u - v|^2 = |u|^2 - 2 u.v + v.v
+        sum_uv += 0.5 *
+                (double(kernels.squared_distance(xr, own, d)) + g[l] -
+                 kernels.squared_distance(xr, other, d));
+        sum_vv += g[l];
+    }
+    return sum_vv > 0 ? std::clamp(float(sum_uv / sum_vv), 0.0f, 1.0f)
+                      : a[list];
+}
+
 void PairCells::fit_list(
         size_t list,
         size_t n,

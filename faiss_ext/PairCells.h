@@ -122,6 +122,22 @@ struct PairCells {
             const float* means,
             uint16_t* out) const;
 
+    /** What another round of best_a() would make of a list's a, by some of its
+     * vectors in the cells where they are. Time O(n d).
+     *
+     * @param x        of the list's vectors
+     * @param rows     of x that are meant, or nullptr: the first n
+     * @param entries  of the list that they are, ascending, size n
+     */
+    float next_a(
+            size_t list,
+            size_t n,
+            size_t d,
+            const float* x,
+            const uint32_t* rows,
+            const uint32_t* entries,
+            const float* means) const;
+
     /** Fits a of one list to its vectors, and says which cell each belongs to.
      * As best_a(). May be called for several lists at once. Changes nothing if
      * it throws.

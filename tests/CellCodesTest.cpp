@@ -416,6 +416,20 @@ TEST(CellCodes, EntriesAreKeptOneByOne) {
                 records[to] = records[from];
                 expect_all(n);
             }
+            for (size_t size = 1; size <= n / 2; size++) {
+                for (size_t from = 0; from + size <= n; from++) {
+                    const size_t to = // on either side of it
+                            from >= size ? rng() % (from - size + 1)
+                            : from + 2 * size <= n
+                            ? from + size + rng() % (n - from - 2 * size + 1)
+                            : n;
+                    if (to < n) {
+                        codes.move_run(2, from, size, to);
+                        std::copy_n(&records[from], size, &records[to]);
+                        expect_all(n);
+                    }
+                }
+            }
             codes.resize(2, 17);
             expect_all(17);
             EXPECT_TRUE(codes.blocks[1].empty());

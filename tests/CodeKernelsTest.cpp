@@ -339,6 +339,43 @@ TEST(CodeKernels, TheLargestDifference) {
     }
 }
 
+TEST(CodeKernels, TheNearestCell) {
+    for (size_t n : kLengths) {
+        for (int distinct : {1000000, 3}) { // with few values there are ties
+            const size_t nlist = 50;
+            std::vector<float> products(nlist), half_norms(nlist), gap(n);
+            std::vector<int32_t> partner(n);
+            for (size_t i = 0; i < nlist; i++) {
+                products[i] = float(int(rng()() % distinct)) - 20;
+                half_norms[i] = float(rng()() % distinct);
+            }
+            for (size_t l = 0; l < n; l++) {
+                partner[l] = int32_t(rng()() % nlist);
+                gap[l] = float(rng()() % distinct);
+            }
+            const size_t cell = same_on_all([&](const CodeKernels& k) {
+                return k.nearest_cell(
+                        n,
+                        products.data(),
+                        half_norms.data(),
+                        partner.data(),
+                        gap.data(),
+                        0.25f);
+            });
+            std::vector<float> value(n);
+            for (size_t l = 0; l < n; l++) {
+                value[l] = half_norms[partner[l]] - products[partner[l]] -
+                        0.25f * gap[l];
+            }
+            EXPECT_EQ(
+                    cell,
+                    size_t(std::min_element(value.begin(), value.end()) -
+                           value.begin()))
+                    << n;
+        }
+    }
+}
+
 TEST(CodeKernels, Buckets) {
     for (size_t n : kLengths) {
         auto x = normal(n, 10);
@@ -419,6 +456,7 @@ struct Encoded {
     }
 };
 
+/// Together with others, which must not matter.
 Encoded encoded(
         const CodeKernels& k,
         int bits,
@@ -426,19 +464,50 @@ Encoded encoded(
         const float* own,
         const float* partner,
         float a) {
-    const size_t d = y.size();
-    std::vector<float> room(2 * d);
+    const size_t d = y.size(), n = kEncodedTogether, at = n / 2, pitch = d + 3;
+    std::vector<float> room(2 * n * d), all;
+    std::vector<const float*> owns(n, partner), partners(n, own);
+    std::vector<float> as(n, 0.5f);
+    owns[at] = own;
+    partners[at] = partner;
+    as[at] = a;
+    for (size_t i = 0; i < n; i++) {
+        const std::vector<float> others(d, float(i));
+        all.insert(
+                all.end(),
+                i == at ? y.begin() : others.begin(),
+                i == at ? y.end() : others.end());
+    }
+    std::vector<uint8_t> level(n * pitch, 77);
+    std::vector<CodeProducts> products(n);
+    k.encode(
+            d,
+            bits,
+            n,
+            all.data(),
+            owns.data(),
+            partners.data(),
+            as.data(),
+            room.data(),
+            level.data(),
+            pitch,
+            products.data());
     Encoded out{std::vector<uint8_t>(d), {}};
     k.encode(
             d,
             bits,
+            1,
             y.data(),
-            own,
-            partner,
-            a,
+            &own,
+            &partner,
+            &a,
             room.data(),
             out.level.data(),
+            d,
             &out.products);
+    const auto own_level = level.begin() + at * pitch;
+    EXPECT_TRUE((Encoded{{own_level, own_level + d}, products[at]} == out));
+    EXPECT_EQ(own_level[d], 77);
     return out;
 }
 

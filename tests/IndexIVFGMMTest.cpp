@@ -720,6 +720,47 @@ TEST(IndexIVFGMM, CellsMoveWhereAListHasChangedAndNotWhereItGrows) {
     check_cells(*index, index->cells, true);
 }
 
+TEST(IndexIVFGMM, CellsThatWereAlikeMoveApart) {
+    auto index = trained(base(), kLists);
+    index->calibrate_on_add = false;
+    const std::vector<float> means = index->mixture().means;
+    const size_t d = base().d;
+    std::vector<float> x;
+    for (size_t r = 0; r < 40; r++) {
+        x.insert(x.end(), means.begin(), means.end());
+    }
+    index->add(x.size() / d, x.data());
+    ASSERT_EQ(index->cells.a[0], 0);
+    // all of them are in the first cell; what comes lies away from its partner
+    const size_t L = index->cells.cells_per_list;
+    ASSERT_EQ(index->cells.range(0, 0).second, 40u);
+    const auto toward = [&](size_t l, size_t j) {
+        return means[index->cells.partners(0)[l] * d + j] - means[j];
+    };
+    size_t farthest = 0;
+    double least = 0;
+    for (size_t l = 1; l < L; l++) {
+        double product = 0;
+        for (size_t j = 0; j < d; j++) {
+            product += toward(l, j) * toward(0, j);
+        }
+        if (product < least) {
+            least = product;
+            farthest = l;
+        }
+    }
+    ASSERT_LT(least, 0);
+    x.clear();
+    for (size_t r = 0; r < 200; r++) {
+        for (size_t j = 0; j < d; j++) {
+            x.push_back(means[j] + 0.4f * toward(farthest, j));
+        }
+    }
+    index->add(200, x.data());
+    EXPECT_GT(index->cells.a[0], 0.2f);
+    check_cells(*index, index->cells, true);
+}
+
 TEST(IndexIVFGMM, SearchesBesideAdditionsUnderASharedMutex) {
     auto index = filled(rows_of(base(), 0, 1000), kLists);
     index->nprobe = kLists;

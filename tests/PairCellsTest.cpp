@@ -4,6 +4,9 @@
 #include <numeric>
 
 #include "IvfTestTools.h"
+#include "faiss_ext/coarse/coarse.h"
+#include "faiss_ext/store/edit.h"
+#include "faiss_ext/store/list_storage.h"
 
 namespace faiss_ext {
 namespace {
@@ -289,6 +292,115 @@ TEST(PairCells, AListIsFittedAsInDouble) {
             }
             EXPECT_GE(same + n / 200 + 1, n / at_once * at_once);
         }
+    }
+}
+
+TEST(PairCells, ProductsWithAllMeansTellTheCells) {
+    for (auto metric : {faiss::METRIC_L2, faiss::METRIC_INNER_PRODUCT}) {
+        auto index =
+                std::make_unique<IndexIVFFlatGMM>(base().d, kLists, metric);
+        index->calibrate_on_add = false;
+        index->train(base().n, base().row(0));
+        index->add(base().n, base().row(0));
+        const std::vector<float> means = index->mixture().means;
+        const PairCells& cells = index->cells;
+        const size_t d = base().d, n = 2000;
+        const size_t bytes = cells.codes.shape.entry_bytes();
+        KnownCells known;
+        for (size_t at_once : {n, size_t(20)}) {
+            size_t same = 0;
+            float most = 0;
+            for (size_t r = 0; r < n; r += at_once) {
+                std::vector<idx_t> lists(at_once), expected(at_once);
+                const float* x = base().row(r);
+                nearest_lists(*index, cells, at_once, x, lists.data(), known);
+                index->quantizer->assign(at_once, x, expected.data());
+                EXPECT_EQ(lists, expected);
+                ASSERT_EQ(known.cell.size(), at_once);
+                ASSERT_EQ(known.records.size(), at_once * bytes);
+                most = std::max(most, known.norm2);
+                // one at a time, as placed within its list
+                for (size_t j = 0; j < at_once; j++) {
+                    const idx_t id = 0;
+                    Arrivals one;
+                    one.list = lists[j];
+                    one.n = 1;
+                    one.ids = &id;
+                    one.place({*index, *index}, x + j * d, means.data());
+                    if (known.cell[j] == one.cell[0]) {
+                        same++;
+                        EXPECT_EQ(
+                                one.payload.records,
+                                std::vector<uint8_t>(
+                                        known.records.begin() + j * bytes,
+                                        known.records.begin() +
+                                                (j + 1) * bytes));
+                    }
+                    EXPECT_LE(one.norm2, known.norm2);
+                }
+            }
+            EXPECT_GE(same, n - n / 200);
+            EXPECT_EQ(most > 0, metric == faiss::METRIC_INNER_PRODUCT);
+        }
+        // of few vectors, and without cells, they are not known
+        std::vector<idx_t> lists(n);
+        nearest_lists(*index, cells, 5, base().row(0), lists.data(), known);
+        EXPECT_TRUE(known.empty());
+        nearest_lists(
+                *index, PairCells(), n, base().row(0), lists.data(), known);
+        EXPECT_TRUE(known.empty());
+    }
+}
+
+TEST(PairCells, AnotherRoundIsAsInDouble) {
+    auto index = filled(base(), kLists);
+    const std::vector<float> means = index->mixture().means;
+    const size_t d = base().d;
+    const PairCells& cells = index->cells;
+    for (size_t i = 0; i < kLists; i++) {
+        std::vector<float> x;
+        decode_list(*index, i, x);
+        std::vector<uint32_t> entries, all;
+        double uv = 0, vv = 0;
+        for (uint32_t e = 0; e < cells.list_size(i); e++) {
+            all.push_back(e);
+            if (e % 3 == 1) {
+                entries.push_back(e);
+            }
+        }
+        for (uint32_t e : entries) {
+            size_t l = 0;
+            while (cells.range(i, l).second <= e) {
+                l++;
+            }
+            const float* other = &means[cells.partners(i)[l] * d];
+            for (size_t j = 0; j < d; j++) {
+                const double v = double(other[j]) - means[i * d + j];
+                uv += (double(x[e * d + j]) - means[i * d + j]) * v;
+                vv += v * v;
+            }
+        }
+        const float a = cells.next_a(
+                i,
+                entries.size(),
+                d,
+                x.data(),
+                entries.data(),
+                entries.data(),
+                means.data());
+        EXPECT_NEAR(a, uv / vv, 1e-4);
+        // of all that a was fitted to it changes little
+        EXPECT_NEAR(
+                cells.next_a(
+                        i,
+                        all.size(),
+                        d,
+                        x.data(),
+                        nullptr,
+                        all.data(),
+                        means.data()),
+                cells.a[i],
+                0.02);
     }
 }
 

@@ -102,6 +102,22 @@ float norm_of(size_t d, const float* x) {
     return float(std::sqrt(sum));
 }
 
+float to_directions(size_t n, size_t d, float* x, float* norms) {
+    const CodeKernels& kernels = best_code_kernels();
+    float most = 0;
+    for (size_t i = 0; i < n; i++) {
+        float* const row = x + i * d;
+        const float norm2 = kernels.inner_product(row, row, d);
+        most = std::max(most, norm2);
+        norms[i] = std::sqrt(norm2);
+        const float inverse = norm2 > 0 ? 1 / norms[i] : 1;
+        for (size_t j = 0; j < d; j++) {
+            row[j] *= inverse;
+        }
+    }
+    return most;
+}
+
 float norm_scale(float factor, size_t d, const float* x) {
     const float scale = factor / norm_of(d, x);
     return std::isfinite(scale) ? scale : 0;

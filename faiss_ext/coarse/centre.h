@@ -25,6 +25,13 @@ std::vector<float> about(
 /// |x|, also where its square is not a float.
 float norm_of(size_t d, const float* x);
 
+/** Divides n vectors by their norms, zero vectors excepted.
+ *
+ * @param norms  output, size n
+ * @return       the largest squared norm
+ */
+float to_directions(size_t n, size_t d, float* x, float* norms);
+
 /// factor / |x|, or 0 where that is not a float.
 float norm_scale(float factor, size_t d, const float* x);
 

@@ -9,7 +9,7 @@
 
 #include "InnerProducts.h"
 #include "ParallelFor.h"
-#include "faiss_ext/CellCodes.h"
+#include "faiss_ext/PairCells.h"
 #include "faiss_ext/coarse/centre.h"
 #include "faiss_ext/codes/kernels.h"
 #include "faiss_ext/store/list_storage.h"
@@ -69,43 +69,96 @@ bool has_packed_means(const faiss::Index& quantizer, size_t n) {
             dynamic_cast<const faiss::IndexFlat*>(&quantizer);
 }
 
-/// |x - m|^2 = |x|^2 - 2 (x.m - |m|^2 / 2), about the centre of the means: the
-/// rounding is relative to their spread.
-void nearest_packed(
-        const gmm::PackedMeans& packed,
-        const float* centre,
-        const float* half_norms,
-        size_t n,
-        const float* x,
-        idx_t* lists) {
-    struct Worker {
-        const gmm::PackedMeans& packed;
-        const float *centre, *half_norms, *x;
-        const size_t n;
-        idx_t* lists;
-        std::vector<float> block, products;
+/** |x - m|^2 = |x|^2 - 2 (x.m - |m|^2 / 2), about the centre of the means: the
+ * rounding is relative to their spread.
+ *
+ * The cell of x is that of the least |x - m_l|^2 = (1 - a) |x - mu_i|^2 + a
+ * (|x - mu_j|^2 - (1 - a) |mu_i - mu_j|^2), by the same products; for inner
+ * products that of its direction.
+ */
+struct NearestPacked {
+    const gmm::PackedMeans& packed;
+    const float* centre;
+    const float* half_norms; ///< of the means, or zeros for inner products
+    size_t n;
+    const float* x;
+    idx_t* lists;
+    // what more is wanted, or nullptr
+    const PairCells* cells = nullptr;
+    const float* half_norms_of_cells = nullptr;
+    KnownCells* known = nullptr;
+    // of a worker
+    std::vector<float> block = {}, products = {}, norms = {};
+    std::vector<CellCodes::About> about = {};
+    float norm2 = 0;
 
-        void operator()(size_t b) {
-            const size_t begin = b * kBlock, rows = std::min(kBlock, n - begin);
-            const size_t d = packed.d, k = packed.k;
-            block.resize(rows * d);
-            products.resize(rows * k);
-            subtract(rows, d, x + begin * d, centre, block.data());
-            gmm::inner_products(packed, rows, block.data(), products.data(), k);
-            for (size_t i = 0; i < rows; i++) {
-                lists[begin + i] = best_code_kernels().largest_difference(
-                        k, &products[i * k], half_norms);
-            }
+    void operator()(size_t b) {
+        const CodeKernels& kernels = best_code_kernels();
+        const size_t begin = b * kBlock, rows = std::min(kBlock, n - begin);
+        const size_t d = packed.d, k = packed.k;
+        block.resize(rows * d);
+        products.resize(rows * k);
+        subtract(rows, d, x + begin * d, centre, block.data());
+        gmm::inner_products(packed, rows, block.data(), products.data(), k);
+        for (size_t i = 0; i < rows; i++) {
+            lists[begin + i] =
+                    kernels.largest_difference(k, &products[i * k], half_norms);
         }
-    };
-    gmm::parallel_workers(
-            (n + kBlock - 1) / kBlock,
-            n > kBlock,
-            [&] {
-                return Worker{packed, centre, half_norms, x, n, lists, {}, {}};
-            },
-            [](const Worker&) {});
-}
+        if (cells) {
+            find_cells(begin, rows);
+        }
+    }
+
+    void find_cells(size_t begin, size_t rows) {
+        const size_t d = packed.d, k = packed.k;
+        const bool directions = cells->codes.similarity;
+        about.resize(rows);
+        norms.resize(rows);
+        if (directions) {
+            norm2 = std::max(
+                    norm2, to_directions(rows, d, block.data(), norms.data()));
+        }
+        for (size_t i = 0; i < rows; i++) {
+            float* const own = &products[i * k];
+            const float inverse = norms[i] > 0 ? 1 / norms[i] : 1;
+            for (size_t c = 0; directions && c < k; c++) {
+                own[c] *= inverse;
+            }
+            const size_t list = lists[begin + i];
+            const float a = cells->a[list];
+            const int32_t* const partners = cells->partners(list);
+            const size_t cell = !(a > 0) ? 0 // they are alike
+                                         : best_code_kernels().nearest_cell(
+                                                   cells->cells_per_list,
+                                                   own,
+                                                   half_norms_of_cells,
+                                                   partners,
+                                                   cells->gaps(list),
+                                                   0.5f * (1 - a));
+            known->cell[begin + i] = uint16_t(cell);
+            about[i] = {list, size_t(partners[cell]), a};
+        }
+        const CellCodes& codes = cells->codes;
+        codes.encode_centred(
+                rows,
+                block.data(),
+                directions ? norms.data() : nullptr,
+                about.data(),
+                &known->records[begin * codes.shape.entry_bytes()]);
+    }
+
+    void run() const {
+        gmm::parallel_workers(
+                (n + kBlock - 1) / kBlock,
+                n > kBlock,
+                [&] { return *this; },
+                [&](const NearestPacked& worker) {
+                    if (known) {
+                        known->norm2 = std::max(known->norm2, worker.norm2);
+                    }
+                });
+    }
+};
 
 } // namespace
 
@@ -129,21 +182,21 @@ void nearest_lists(
             h *= 0.5f;
         }
     }
-    nearest_packed(
-            gmm::PackedMeans(nlist, d, centred.data()),
-            centre.data(),
-            half_norms.data(),
-            n,
-            x,
-            lists);
+    const gmm::PackedMeans packed(nlist, d, centred.data());
+    const NearestPacked nearest{
+            packed, centre.data(), half_norms.data(), n, x, lists};
+    nearest.run();
 }
 
 void nearest_lists(
         const faiss::IndexIVF& ivf,
-        const CellCodes& codes,
+        const PairCells& cells,
         size_t n,
         const float* x,
-        idx_t* lists) {
+        idx_t* lists,
+        KnownCells& known) {
+    known = {};
+    const CellCodes& codes = cells.codes;
     const bool ip = ivf.quantizer->metric_type == faiss::METRIC_INNER_PRODUCT;
     if (codes.empty() || codes.similarity != ip ||
         !has_packed_means(*ivf.quantizer, n)) {
@@ -153,13 +206,27 @@ void nearest_lists(
     for (float& h : half_norms) {
         h *= 0.5f;
     }
-    nearest_packed(
+    NearestPacked nearest{
             *codes.packed_means,
             codes.centre.data(),
             half_norms.data(),
             n,
             x,
-            lists);
+            lists};
+    std::vector<float> half_norms_of_cells = half_norms;
+    if (!cells.empty()) {
+        known.cell.resize(n);
+        known.records.resize(n * codes.shape.entry_bytes());
+        for (size_t i = 0; ip && i < half_norms.size(); i++) {
+            const float* mean = means_in_memory(ivf) + i * ivf.d;
+            half_norms_of_cells[i] =
+                    0.5f * best_code_kernels().inner_product(mean, mean, ivf.d);
+        }
+        nearest.cells = &cells;
+        nearest.half_norms_of_cells = half_norms_of_cells.data();
+        nearest.known = &known;
+    }
+    nearest.run();
 }
 
 } // namespace faiss_ext

@@ -1,8 +1,9 @@
 #pragma once
 
 #include <cstddef>
-
+#include <cstdint>
 #include <memory>
+#include <vector>
 
 #include <faiss/IndexFlat.h>
 #include <faiss/IndexIVF.h>
@@ -11,7 +12,7 @@
 
 namespace faiss_ext {
 
-struct CellCodes;
+struct PairCells;
 
 inline bool is_ip(const faiss::IndexIVF& ivf) {
     return ivf.metric_type == faiss::METRIC_INNER_PRODUCT;
@@ -34,12 +35,29 @@ std::unique_ptr<faiss::Index> empty_quantizer(const faiss::IndexIVF& ivf);
 void nearest_lists(
         const faiss::Index& quantizer, size_t n, const float* x, idx_t* lists);
 
-/// The same, of an index with these codes, which know the means; or none.
+/// What the products with all means tell of vectors beside their lists; or
+/// nothing.
+struct KnownCells {
+    std::vector<uint16_t> cell;   ///< of each in its list
+    std::vector<uint8_t> records; ///< the code of each, as CellCodes::encode
+    float norm2 = 0; ///< METRIC_INNER_PRODUCT: the largest squared norm
+
+    bool empty() const {
+        return cell.empty();
+    }
+};
+
+/** The same, of an index with these cells, whose codes know the means; or none.
+ *
+ * Where the products with the means tell the cells as well the vectors are
+ * encoded, too, while they are in a cache.
+ */
 void nearest_lists(
         const faiss::IndexIVF& ivf,
-        const CellCodes& codes,
+        const PairCells& cells,
         size_t n,
         const float* x,
-        idx_t* lists);
+        idx_t* lists,
+        KnownCells& known);
 
 } // namespace faiss_ext

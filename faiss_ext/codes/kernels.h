@@ -63,6 +63,9 @@ struct CodeShape {
     }
 };
 
+/// Vectors that are encoded at a time.
+constexpr size_t kEncodedTogether = 8;
+
 /// What a code's terms are made of, see CodeKernels::encode.
 struct CodeProducts {
     float rr; ///< <r, r>
@@ -152,6 +155,16 @@ struct CodeKernels {
     /// The place of the largest x[j] - y[j], the first of equals.
     size_t (*largest_difference)(size_t n, const float* x, const float* y);
 
+    /// The cell of the least half_norms[partner[l]] - products[partner[l]] -
+    /// weight gap[l], the first of equals.
+    size_t (*nearest_cell)(
+            size_t n,
+            const float* products,
+            const float* half_norms,
+            const int32_t* partner,
+            const float* gap,
+            float weight);
+
     /// out[l] = own + a distances[partner[l]] - weight gap[l]; widens least
     /// and largest to hold them
     void (*score_cells)(
@@ -188,23 +201,29 @@ struct CodeKernels {
     /// (equal values, or one far from all others) one near it.
     float (*cut)(size_t n, const float* x, size_t least, size_t most);
 
-    /** The code of a rotated vector about a cell's mean m = own + a (partner -
-     * own): levels that come nearest to the direction of the residual
-     * r = y - m among a few steps.
+    /** The codes of rotated vectors, each about its cell's mean m = own + a
+     * (partner - own): levels that come nearest to the direction of the
+     * residual r = y - m among a few steps.
      *
-     * @param room   size 2 * d
-     * @param level  output, size d, below 2^bits
-     * @param out    output; o = level - (2^bits - 1) / 2
+     * @param n        at most kEncodedTogether
+     * @param y        size n * d
+     * @param own, partner, a  of each
+     * @param room     size 2 * n * d
+     * @param level    output, those of vector i from i * pitch on: d, below
+     *                 2^bits
+     * @param out      output, size n; o = level - (2^bits - 1) / 2
      */
     void (*encode)(
             size_t d,
             int bits,
+            size_t n,
             const float* y,
-            const float* own,
-            const float* partner,
-            float a,
+            const float* const* own,
+            const float* const* partner,
+            const float* a,
             float* room,
             uint8_t* level,
+            size_t pitch,
             CodeProducts* out);
 };
 

@@ -176,6 +176,7 @@ constexpr CodeKernels kTable = {
         hadamard,
         distances,
         largest_difference,
+        nearest_cell,
         score_cells,
         buckets,
         places,

@@ -171,25 +171,27 @@ inline T level_number(const T& r, float inverse) {
     return v < most ? v : T{} + most;
 }
 
-template <int bits>
-void encode_of(
+/// r = y - m with m = own + a (partner - own); <r, r>
+float residual(
         size_t d,
         const float* y,
         const float* own,
         const float* partner,
         float a,
-        float* room,
-        uint8_t* level,
-        CodeProducts* out) {
-    constexpr float top = 0.5f * ((1 << bits) - 1);
-    constexpr int tries = bits == 1 ? 1 : 3;
-    float* __restrict const m = room;
-    float* __restrict const r = room + d;
+        float* __restrict m,
+        float* __restrict r) {
     for (size_t j = 0; j < d; j++) {
         m[j] = own[j] + a * (partner[j] - own[j]);
         r[j] = y[j] - m[j];
     }
-    out->rr = inner_product(r, r, d);
+    return inner_product(r, r, d);
+}
+
+/// Tries the steps; the inverse of the best one.
+template <int bits>
+float best_step(size_t d, const float* r, CodeProducts* out) {
+    constexpr float top = 0.5f * ((1 << bits) - 1);
+    constexpr int tries = bits == 1 ? 1 : 3;
     const float rms = __builtin_sqrtf(out->rr / float(d)) + 1e-30f;
     float inverse[tries];
     Lanes sum_ro[tries] = {}, sum_oo[tries] = {};
@@ -239,29 +241,64 @@ void encode_of(
     }
     out->ro = ro[at];
     out->oo = oo[at];
-    const float inverse_best = inverse[at];
-    for (j = 0; j < d; j++) {
-        const int32_t number = int32_t(level_number<bits>(r[j], inverse_best));
+    return inverse[at];
+}
+
+/// The levels of r, which becomes o.
+template <int bits>
+void levels_of(size_t d, float* __restrict r, float inverse, uint8_t* level) {
+    constexpr float top = 0.5f * ((1 << bits) - 1);
+    for (size_t j = 0; j < d; j++) {
+        const int32_t number = int32_t(level_number<bits>(r[j], inverse));
         level[j] = uint8_t(number);
         r[j] = float(number) - top;
     }
-    out->mo = inner_product(m, r, d);
+}
+
+/// In three passes: what one vector waits for in each, others do not.
+template <int bits>
+void encode_of(
+        size_t d,
+        size_t n,
+        const float* y,
+        const float* const* own,
+        const float* const* partner,
+        const float* a,
+        float* room,
+        uint8_t* level,
+        size_t pitch,
+        CodeProducts* out) {
+    float inverse[kEncodedTogether];
+    for (size_t i = 0; i < n; i++) {
+        float* const m = room + 2 * i * d;
+        out[i].rr = residual(d, y + i * d, own[i], partner[i], a[i], m, m + d);
+    }
+    for (size_t i = 0; i < n; i++) {
+        inverse[i] = best_step<bits>(d, room + (2 * i + 1) * d, &out[i]);
+    }
+    for (size_t i = 0; i < n; i++) {
+        float *const m = room + 2 * i * d, *const r = m + d;
+        levels_of<bits>(d, r, inverse[i], level + i * pitch);
+        out[i].mo = inner_product(m, r, d);
+    }
 }
 
 void encode(
         size_t d,
         int bits,
+        size_t n,
         const float* y,
-        const float* own,
-        const float* partner,
-        float a,
+        const float* const* own,
+        const float* const* partner,
+        const float* a,
         float* room,
         uint8_t* level,
+        size_t pitch,
         CodeProducts* out) {
     const auto f = bits == 1 ? encode_of<1>
             : bits == 2      ? encode_of<2>
                              : encode_of<4>;
-    f(d, y, own, partner, a, room, level, out);
+    f(d, n, y, own, partner, a, room, level, pitch, out);
 }
 
 } // namespace

@@ -217,9 +217,12 @@ void distances(
     }
 }
 
-size_t largest_difference(size_t n, const float* x, const float* y) {
-    // of each lane: the least of y - x, and where it is
-    Lanes least;
+/// The place of the least of n values, the first of equals: lanes(j) are those
+/// from j on, one(j) is the j-th.
+template <class ManyValues, class OneValue>
+inline size_t place_of_least(
+        size_t n, const ManyValues& lanes, const OneValue& one) {
+    Lanes least; // of each lane, and where it is
     Mask at[Lanes::n];
     for (size_t i = 0; i < Lanes::n; i++) {
         least.r[i] = Register{} + __builtin_inff();
@@ -231,11 +234,10 @@ size_t largest_difference(size_t n, const float* x, const float* y) {
     __builtin_memcpy(place, at, sizeof(place));
     size_t j = 0;
     for (; j + kLanes <= n; j += kLanes) {
-        const Lanes a = Lanes::load(x + j), b = Lanes::load(y + j);
+        const Lanes v = lanes(j);
         for (size_t i = 0; i < Lanes::n; i++) {
-            const Register v = b.r[i] - a.r[i];
-            const Mask below = v < least.r[i];
-            least.r[i] = below ? v : least.r[i];
+            const Mask below = v.r[i] < least.r[i];
+            least.r[i] = below ? v.r[i] : least.r[i];
             place[i] = below ? at[i] + int32_t(j) : place[i];
         }
     }
@@ -251,15 +253,51 @@ size_t largest_difference(size_t n, const float* x, const float* y) {
         first = p < first ? p : first;
     }
     size_t found = size_t(least_lane(first)[0]);
-    float most = -value[0];
+    float lowest = value[0];
     for (; j < n; j++) {
-        const float v = x[j] - y[j];
-        if (v > most) {
-            most = v;
+        const float v = one(j);
+        if (v < lowest) {
+            lowest = v;
             found = j;
         }
     }
-    return found < n ? found : 0; // no number is above minus infinity
+    return found < n ? found : 0; // no number is below infinity
+}
+
+size_t largest_difference(size_t n, const float* x, const float* y) {
+    return place_of_least(
+            n,
+            [&](size_t j) {
+                const Lanes a = Lanes::load(x + j), b = Lanes::load(y + j);
+                Lanes v;
+                for (size_t i = 0; i < Lanes::n; i++) {
+                    v.r[i] = b.r[i] - a.r[i];
+                }
+                return v;
+            },
+            [&](size_t j) { return y[j] - x[j]; });
+}
+
+size_t nearest_cell(
+        size_t n,
+        const float* products,
+        const float* half_norms,
+        const int32_t* partner,
+        const float* gap,
+        float weight) {
+    const auto one = [&](size_t l) {
+        return half_norms[partner[l]] - products[partner[l]] - weight * gap[l];
+    };
+    return place_of_least(
+            n,
+            [&](size_t j) {
+                float v[kLanes];
+                for (size_t l = 0; l < kLanes; l++) {
+                    v[l] = one(j + l);
+                }
+                return Lanes::load(v);
+            },
+            one);
 }
 
 void score_cells(

@@ -10,6 +10,8 @@
 #include <faiss/invlists/OnDiskInvertedLists.h>
 #include <faiss/utils/distances.h>
 
+#include "faiss_ext/codes/kernels.h"
+
 namespace faiss_ext {
 
 /// Of vectors that are stored.
@@ -79,10 +81,12 @@ void check_finite(const char* argument, size_t n, size_t d, const float* x) {
 
 void check_storable(const char* argument, size_t n, size_t d, const float* x) {
     std::atomic<bool> all_are = true;
+    const CodeKernels& kernels = best_code_kernels();
 #pragma omp parallel for if (n * d > 100000)
     for (size_t i = 0; i < n; i++) {
+        const float* row = x + i * d;
         // not so for a NaN either
-        if (!(faiss::fvec_norm_L2sqr(x + i * d, d) <= kMaxNorm2)) {
+        if (!(kernels.inner_product(row, row, d) <= kMaxNorm2)) {
             all_are = false;
         }
     }

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include <faiss/IndexIVFFlat.h>
-#include <faiss/utils/distances.h>
 
+#include "faiss_ext/coarse/centre.h"
 #include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/store/list_storage.h"
 #include "faiss_ext/store/payload.h"
@@ -46,9 +46,15 @@ public:
         } else {
             decode(n, codes.get());
         }
-        std::vector<uint16_t> ignored(size);
-        const float a = cells.best_a(
-                list, size, index.ivf.d, x, of, means, ignored.data());
+        float a;
+        if (cells.a[list] < kLowA) {
+            std::vector<uint16_t> ignored(size);
+            a = cells.best_a(
+                    list, size, index.ivf.d, x, of, means, ignored.data());
+        } else { // one round more comes as near as all from the beginning
+            a = cells.next_a(
+                    list, size, index.ivf.d, x, of, rows.data(), means);
+        }
         return std::abs(a - cells.a[list]) <= kSameA;
     }
 
@@ -90,6 +96,9 @@ private:
     /// and if it is that near to what it was the list stays as it is: the
     /// residuals would be shorter by less than a hundredth.
     static constexpr float kSameA = 0.03f;
+    /// Below, cells are so much alike that which one an entry is in says
+    /// little: no round leads away from 0.
+    static constexpr float kLowA = 0.1f;
 
     /// Whether vectors can be used where FAISS's list has them.
     bool as_they_are() const {
@@ -109,12 +118,9 @@ private:
         x = decoded.data();
         if (is_ip(index.ivf)) {
             norms.resize(size);
-            for (size_t r = 0; r < size; r++) {
-                const float length2 = faiss::fvec_norm_L2sqr(x + r * d, d);
-                norm2 = std::max(norm2, length2);
-                norms[r] = std::sqrt(length2);
-            }
-            faiss::fvec_renorm_L2(d, size, decoded.data());
+            norm2 = std::max(
+                    norm2,
+                    to_directions(size, d, decoded.data(), norms.data()));
         }
     }
 

@@ -57,18 +57,31 @@ std::vector<uint32_t> rows_by_list(size_t n, const idx_t* lists, size_t nlist) {
     return rows;
 }
 
+/// The list of each vector, and what it is there as far as that is known.
+struct Nearest {
+    std::vector<idx_t> lists;
+    KnownCells cells;
+
+    Nearest() = default;
+    Nearest(GMMIndexRef index, size_t n, const float* x) : lists(n) {
+        nearest_lists(index.ivf, index.gmm.cells, n, x, lists.data(), cells);
+    }
+};
+
 /// Vectors on their way into lists, and what they are there.
 class Block {
 public:
-    /// @param lists  of each vector, or -1
+    /// @param lists    of each vector, or -1
+    /// @param nearest  what is known of their cells
     Block(GMMIndexRef index,
           size_t n,
           const float* x,
           const idx_t* ids,
           idx_t first_id,
-          const idx_t* lists)
-            : index(index), entry_lists(lists), n_entries(n), x(x), ids(ids),
-              first_id(first_id) {
+          const idx_t* lists,
+          const Nearest& nearest)
+            : index(index), entry_lists(lists), nearest(nearest), n_entries(n),
+              x(x), ids(ids), first_id(first_id) {
         if (index.gmm.max_assign > 1 && n > 0) {
             with_copies(n, lists);
         }
@@ -82,6 +95,7 @@ private:
 
     GMMIndexRef index;
     const idx_t* entry_lists;
+    const Nearest& nearest;
     size_t n_entries;
     const float* x; ///< of the entries
     const idx_t* ids;
@@ -154,10 +168,19 @@ void Block::enter(Edit& edit) {
         }
         begin = end;
     }
+    bool known = !nearest.cells.empty();
     for (const Arrivals& a : edit.arrivals) {
-        adopt_strays(index, a.list);
+        if (adopt_strays(index, a.list)) {
+            known = false; // its cells may have turned
+        }
     }
     if (index.gmm.cells.empty()) {
+        return;
+    }
+    if (known) {
+        for (Arrivals& a : edit.arrivals) {
+            a.place(nearest.cells);
+        }
         return;
     }
     const MeansView means(ivf);
@@ -181,14 +204,13 @@ void add_block(
         const float* x,
         const idx_t* ids,
         const idx_t* homes) {
-    std::vector<idx_t> nearest;
+    Nearest nearest;
     if (!homes) {
-        nearest.resize(n);
-        nearest_lists(index.ivf, index.gmm.cells.codes, n, x, nearest.data());
-        homes = nearest.data();
+        nearest = Nearest(index, n, x);
+        homes = nearest.lists.data();
     }
     Edit edit(index);
-    Block block(index, n, x, ids, index.ivf.ntotal, homes);
+    Block block(index, n, x, ids, index.ivf.ntotal, homes, nearest);
     block.enter(edit);
     edit.array_size = index.ivf.ntotal + n;
     edit.prepare();
@@ -251,8 +273,8 @@ void update_vectors(
     check_trained(index.ivf);
     check_writable(index.ivf);
     check_max_assign(index.ivf, index.gmm);
-    std::vector<idx_t> homes(n);
-    nearest_lists(index.ivf, index.gmm.cells.codes, n, v, homes.data());
+    const Nearest nearest(index, n, v);
+    const std::vector<idx_t>& homes = nearest.lists;
     FAISS_THROW_IF_NOT_MSG(
             std::find(homes.begin(), homes.end(), -1) == homes.end(),
             "update_vectors: the quantizer finds no list for a vector");
@@ -271,7 +293,7 @@ void update_vectors(
                 vectors,
                 n);
     }
-    Block block(index, n, v, ids, 0, homes.data());
+    Block block(index, n, v, ids, 0, homes.data(), nearest);
     block.enter(edit);
     edit.prepare();
     edit.commit();

@@ -4,14 +4,22 @@
 #include <cmath>
 #include <numeric>
 
-#include <faiss/utils/distances.h>
-
 #include "ParallelFor.h"
+#include "faiss_ext/coarse/centre.h"
 #include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/store/FreePlace.h"
 
 namespace faiss_ext {
+
+void Arrivals::place(const KnownCells& known) {
+    cell.resize(n);
+    for (size_t r = 0; r < n; r++) {
+        cell[r] = known.cell[row(r)];
+    }
+    records = known.records.data();
+    norm2 = known.norm2;
+}
 
 void Arrivals::place(GMMIndexRef index, const float* x, const float* means) {
     const size_t d = index.ivf.d;
@@ -23,13 +31,9 @@ void Arrivals::place(GMMIndexRef index, const float* x, const float* means) {
     }
     std::vector<float> directions(n * d), norms(n);
     for (size_t r = 0; r < n; r++) {
-        const float* v = x + row(r) * d;
-        const float length2 = faiss::fvec_norm_L2sqr(v, d);
-        norm2 = std::max(norm2, length2);
-        norms[r] = std::sqrt(length2);
-        std::copy_n(v, d, &directions[r * d]);
+        std::copy_n(x + row(r) * d, d, &directions[r * d]);
     }
-    faiss::fvec_renorm_L2(d, n, directions.data());
+    norm2 = to_directions(n, d, directions.data(), norms.data());
     payload.assign(
             cells,
             list,
@@ -107,8 +111,8 @@ void Edit::choose_way(ListEdit& edit) const {
     const size_t L = cells.cells_per_list;
     const size_t n_removed = edit.n_removed(), n_new = edit.n_new();
     edit.singly = n_removed <= 1 && n_new <= 1;
-    if (edit.singly) {
-        return;
+    if (edit.singly || (n_removed == 0 && PairCells::n_rings(L) == 0)) {
+        return; // what only comes crosses each cell once, or once for each
     }
     const uint32_t* offset = cells.list_offsets(edit.list);
     ListEntries entries(index, edit.list);
@@ -150,7 +154,9 @@ void Edit::choose_way(ListEdit& edit) const {
         edit.partners[i] =
                 cells.partners(edit.list)[edit.arrivals->cell[edit.arrival(i)]];
     }
-    edit.leaving.resize((edit.known + n_new) / 64 + 1);
+    if (n_removed > 0) {
+        edit.leaving.resize((edit.known + n_new) / 64 + 1);
+    }
     for (const uint64_t* r = edit.removed; r != edit.removed_end; ++r) {
         const size_t entry = faiss::lo_offset(*r);
         edit.leaving[entry / 64] |= uint64_t(1) << entry % 64;

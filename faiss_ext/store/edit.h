@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/store/list_storage.h"
 #include "faiss_ext/store/payload.h"
 
@@ -28,13 +29,18 @@ struct Arrivals {
         return add_id + (ids ? ids[row(r)] : idx_t(row(r)));
     }
 
-    /// Finds the cell of each entry in an index with cells.
+    /// Finds cell and code of each entry in an index with cells.
     void place(GMMIndexRef index, const float* x, const float* means);
+
+    /// The same where those of each row are known, which must outlive *this.
+    void place(const KnownCells& known);
 
     // What place() found.
     std::vector<uint16_t> cell;
-    Payload payload;
-    float norm2 = 0; ///< METRIC_INNER_PRODUCT: the largest squared norm
+    Payload payload;                  ///< of the entries,
+    const uint8_t* records = nullptr; ///< or those of the rows
+    float norm2 = 0; ///< METRIC_INNER_PRODUCT: the largest squared norm, or
+                     ///< that of all rows
 };
 
 /** Changes to some lists, all or none: entries that go, then entries that

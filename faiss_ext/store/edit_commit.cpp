@@ -29,7 +29,11 @@ void Edit::set(
         entries.enter_in_map(place, a.id(r));
     }
     if (!index.gmm.cells.empty()) {
-        a.payload.set(index.gmm.cells, a.list, place, r);
+        if (a.records) {
+            Payload::set(index.gmm.cells, a.list, place, a.records, a.row(r));
+        } else {
+            a.payload.set(index.gmm.cells, a.list, place, r);
+        }
     }
 }
 

@@ -217,8 +217,8 @@ void ListEntries::move_run(size_t from, size_t n, size_t to) noexcept {
         memcpy(codes + to * code_size, codes + from * code_size, n * code_size);
     }
     std::copy_n(ids + from, n, ids + to);
-    for (size_t j = 0; j < n && !index.gmm.cells.empty(); j++) {
-        Payload::move(index.gmm.cells, list, from + j, to + j);
+    if (!index.gmm.cells.empty()) {
+        Payload::move_run(index.gmm.cells, list, from, n, to);
     }
 }
 

@@ -6,10 +6,9 @@
 
 #include <omp.h>
 
-#include <faiss/utils/distances.h>
-
 #include "ParallelFor.h"
 #include "faiss_ext/calibrate/calibrate.h"
+#include "faiss_ext/coarse/centre.h"
 #include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/store/ListFit.h"
@@ -140,8 +139,7 @@ void make_codes(GMMIndexRef index) {
         }
         if (is_ip(ivf)) {
             norms.resize(n);
-            faiss::fvec_norms_L2(norms.data(), x.data(), d, n);
-            faiss::fvec_renorm_L2(d, n, x.data());
+            to_directions(n, d, x.data(), norms.data());
         }
         std::vector<uint16_t> cell(n);
         for (size_t l = 0; l < cells.cells_per_list; l++) {

@@ -71,10 +71,23 @@ void Payload::move(
     cells.codes.move(list, from, to);
 }
 
-void Payload::set(PairCells& cells, size_t list, size_t entry, size_t row)
-        const noexcept {
+void Payload::move_run(
+        PairCells& cells,
+        size_t list,
+        size_t from,
+        size_t n,
+        size_t to) noexcept {
+    cells.codes.move_run(list, from, n, to);
+}
+
+void Payload::set(
+        PairCells& cells,
+        size_t list,
+        size_t entry,
+        const uint8_t* records,
+        size_t row) noexcept {
     cells.codes.set(
-            list, entry, &records[row * cells.codes.shape.entry_bytes()]);
+            list, entry, records + row * cells.codes.shape.entry_bytes());
 }
 
 } // namespace faiss_ext

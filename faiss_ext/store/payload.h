@@ -63,9 +63,25 @@ struct Payload {
     static void move(
             PairCells& cells, size_t list, size_t from, size_t to) noexcept;
 
+    /// The same of n entries side by side, to places that are none of theirs.
+    static void move_run(
+            PairCells& cells,
+            size_t list,
+            size_t from,
+            size_t n,
+            size_t to) noexcept;
+
     /// Sets what is kept of an entry to that of a row.
     void set(PairCells& cells, size_t list, size_t entry, size_t row)
-            const noexcept;
+            const noexcept {
+        set(cells, list, entry, records.data(), row);
+    }
+    static void set(
+            PairCells& cells,
+            size_t list,
+            size_t entry,
+            const uint8_t* records,
+            size_t row) noexcept;
 };
 
 } // namespace faiss_ext

@@ -16,6 +16,53 @@ PackedMeans::PackedMeans(size_t k, size_t d, const float* means)
 
 namespace {
 
+typedef float Four __attribute__((vector_size(4 * sizeof(float))));
+
+Four load_four(const float* x) {
+    Four v;
+    __builtin_memcpy(&v, x, sizeof(v));
+    return v;
+}
+
+void store_four(const Four& v, float* x) {
+    __builtin_memcpy(x, &v, sizeof(v));
+}
+
+/// to[j * rows + i] = from[i * d + j]: in squares of four by four, the last of
+/// which overlap those before.
+void transpose(size_t rows, size_t d, const float* from, float* to) {
+    if (rows < 4 || d < 4) {
+        for (size_t j = 0; j < d; j++) {
+            for (size_t i = 0; i < rows; i++) {
+                to[j * rows + i] = from[i * d + j];
+            }
+        }
+        return;
+    }
+    for (size_t j4 = 0; j4 < d; j4 += 4) {
+        const size_t j = std::min(j4, d - 4);
+        for (size_t i4 = 0; i4 < rows; i4 += 4) {
+            const size_t i = std::min(i4, rows - 4);
+            const float* x = from + i * d + j;
+            const Four a = load_four(x), b = load_four(x + d),
+                       c = load_four(x + 2 * d), e = load_four(x + 3 * d);
+            const Four ab = __builtin_shufflevector(a, b, 0, 4, 1, 5),
+                       ce = __builtin_shufflevector(c, e, 0, 4, 1, 5),
+                       ab2 = __builtin_shufflevector(a, b, 2, 6, 3, 7),
+                       ce2 = __builtin_shufflevector(c, e, 2, 6, 3, 7);
+            float* y = to + j * rows + i;
+            store_four(__builtin_shufflevector(ab, ce, 0, 1, 4, 5), y);
+            store_four(__builtin_shufflevector(ab, ce, 2, 3, 6, 7), y + rows);
+            store_four(
+                    __builtin_shufflevector(ab2, ce2, 0, 1, 4, 5),
+                    y + 2 * rows);
+            store_four(
+                    __builtin_shufflevector(ab2, ce2, 2, 3, 6, 7),
+                    y + 3 * rows);
+        }
+    }
+}
+
 /// Queries in the order in which tiles of rows read them.
 struct PackedQueries {
     const float* packed;
@@ -34,15 +81,12 @@ struct PackedQueries {
         if (room.size() < n * d) {
             room.resize(n * d);
         }
-        float* to = room.data();
         for (size_t t = 0; t < tiles; t++) {
-            const size_t rows = end(t) - begin(t);
-            const float* const from = q + begin(t) * d;
-            for (size_t j = 0; j < d; j++) {
-                for (size_t i = 0; i < rows; i++) {
-                    *to++ = from[i * d + j];
-                }
-            }
+            transpose(
+                    end(t) - begin(t),
+                    d,
+                    q + begin(t) * d,
+                    room.data() + begin(t) * d);
         }
         packed = room.data();
     }
