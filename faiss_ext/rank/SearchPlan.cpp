@@ -73,6 +73,9 @@ constexpr double kMostCodes = 4;
 /// More neighbours than these are kept without a heap, in less time than an IVF
 /// takes: whole lists are followed by entries of the next ones.
 constexpr size_t kManyNeighbours = 64;
+/// FAISS's scanners compare vectors of fewer dimensions in less time than it
+/// takes here to come to one.
+constexpr size_t kLeastCompared = 12;
 /// Of the heap's time, what these may take.
 constexpr double kOfHeap = 0.06;
 constexpr double kMostMoreEntries = 0.3;
@@ -175,6 +178,7 @@ void plan_for_time_of_lists(
                             (of_lists + plan.costs.heap + kOfMeans * means);
     if (!pays && !always) {
         plan.by_codes = plan.compare_lists = k >= kManyNeighbours &&
+                size_t(ivf.d) >= kLeastCompared &&
                 dynamic_cast<const faiss::IndexIVFFlat*>(&ivf) &&
                 !hnsw_of(ivf) && !plan.max_codes;
         plan.more_entries = std::min(
