@@ -37,7 +37,7 @@ struct Options {
     size_t queries = 300;
     size_t rounds = 5;
     bool single = false;
-    std::string only;
+    std::string only, what;
 };
 
 /// The kinds of queries: q, then something done to it.
@@ -232,6 +232,9 @@ public:
             size_t n,
             Search&& search,
             Recall&& recall) {
+        if (what.find(options.what) == std::string::npos) {
+            return;
+        }
         const auto search_all = [&](const faiss::Index& index) {
             const size_t step = options.single ? 1 : n;
             for (size_t i = 0; i < n; i += step) {
@@ -454,6 +457,10 @@ int main(int argc, char** argv) {
     app.add_flag("--single", options.single, "time one query at a time");
     app.add_option(
             "--only", options.only, "kinds of queries whose name has this");
+    app.add_option(
+            "--what",
+            options.what,
+            "numbers of neighbours and ranges whose name has this");
     app.add_option("--json", options.json, "output");
     int threads = 1;
     app.add_option("--threads", threads, "of the searches")

@@ -640,6 +640,29 @@ TEST(Defaults, Ranges) {
     }
 }
 
+/// Where codes tell most of what is out of the radius, the time that they save
+/// is spent on cells of other lists.
+TEST(Defaults, RangesUseTheTimeThatIsLeft) {
+    const Situation s = sift(1, 1, faiss::METRIC_L2);
+    Pair pair(s);
+    std::vector<double> last = last_distances(s, 10);
+    std::nth_element(last.begin(), last.begin() + 50, last.end());
+    const float radius = float(last[50]);
+    pair.set_nprobe(s.nlist);
+    faiss::RangeSearchResult truth(s.queries.n);
+    pair.ivf->range_search(s.queries.n, s.queries.x.data(), radius, &truth);
+    for (size_t nprobe : {2, 4}) {
+        pair.set_nprobe(nprobe);
+        size_t n_gmm, n_ivf;
+        const double r =
+                range_recall(*pair.gmm, s.queries, radius, truth, n_gmm);
+        const double r_ivf =
+                range_recall(*pair.ivf, s.queries, radius, truth, n_ivf);
+        EXPECT_GE(r, r_ivf + 0.03) << nprobe << " " << r_ivf;
+        EXPECT_LE(n_gmm, n_ivf / 3) << r;
+    }
+}
+
 /// Its means are not those that it had, but those of a stock index beside it.
 TEST(Defaults, AnIndexThatWasSwapped) {
     for (auto metric : kMetrics) {

@@ -67,6 +67,10 @@ constexpr double kOfFirst = 2.2;
 /// Of an IVF's time, what may be lost where codes turn out to tell too little.
 constexpr double kMostBefore = 0.3;
 
+/// What a comparison of a range takes, over one of a search for neighbours:
+/// they come in the order of memory, and the threshold does not change.
+constexpr double kOfSingleInRange = 0.3;
+
 /// More codes than so many times those of nprobe lists are not worth it.
 constexpr double kMostCodes = 4;
 
@@ -188,6 +192,9 @@ void plan_for_time_of_lists(
     plan.by_codes = true;
     plan.bound = kSureBound;
     plan.budget = kMostCodes * entries;
+    if (k == 0) {
+        plan.costs.distance *= kOfSingleInRange;
+    }
 }
 
 /// A query this much farther than all of a calibration's is unlike them.

@@ -90,13 +90,17 @@ public:
         if (Distances::of_codes) { // that is all that they cost
             near = std::min(near, size_t(plan.budget));
         }
-        selector.score(std::max(near, size_t(kListsFactor * plan.budget)));
+        const bool limited = plan.nprobe > 0 && !plan.sel && !plan.max_codes;
+        // of a range, as far as there turns out to be time for
+        selector.score(
+                limited && Collector::is_range
+                        ? near
+                        : std::max(near, size_t(kListsFactor * plan.budget)));
         const bool unlike = coarse.least > plan.farthest;
         if (unlike) {
             selector.score(kNoLimit);
         }
         const size_t near_bucket = selector.bucket_of_entries(near);
-        const bool limited = plan.nprobe > 0 && !plan.sel && !plan.max_codes;
         if (limited && selector.entries_up_to(near_bucket) > kAlike * near) {
             compare_forced_lists(collector);
             return;
@@ -176,6 +180,9 @@ private:
     /// must be something left, for costs are about what they are said to be.
     static constexpr double kChoosing = 1500;
     static constexpr double kOfTime = 0.85;
+    /// Of a range so many times as many codes are looked at, while there is
+    /// time: what is within a radius lies in more cells than the nearest k do.
+    static constexpr double kMostOfRange = 2.5;
     /// Fewer more codes are not worth it.
     static constexpr double kFewCodes = 32;
     /// Candidates, and two for each neighbour wanted, after which some are
@@ -210,7 +217,9 @@ private:
                     CodeScan::better);
         }
         const size_t n = few ? left : pool.size();
-        std::sort(pool.begin(), pool.begin() + n, CodeScan::better);
+        if (!Collector::is_range) { // whose threshold stays as it is
+            std::sort(pool.begin(), pool.begin() + n, CodeScan::better);
+        }
         const size_t ahead = exact.ahead();
         for (size_t i = 0; i < std::min(n, ahead); i++) {
             exact.prefetch(pool[i].list, pool[i].entry);
@@ -311,7 +320,8 @@ private:
         for (size_t s = 0, end; s < segments.size(); s = end) {
             end = std::min(segments.size(), s + kChunk);
             if (s == 0 && most_time < kAnyTime) {
-                end = std::min(end, segments.size() / 8 + 1);
+                const size_t part = Collector::is_range ? 16 : 8;
+                end = std::min(end, segments.size() / part + 1);
             }
             const size_t n = scan(segments, s, end, collector.threshold());
             pool.insert(
@@ -371,12 +381,25 @@ private:
                 plan.costs.distance * double(n_distances + pool.size());
         const double each =
                 plan.costs.code + plan.costs.distance * wanted_share;
-        const double codes =
-                std::min(left / each, plan.budget - double(scan.n_codes));
+        double most = plan.budget - double(scan.n_codes);
+        if (Collector::is_range) { // what the means save is not spent on that
+            most = std::max(
+                    most,
+                    std::min(
+                            (left - kOfTime * plan.costs.saved) / each,
+                            kMostOfRange * plan.budget - double(scan.n_codes)));
+        }
+        const double codes = std::min(left / each, most);
         if (codes < kFewCodes) {
             return;
         }
         const size_t held = selector.entries_up_to(first - 1);
+        const double wanted = double(held) + codes;
+        if (Collector::is_range && wanted > double(selector.entries_scored()) &&
+            !selector.all_scored()) {
+            selector.score_beyond(size_t(kListsFactor * wanted), first);
+            first = 1;
+        }
         const size_t last = selector.bucket_of_entries(held + size_t(codes));
         if (last < first ||
             double(selector.entries_up_to(last) - held) > 2 * codes) {

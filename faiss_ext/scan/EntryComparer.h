@@ -131,6 +131,13 @@ private:
             if (!each) {
                 exact.all(list, begin, n, distances);
             }
+            if constexpr (Collector::is_range) {
+                if (!each && before.empty()) {
+                    n_distances += n;
+                    collector.offer_all(list, begin, n, distances);
+                    continue;
+                }
+            }
             for (size_t i = 0; i < n; i++) {
                 const uint32_t entry = uint32_t(begin + i);
                 if (next != before.end() && faiss::lo_offset(*next) == entry) {

@@ -201,6 +201,18 @@ struct RangeCollector {
             result->add(similarity ? -distance : distance, id_of(location));
         }
     }
+    /// n consecutive entries of a list.
+    void offer_all(
+            size_t list, size_t begin, size_t n, const float* distances) {
+        const float limit = threshold();
+        for (size_t i = 0; i < n; i++) {
+            if (distances[i] < limit) {
+                result->add(
+                        similarity ? -distances[i] : distances[i],
+                        id_of(faiss::lo_build(list, begin + i)));
+            }
+        }
+    }
 };
 
 /// Without one search finds nothing.
