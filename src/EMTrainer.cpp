@@ -48,6 +48,21 @@ static void check_options(const TrainingOptions& options) {
             "min_count",
             options.min_count,
             "at least 0");
+    const int covariance = int(options.covariance), init = int(options.init);
+    require(covariance >= 0 && covariance <= int(Covariance::tied),
+            "covariance",
+            covariance,
+            "a value of the enumeration");
+    require(init >= 0 && init <= int(Initialisation::given_means),
+            "init",
+            init,
+            "a value of the enumeration");
+    require(options.init != Initialisation::hierarchical ||
+                    !has_matrices(options.covariance),
+            "init",
+            init,
+            "one of the other starts with full or tied covariances, for which "
+            "the hierarchical one has no second moments");
 }
 
 /// The sum of the weights, after checking them.

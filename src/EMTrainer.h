@@ -17,7 +17,8 @@ enum class Initialisation {
     random_subset,    ///< k distinct vectors
     hierarchical,     ///< k-means in each of sqrt(k) groups, on a sample of
                       ///< 128 vectors for a mean: what several iterations with
-                      ///< all means reach, for less than one's time on a CPU
+                      ///< all means reach, for less than one's time on a CPU;
+                      ///< not for full and tied covariances
     given_means,      ///< the means of the model passed in
 };
 

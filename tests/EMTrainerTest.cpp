@@ -645,6 +645,17 @@ TEST(EMTrainer, WrongInputIsNamed) {
     options = good;
     options.min_count = -1;
     EXPECT_INVALID(fit(*source, 5, options), "min_count = -1");
+    options = good;
+    options.covariance = Covariance(77);
+    EXPECT_INVALID(fit(*source, 5, options), "covariance = 77");
+    options = good;
+    options.init = Initialisation(77);
+    EXPECT_INVALID(fit(*source, 5, options), "init = 77");
+    options.init = Initialisation::hierarchical;
+    for (auto covariance : {Covariance::full, Covariance::tied}) {
+        options.covariance = covariance;
+        EXPECT_INVALID(fit(*source, 5, options), "init = 2");
+    }
 
     std::vector<float> weights(data.n, 1.0f);
     weights[7] = -0.5f;
