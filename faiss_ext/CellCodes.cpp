@@ -114,17 +114,17 @@ double CellCodes::encode_rotated(
     }
     CodeProducts products[kEncodedTogether];
     best_code_kernels().encode(
-            d,
-            shape.bits,
-            n,
-            room.rotated,
-            own,
-            partner,
-            a,
-            room.room,
-            room.level,
-            pitch,
-            products);
+            {d,
+             shape.bits,
+             n,
+             room.rotated,
+             own,
+             partner,
+             a,
+             room.room,
+             room.level,
+             pitch,
+             products});
     const auto pack_level = shape.bits == 1 ? pack<1>
             : shape.bits == 2               ? pack<2>
                                             : pack<4>;

@@ -357,6 +357,7 @@ TEST(CodeKernels, TheNearestCell) {
                 return k.nearest_cell(
                         n,
                         products.data(),
+                        0.5f,
                         half_norms.data(),
                         partner.data(),
                         gap.data(),
@@ -364,8 +365,8 @@ TEST(CodeKernels, TheNearestCell) {
             });
             std::vector<float> value(n);
             for (size_t l = 0; l < n; l++) {
-                value[l] = half_norms[partner[l]] - products[partner[l]] -
-                        0.25f * gap[l];
+                value[l] = half_norms[partner[l]] -
+                        0.5f * products[partner[l]] - 0.25f * gap[l];
             }
             EXPECT_EQ(
                     cell,
@@ -481,30 +482,30 @@ Encoded encoded(
     std::vector<uint8_t> level(n * pitch, 77);
     std::vector<CodeProducts> products(n);
     k.encode(
-            d,
-            bits,
-            n,
-            all.data(),
-            owns.data(),
-            partners.data(),
-            as.data(),
-            room.data(),
-            level.data(),
-            pitch,
-            products.data());
+            {d,
+             bits,
+             n,
+             all.data(),
+             owns.data(),
+             partners.data(),
+             as.data(),
+             room.data(),
+             level.data(),
+             pitch,
+             products.data()});
     Encoded out{std::vector<uint8_t>(d), {}};
     k.encode(
-            d,
-            bits,
-            1,
-            y.data(),
-            &own,
-            &partner,
-            &a,
-            room.data(),
-            out.level.data(),
-            d,
-            &out.products);
+            {d,
+             bits,
+             1,
+             y.data(),
+             &own,
+             &partner,
+             &a,
+             room.data(),
+             out.level.data(),
+             d,
+             &out.products});
     const auto own_level = level.begin() + at * pitch;
     EXPECT_TRUE((Encoded{{own_level, own_level + d}, products[at]} == out));
     EXPECT_EQ(own_level[d], 77);

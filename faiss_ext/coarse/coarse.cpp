@@ -119,22 +119,19 @@ struct NearestPacked {
                     norm2, to_directions(rows, d, block.data(), norms.data()));
         }
         for (size_t i = 0; i < rows; i++) {
-            float* const own = &products[i * k];
-            const float inverse = norms[i] > 0 ? 1 / norms[i] : 1;
-            for (size_t c = 0; directions && c < k; c++) {
-                own[c] *= inverse;
-            }
             const size_t list = lists[begin + i];
             const float a = cells->a[list];
             const int32_t* const partners = cells->partners(list);
-            const size_t cell = !(a > 0) ? 0 // they are alike
-                                         : best_code_kernels().nearest_cell(
-                                                   cells->cells_per_list,
-                                                   own,
-                                                   half_norms_of_cells,
-                                                   partners,
-                                                   cells->gaps(list),
-                                                   0.5f * (1 - a));
+            const size_t cell = !(a > 0)
+                    ? 0 // they are alike
+                    : best_code_kernels().nearest_cell(
+                              cells->cells_per_list,
+                              &products[i * k],
+                              norms[i] > 0 ? 1 / norms[i] : 1,
+                              half_norms_of_cells,
+                              partners,
+                              cells->gaps(list),
+                              0.5f * (1 - a));
             known->cell[begin + i] = uint16_t(cell);
             about[i] = {list, size_t(partners[cell]), a};
         }
@@ -213,17 +210,23 @@ void nearest_lists(
             n,
             x,
             lists};
-    std::vector<float> half_norms_of_cells = half_norms;
+    std::vector<float> half_norms_of_ip; // whose lists are not chosen by norms
     if (!cells.empty()) {
         known.cell.resize(n);
         known.records.resize(n * codes.shape.entry_bytes());
-        for (size_t i = 0; ip && i < half_norms.size(); i++) {
-            const float* mean = means_in_memory(ivf) + i * ivf.d;
-            half_norms_of_cells[i] =
-                    0.5f * best_code_kernels().inner_product(mean, mean, ivf.d);
+        nearest.half_norms_of_cells = half_norms.data();
+        if (ip) {
+            const size_t d = ivf.d, nlist = half_norms.size();
+            const float* means = means_in_memory(ivf);
+            half_norms_of_ip.resize(nlist);
+            for (size_t i = 0; i < nlist; i++) {
+                const float* mean = means + i * d;
+                half_norms_of_ip[i] =
+                        0.5f * best_code_kernels().inner_product(mean, mean, d);
+            }
+            nearest.half_norms_of_cells = half_norms_of_ip.data();
         }
         nearest.cells = &cells;
-        nearest.half_norms_of_cells = half_norms_of_cells.data();
         nearest.known = &known;
     }
     nearest.run();

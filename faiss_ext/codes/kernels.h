@@ -74,6 +74,23 @@ struct CodeProducts {
     float mo; ///< <m, o>
 };
 
+/// See CodeKernels::encode.
+struct EncodeArgs {
+    size_t d;
+    int bits;
+    size_t n;       ///< at most kEncodedTogether
+    const float* y; ///< size n * d
+    // of each, size n
+    const float* const* own;
+    const float* const* partner;
+    const float* a;
+    float* room; ///< size 2 * n * d
+    // output
+    uint8_t* level; ///< of vector i from i * pitch on: d, below 2^bits
+    size_t pitch;
+    CodeProducts* out; ///< size n; o = level - (2^bits - 1) / 2
+};
+
 struct CodeKernels {
     /** Estimates the entries of segments from their codes.
      *
@@ -155,11 +172,12 @@ struct CodeKernels {
     /// The place of the largest x[j] - y[j], the first of equals.
     size_t (*largest_difference)(size_t n, const float* x, const float* y);
 
-    /// The cell of the least half_norms[partner[l]] - products[partner[l]] -
-    /// weight gap[l], the first of equals.
+    /// The cell of the least half_norms[partner[l]] - scale
+    /// products[partner[l]] - weight gap[l], the first of equals.
     size_t (*nearest_cell)(
             size_t n,
             const float* products,
+            float scale,
             const float* half_norms,
             const int32_t* partner,
             const float* gap,
@@ -201,30 +219,10 @@ struct CodeKernels {
     /// (equal values, or one far from all others) one near it.
     float (*cut)(size_t n, const float* x, size_t least, size_t most);
 
-    /** The codes of rotated vectors, each about its cell's mean m = own + a
-     * (partner - own): levels that come nearest to the direction of the
-     * residual r = y - m among a few steps.
-     *
-     * @param n        at most kEncodedTogether
-     * @param y        size n * d
-     * @param own, partner, a  of each
-     * @param room     size 2 * n * d
-     * @param level    output, those of vector i from i * pitch on: d, below
-     *                 2^bits
-     * @param out      output, size n; o = level - (2^bits - 1) / 2
-     */
-    void (*encode)(
-            size_t d,
-            int bits,
-            size_t n,
-            const float* y,
-            const float* const* own,
-            const float* const* partner,
-            const float* a,
-            float* room,
-            uint8_t* level,
-            size_t pitch,
-            CodeProducts* out);
+    /// The codes of rotated vectors, each about its cell's mean m = own + a
+    /// (partner - own): levels that come nearest to the direction of the
+    /// residual r = y - m among a few steps.
+    void (*encode)(const EncodeArgs& args);
 };
 
 enum class SimdLevel { portable, avx2, avx512 };

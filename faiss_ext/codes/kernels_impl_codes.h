@@ -257,48 +257,35 @@ void levels_of(size_t d, float* __restrict r, float inverse, uint8_t* level) {
 
 /// In three passes: what one vector waits for in each, others do not.
 template <int bits>
-void encode_of(
-        size_t d,
-        size_t n,
-        const float* y,
-        const float* const* own,
-        const float* const* partner,
-        const float* a,
-        float* room,
-        uint8_t* level,
-        size_t pitch,
-        CodeProducts* out) {
+void encode_of(const EncodeArgs& args) {
+    const size_t d = args.d;
+    const auto mean = [&](size_t i) { return args.room + 2 * i * d; };
     float inverse[kEncodedTogether];
-    for (size_t i = 0; i < n; i++) {
-        float* const m = room + 2 * i * d;
-        out[i].rr = residual(d, y + i * d, own[i], partner[i], a[i], m, m + d);
+    for (size_t i = 0; i < args.n; i++) {
+        args.out[i].rr = residual(
+                d,
+                args.y + i * d,
+                args.own[i],
+                args.partner[i],
+                args.a[i],
+                mean(i),
+                mean(i) + d);
     }
-    for (size_t i = 0; i < n; i++) {
-        inverse[i] = best_step<bits>(d, room + (2 * i + 1) * d, &out[i]);
+    for (size_t i = 0; i < args.n; i++) {
+        inverse[i] = best_step<bits>(d, mean(i) + d, &args.out[i]);
     }
-    for (size_t i = 0; i < n; i++) {
-        float *const m = room + 2 * i * d, *const r = m + d;
-        levels_of<bits>(d, r, inverse[i], level + i * pitch);
-        out[i].mo = inner_product(m, r, d);
+    for (size_t i = 0; i < args.n; i++) {
+        float* const r = mean(i) + d;
+        levels_of<bits>(d, r, inverse[i], args.level + i * args.pitch);
+        args.out[i].mo = inner_product(mean(i), r, d);
     }
 }
 
-void encode(
-        size_t d,
-        int bits,
-        size_t n,
-        const float* y,
-        const float* const* own,
-        const float* const* partner,
-        const float* a,
-        float* room,
-        uint8_t* level,
-        size_t pitch,
-        CodeProducts* out) {
-    const auto f = bits == 1 ? encode_of<1>
-            : bits == 2      ? encode_of<2>
-                             : encode_of<4>;
-    f(d, n, y, own, partner, a, room, level, pitch, out);
+void encode(const EncodeArgs& args) {
+    const auto f = args.bits == 1 ? encode_of<1>
+            : args.bits == 2      ? encode_of<2>
+                                  : encode_of<4>;
+    f(args);
 }
 
 } // namespace

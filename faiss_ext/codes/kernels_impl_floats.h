@@ -281,12 +281,14 @@ size_t largest_difference(size_t n, const float* x, const float* y) {
 size_t nearest_cell(
         size_t n,
         const float* products,
+        float scale,
         const float* half_norms,
         const int32_t* partner,
         const float* gap,
         float weight) {
     const auto one = [&](size_t l) {
-        return half_norms[partner[l]] - products[partner[l]] - weight * gap[l];
+        return half_norms[partner[l]] - scale * products[partner[l]] -
+                weight * gap[l];
     };
     return place_of_least(
             n,

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 
 #include "cuda/operands/AugmentedOperands.h"
 #include "cuda/operands/Fp16ErrorModel.h"
