@@ -48,11 +48,8 @@ static void check_options(const TrainingOptions& options) {
             "min_count",
             options.min_count,
             "at least 0");
-    const int covariance = int(options.covariance), init = int(options.init);
-    require(covariance >= 0 && covariance <= int(Covariance::tied),
-            "covariance",
-            covariance,
-            "a value of the enumeration");
+    check_covariance(options.covariance);
+    const int init = int(options.init);
     require(init >= 0 && init <= int(Initialisation::given_means),
             "init",
             init,
@@ -63,33 +60,6 @@ static void check_options(const TrainingOptions& options) {
             init,
             "one of the other starts with full or tied covariances, for which "
             "the hierarchical one has no second moments");
-}
-
-/// The sum of the weights, after checking them.
-static double check_weights(
-        const VectorSource& source, const float* weights, size_t k) {
-    if (!weights) {
-        return double(source.n);
-    }
-    double sum = 0;
-    size_t positive = 0;
-    for (size_t i = 0; i < source.n; i++) {
-        if (!(weights[i] >= 0) || !std::isfinite(weights[i])) {
-            throw_invalid(
-                    "weights[%zu] = %g, expected a finite value of at least 0",
-                    i,
-                    weights[i]);
-        }
-        sum += weights[i];
-        positive += weights[i] > 0;
-    }
-    if (positive < k) {
-        throw_invalid(
-                "weights: %zu are positive, expected at least k = %zu",
-                positive,
-                k);
-    }
-    return sum;
 }
 
 static bool has_spread(const GaussianMixture& model) {
@@ -164,6 +134,7 @@ struct Trainer {
     void find_floors(bool by_backend);
     void nearest_means(
             const std::vector<size_t>& wanted, size_t m, int64_t* out);
+    size_t maximise();
     size_t reseed();
     void project();
     TrainingIteration report(EStep step) const;
@@ -207,22 +178,26 @@ void Trainer::initialise(size_t k, const GaussianMixture* start) {
         set_unit_variances(model);
     }
     model.log_weights.assign(k, -std::log(float(k)));
-    if (!given_variances) {
-        // Hard iterations need means only; EM needs to know the spread
-        // around them.
-        if (options.hard_iterations == 0 || !options.update_means) {
-            backend.set_model(model);
-            backend.accumulate(EStep::hard, stats);
-            find_floors(true);
-            m_step(stats, variance_floor, min_count, false, model, reg_covar);
-        }
-    } else {
-        variance_floor.resize(k);
+    // Hard iterations need means only; EM needs to know the spread around them.
+    if (given_variances || options.hard_iterations == 0 ||
+        !options.update_means) {
+        backend.set_model(model);
+        backend.accumulate(EStep::hard, stats);
+        find_floors(true);
+    }
+    if (given_variances) {
+        // Not these alone: each training that begins with the last one's would
+        // have a share of its floors.
         for (size_t c = 0; c < k; c++) {
             const std::vector<double> own = component_variances(model, c);
-            variance_floor[c] = options.variance_floor *
-                    std::accumulate(own.begin(), own.end(), 0.0) / double(d);
+            variance_floor[c] = std::max(
+                    variance_floor[c],
+                    options.variance_floor *
+                            std::accumulate(own.begin(), own.end(), 0.0) /
+                            double(d));
         }
+    } else if (!variance_floor.empty()) {
+        m_step(stats, variance_floor, min_count, false, model, reg_covar);
     }
     if (given_weights) {
         model.log_weights = start->log_weights;
@@ -244,9 +219,32 @@ void Trainer::start_hierarchically() {
     model.log_weights.assign(model.k, -std::log(float(model.k)));
     stats = std::move(start.stats);
     find_floors(false);
-    m_step(stats, variance_floor, min_count, true, model);
-    reseed();
-    project();
+    maximise();
+}
+
+// The M-step; how many components were put elsewhere.
+size_t Trainer::maximise() {
+    const auto fit = [&](bool update_means) {
+        m_step(stats,
+               variance_floor,
+               min_count,
+               update_means,
+               model,
+               reg_covar);
+    };
+    fit(options.update_means);
+    if (!options.update_means) {
+        return 0;
+    }
+    if (options.project_means) {
+        project();
+        fit(false); // the spread is that around these means
+    }
+    const size_t reseeded = reseed();
+    if (reseeded > 0) {
+        project();
+    }
+    return reseeded;
 }
 
 // From the statistics of a hard step, for the means that it was for.
@@ -325,16 +323,7 @@ bool Trainer::iterate(EStep step) {
     if (step == EStep::hard) {
         find_floors(true);
     }
-    m_step(stats,
-           variance_floor,
-           min_count,
-           options.update_means,
-           model,
-           reg_covar);
-    if (options.update_means) {
-        done.reseeded = reseed();
-        project();
-    }
+    done.reseeded = maximise();
     done.e_seconds = e_seconds;
     done.seconds = whole.seconds();
     result.iterations.push_back(done);
@@ -387,7 +376,7 @@ TrainingResult train(
     if (given) {
         check_start(start, options, k, source.d);
     }
-    const double total_weight = check_weights(source, weights, k);
+    const CheckedWeights checked = check_weights(source.n, weights, k);
 
     Trainer trainer{
             source, weights, options, backend, std::mt19937_64(options.seed)};
@@ -395,7 +384,7 @@ TrainingResult train(
     trainer.frame = data.frame;
     trainer.variance = data.variance;
     trainer.reg_covar = options.reg_covar * data.frame.scale * data.frame.scale;
-    trainer.min_count = options.min_count * total_weight / source.n;
+    trainer.min_count = options.min_count * checked.lightest;
     backend.set_data(source, weights, data.frame);
     trainer.initialise(k, start);
 
@@ -420,6 +409,7 @@ TrainingResult train(
         return finish();
     }
     double before = 0;
+    size_t reseeded_before = 0; // which lowers the likelihood for a while
     for (int i = 0; i < options.niter; i++) {
         if (!trainer.iterate(EStep::soft)) {
             trainer.result.stop = Stop::callback;
@@ -429,7 +419,8 @@ TrainingResult train(
         const double objective = trainer.stats.objective / trainer.stats.weight;
         const double magnitude =
                 std::max(std::abs(objective), double(source.d));
-        if (i > 0 && trainer.result.iterations.back().reseeded == 0 &&
+        const size_t reseeded = trainer.result.iterations.back().reseeded;
+        if (i > 0 && reseeded == 0 && reseeded_before == 0 &&
             objective - before < options.tolerance * magnitude &&
             options.tolerance > 0) {
             trainer.result.converged = true;
@@ -437,9 +428,11 @@ TrainingResult train(
             break;
         }
         before = objective;
+        reseeded_before = reseeded;
     }
-    if (options.update_means) {
-        trainer.iterate_hard(options.last_hard_iterations);
+    if (options.update_means &&
+        !trainer.iterate_hard(options.last_hard_iterations)) {
+        trainer.result.converged = false;
     }
     return finish();
 }

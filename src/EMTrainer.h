@@ -50,13 +50,13 @@ struct TrainingOptions {
     /// vectors as well. None where means are fixed.
     int last_hard_iterations = 0;
     /// Above 0: the least variance of a component, times that of the vectors
-    /// around its mean before EM (LocalVariance.h); where variances are given,
-    /// times these. Full and tied: added to the diagonal
+    /// around its mean before EM (LocalVariance.h); where larger variances are
+    /// given, times these. Full and tied: added to the diagonal
     double variance_floor = 1e-3;
     double reg_covar = 0;     ///< in the user's units squared, added to every
                               ///< variance (the diagonal) as scikit-learn's
     double min_count = 1.0;   ///< n_k below which a component is dead, in
-                              ///< units of the mean weight
+                              ///< units of the least positive weight
     bool update_means = true; ///< false: means stay, the rest is fitted
     uint64_t seed = 1234;
 

@@ -29,6 +29,15 @@ bool has_matrices(Covariance covariance) {
     return covariance == Covariance::full || covariance == Covariance::tied;
 }
 
+void check_covariance(Covariance covariance) {
+    if (int(covariance) < 0 || covariance > Covariance::tied) {
+        throw_invalid(
+                "covariance = %d, expected a value of the enumeration, 0 to %d",
+                int(covariance),
+                int(Covariance::tied));
+    }
+}
+
 size_t num_variances(Covariance covariance, size_t k, size_t d) {
     switch (covariance) {
         case Covariance::isotropic:
@@ -101,6 +110,7 @@ static void check_values(
 }
 
 void GaussianMixture::validate() const {
+    check_covariance(covariance);
     if (d == 0) {
         throw_invalid("d = 0, expected at least 1");
     }

@@ -14,6 +14,9 @@ enum class Covariance {
     tied = 4,           ///< Sigma, one matrix for all components
 };
 
+/// Throws InvalidArgument if it is none of these.
+void check_covariance(Covariance covariance);
+
 /// "isotropic", "diagonal", "tied_spherical", "full", "tied".
 const char* to_string(Covariance covariance);
 

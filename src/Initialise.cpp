@@ -106,6 +106,34 @@ Moments total_moments(
 
 } // namespace
 
+CheckedWeights check_weights(size_t n, const float* weights, size_t positive) {
+    if (!weights) {
+        return {double(n), 1};
+    }
+    CheckedWeights out{0, HUGE_VAL};
+    size_t found = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (!(weights[i] >= 0) || !std::isfinite(weights[i])) {
+            throw_invalid(
+                    "weights[%zu] = %g, expected a finite value of at least 0",
+                    i,
+                    weights[i]);
+        }
+        out.sum += weights[i];
+        if (weights[i] > 0) {
+            out.lightest = std::min(out.lightest, double(weights[i]));
+            found++;
+        }
+    }
+    if (found < positive) {
+        throw_invalid(
+                "weights: %zu are positive, expected at least %zu",
+                found,
+                positive);
+    }
+    return out;
+}
+
 DataFrame fit_frame(const VectorSource& source, const float* weights) {
     const size_t d = source.d;
     size_t first = 0; // that counts: others may be far away

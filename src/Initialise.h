@@ -20,6 +20,15 @@ struct DataFrame {
  * Throws InvalidArgument naming the first row that is not finite. */
 DataFrame fit_frame(const VectorSource& source, const float* weights);
 
+struct CheckedWeights {
+    double sum;
+    double lightest; ///< the least that is positive
+};
+
+/// Of n vectors, or nullptr: 1 each. Throws InvalidArgument unless all are
+/// finite and at least 0, and `positive` of them above it.
+CheckedWeights check_weights(size_t n, const float* weights, size_t positive);
+
 /// k means in the frame's units, chosen from vectors of positive weight.
 std::vector<float> initial_means(
         const VectorSource& source,

@@ -129,6 +129,7 @@ Likelihood log_likelihood(
         const float* weights,
         Backend& backend) {
     Likelihood out;
+    out.n = check_weights(source.n, weights, 1).sum;
     Evaluation evaluation(model, source, weights, backend, 1);
     evaluation.run([&](size_t begin, size_t count) {
         for (size_t i = 0; i < count; i++) {
@@ -136,13 +137,38 @@ Likelihood log_likelihood(
             if (w > 0) {
                 out.sum += w * evaluation.log_prob[i];
             }
-            out.n += w;
         }
     });
-    if (!(out.n > 0)) {
-        throw_invalid("weights: they sum to %g, expected more than 0", out.n);
-    }
     return out;
+}
+
+/// Calls use(row, components, responsibilities) for each row, of all
+/// components by descending responsibility. They sum to 1: backends round the
+/// logarithms to floats, and the total's by itself.
+template <class Use>
+void for_responsibilities(
+        const GaussianMixture& model,
+        const VectorSource& source,
+        Backend& backend,
+        const Use& use) {
+    const size_t k = model.k;
+    Evaluation evaluation(model, source, nullptr, backend, k);
+    std::vector<double> r(k);
+    evaluation.run([&](size_t begin, size_t count) {
+        for (size_t i = 0; i < count; i++) {
+            const float* const log_joint = &evaluation.log_joint[i * k];
+            double sum = 0;
+            for (size_t c = 0; c < k; c++) {
+                // the first also where all are minus infinity
+                const double behind = double(log_joint[c]) - log_joint[0];
+                sum += r[c] = c > 0 ? behind <= 0 ? std::exp(behind) : 0 : 1;
+            }
+            for (double& value : r) {
+                value /= sum;
+            }
+            use(begin + i, &evaluation.components[i * k], r.data());
+        }
+    });
 }
 
 /// One draw from the standard normal distribution (Box and Muller 1958), the
@@ -246,15 +272,15 @@ void predict_proba(
         Backend& backend,
         float* out) {
     const size_t k = model.k;
-    Evaluation evaluation(model, source, nullptr, backend, k);
-    evaluation.run([&](size_t begin, size_t count) {
-        for (size_t i = 0; i < count; i++) {
-            for (size_t r = i * k; r < (i + 1) * k; r++) {
-                out[(begin + i) * k + evaluation.components[r]] = std::exp(
-                        evaluation.log_joint[r] - evaluation.log_prob[i]);
-            }
-        }
-    });
+    for_responsibilities(
+            model,
+            source,
+            backend,
+            [&](size_t row, const int64_t* components, const double* r) {
+                for (size_t c = 0; c < k; c++) {
+                    out[row * k + components[c]] = float(r[c]);
+                }
+            });
 }
 
 void responsibility_entropy(
@@ -262,19 +288,17 @@ void responsibility_entropy(
         const VectorSource& source,
         Backend& backend,
         float* out) {
-    const size_t k = model.k;
-    Evaluation evaluation(model, source, nullptr, backend, k);
-    evaluation.run([&](size_t begin, size_t count) {
-        for (size_t i = 0; i < count; i++) {
-            double sum = 0;
-            for (size_t r = i * k; r < (i + 1) * k; r++) {
-                const double log_r =
-                        evaluation.log_joint[r] - evaluation.log_prob[i];
-                sum -= log_r < 0 ? std::exp(log_r) * log_r : 0;
-            }
-            out[begin + i] = float(sum);
-        }
-    });
+    for_responsibilities(
+            model,
+            source,
+            backend,
+            [&](size_t row, const int64_t*, const double* r) {
+                double sum = 0;
+                for (size_t c = 0; c < model.k; c++) {
+                    sum -= r[c] > 0 ? r[c] * std::log(r[c]) : 0;
+                }
+                out[row] = float(sum);
+            });
 }
 
 GaussianMixture grow(const GaussianMixture& model, size_t k, uint64_t seed) {

@@ -65,4 +65,17 @@ void parallel_for(size_t n, const Body& body, bool parallel = true) {
             [](const auto&) {});
 }
 
+/** Runs body(i, w) for i < n in parallel; w is the worker's number, below
+ * omp_get_max_threads(). OpenMP's number of the thread would not do: where the
+ * loop is not parallel it is that of a region of the caller's. */
+template <class Body>
+void parallel_for_workers(size_t n, const Body& body, bool parallel = true) {
+    std::atomic<size_t> workers = 0;
+    parallel_workers(
+            n,
+            parallel && n > 1,
+            [&] { return [&body, w = workers++](size_t i) { body(i, w); }; },
+            [](const auto&) {});
+}
+
 } // namespace gmm

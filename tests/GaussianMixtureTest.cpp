@@ -174,6 +174,9 @@ TEST(GaussianMixture, ValidateNamesWhatIsWrong) {
     const GaussianMixture good = two_components(Covariance::diagonal);
     EXPECT_NO_THROW(good.validate());
     GaussianMixture m = good;
+    m.covariance = Covariance(77);
+    EXPECT_INVALID(m.validate(), "covariance = 77");
+    m = good;
     m.d = 0;
     EXPECT_INVALID(m.validate(), "d = 0");
     m = good;

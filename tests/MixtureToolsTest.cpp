@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 #include <set>
@@ -171,6 +172,92 @@ TEST(MixtureTools, SweepFindsHowManyGroupsThereAre) {
     EXPECT_INVALID(sweep(*source, nullptr, {}, options, *backend), "ks");
     EXPECT_INVALID(sweep(*source, nullptr, {3, 3}, options, *backend), "ks");
     EXPECT_INVALID(grow(truth, 3, 1), "k = 3");
+}
+
+/// Copies could have ever smaller variances, and a likelihood without end.
+TEST(MixtureTools, ASweepOverCopiesEnds) {
+    GaussianMixture truth;
+    truth.d = 2;
+    truth.k = 3;
+    truth.means = {10, 10, 14, 8, 9, 15};
+    truth.variances = {1, 2, 1};
+    truth.log_weights.assign(3, -std::log(3.0f));
+    std::vector<float> x(2 * 600);
+    gmm::sample(truth, 600, 1, x.data());
+    std::fill_n(x.begin(), 60 * 2, 0.0f);
+    const auto source = gmm::memory_source(x.data(), 600, 2);
+    const auto backend = gmm::make_cpu_backend();
+    for (Covariance covariance :
+         {Covariance::isotropic, Covariance::diagonal, Covariance::full}) {
+        SCOPED_TRACE(int(covariance));
+        gmm::TrainingOptions options;
+        options.covariance = covariance;
+        const auto all =
+                sweep(*source,
+                      nullptr,
+                      {1, 2, 3, 4, 5, 6, 7, 8, 9, 10},
+                      options,
+                      *backend);
+        const auto best = std::min_element(
+                all.begin(), all.end(), [](const auto& a, const auto& b) {
+                    return a.bic < b.bic;
+                });
+        EXPECT_GE(best->k, 3u);
+        EXPECT_LE(best->k, 7u);
+        for (const auto& entry : all) {
+            for (size_t c = 0; c < entry.k; c++) {
+                for (double v :
+                     gmm::component_variances(entry.result.model, c)) {
+                    EXPECT_GT(v, 1e-4) << entry.k;
+                }
+            }
+        }
+    }
+}
+
+TEST(MixtureTools, ResponsibilitiesOfFarRowsSumToOne) {
+    GaussianMixture m;
+    m.d = m.k = 2;
+    m.means = {0, -1, 0, 1};
+    m.variances = {1, 1};
+    m.log_weights.assign(2, std::log(0.5f));
+    const std::vector<float> far = {1e3f, 3e3f, 1e4f, 1e6f, 1e12f, 3e38f};
+    std::vector<float> x, p(far.size() * 2), entropy(far.size());
+    for (float f : far) {
+        x.insert(x.end(), {f, 0});
+    }
+    const auto source = gmm::memory_source(x.data(), far.size(), 2);
+    const auto backend = gmm::make_cpu_backend();
+    predict_proba(m, *source, *backend, p.data());
+    responsibility_entropy(m, *source, *backend, entropy.data());
+    for (size_t i = 0; i < far.size(); i++) {
+        EXPECT_NEAR(p[2 * i] + p[2 * i + 1], 1, 1e-6) << far[i];
+        double expected = 0;
+        for (size_t c = 0; c < 2; c++) {
+            const double r = p[2 * i + c];
+            expected -= r > 0 ? r * std::log(r) : 0;
+        }
+        EXPECT_NEAR(entropy[i], expected, 1e-6) << far[i];
+    }
+}
+
+TEST(MixtureTools, WrongWeightsAreNamed) {
+    const RealData data = sift(200, 3);
+    const GaussianMixture m = fitted(data, 5, Covariance::isotropic);
+    const auto backend = gmm::make_cpu_backend();
+    const auto source = data.source();
+    for (float wrong : {-1.0f, HUGE_VALF}) {
+        std::vector<float> weights(data.n, 1.0f);
+        weights[7] = wrong;
+        const float* w = weights.data();
+        EXPECT_INVALID(score(m, *source, w, *backend), "weights[7] = ");
+        EXPECT_INVALID(aic(m, *source, w, *backend), "weights[7] = ");
+        EXPECT_INVALID(bic(m, *source, w, *backend), "weights[7] = ");
+    }
+    const std::vector<float> none(data.n, 0.0f);
+    EXPECT_INVALID(
+            score(m, *source, none.data(), *backend),
+            "weights: 0 are positive");
 }
 
 TEST(MixtureTools, RowsThatAreNotFiniteAreNamed) {

@@ -1,7 +1,6 @@
 #include "faiss_ext/store/maintain.h"
 
 #include <algorithm>
-#include <atomic>
 #include <new>
 
 #include <omp.h>
@@ -202,28 +201,16 @@ void rebuild_cells(GMMIndexRef index) {
     std::vector<std::vector<uint32_t>> orders(ivf.nlist);
     std::vector<float> norm2(ivf.nlist);
     std::vector<double> squared_error(ivf.nlist);
-    // One for each worker, and no more workers than threads: by its number a
-    // thread of the caller's own could have another.
     std::vector<uint8_t> spare(omp_get_max_threads() * ivf.code_size);
     const bool shared_map = ivf.direct_map.type == faiss::DirectMap::Hashtable;
-    const auto for_each_list = [&](const auto& body, bool parallel) {
-        std::atomic<size_t> workers = 0;
-        gmm::parallel_workers(
-                ivf.nlist,
-                parallel,
-                [&] {
-                    uint8_t* mine = &spare[workers++ * ivf.code_size];
-                    return [&body, mine](size_t i) { body(i, mine); };
-                },
-                [](const auto&) {});
-    };
-    const auto permute = [&](size_t i, uint8_t* mine) {
-        ListEntries(index, i).permute(orders[i], mine);
+    const auto permute = [&](size_t i, size_t worker) {
+        ListEntries(index, i).permute(
+                orders[i], &spare[worker * ivf.code_size]);
     };
     // where there were no cells any order will do, so each list gets its own
     // while its vectors are in a cache
     const bool at_once = gmm.cells.empty() && !shared_map;
-    const auto fit_list = [&](size_t i, uint8_t* mine) {
+    gmm::parallel_for_workers(ivf.nlist, [&](size_t i, size_t worker) {
         check_interrupt();
         if (ivf.invlists->list_size(i) == 0) {
             return;
@@ -239,15 +226,14 @@ void rebuild_cells(GMMIndexRef index) {
         }
         orders[i] = std::move(fit.order);
         if (at_once) {
-            permute(i, mine);
+            permute(i, worker);
         }
-    };
-    for_each_list(fit_list, true);
+    });
     fresh.norm2 = *std::max_element(norm2.begin(), norm2.end());
     fresh.codes.set_error(squared_error, stored);
     // nothing throws any more
     if (!at_once) {
-        for_each_list(permute, !shared_map);
+        gmm::parallel_for_workers(ivf.nlist, permute, !shared_map);
     }
     gmm.cells = std::move(fresh);
 }

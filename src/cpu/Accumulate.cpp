@@ -186,13 +186,13 @@ void CpuBackend::accumulate(EStep step, SufficientStats& stats) {
 
     for (size_t first = 0; first < n_blocks; first += blocks.size()) {
         blocks.resize(std::min(blocks.size(), n_blocks - first));
-        parallel_for(blocks.size(), [&](size_t b) {
+        parallel_for_workers(blocks.size(), [&](size_t b, size_t w) {
             const size_t begin = (first + b) * rows;
             score(step,
                   scores,
                   begin,
                   std::min(rows, n - begin),
-                  scratch[omp_get_thread_num()],
+                  scratch[w],
                   blocks[b]);
         });
         parallel_for((k + chunk - 1) / chunk, [&](size_t i) {

@@ -268,9 +268,9 @@ void CpuBackend::accumulate_matrices(EStep step, SufficientStats& stats) {
 
     for (size_t first = 0; first < n_blocks; first += blocks.size()) {
         blocks.resize(std::min(blocks.size(), n_blocks - first));
-        parallel_for(blocks.size(), [&](size_t b) {
+        parallel_for_workers(blocks.size(), [&](size_t b, size_t w) {
             const size_t begin = (first + b) * rows;
-            MatrixScratch& mine = scratch[omp_get_thread_num()];
+            MatrixScratch& mine = scratch[w];
             MatrixBlock& block = blocks[b];
             score_matrices(step, begin, std::min(rows, n - begin), mine, block);
             if (totals) {
@@ -283,10 +283,10 @@ void CpuBackend::accumulate_matrices(EStep step, SufficientStats& stats) {
                 sum.flush();
             }
         });
-        parallel_for(k, [&](size_t c) {
+        parallel_for_workers(k, [&](size_t c, size_t w) {
             double* const sum_x = stats.sum_x.data() + c * d;
             if (few) {
-                FewMoments sum(d, model.means.data() + c * d);
+                FewMoments sum(d);
                 for (const MatrixBlock& block : blocks) {
                     for (int32_t e = block.offset[c]; e < block.offset[c + 1];
                          e++) {
@@ -302,8 +302,7 @@ void CpuBackend::accumulate_matrices(EStep step, SufficientStats& stats) {
                 return;
             }
             std::vector<double> square(is_full ? d * d : 0);
-            OuterProducts sum(
-                    d, scratch[omp_get_thread_num()].rows, square.data());
+            OuterProducts sum(d, scratch[w].rows, square.data());
             for (const MatrixBlock& block : blocks) {
                 for (int32_t e = block.offset[c]; e < block.offset[c + 1];
                      e++) {

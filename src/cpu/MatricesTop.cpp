@@ -134,14 +134,14 @@ void CpuBackend::top_of_matrices(
     const size_t rows = std::clamp<size_t>(
             (x.n + threads - 1) / threads, 1, block_rows(k, d));
     std::vector<MatrixScratch> scratch(threads, MatrixScratch(k));
-    parallel_for((x.n + rows - 1) / rows, [&](size_t b) {
+    parallel_for_workers((x.n + rows - 1) / rows, [&](size_t b, size_t w) {
         const size_t begin = b * rows;
         Rows part = x;
         part.n = std::min(rows, x.n - begin);
         part.data = static_cast<const std::byte*>(x.data) + begin * x.stride;
         FrameBlock block;
         block.load(part, frame);
-        MatrixScratch& mine = scratch[omp_get_thread_num()];
+        MatrixScratch& mine = scratch[w];
         std::vector<std::vector<Ranked>> best(part.n);
         rank(block, begin, mine, best);
         for (size_t i = 0; i < part.n; i++) {

@@ -42,18 +42,19 @@ struct OuterProducts {
     }
 };
 
-/// Sums of a component's rows of few dimensions, about its mean.
+/** Sums of a component's rows of few dimensions. They are taken about the mean
+ * of its first rows: the model's own can be so far away, where a component has
+ * moved, that products of floats leave nothing of the variance. */
 struct FewMoments {
     size_t d;
-    const float* mean;
+    std::vector<float> centre; ///< size d, after the first rows
     double total = 0;
     std::vector<double> first, second; ///< sizes d, d * d
     size_t n = 0;
     const float* rows[kMomentRows];
     float r[kMomentRows];
 
-    FewMoments(size_t d, const float* mean)
-            : d(d), mean(mean), first(d), second(d * d) {}
+    explicit FewMoments(size_t d) : d(d), first(d), second(d * d) {}
 
     void add(float weight, const float* y) {
         rows[n] = y;
@@ -65,20 +66,37 @@ struct FewMoments {
     }
 
     void flush() {
+        if (n == 0) {
+            return;
+        }
+        if (centre.empty()) {
+            find_centre();
+        }
         best_kernels().moments(
-                n, d, rows, mean, r, first.data(), second.data());
+                n, d, rows, centre.data(), r, first.data(), second.data());
         n = 0;
+    }
+
+    /// Of one row, or of copies, it is that row.
+    void find_centre() {
+        centre.assign(rows[0], rows[0] + d);
+        for (size_t i = 0; total > 0 && i < n; i++) {
+            const float share = float(r[i] / total);
+            for (size_t j = 0; j < d; j++) {
+                centre[j] += share * (rows[i][j] - rows[0][j]);
+            }
+        }
     }
 
     /// Adds the sums about the origin, the second ones packed.
     void finish(double* n_k, double* sum_x, double* sum_x2) {
         flush();
         *n_k += total;
-        for (size_t i = 0; i < d; i++) {
-            sum_x[i] += total * mean[i] + first[i];
+        for (size_t i = 0; i < d && !centre.empty(); i++) {
+            sum_x[i] += total * centre[i] + first[i];
             for (size_t j = 0; j <= i; j++) {
-                *sum_x2++ += second[i * d + j] + mean[i] * first[j] +
-                        (total * mean[i] + first[i]) * mean[j];
+                *sum_x2++ += second[i * d + j] + centre[i] * first[j] +
+                        (total * centre[i] + first[i]) * centre[j];
             }
         }
     }

@@ -98,14 +98,14 @@ void CpuBackend::top_components(
     const size_t rows = std::clamp<size_t>(
             (x.n + threads - 1) / threads, 1, block_rows(model.k, d));
     std::vector<Scratch> scratch(threads, Scratch(model.k));
-    parallel_for((x.n + rows - 1) / rows, [&](size_t b) {
+    parallel_for_workers((x.n + rows - 1) / rows, [&](size_t b, size_t w) {
         const size_t begin = b * rows;
         Rows part = x;
         part.n = std::min(rows, x.n - begin);
         part.data = static_cast<const std::byte*>(x.data) + begin * x.stride;
         FrameBlock block;
         block.load(part, frame);
-        Scratch& mine = scratch[omp_get_thread_num()];
+        Scratch& mine = scratch[w];
         if (log_prob && &ranking != &soft) {
             score(soft, block, begin, mine);
         }

@@ -1,0 +1,213 @@
+// Trainings on few vectors, copies, weights far apart; and how they end.
+#include <gtest/gtest.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <random>
+
+#include "EMTrainer.h"
+#include "MixtureTools.h"
+#include "RealData.h"
+
+using gmm::Covariance;
+using gmm::EStep;
+using gmm::GaussianMixture;
+using gmm::Initialisation;
+using gmm::TrainingOptions;
+using gmm::TrainingResult;
+
+namespace {
+
+TrainingResult fit(
+        const RealData& data,
+        size_t k,
+        const TrainingOptions& options,
+        const float* weights = nullptr,
+        const GaussianMixture* start = nullptr) {
+    const auto backend = gmm::make_cpu_backend();
+    return train(*data.source(), weights, k, options, *backend, start);
+}
+
+/// Around n_groups points, of deviation 1, that are `apart`.
+RealData groups(
+        size_t n, size_t d, size_t n_groups, float apart, uint32_t seed) {
+    std::mt19937_64 random(seed);
+    std::normal_distribution<float> normal;
+    std::vector<float> centres(n_groups * d);
+    for (float& v : centres) {
+        v = apart * normal(random);
+    }
+    RealData out(n, d, std::vector<float>(n * d));
+    for (size_t i = 0; i < n; i++) {
+        const size_t g = random() % n_groups;
+        for (size_t j = 0; j < d; j++) {
+            out.x[i * d + j] = centres[g * d + j] + normal(random);
+        }
+    }
+    return out;
+}
+
+} // namespace
+
+/// A component that is put elsewhere makes the next likelihood a lower one.
+TEST(OddTrainings, DoNotConvergeAfterARestart) {
+    size_t restarts = 0;
+    for (uint32_t seed = 0; seed < 10; seed++) {
+        for (size_t k : {20, 50, 100}) {
+            const RealData data = groups(200, 3, 3, 2, seed);
+            TrainingOptions options;
+            options.niter = 200;
+            options.seed = seed;
+            const TrainingResult r = fit(data, k, options);
+            std::vector<size_t> reseeded;
+            for (const auto& it : r.iterations) {
+                if (it.step == EStep::soft) {
+                    reseeded.push_back(it.reseeded);
+                    restarts += it.reseeded;
+                }
+            }
+            if (r.converged) {
+                ASSERT_GE(reseeded.size(), 2u);
+                EXPECT_EQ(reseeded[reseeded.size() - 1], 0u);
+                EXPECT_EQ(reseeded[reseeded.size() - 2], 0u);
+            }
+        }
+    }
+    EXPECT_GT(restarts, 0u);
+}
+
+TEST(OddTrainings, EndForOneReason) {
+    const RealData data = sift(2000, 16);
+    TrainingOptions options;
+    options.niter = 200;
+    options.tolerance = 1e-3;
+    options.last_hard_iterations = 2;
+    bool soft_seen = false;
+    options.progress = [&](const gmm::TrainingIteration& it) {
+        soft_seen |= it.step == EStep::soft;
+        return it.step == EStep::soft || !soft_seen; // not the last ones
+    };
+    const TrainingResult r = fit(data, 5, options);
+    EXPECT_LT(r.n_iter(), 200);
+    EXPECT_EQ(r.stop, gmm::Stop::callback);
+    EXPECT_FALSE(r.converged);
+}
+
+TEST(OddTrainings, LightGroupsBesideHeavyOnesLive) {
+    std::mt19937_64 random(1);
+    std::normal_distribution<float> normal;
+    RealData light(50, 2, {});
+    std::vector<float> weights;
+    for (size_t i = 0; i < light.n; i++) {
+        const float at = i < 40 ? 0.0f : 10.0f;
+        light.x.push_back(at + normal(random));
+        light.x.push_back(at + normal(random));
+        weights.push_back(i < 40 ? 1.0f : 1000.0f);
+    }
+    GaussianMixture start;
+    start.k = start.d = 2;
+    start.means = {0, 0, 10, 10};
+    TrainingOptions options;
+    options.init = Initialisation::given_means;
+    const auto m = fit(light, 2, options, weights.data(), &start).model;
+    for (size_t j = 0; j < 2; j++) {
+        EXPECT_NEAR(m.means[j], 0, 1);
+        EXPECT_NEAR(m.means[2 + j], 10, 1);
+    }
+    EXPECT_NEAR(std::exp(m.log_weights[0]), 40.0 / 10040, 1e-4);
+}
+
+/// What sums of floats leave of a scatter that is none is not one.
+TEST(OddTrainings, FullCovariancesOfCopiesAndOutliers) {
+    for (size_t d : {2, 5, 20, 32}) {
+        for (uint32_t seed = 0; seed < 5; seed++) {
+            SCOPED_TRACE(testing::Message() << d << ", seed " << seed);
+            TrainingOptions options;
+            options.covariance = Covariance::full;
+            options.seed = seed;
+            RealData copies = groups(2000, d, 3, 3, seed);
+            for (float& v : copies.x) {
+                v += 10;
+            }
+            std::fill_n(copies.x.begin(), 20 * d, 0.0f);
+            EXPECT_NO_THROW(fit(copies, 8, options));
+            for (float far : {100.0f, 1000.0f, 1e4f}) {
+                RealData outlier = groups(2000, d, 3, 3, seed);
+                std::fill_n(outlier.x.begin() + 7 * d, d, far);
+                EXPECT_NO_THROW(fit(outlier, 5, options)) << far;
+            }
+        }
+    }
+}
+
+/// What is fitted is the spread around the means that are left.
+TEST(OddTrainings, ProjectedMeansHaveTheirOwnSpread) {
+    const size_t d = 24, k = 30;
+    const auto project = [&](float* x, size_t n) {
+        for (size_t i = 0; i < n; i++) {
+            double norm2 = 0;
+            for (size_t j = 0; j < d; j++) {
+                norm2 += double(x[i * d + j]) * x[i * d + j];
+            }
+            for (size_t j = 0; j < d; j++) {
+                x[i * d + j] /= float(std::sqrt(norm2));
+            }
+        }
+    };
+    RealData data = groups(4000, d, k, 1, 1);
+    project(data.x.data(), data.n);
+    const auto backend = gmm::make_cpu_backend();
+    for (Covariance covariance :
+         {Covariance::isotropic, Covariance::diagonal, Covariance::full}) {
+        TrainingOptions options;
+        options.covariance = covariance;
+        options.project_means = [&](float* means) { project(means, k); };
+        const GaussianMixture m = fit(data, k, options).model;
+        options.init = Initialisation::given_means;
+        options.update_means = false;
+        const GaussianMixture refitted =
+                fit(data, k, options, nullptr, &m).model;
+        EXPECT_NEAR(
+                score(m, *data.source(), nullptr, *backend),
+                score(refitted, *data.source(), nullptr, *backend),
+                0.08)
+                << int(covariance);
+    }
+}
+
+/// By threads of the caller's own, whose numbers are beyond that of the threads
+/// that each may use.
+TEST(OddTrainings, SideBySide) {
+    const RealData data = sift(600, 8);
+    const auto train_all = [&] {
+        std::vector<float> out;
+        for (Covariance covariance :
+             {Covariance::isotropic, Covariance::full, Covariance::tied}) {
+            TrainingOptions options;
+            options.covariance = covariance;
+            options.niter = 3;
+            for (size_t k : {1, 6}) {
+                const auto m = fit(data, k, options).model;
+                out.insert(out.end(), m.means.begin(), m.means.end());
+                std::vector<float> p(data.n * k);
+                const auto backend = gmm::make_cpu_backend();
+                predict_proba(m, *data.source(), *backend, p.data());
+                out.insert(out.end(), p.begin(), p.end());
+            }
+        }
+        return out;
+    };
+    const std::vector<float> expected = train_all();
+    std::vector<std::vector<float>> found(6);
+#pragma omp parallel num_threads(6)
+    {
+        omp_set_num_threads(1);
+        found[omp_get_thread_num()] = train_all();
+    }
+    for (const auto& of_one : found) {
+        if (!of_one.empty()) { // fewer threads may have come
+            EXPECT_EQ(of_one, expected);
+        }
+    }
+}
