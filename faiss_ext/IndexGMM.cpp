@@ -24,31 +24,59 @@ constexpr size_t kBlockFloats = size_t(4) << 20;
 /// FAISS's own bound.
 constexpr size_t kSgemmThreshold = 20;
 
-/// Squared L2 distances to all means, or inner products, size n * nlist.
-void all_distances(
-        const IndexGMM& index, size_t n, const float* x, float* out) {
-    const size_t nlist = index.nlist;
-    const size_t d = index.d;
-    const float* means = index.get_xb();
-    const bool similarity = index.metric_type == faiss::METRIC_INNER_PRODUCT;
-    if (n >= kSgemmThreshold && !similarity) {
-        faiss::pairwise_L2sqr(d, n, x, nlist, means, out);
-        for (size_t i = 0; i < n * nlist; i++) {
-            // Written so that a NaN stays one.
-            out[i] = out[i] < 0 ? 0 : out[i];
+/// Squared L2 distances to all means, or inner products.
+struct AllDistances {
+    const IndexGMM& index;
+    /// A mean that is taken off all and off the queries: |x|^2 - 2 x.mu +
+    /// |mu|^2 in floats loses what is small beside the distance from the
+    /// origin.
+    const float* origin;
+    std::vector<float> moved; ///< the means, where sgemm reads them
+
+    AllDistances(const IndexGMM& index, size_t n)
+            : index(index), origin(index.get_xb()) {
+        if (by_sgemm(n)) {
+            moved = less_origin(index.nlist, origin);
         }
-        return;
     }
+
+    bool by_sgemm(size_t n) const {
+        return n >= kSgemmThreshold && index.metric_type == faiss::METRIC_L2;
+    }
+
+    std::vector<float> less_origin(size_t n, const float* rows) const {
+        const size_t d = index.d;
+        std::vector<float> out(n * d);
+        for (size_t i = 0; i < n; i++) {
+            for (size_t j = 0; j < d; j++) {
+                out[i * d + j] = rows[i * d + j] - origin[j];
+            }
+        }
+        return out;
+    }
+
+    /// out: size n * nlist.
+    void operator()(size_t n, const float* x, float* out) const {
+        const size_t nlist = index.nlist;
+        const size_t d = index.d;
+        if (!moved.empty() && by_sgemm(n)) {
+            const std::vector<float> y = less_origin(n, x);
+            faiss::pairwise_L2sqr(d, n, y.data(), nlist, moved.data(), out);
+            for (size_t i = 0; i < n * nlist; i++) {
+                // Written so that a NaN stays one.
+                out[i] = out[i] < 0 ? 0 : out[i];
+            }
+            return;
+        }
+        const auto one_row = index.metric_type == faiss::METRIC_INNER_PRODUCT
+                ? faiss::fvec_inner_products_ny
+                : faiss::fvec_L2sqr_ny;
 #pragma omp parallel for if (n > 1)
-    for (int64_t i = 0; i < static_cast<int64_t>(n); i++) {
-        float* row = out + i * nlist;
-        if (similarity) {
-            faiss::fvec_inner_products_ny(row, x + i * d, means, d, nlist);
-        } else {
-            faiss::fvec_L2sqr_ny(row, x + i * d, means, d, nlist);
+        for (int64_t i = 0; i < static_cast<int64_t>(n); i++) {
+            one_row(out + i * nlist, x + i * d, index.get_xb(), d, nlist);
         }
     }
-}
+};
 
 /** log pi_k + log N(x; mu_k, Sigma_k) of one query and all components.
  *
@@ -314,12 +342,13 @@ void IndexGMM::search(
         log_joint = std::make_unique<LogJoint>(*this);
     }
     const Prober probe(*this, log_joint.get());
+    const AllDistances all_distances(*this, n);
     const idx_t block = std::max<idx_t>(1, kBlockFloats / nlist);
     std::vector<float> dis(std::min(n, block) * nlist);
     for (idx_t begin = 0; begin < n; begin += block) {
         const idx_t count = std::min(block, n - begin);
         const float* xb = x + begin * d;
-        all_distances(*this, count, xb, dis.data());
+        all_distances(count, xb, dis.data());
         gmm::parallel_for(count, [&](size_t i) {
             probe(xb + i * d,
                   dis.data() + i * nlist,

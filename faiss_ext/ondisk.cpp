@@ -168,6 +168,10 @@ void merge_ondisk(
     }
     const std::string partial =
             ivfdata + "." + std::to_string(getpid()) + ".partial";
+    // Whatever needs memory comes before the file has its name.
+    const auto parent = std::filesystem::path(ivfdata).parent_path();
+    const std::string folder = (parent.empty() ? "." : parent).string();
+    std::string filename = ivfdata;
     std::unique_ptr<faiss::OnDiskInvertedLists> lists;
     try {
         lists = write_lists(ivf, opened, partial, shift_ids);
@@ -181,10 +185,8 @@ void merge_ondisk(
         unlink(partial.c_str());
         throw;
     }
-    const std::string folder =
-            std::filesystem::path(ivfdata).parent_path().string();
-    flush(folder.empty() ? "." : folder, O_DIRECTORY);
-    lists->filename = ivfdata;
+    flush(folder, O_DIRECTORY);
+    lists->filename = std::move(filename);
     opened.clear();
     std::optional<Growth> growth;
     if (gmm) {

@@ -122,6 +122,7 @@ struct Trainer {
     double reg_covar = 0;                    // in the frame's units
     double min_count = 0;                    // in units of weight
     std::vector<double> variance_floor = {}; // size k, in the frame's units
+    std::vector<double> floor_shape = {};    // LocalVariance.h
     GaussianMixture model = {};              // in the frame's units
     SufficientStats stats = {};
     TrainingResult result = {};
@@ -134,6 +135,7 @@ struct Trainer {
     void find_floors(bool by_backend);
     void nearest_means(
             const std::vector<size_t>& wanted, size_t m, int64_t* out);
+    void fit(bool update_means);
     size_t maximise();
     size_t reseed();
     void project();
@@ -197,7 +199,7 @@ void Trainer::initialise(size_t k, const GaussianMixture* start) {
                             double(d));
         }
     } else if (!variance_floor.empty()) {
-        m_step(stats, variance_floor, min_count, false, model, reg_covar);
+        fit(false);
     }
     if (given_weights) {
         model.log_weights = start->log_weights;
@@ -222,16 +224,18 @@ void Trainer::start_hierarchically() {
     maximise();
 }
 
+void Trainer::fit(bool update_means) {
+    m_step(stats,
+           variance_floor,
+           min_count,
+           update_means,
+           model,
+           reg_covar,
+           floor_shape);
+}
+
 // The M-step; how many components were put elsewhere.
 size_t Trainer::maximise() {
-    const auto fit = [&](bool update_means) {
-        m_step(stats,
-               variance_floor,
-               min_count,
-               update_means,
-               model,
-               reg_covar);
-    };
     fit(options.update_means);
     if (!options.update_means) {
         return 0;
@@ -259,6 +263,7 @@ void Trainer::find_floors(bool by_backend) {
     for (double& floor : variance_floor) {
         floor *= options.variance_floor;
     }
+    floor_shape = local_shape(stats);
 }
 
 void Trainer::nearest_means(

@@ -51,7 +51,8 @@ struct TrainingOptions {
     int last_hard_iterations = 0;
     /// Above 0: the least variance of a component, times that of the vectors
     /// around its mean before EM (LocalVariance.h); where larger variances are
-    /// given, times these. Full and tied: added to the diagonal
+    /// given, times these. Diagonal, full, tied: larger in dimensions where
+    /// vectors are farther apart. Full and tied: added to the diagonal
     double variance_floor = 1e-3;
     double reg_covar = 0;     ///< in the user's units squared, added to every
                               ///< variance (the diagonal) as scikit-learn's

@@ -135,6 +135,8 @@ namespace {
 
 struct MatrixFit {
     const SufficientStats& stats;
+    const std::vector<double>& floor_shape;
+    double reg_covar;
     double min_count;
     const GaussianMixture& model;
 
@@ -157,21 +159,23 @@ struct MatrixFit {
         }
     }
 
-    void finish(
-            double* scatter, double n, double reg, size_t c, float* out) const {
+    void finish(double* scatter, double n, double floor, size_t c, float* out)
+            const {
         const size_t d = stats.d;
         for (size_t i = 0; i < d; i++) {
             for (size_t j = 0; j <= i; j++) {
                 scatter[i * d + j] /= n;
             }
-            scatter[i * d + i] = std::max(scatter[i * d + i], 0.0) + reg;
+            scatter[i * d + i] = std::max(scatter[i * d + i], 0.0) +
+                    floor * (floor_shape.empty() ? 1 : floor_shape[i]) +
+                    reg_covar;
         }
         if (!precision_cholesky(d, scatter, out)) {
             throw_invalid(
                     "variance_floor + reg_covar = %g (in units of the data's "
                     "spread): the covariance matrix of component %zu is not "
                     "positive definite, expected a larger value",
-                    reg,
+                    floor + reg_covar,
                     c);
         }
     }
@@ -181,12 +185,14 @@ struct MatrixFit {
 
 void fit_matrices(
         const SufficientStats& stats,
-        const std::vector<double>& reg,
+        const std::vector<double>& floors,
+        const std::vector<double>& floor_shape,
+        double reg_covar,
         double min_count,
         GaussianMixture& model) {
     const size_t d = stats.d, each = d * (d + 1) / 2;
     const bool tied = stats.covariance == Covariance::tied;
-    const MatrixFit fit{stats, min_count, model};
+    const MatrixFit fit{stats, floor_shape, reg_covar, min_count, model};
     std::vector<float> factors = model.precisions_cholesky;
     auto unpack = [&](size_t c, double* out) {
         const double* packed =
@@ -198,15 +204,15 @@ void fit_matrices(
     if (tied) {
         std::vector<double> scatter(d * d);
         unpack(0, scatter.data());
-        double n = 0, regs = 0;
+        double n = 0, sum = 0;
         for (size_t c = 0; c < stats.k; c++) {
             // Dead ones too: their vectors are in the sum.
             fit.centre(c, scatter.data());
             n += stats.n_k[c];
-            regs += stats.n_k[c] * reg[c];
+            sum += stats.n_k[c] * floors[c];
         }
         if (n > 0) {
-            fit.finish(scatter.data(), n, regs / n, 0, factors.data());
+            fit.finish(scatter.data(), n, sum / n, 0, factors.data());
         }
     } else {
         parallel_for(stats.k, [&](size_t c) {
@@ -219,7 +225,7 @@ void fit_matrices(
             fit.finish(
                     scatter.data(),
                     stats.n_k[c],
-                    reg[c],
+                    floors[c],
                     c,
                     factors.data() + c * d * d);
         });

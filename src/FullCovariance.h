@@ -45,17 +45,20 @@ const float* precision_factor(const GaussianMixture& model, size_t c);
 /** The second half of m_step for `full` and `tied`, whose means are those of
  * the model: fits precisions_cholesky,
  *
- *    full  Sigma_k = sum_i w_i r_ik (y_i - mu_k)(y_i - mu_k)^T / n_k + reg_k I
- *    tied  the same sum over all components, over all of n_k, + reg I
+ *    full  Sigma_k = sum_i w_i r_ik (y_i - mu_k)(y_i - mu_k)^T / n_k + R_k
+ *    tied  the same sum over all components, over all of n_k, + R
  *
- * (Bishop, PRML, eq. 9.25; reg as in scikit-learn.) Components with n_k <
- * min_count keep what they have. Throws InvalidArgument if a matrix is not
- * positive definite: reg is too small for the data.
+ * (Bishop, PRML, eq. 9.25), R_k = diag(floors_k floor_shape_j + reg_covar).
+ * Components with n_k < min_count keep what they have. Throws InvalidArgument
+ * if a matrix is not positive definite: R is too small for the data.
  *
- * @param reg  size k; tied: their mean, weighted by n_k */
+ * @param floors       size k; tied: their mean, weighted by n_k
+ * @param floor_shape  size d; empty: 1 */
 void fit_matrices(
         const SufficientStats& stats,
-        const std::vector<double>& reg,
+        const std::vector<double>& floors,
+        const std::vector<double>& floor_shape,
+        double reg_covar,
         double min_count,
         GaussianMixture& model);
 

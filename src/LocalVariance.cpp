@@ -91,4 +91,50 @@ std::vector<double> local_variances(
     return out;
 }
 
+std::vector<double> local_shape(const SufficientStats& nearest) {
+    const size_t k = nearest.k, d = nearest.d;
+    const Covariance kind = nearest.covariance;
+    if (kind != Covariance::diagonal && !has_matrices(kind)) {
+        return {};
+    }
+    // Components whose moments are summed together, and where those are.
+    const size_t together = kind == Covariance::tied ? k : 1;
+    const double* moments = nearest.sum_x2.data();
+    const size_t stride = num_moments(kind, 1, d);
+    if (kind == Covariance::tied) {
+        moments += k;
+    }
+    const auto square = [&](size_t j) {
+        return moments[kind == Covariance::diagonal ? j : j * (j + 3) / 2];
+    };
+    std::vector<double> out(d), scatter(d);
+    double weight = 0;
+    for (size_t first = 0; first < k; first += together, moments += stride) {
+        double n = 0;
+        for (size_t j = 0; j < d; j++) {
+            scatter[j] = square(j);
+        }
+        for (size_t c = first; c < first + together; c++) {
+            const double* sum = nearest.sum_x.data() + c * d;
+            for (size_t j = 0; j < d && nearest.n_k[c] > 0; j++) {
+                scatter[j] -= sum[j] * sum[j] / nearest.n_k[c];
+            }
+            n += nearest.n_k[c];
+        }
+        double total = 0;
+        for (size_t j = 0; j < d; j++) {
+            const bool spread = scatter[j] > sum_rounding(n) * square(j);
+            total += scatter[j] = spread ? scatter[j] : 0;
+        }
+        for (size_t j = 0; j < d && total > 0; j++) {
+            out[j] += n * d * scatter[j] / total;
+        }
+        weight += total > 0 ? n : 0;
+    }
+    for (double& share : out) {
+        share = share > 0 ? std::max(share / weight, 1e-6) : 1;
+    }
+    return out;
+}
+
 } // namespace gmm

@@ -242,11 +242,18 @@ void sample(
         if (rows[c].empty()) {
             continue;
         }
-        const std::vector<double> factor = covariance_factor(model, c);
+        std::vector<double> factor; // of a matrix
+        if (has_matrices(model.covariance)) {
+            factor = covariance_factor(model, c);
+        }
         for (size_t i : rows[c]) {
             for (size_t j = 0; j < d; j++) {
                 double value = model.means[c * d + j];
-                for (size_t l = 0; l <= j; l++) {
+                if (factor.empty()) {
+                    value += std::sqrt(double(model.variance(c, j))) *
+                            noise[i * d + j];
+                }
+                for (size_t l = 0; l <= j && !factor.empty(); l++) {
                     value += factor[j * d + l] * noise[i * d + l];
                 }
                 x[i * d + j] = float(value);
@@ -318,11 +325,14 @@ GaussianMixture grow(const GaussianMixture& model, size_t k, uint64_t seed) {
                 std::accumulate(variances.begin(), variances.end(), 0.0);
     }
     std::mt19937_64 random(seed);
+    // A deviation in all: where both halves are nearly the same, which is a
+    // saddle of the likelihood, EM stays for longer than any tolerance waits.
+    const double step = std::max(0.1, 1 / std::sqrt(double(model.d)));
     for (size_t c = model.k; c < k; c++) {
         const size_t from =
                 std::max_element(scatter.begin(), scatter.begin() + c) -
                 scatter.begin();
-        split_component(out, from, c, random);
+        split_component(out, from, c, step, random);
         scatter[c] = scatter[from] /= 2;
     }
     normalise_weights(out);

@@ -11,6 +11,9 @@
 
 namespace gmm {
 
+/// As faiss::Clustering splits clusters, for k-means and EM to part.
+static constexpr double kReseedStep = 0.1;
+
 // |y|^2 summed over a component, whatever the covariance kind.
 static double sum_of_squares(const SufficientStats& stats, size_t c) {
     const size_t d = stats.d;
@@ -36,6 +39,12 @@ static double sum_of_squares(const SufficientStats& stats, size_t c) {
     return sum;
 }
 
+double sum_rounding(double n) {
+    // Equal rows' products are all rounded in one direction; and clusters may
+    // be 1e5 deviations apart.
+    return std::min(1e-9, 1e-12 + 1e-16 * n);
+}
+
 std::vector<double> component_scatter(const SufficientStats& stats) {
     const size_t d = stats.d;
     std::vector<double> out(stats.k);
@@ -48,8 +57,7 @@ std::vector<double> component_scatter(const SufficientStats& stats) {
         }
         const double scatter =
                 squares - std::inner_product(sum, sum + d, sum, 0.0) / n;
-        // Rows' norms and responsibilities are sums of rounded products.
-        out[c] = scatter > 1e-9 * squares ? scatter : 0;
+        out[c] = scatter > sum_rounding(n) * squares ? scatter : 0;
     }
     return out;
 }
@@ -58,14 +66,30 @@ void split_component(
         GaussianMixture& model,
         size_t from,
         size_t to,
+        double step,
         std::mt19937_64& random) {
     const size_t d = model.d;
-    const std::vector<double> variances = component_variances(model, from);
+    std::vector<double> steps(d), moved(d);
+    for (double& s : steps) {
+        s = random() & 1 ? step : -step;
+    }
+    if (has_matrices(model.covariance)) {
+        const std::vector<double> factor = covariance_factor(model, from);
+        for (size_t j = 0; j < d; j++) {
+            moved[j] = std::inner_product(
+                    steps.begin(),
+                    steps.begin() + j + 1,
+                    factor.begin() + j * d,
+                    0.0);
+        }
+    } else {
+        for (size_t j = 0; j < d; j++) {
+            moved[j] = std::sqrt(double(model.variance(from, j))) * steps[j];
+        }
+    }
     for (size_t j = 0; j < d; j++) {
-        const float step =
-                0.1f * std::sqrt(float(variances[j])) * (random() & 1 ? 1 : -1);
-        model.means[to * d + j] = model.means[from * d + j] + step;
-        model.means[from * d + j] -= step;
+        model.means[to * d + j] = model.means[from * d + j] + float(moved[j]);
+        model.means[from * d + j] -= float(moved[j]);
     }
     auto copy = [&](std::vector<float>& of_all) {
         const size_t each = of_all.size() / model.k;
@@ -127,7 +151,7 @@ std::vector<std::pair<size_t, size_t>> split_for_dead(
         }
         const Candidate best = queue.top();
         queue.pop();
-        split_component(model, best.c, c, random);
+        split_component(model, best.c, c, kReseedStep, random);
         push(best.scatter / 2, best.n / 2, best.c);
         push(best.scatter / 2, best.n / 2, c);
         splits.emplace_back(best.c, c);

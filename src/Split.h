@@ -14,13 +14,18 @@ namespace gmm {
  * as of vectors that are all equal. */
 std::vector<double> component_scatter(const SufficientStats& stats);
 
-/** Component `to` takes over half of `from`: both means move apart by a tenth
- * of the standard deviation in every dimension, as faiss::Clustering splits
- * clusters, the signs at random. The weight is halved between them. */
+/// What of a sum of n squares may be rounding.
+double sum_rounding(double n);
+
+/** Component `to` takes over half of `from`: both means move apart, along the
+ * columns of the covariance's factor (the dimensions, where it has none), by
+ * `step` standard deviations each, the signs at random. The weight is halved
+ * between them. */
 void split_component(
         GaussianMixture& model,
         size_t from,
         size_t to,
+        double step,
         std::mt19937_64& random);
 
 /** Each dead component, of n_k < min_count, takes over half of the one that has

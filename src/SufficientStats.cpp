@@ -73,6 +73,7 @@ static void fit_diagonal(
         const SufficientStats& stats,
         size_t c,
         double variance_floor,
+        const std::vector<double>& floor_shape,
         double reg_covar,
         GaussianMixture& model) {
     for (size_t j = 0; j < stats.d; j++) {
@@ -82,7 +83,7 @@ static void fit_diagonal(
                 stats.sum_x2[i] + mu * (stats.n_k[c] * mu - 2 * stats.sum_x[i]);
         model.variances[i] = std::max(
                 std::max(scatter, 0.0) / stats.n_k[c] + reg_covar,
-                variance_floor);
+                variance_floor * (floor_shape.empty() ? 1 : floor_shape[j]));
     }
 }
 
@@ -110,7 +111,8 @@ void m_step(
         double min_count,
         bool update_means,
         GaussianMixture& model,
-        double reg_covar) {
+        double reg_covar,
+        const std::vector<double>& floor_shape) {
     if (model.covariance != stats.covariance || model.k != stats.k ||
         model.d != stats.d) {
         throw_invalid(
@@ -137,6 +139,12 @@ void m_step(
     auto floor_of = [&](size_t c) {
         return variance_floor[n_floors == 1 ? 0 : c];
     };
+    if (!floor_shape.empty() && floor_shape.size() != stats.d) {
+        throw_invalid(
+                "floor_shape: %zu values, expected 0 or d = %zu",
+                floor_shape.size(),
+                stats.d);
+    }
     if (!(reg_covar >= 0)) {
         throw_invalid("reg_covar = %g, expected at least 0", reg_covar);
     }
@@ -162,7 +170,8 @@ void m_step(
                         floor_of(c));
                 break;
             case Covariance::diagonal:
-                fit_diagonal(stats, c, floor_of(c), reg_covar, model);
+                fit_diagonal(
+                        stats, c, floor_of(c), floor_shape, reg_covar, model);
                 break;
             case Covariance::tied_spherical:
                 scatters[c] = scatter(stats, c, mean);
@@ -189,11 +198,11 @@ void m_step(
         }
     }
     if (has_matrices(stats.covariance)) {
-        std::vector<double> reg(stats.k);
+        std::vector<double> floors(stats.k);
         for (size_t c = 0; c < stats.k; c++) {
-            reg[c] = floor_of(c) + reg_covar;
+            floors[c] = floor_of(c);
         }
-        fit_matrices(stats, reg, min_count, model);
+        fit_matrices(stats, floors, floor_shape, reg_covar, min_count, model);
     }
     fit_weights(stats, min_count, model);
 }

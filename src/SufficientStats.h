@@ -57,6 +57,8 @@ struct SufficientStats {
  *                        by n_k
  * @param reg_covar       in the frame's units, added to every variance (to the
  *                        diagonal) as scikit-learn's reg_covar
+ * @param floor_shape     of diagonal, full and tied: what a floor is multiplied
+ *                        by in each dimension, size d; empty: 1
  * @param update_means    false: means stay, the rest is fitted around them
  * @param model           in and out, in the frame's units
  */
@@ -66,6 +68,7 @@ void m_step(
         double min_count,
         bool update_means,
         GaussianMixture& model,
-        double reg_covar = 0);
+        double reg_covar = 0,
+        const std::vector<double>& floor_shape = {});
 
 } // namespace gmm

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <string>
 
+#include <faiss/IndexFlat.h>
 #include <faiss/IndexIVFFlat.h>
 #include <faiss/impl/AuxIndexStructures.h>
 
@@ -570,6 +571,51 @@ TEST(Defaults, SelectorsWithATarget) {
                     EXPECT_GE(r, 0.9) << what;
                 }
             }
+        }
+    }
+}
+
+/// A selector that keeps out what is near a query lets pass what is as hard to
+/// find as without one: as many that pass are looked at.
+TEST(Defaults, SelectorsThatKeepOutWhatIsNear) {
+    for (auto metric : kMetrics) {
+        const Situation s = sift(1, 1, metric);
+        Pair pair(s);
+        pair.gmm->calibration.costs = {3000, 1, 30, 10};
+        pair.gmm->calibrate(200, nullptr, 10);
+        pair.gmm->target_recall = 0.95f;
+        faiss::IndexFlat flat(s.base.d, metric);
+        flat.add(s.base.n, s.base.x.data());
+        constexpr size_t k = 10;
+        for (size_t left_out : {2, 8}) { // lists, of the nearest
+            size_t found = 0, n = 0;
+            for (size_t i = 0; i < s.queries.n; i += 2) {
+                const float* q = s.queries.row(i);
+                std::vector<float> distances(k);
+                std::vector<idx_t> near(left_out), truth(k), labels(k);
+                pair.gmm->quantizer->search(
+                        1, q, left_out, distances.data(), near.data());
+                std::vector<uint8_t> bits(s.base.n / 8 + 1, 0xff);
+                for (idx_t list : near) {
+                    const auto& lists = *pair.gmm->invlists;
+                    for (size_t j = 0; j < lists.list_size(list); j++) {
+                        const idx_t id = lists.get_single_id(list, j);
+                        bits[id / 8] &= ~(1 << (id % 8));
+                    }
+                }
+                faiss::IDSelectorBitmap sel(s.base.n, bits.data());
+                faiss::SearchParameters params;
+                params.sel = &sel;
+                flat.search(1, q, k, distances.data(), truth.data(), &params);
+                pair.gmm->search(
+                        1, q, k, distances.data(), labels.data(), &params);
+                for (idx_t id : labels) {
+                    found += std::count(truth.begin(), truth.end(), id);
+                }
+                n += k;
+            }
+            EXPECT_GE(double(found) / n, 0.93)
+                    << int(metric) << ", " << left_out << " lists";
         }
     }
 }

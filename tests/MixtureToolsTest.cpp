@@ -174,6 +174,39 @@ TEST(MixtureTools, SweepFindsHowManyGroupsThereAre) {
     EXPECT_INVALID(grow(truth, 3, 1), "k = 3");
 }
 
+/// A component that was split leaves the saddle that it stood on.
+TEST(MixtureTools, SweepsOfEveryKindSplitGroups) {
+    const size_t n = 2000, d = 3;
+    std::mt19937_64 random(1);
+    std::normal_distribution<float> normal;
+    std::vector<float> x(n * d);
+    for (size_t i = 0; i < n; i++) {
+        for (size_t j = 0; j < d; j++) {
+            x[i * d + j] = normal(random) + 8 * float(j == i % 3);
+        }
+    }
+    const auto source = gmm::memory_source(x.data(), n, d);
+    const auto backend = gmm::make_cpu_backend();
+    for (int kind = 0; kind <= int(Covariance::tied); kind++) {
+        gmm::TrainingOptions options;
+        options.covariance = Covariance(kind);
+        options.niter = 100;
+        const auto all =
+                sweep(*source, nullptr, {1, 2, 3, 4}, options, *backend);
+        const auto best = std::min_element(
+                all.begin(), all.end(), [](const auto& a, const auto& b) {
+                    return a.bic < b.bic;
+                });
+        EXPECT_EQ(best->k, 3u) << kind;
+        // -1.5 log(2 pi e) - log 3: what groups of deviation 1 have.
+        EXPECT_NEAR(
+                score(all[2].result.model, *source, nullptr, *backend),
+                -5.36,
+                0.08)
+                << kind;
+    }
+}
+
 /// Copies could have ever smaller variances, and a likelihood without end.
 TEST(MixtureTools, ASweepOverCopiesEnds) {
     GaussianMixture truth;

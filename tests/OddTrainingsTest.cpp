@@ -7,6 +7,7 @@
 #include <random>
 
 #include "EMTrainer.h"
+#include "FullCovariance.h"
 #include "MixtureTools.h"
 #include "RealData.h"
 
@@ -138,6 +139,72 @@ TEST(OddTrainings, FullCovariancesOfCopiesAndOutliers) {
                 EXPECT_NO_THROW(fit(outlier, 5, options)) << far;
             }
         }
+    }
+}
+
+/// Groups 1e5 deviations apart have the variances of their own vectors.
+TEST(OddTrainings, GroupsFarApart) {
+    const size_t d = 4, k = 3;
+    for (float apart : {1e3f, 1e4f, 1e5f}) {
+        const RealData data = groups(6000, d, k, apart, 3);
+        for (int kind = 0; kind <= int(Covariance::tied); kind++) {
+            TrainingOptions options;
+            options.covariance = Covariance(kind);
+            options.init = Initialisation::kmeans_plus_plus;
+            const GaussianMixture m = fit(data, k, options).model;
+            for (size_t c = 0; c < k; c++) {
+                for (double v : component_variances(m, c)) {
+                    EXPECT_NEAR(v, 1, 0.15) << apart << ", " << kind;
+                }
+            }
+        }
+    }
+}
+
+/// The floor of a dimension's variance is in that dimension's unit.
+TEST(OddTrainings, DimensionsOfOtherUnits) {
+    const size_t n = 4000, d = 4;
+    std::mt19937_64 random(5);
+    std::normal_distribution<float> normal;
+    RealData same(n, d, std::vector<float>(n * d));
+    for (size_t i = 0; i < n; i++) {
+        const float side = i % 2 ? 4 : -4;
+        for (size_t j = 0; j < d; j++) {
+            same.x[i * d + j] = normal(random) + (j == 1 ? side : 0);
+        }
+    }
+    const double unit[] = {1000, 1, 1, 0.1};
+    RealData other = same;
+    double log_volume = 0;
+    for (size_t i = 0; i < n * d; i++) {
+        other.x[i] *= float(unit[i % d]);
+    }
+    for (double u : unit) {
+        log_volume += std::log(u);
+    }
+    const auto backend = gmm::make_cpu_backend();
+    for (Covariance covariance :
+         {Covariance::diagonal, Covariance::full, Covariance::tied}) {
+        TrainingOptions options;
+        options.covariance = covariance;
+        options.init = Initialisation::given_means;
+        options.hard_iterations = 0;
+        options.niter = 50;
+        GaussianMixture start;
+        start.d = d;
+        start.k = 2;
+        start.covariance = covariance;
+        start.means = {0, -1, 0, 0, 0, 1, 0, 0};
+        const auto reached = [&](const RealData& data) {
+            return score(
+                    fit(data, 2, options, nullptr, &start).model,
+                    *data.source(),
+                    nullptr,
+                    *backend);
+        };
+        const double expected = reached(same);
+        EXPECT_NEAR(reached(other) + log_volume, expected, 0.02)
+                << int(covariance);
     }
 }
 

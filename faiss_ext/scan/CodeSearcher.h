@@ -73,7 +73,7 @@ public:
             size_t k,
             Collector& collector) {
         exact.set_query(q, rotated, coarse, q_norm);
-        n_distances = scan.n_codes = 0;
+        n_distances = scan.n_codes = n_asked = n_passed = 0;
         wanted_share = 0;
 
         pool.clear();
@@ -113,7 +113,7 @@ public:
                     0, near_bucket, q_norm, slack2, rounding2, segments);
             const size_t n =
                     scan(segments, 0, segments.size(), collector.threshold());
-            pool.assign(scan.candidates.begin(), scan.candidates.begin() + n);
+            add_to_pool(n);
             compare_some(compared_first(k), collector);
             done = near_bucket + 1;
         }
@@ -141,6 +141,8 @@ public:
         }
         if (unlike) {
             look_on(done, q_norm, k, collector);
+        } else if (plan.all_if_few && plan.max_codes == 0) {
+            look_for_passing(done, q_norm, k, collector);
         }
         if (plan.all_if_few && !(collector.threshold() < kNone)) {
             // Fewer than k that pass: whatever there is.
@@ -165,6 +167,7 @@ private:
     using Base::kNoLimit;
     using Base::most_distances;
     using Base::n_distances;
+    using Base::passes;
     using Base::plan;
 
     static constexpr float kNone = CodeScan::kNone;
@@ -190,6 +193,8 @@ private:
     static constexpr size_t kPool = 64;
     /// See look_on().
     static constexpr size_t kFurther = 4;
+    /// See look_for_passing(): less is not worth it.
+    static constexpr double kMoreThanHeld = 1.25;
     static constexpr double kAnyTime = std::numeric_limits<double>::infinity();
     /// Of the candidates, those that are still near enough once their turn to
     /// be compared comes, about.
@@ -202,6 +207,26 @@ private:
                 Distances::of_codes ? 0 : bound * gmm.cells.codes.error;
         slack2 = one * one;
         rounding2 = bound * bound * scan.rounding2();
+    }
+
+    /// Of the scan's n candidates those that the selector lets pass.
+    void add_to_pool(size_t n) {
+        if (!plan.sel) {
+            pool.insert(
+                    pool.end(),
+                    scan.candidates.begin(),
+                    scan.candidates.begin() + n);
+            return;
+        }
+        const size_t before = pool.size();
+        for (size_t i = 0; i < n; i++) {
+            const CodeCandidate& c = scan.candidates[i];
+            if (passes(c.list, c.entry)) {
+                pool.push_back(c);
+            }
+        }
+        n_asked += n;
+        n_passed += pool.size() - before;
     }
 
     /// Compares the candidates, the best first, and forgets them.
@@ -324,10 +349,7 @@ private:
                 end = std::min(end, segments.size() / part + 1);
             }
             const size_t n = scan(segments, s, end, collector.threshold());
-            pool.insert(
-                    pool.end(),
-                    scan.candidates.begin(),
-                    scan.candidates.begin() + n);
+            add_to_pool(n);
             const size_t seen = scan.n_codes - codes_before;
             wanted_share =
                     double(n_distances + pool.size() - wanted_before) / seen;
@@ -461,8 +483,46 @@ private:
         }
     }
 
+    /** With a selector and a target: looks at cells from that bucket on until
+     * as many codes that pass have been seen as a search of them alone would
+     * see. Budgets have grown by the share of all entries that pass, and near
+     * the query it can be far less. */
+    template <class Collector>
+    void look_for_passing(
+            size_t first, float q_norm, size_t k, Collector& collector) {
+        constexpr size_t kEnd = CellSelector::kBuckets;
+        while (first > 0 && (first < kEnd || !selector.all_scored())) {
+            const double held = double(selector.entries_up_to(first - 1));
+            const double share = (n_passed + 0.5) / (n_asked + 0.5);
+            const double wanted =
+                    std::min(plan.budget * plan.share / share, kFurther * held);
+            if (wanted <= kMoreThanHeld * held) {
+                break;
+            }
+            if (wanted > double(selector.entries_scored()) &&
+                !selector.all_scored()) {
+                selector.score_beyond(size_t(kListsFactor * wanted), first);
+                first = 1;
+            }
+            collector.tighten();
+            const float t = scan.squared(
+                    collector.threshold(), q_norm, gmm.cells.norm2);
+            const size_t last = plan.by_effort && t < kNone
+                    ? selector.bucket_of_effort(wanted, t)
+                    : selector.bucket_of_entries(size_t(wanted));
+            if (last < first) {
+                break;
+            }
+            selector.choose(first, last, q_norm, slack2, rounding2, segments);
+            look_at(k, kAnyTime, collector);
+            compare_best_first(collector);
+            first = last + 1;
+        }
+    }
+
     CellSelector selector;
-    float slack2 = 0, rounding2 = 0; ///< see CellSelector::choose
+    size_t n_asked = 0, n_passed = 0; ///< by the selector, of this query
+    float slack2 = 0, rounding2 = 0;  ///< see CellSelector::choose
     double wanted_share = 0; ///< of the entries last looked at, the candidates
     std::vector<uint32_t> lists; ///< compared whole
     std::vector<Segment> segments;

@@ -52,6 +52,11 @@ protected:
         collector.offer(exact(c.list, c.entry), location);
     }
 
+    bool passes(size_t list, size_t entry) const {
+        return !plan.sel ||
+                plan.sel->is_member(ivf.invlists->get_single_id(list, entry));
+    }
+
     void begin_of_list(uint32_t list, size_t most) {
         const size_t size = std::min(most, gmm.cells.list_size(list));
         begins.push_back({list, 0, uint32_t(size)});
@@ -89,11 +94,6 @@ protected:
 private:
     /// Entries of a list whose distances are computed together.
     static constexpr size_t kTogether = 64;
-
-    bool passes(size_t list, size_t entry) const {
-        return !plan.sel ||
-                plan.sel->is_member(ivf.invlists->get_single_id(list, entry));
-    }
 
     /// Replaces `begins` by their entries that are not compared yet and that
     /// the selector lets pass, as many as may still be compared.
