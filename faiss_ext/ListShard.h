@@ -22,7 +22,8 @@ struct Conversation;
  * they say is what it would have seen, so that it finds what the whole index
  * finds: the same distances, to the bit, and the same ids (with probe orders of
  * whole lists equal distances may change places). Two rounds of questions with
- * a target_recall, three with nprobe, one where whole lists are searched:
+ * a target_recall, three with nprobe, one where whole lists are searched, and
+ * more with a selector that keeps out what is near:
  *
  *     Answers answers;
  *     ListShard::Step step;

@@ -53,6 +53,7 @@ Costs usual_costs(const faiss::IndexIVF& ivf, int bits) {
     costs.scan = 1 + 0.07 * d;
     costs.code = (bits == 4 ? 1.6 : 1) + 0.00225 * bits * d;
     costs.distance = 40 + 0.25 * d + time_to_decode(ivf);
+    costs.test = 2.5;
     return costs;
 }
 
@@ -83,6 +84,9 @@ constexpr size_t kLeastCompared = 12;
 /// Of the heap's time, what these may take.
 constexpr double kOfHeap = 0.06;
 constexpr double kMostMoreEntries = 0.3;
+
+/// Keeping a candidate that is not compared at once, in nanoseconds.
+constexpr double kKept = 3;
 
 /// Entries that a selector is asked about to learn how many pass.
 constexpr size_t kAsked = 1000;
@@ -203,6 +207,22 @@ constexpr float kFarther = 1.1f;
 float farthest_calibrated(const Calibration& c) {
     return c.farthest > 0 ? kFarther * c.farthest
                           : std::numeric_limits<float>::infinity();
+}
+
+/// Whether all lists are compared whole in less time than codes take, where so
+/// few entries pass the selector. The first threshold needs k that pass.
+bool lists_are_quicker(
+        const SearchPlan& plan,
+        const faiss::IndexIVF& ivf,
+        const IVFGMM& gmm,
+        size_t k) {
+    const double ntotal = double(ivf.ntotal);
+    const Costs costs = usual_costs(ivf, gmm.cells.codes.shape.bits);
+    const double first =
+            k > 0 ? std::min(near_entries(k) / plan.share, ntotal) : 0;
+    return ntotal * (costs.test + plan.share * costs.scan) <
+            std::min(plan.budget, ntotal) * costs.code +
+            first * (costs.test + kKept) + kChoosing;
 }
 
 /// By which estimates of that share of entries are too large at most: most of a
@@ -375,7 +395,11 @@ SearchPlan make_plan(
         plan.share = passing_share(ivf, *plan.sel);
         plan.budget /= plan.share;
         plan.all_if_few = plan.by_codes || !nprobe_given;
-        if (!plan.by_codes) {
+        if (plan.by_codes && !nprobe_given && !plan.max_codes &&
+            lists_are_quicker(plan, ivf, gmm, k)) {
+            plan.by_codes = false;
+            plan.nprobe = ivf.nlist;
+        } else if (!plan.by_codes) {
             plan.nprobe = std::min<size_t>(
                     most, size_t(std::ceil(plan.nprobe / plan.share)));
         }

@@ -27,6 +27,7 @@ struct Costs {
     double scan = 0;     ///< an entry of a list that is compared whole
     double code = 0;     ///< a look at a code
     double distance = 0; ///< an entry that is compared for its code
+    double test = 0;     ///< asking a selector about an entry
     double heap = 0;     ///< an IVF's, for one query
     double saved = 0;    ///< of the products with the means, for one query
 };

@@ -90,7 +90,7 @@ public:
         if (Distances::of_codes) { // that is all that they cost
             near = std::min(near, size_t(plan.budget));
         }
-        const bool limited = plan.nprobe > 0 && !plan.sel && !plan.max_codes;
+        const bool limited = plan.nprobe > 0 && !plan.max_codes;
         // of a range, as far as there turns out to be time for
         selector.score(
                 limited && Collector::is_range
@@ -116,6 +116,9 @@ public:
             add_to_pool(n);
             compare_some(compared_first(k), collector);
             done = near_bucket + 1;
+        }
+        if (Collector::is_range && limited && plan.sel) {
+            ask_about_some();
         }
         if (plan.nprobe > 0 && done < CellSelector::kBuckets) {
             done = look_at_forced(done, q_norm, k, collector);
@@ -191,6 +194,7 @@ private:
     /// Candidates, and two for each neighbour wanted, after which some are
     /// compared for a lower threshold.
     static constexpr size_t kPool = 64;
+    static constexpr size_t kAsked = 64; ///< see ask_about_some()
     /// See look_on().
     static constexpr size_t kFurther = 4;
     /// See look_for_passing(): less is not worth it.
@@ -227,6 +231,27 @@ private:
         }
         n_asked += n;
         n_passed += pool.size() - before;
+    }
+
+    /// Of a small range few candidates would be asked about.
+    void ask_about_some() {
+        for (uint32_t list : selector.forced_lists()) {
+            const size_t n = gmm.cells.list_size(list);
+            for (size_t entry = 0; entry < n && n_asked < kAsked; entry++) {
+                n_asked++;
+                n_passed += passes(list, entry);
+            }
+        }
+    }
+
+    double passing() const { ///< share of the entries asked about
+        return (n_passed + 0.5) / (n_asked + 0.5);
+    }
+
+    /// An entry of a list that is compared whole.
+    double scan_time() const {
+        return plan.sel ? plan.costs.test + passing() * plan.costs.scan
+                        : plan.costs.scan;
     }
 
     /// Compares the candidates, the best first, and forgets them.
@@ -331,12 +356,14 @@ private:
 
     /** Looks at the segments.
      *
-     * @return  false as soon as it is about to take more than that time
+     * @return  false as soon as it is about to take longer than so many entries
+     *          of whole lists
      */
     template <class Collector>
-    bool look_at(size_t k, double most_time, Collector& collector) {
+    bool look_at(size_t k, double whole, Collector& collector) {
         const size_t full = kPool + 2 * k;
         const size_t codes_before = scan.n_codes;
+        const size_t asked_before = n_asked;
         const size_t wanted_before = n_distances + pool.size();
         size_t entries = 0;
         for (const Segment& segment : segments) {
@@ -344,7 +371,7 @@ private:
         }
         for (size_t s = 0, end; s < segments.size(); s = end) {
             end = std::min(segments.size(), s + kChunk);
-            if (s == 0 && most_time < kAnyTime) {
+            if (s == 0 && whole < kAnyTime) {
                 const size_t part = Collector::is_range ? 16 : 8;
                 end = std::min(end, segments.size() / part + 1);
             }
@@ -356,12 +383,18 @@ private:
             const double left = double(entries - seen);
             const double wanted = (Collector::is_range ? 1 : kStillNear) *
                     (double(pool.size()) + wanted_share * left);
-            if (plan.costs.code * left + plan.costs.distance * wanted >
-                most_time) {
+            const double asked = double(n_asked - asked_before) / seen;
+            if ((plan.costs.code + plan.costs.test * asked) * left +
+                        plan.costs.distance * wanted >
+                scan_time() * whole) {
                 return false;
             }
             if (!Collector::is_range && pool.size() >= full) {
                 compare_some(full / 4, collector);
+            } else if (
+                    plan.sel && pool.size() >= compared_first(k) &&
+                    !(collector.threshold() < kNone)) {
+                compare_some(compared_first(k), collector);
             }
         }
         return true;
@@ -374,12 +407,11 @@ private:
             size_t first, float q_norm, size_t k, Collector& collector) {
         selector.bring_forward_forced(first);
         selector.choose(first, first, q_norm, slack2, rounding2, segments);
-        if (plan.sel || plan.max_codes > 0) {
+        if (plan.max_codes > 0) {
             look_at(k, kAnyTime, collector);
             return first + 1;
         }
-        const double whole =
-                plan.costs.scan * double(selector.forced_entries());
+        const double whole = scan_time() * double(selector.forced_entries());
         if (!look_at(k, whole, collector)) {
             compare_forced_lists(collector);
             return CellSelector::kBuckets;
@@ -397,12 +429,14 @@ private:
         }
         const double time = kOfTime *
                 (plan.costs.heap + plan.costs.saved +
-                 plan.costs.scan * double(selector.forced_entries()));
+                 scan_time() * double(selector.forced_entries()));
         const double left = time - kChoosing -
                 plan.costs.code * double(scan.n_codes) -
+                plan.costs.test * double(n_asked) -
                 plan.costs.distance * double(n_distances + pool.size());
-        const double each =
-                plan.costs.code + plan.costs.distance * wanted_share;
+        const double asked = double(n_asked) / double(scan.n_codes + 1);
+        const double each = plan.costs.code + plan.costs.test * asked +
+                plan.costs.distance * wanted_share;
         double most = plan.budget - double(scan.n_codes);
         if (Collector::is_range) { // what the means save is not spent on that
             most = std::max(
@@ -493,9 +527,8 @@ private:
         constexpr size_t kEnd = CellSelector::kBuckets;
         while (first > 0 && (first < kEnd || !selector.all_scored())) {
             const double held = double(selector.entries_up_to(first - 1));
-            const double share = (n_passed + 0.5) / (n_asked + 0.5);
-            const double wanted =
-                    std::min(plan.budget * plan.share / share, kFurther * held);
+            const double wanted = std::min(
+                    plan.budget * plan.share / passing(), kFurther * held);
             if (wanted <= kMoreThanHeld * held) {
                 break;
             }

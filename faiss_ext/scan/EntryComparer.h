@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <limits>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -37,24 +38,22 @@ protected:
 
     template <class Collector>
     void compare(const CodeCandidate& c, Collector& collector) {
-        if (!passes(c.list, c.entry) || n_distances >= most_distances) {
-            return;
-        }
         const idx_t location = faiss::lo_build(c.list, c.entry);
-        if (hidden &&
-            std::binary_search(hidden->begin(), hidden->end(), location)) {
-            return;
-        }
-        n_distances++;
-        if (plan.nprobe > 0 || plan.sel) {
+        if (compare_once(c.list, c.entry, location, collector) &&
+            (plan.nprobe > 0 || plan.sel)) {
             compared.push_back(location);
         }
-        collector.offer(exact(c.list, c.entry), location);
     }
 
-    bool passes(size_t list, size_t entry) const {
-        return !plan.sel ||
-                plan.sel->is_member(ivf.invlists->get_single_id(list, entry));
+    bool passes(size_t list, size_t entry) {
+        if (!plan.sel) {
+            return true;
+        }
+        if (!ids || list_of_ids != list) {
+            ids.emplace(ivf.invlists, list);
+            list_of_ids = list;
+        }
+        return plan.sel->is_member((*ids)[entry]);
     }
 
     void begin_of_list(uint32_t list, size_t most) {
@@ -94,6 +93,20 @@ protected:
 private:
     /// Entries of a list whose distances are computed together.
     static constexpr size_t kTogether = 64;
+
+    /// Unless it may not be seen.
+    template <class Collector>
+    bool compare_once(
+            size_t list, size_t entry, idx_t location, Collector& collector) {
+        if (!passes(list, entry) || n_distances >= most_distances ||
+            (hidden &&
+             std::binary_search(hidden->begin(), hidden->end(), location))) {
+            return false;
+        }
+        n_distances++;
+        collector.offer(exact(list, entry), location);
+        return true;
+    }
 
     /// Replaces `begins` by their entries that are not compared yet and that
     /// the selector lets pass, as many as may still be compared.
@@ -143,7 +156,11 @@ private:
                 if (next != before.end() && faiss::lo_offset(*next) == entry) {
                     next++;
                 } else if (each) {
-                    compare({0, list, entry}, collector);
+                    compare_once(
+                            list,
+                            entry,
+                            faiss::lo_build(list, entry),
+                            collector);
                 } else {
                     n_distances++;
                     collector.offer(distances[i], faiss::lo_build(list, entry));
@@ -162,6 +179,9 @@ private:
         std::sort(out.begin(), out.end());
         return out;
     }
+
+    std::optional<faiss::InvertedLists::ScopedIds> ids; ///< last asked for
+    size_t list_of_ids = 0;
 };
 
 } // namespace faiss_ext
