@@ -130,14 +130,16 @@ class Curves {
 public:
     Curves(GMMIndexRef index,
            Trial& trial,
-           const GroundTruth& truth,
+           const GroundTruth& truth_in,
            Calibration& c)
-            : index(index), trial(trial), c(c) {
+            : index(index), trial(trial), truth(truth_in), c(c) {
         plan.hidden = truth.hidden.empty() ? nullptr : &truth.hidden;
+        plan.nearer = &nearer;
     }
 
     void add(size_t k) {
         curve = {k, {}};
+        nearer = truth.nearer(k);
         dearest = 0;
         const float all = float(index.ivf.ntotal);
         if (!has_vectors(index.ivf)) {
@@ -275,8 +277,10 @@ private:
 
     GMMIndexRef index;
     Trial& trial;
+    const GroundTruth& truth;
     Calibration& c;
     SearchPlan plan;
+    std::vector<float> nearer;
     Calibration::Curve curve;
     float dearest = 0; ///< cost of codes that found everything; 0: none did
 };

@@ -176,6 +176,7 @@ GroundTruth exact_neighbours(
     truth.near.resize(nq);
     truth.rounding.resize(nq);
     truth.hidden.resize(own ? nq : 0);
+    truth.distances_left_out.resize(truth.hidden.size());
     gmm::parallel_for(nq, [&](size_t q) {
         nearest[q].cut();
         auto& near = truth.near[q] = std::move(nearest[q].best);
@@ -218,14 +219,22 @@ GroundTruth code_neighbours(
     truth.near.resize(nq);
     truth.rounding.resize(nq);
     truth.hidden.resize(own ? nq : 0);
-    const float sign = is_ip(index.ivf) ? -1 : 1;
+    truth.distances_left_out.resize(truth.hidden.size());
+    // In the units of coarse distances: 2 - 2 q.x / (|q| sqrt(norm2)).
+    const bool ip = is_ip(index.ivf);
+    const size_t d = index.ivf.d;
+    const float norm2 = index.gmm.cells.norm2;
+    const float factor = norm2 > 0 ? 2 / std::sqrt(norm2) : 2;
     for (size_t q = 0; q < nq; q++) {
+        const float scale = ip ? norm_scale(factor, d, xq + q * d) : 1;
         for (size_t j = q * n; j < (q + 1) * n; j++) {
             if (locations[j] >= 0 && locations[j] != self[q]) {
-                truth.near[q].push_back({locations[j], sign * distances[j]});
+                const float scaled = scale * distances[j];
+                truth.near[q].push_back(
+                        {locations[j], ip ? 2 - scaled : scaled});
                 truth.rounding[q] = std::max( // estimates can be negative
                         truth.rounding[q],
-                        2 * kRounding * std::abs(distances[j]));
+                        2 * kRounding * std::abs(scaled));
             }
         }
         if (own) {
@@ -243,7 +252,26 @@ void GroundTruth::hide(size_t q, size_t left_out, idx_t self) {
         hidden[q].push_back(near[q][j].location);
     }
     std::sort(hidden[q].begin(), hidden[q].end());
+    for (size_t j = 0; j < n; j++) {
+        distances_left_out[q].push_back(near[q][j].distance);
+    }
     near[q].erase(near[q].begin(), near[q].begin() + n);
+}
+
+std::vector<float> GroundTruth::nearer(size_t k) const {
+    std::vector<float> out;
+    for (size_t q = 0; q < hidden.size(); q++) {
+        const std::vector<float>& before = distances_left_out[q];
+        const std::vector<Near>& after = near[q];
+        const auto at = [&](size_t i) {
+            return after[std::min(i, after.size() - 1)].distance;
+        };
+        const float now = at(k - 1);
+        const float then =
+                k <= before.size() ? before[k - 1] : at(k - 1 - before.size());
+        out.push_back(now > 0 ? std::clamp(then / now, 0.0f, 1.0f) : 1);
+    }
+    return out;
 }
 
 std::vector<idx_t> GroundTruth::wanted(size_t q, size_t k) const {

@@ -18,10 +18,14 @@ struct GroundTruth {
     /// Of queries that are themselves in the index: they and those left out, as
     /// (list, offset) pairs, ascending; else empty.
     std::vector<std::vector<idx_t>> hidden;
+    std::vector<std::vector<float>> distances_left_out; ///< ascending
 
     /// The k nearest of query q, and those as near as the last of them but for
     /// rounding; ascending.
     std::vector<idx_t> wanted(size_t q, size_t k) const;
+    /// Of each query, what the k-th distance would be with nothing but the
+    /// query itself hidden, over what it is: size of `hidden`.
+    std::vector<float> nearer(size_t k) const;
     /// Hides a query that is itself in the index, at `self`, and its `left_out`
     /// nearest, which are not among `near` any more.
     void hide(size_t q, size_t left_out, idx_t self);

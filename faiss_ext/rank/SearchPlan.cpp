@@ -386,6 +386,7 @@ SearchPlan make_plan(
             const double lists =
                     point.budget * std::max(1.0, 1 / std::max(growth, 1e-9));
             plan.nprobe = size_t(std::min(double(most), std::ceil(lists)));
+            plan.all_if_few = !nprobe_given && plan.max_codes == 0;
         }
     } else if (codes && plan.nprobe < ivf.nlist) {
         plan_for_time_of_lists(
@@ -394,7 +395,7 @@ SearchPlan make_plan(
     if (plan.sel && target > 0) {
         plan.share = passing_share(ivf, *plan.sel);
         plan.budget /= plan.share;
-        plan.all_if_few = plan.by_codes || !nprobe_given;
+        plan.all_if_few |= plan.by_codes || !nprobe_given;
         if (plan.by_codes && !nprobe_given && !plan.max_codes &&
             lists_are_quicker(plan, ivf, gmm, k)) {
             plan.by_codes = false;

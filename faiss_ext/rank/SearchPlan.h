@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <limits>
 #include <vector>
@@ -68,8 +69,16 @@ struct SearchPlan {
     /// Of the entries, those that the selector lets pass, about: with a target
     /// budgets grow by it,
     double share = 1;
-    /// and where fewer than k are found all are looked at.
+    /// and where fewer than k are found all are looked at; of whole lists four
+    /// times as many until there are k.
     bool all_if_few = false;
+    /// Of whole lists: more of them, unless there are none or they are not
+    /// asked for.
+    bool look_further(size_t nlist) {
+        const bool can = all_if_few && nprobe < nlist;
+        nprobe = can ? std::min(4 * nprobe, nlist) : nprobe;
+        return can;
+    }
     const faiss::SearchParameters* quantizer_params = nullptr;
 
     /// Whether only some lists may be searched: whole ones then.
@@ -78,8 +87,11 @@ struct SearchPlan {
     }
 
     /// Of each query of the call, (list, offset) pairs that it must not see,
-    /// ascending; or nullptr.
+    /// ascending; or nullptr,
     const std::vector<std::vector<idx_t>>* hidden = nullptr;
+    /// and what its k-th distance would be if it saw them, over what it is:
+    /// effort goes by that one, as without anything hidden.
+    const std::vector<float>* nearer = nullptr;
 };
 
 /** Throws FaissException for parameters of a foreign type or out of range.

@@ -47,6 +47,7 @@ public:
 
     using Base::exact;
     using Base::hidden;
+    using Base::nearer;
 
     size_t n_codes() const { ///< looked at, of this query
         return scan.n_codes;
@@ -129,7 +130,7 @@ public:
             const float t = scan.squared(
                     collector.threshold(), q_norm, gmm.cells.norm2);
             const size_t last = plan.by_effort && t < kNone
-                    ? selector.bucket_of_effort(plan.budget, t)
+                    ? selector.bucket_of_effort(plan.budget, nearer * t)
                     : selector.bucket_of_entries(size_t(plan.budget));
             if (last >= done) {
                 selector.choose(
@@ -166,6 +167,7 @@ private:
     using Base::compare_lists;
     using Base::compared;
     using Base::gmm;
+    using Base::is_hidden;
     using Base::ivf;
     using Base::kNoLimit;
     using Base::most_distances;
@@ -213,9 +215,9 @@ private:
         rounding2 = bound * bound * scan.rounding2();
     }
 
-    /// Of the scan's n candidates those that the selector lets pass.
+    /// Of the scan's n candidates those that may be seen.
     void add_to_pool(size_t n) {
-        if (!plan.sel) {
+        if (!plan.sel && !hidden) {
             pool.insert(
                     pool.end(),
                     scan.candidates.begin(),
@@ -225,7 +227,7 @@ private:
         const size_t before = pool.size();
         for (size_t i = 0; i < n; i++) {
             const CodeCandidate& c = scan.candidates[i];
-            if (passes(c.list, c.entry)) {
+            if (passes(c.list, c.entry) && !is_hidden(c.list, c.entry)) {
                 pool.push_back(c);
             }
         }
@@ -258,7 +260,7 @@ private:
     template <class Collector>
     void compare_best_first(Collector& collector) {
         const size_t left = most_distances - n_distances;
-        const bool few = pool.size() > left && !plan.sel && !hidden;
+        const bool few = pool.size() > left;
         if (few) {
             std::nth_element(
                     pool.begin(),

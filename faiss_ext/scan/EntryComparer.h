@@ -32,6 +32,7 @@ public:
     Distances exact;
     /// (list, offset) pairs that the next query must not see, or nullptr
     const std::vector<idx_t>* hidden = nullptr;
+    float nearer = 1; ///< see SearchPlan::nearer
 
 protected:
     static constexpr size_t kNoLimit = std::numeric_limits<size_t>::max();
@@ -43,6 +44,14 @@ protected:
             (plan.nprobe > 0 || plan.sel)) {
             compared.push_back(location);
         }
+    }
+
+    bool is_hidden(size_t list, size_t entry) const {
+        return hidden &&
+                std::binary_search(
+                        hidden->begin(),
+                        hidden->end(),
+                        idx_t(faiss::lo_build(list, entry)));
     }
 
     bool passes(size_t list, size_t entry) {
@@ -99,8 +108,7 @@ private:
     bool compare_once(
             size_t list, size_t entry, idx_t location, Collector& collector) {
         if (!passes(list, entry) || n_distances >= most_distances ||
-            (hidden &&
-             std::binary_search(hidden->begin(), hidden->end(), location))) {
+            is_hidden(list, entry)) {
             return false;
         }
         n_distances++;

@@ -123,12 +123,12 @@ struct ListSearches {
             const float* q = x + i * d;
             const size_t query = number(i);
             search(query, q, lists, query, counts);
-            if (plan.all_if_few && handlers.fewer_than_k(query)) {
-                SearchPlan all = plan;
-                all.nprobe = scanner.ivf.nlist;
+            SearchPlan further = plan;
+            while (further.look_further(scanner.ivf.nlist) &&
+                   handlers.fewer_than_k(query)) {
                 search(query,
                        q,
-                       probe_lists(scanner.ivf, gmm, all, 1, q),
+                       probe_lists(scanner.ivf, gmm, further, 1, q),
                        0,
                        counts);
             }
@@ -192,8 +192,10 @@ struct CodeSearches {
                     return;
                 }
                 queries.choose(i, q);
-                searcher.hidden =
-                        plan.hidden ? &(*plan.hidden)[number(i)] : nullptr;
+                if (plan.hidden) {
+                    searcher.hidden = &(*plan.hidden)[number(i)];
+                    searcher.nearer = (*plan.nearer)[number(i)];
+                }
                 searcher(
                         q,
                         queries.rotated(i),

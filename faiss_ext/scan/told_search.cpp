@@ -171,8 +171,6 @@ void search_by_lists(const ToldSearch& search) {
     if (rounds == 0) {
         lists = probe_lists(search.ivf, search.gmm, search.plan, n, search.x);
     }
-    SearchPlan all = search.plan;
-    all.nprobe = search.ivf.nlist;
     for (size_t i = 0; i < n; i++) {
         const float* q = search.x + i * d;
         const bool asks = finite(q, d);
@@ -183,16 +181,22 @@ void search_by_lists(const ToldSearch& search) {
             continue;
         }
         std::vector<ToldEntry> told = told_in(search.conversations[i], 0);
-        if (search.plan.all_if_few && asks && told.size() < k) {
-            if (rounds == 1) {
-                ask_for_lists(
-                        search,
-                        i,
-                        probe_lists(search.ivf, search.gmm, all, 1, q),
-                        0);
-                continue;
+        SearchPlan further = search.plan;
+        size_t round = 0;
+        while (round < rounds && asks && told.size() < k &&
+               further.look_further(search.ivf.nlist)) {
+            round++;
+            if (round < rounds) {
+                told = told_in(search.conversations[i], round);
             }
-            told = told_in(search.conversations[i], 1);
+        }
+        if (round == rounds) {
+            ask_for_lists(
+                    search,
+                    i,
+                    probe_lists(search.ivf, search.gmm, further, 1, q),
+                    0);
+            continue;
         }
         take_nearest(
                 search,
