@@ -161,6 +161,33 @@ TEST(OddTrainings, GroupsFarApart) {
     }
 }
 
+/// Of a column that follows from another but for little, that little.
+TEST(OddTrainings, ColumnsThatNearlyFollowFromOthers) {
+    const size_t n = 3000;
+    for (size_t d : {2, 6, 16, 32, 33}) {
+        std::mt19937 random(1);
+        std::normal_distribution<float> normal;
+        RealData data(n, d, std::vector<float>(n * d));
+        double sum = 0, squares = 0;
+        for (size_t i = 0; i < n; i++) {
+            float* const row = &data.x[i * d];
+            std::generate_n(row, d - 1, [&] { return normal(random); });
+            row[d - 1] = row[0] + 1e-4f * normal(random);
+            const double left = double(row[d - 1]) - row[0];
+            sum += left;
+            squares += left * left;
+        }
+        const double expected = squares / n - sum * sum / n / n;
+        TrainingOptions options;
+        options.covariance = Covariance::full;
+        options.variance_floor = 1e-12;
+        const GaussianMixture m = fit(data, 1, options).model;
+        const std::vector<double> c = covariance_matrix(m, 0);
+        const size_t last = d * d - 1;
+        EXPECT_NEAR((c[0] + c[last] - 2 * c[d - 1]) / expected, 1, 0.02) << d;
+    }
+}
+
 /// The floor of a dimension's variance is in that dimension's unit.
 TEST(OddTrainings, DimensionsOfOtherUnits) {
     const size_t n = 4000, d = 4;

@@ -1,9 +1,11 @@
 // What target_recall promises where the index, the selector or the radius is
 // not what was calibrated on. (Queries: UnlikeQueriesTest.cpp.)
+#include <random>
 #include <set>
 
 #include <faiss/impl/AuxIndexStructures.h>
 #include <faiss/impl/IDSelector.h>
+#include <faiss/utils/distances.h>
 
 #include "IvfTestTools.h"
 
@@ -13,6 +15,23 @@ namespace {
 const Vectors& base() {
     static const Vectors data = sift_base(50000);
     return data;
+}
+
+/// Normal around so many points.
+Vectors groups(size_t n, size_t d, size_t n_groups, float spread) {
+    std::mt19937 random(1);
+    std::normal_distribution<float> normal;
+    std::vector<float> centres(n_groups * d);
+    std::generate(
+            centres.begin(), centres.end(), [&] { return normal(random); });
+    Vectors out{n, d, std::vector<float>(n * d)};
+    for (size_t i = 0; i < n; i++) {
+        const float* centre = &centres[random() % n_groups * d];
+        for (size_t j = 0; j < d; j++) {
+            out.x[i * d + j] = centre[j] + spread * normal(random);
+        }
+    }
+    return out;
 }
 
 TEST(Targets, TargetsHoldWhereTheIndexShrinks) {
@@ -108,6 +127,102 @@ TEST(Targets, RangesOfManyVectors) {
                         within, result.lims[i + 1] - result.lims[i]);
             }
             EXPECT_GT(found, 0.88 * there) << k << ", metric " << metric;
+        }
+    }
+}
+
+/// The same where lists are compared whole, and where groups end before that.
+TEST(Targets, RangesBeyondWhatWasCalibrated) {
+    for (size_t cells : {1, 0}) {
+        for (bool grouped : {false, true}) {
+            const Vectors all = grouped ? groups(20500, 64, 200, 0.6f)
+                                        : rows_of(base(), 0, 20500);
+            const Vectors x = rows_of(all, 0, 20000);
+            const Vectors q = rows_of(all, 20000, 20050);
+            auto index = trained(x, 64);
+            index->cells_per_list = cells;
+            index->calibrate_on_add = true;
+            index->add(x.n, x.x.data());
+            const Found truth = exact(model_of(x), q, 3000, faiss::METRIC_L2);
+            for (size_t k : {10, 100, 1000, 3000}) {
+                std::vector<float> last;
+                for (size_t i = 0; i < q.n; i++) {
+                    last.push_back(truth.dis[i * truth.k + k - 1]);
+                }
+                std::nth_element(
+                        last.begin(), last.begin() + q.n / 3, last.end());
+                const float radius = last[q.n / 3];
+                for (float target : {0.5f, 0.9f}) {
+                    SearchParametersIVFGMM params;
+                    params.target_recall = target;
+                    faiss::RangeSearchResult found(int(q.n));
+                    index->range_search(
+                            idx_t(q.n), q.x.data(), radius, &found, &params);
+                    params = {};
+                    params.nprobe = index->nlist;
+                    faiss::RangeSearchResult everything(int(q.n));
+                    index->range_search(
+                            idx_t(q.n),
+                            q.x.data(),
+                            radius,
+                            &everything,
+                            &params);
+                    std::set<std::pair<size_t, idx_t>> once;
+                    for (size_t i = 0; i < q.n; i++) {
+                        for (size_t j = found.lims[i]; j < found.lims[i + 1];
+                             j++) {
+                            EXPECT_LT(found.distances[j], radius);
+                            once.emplace(i, found.labels[j]);
+                        }
+                    }
+                    EXPECT_EQ(once.size(), found.lims[q.n]);
+                    EXPECT_GE(
+                            double(found.lims[q.n]) / everything.lims[q.n],
+                            target - 0.03)
+                            << cells << " cells, " << grouped << ", k " << k
+                            << ", " << target;
+                }
+            }
+        }
+    }
+}
+
+/// Groups of fewer vectors than are hidden from those that calibrate.
+TEST(Targets, VectorsInGroups) {
+    for (auto metric : {faiss::METRIC_L2, faiss::METRIC_INNER_PRODUCT}) {
+        Vectors all = groups(20500, 64, 500, 0.6f);
+        faiss::fvec_renorm_L2(all.d, all.n, all.x.data());
+        const Vectors x = rows_of(all, 0, 20000);
+        const Vectors q = rows_of(all, 20000, 20500);
+        auto index = trained(x, 66, metric);
+        index->calibrate_on_add = true;
+        index->add(x.n, x.x.data());
+        const Found truth = exact(model_of(x), q, 10, metric);
+        for (float target : {0.8f, 0.9f, 0.95f}) {
+            SearchParametersIVFGMM params;
+            params.target_recall = target;
+            EXPECT_GE(outcome(*index, q, truth, params).recall, target - 0.02)
+                    << int(metric);
+        }
+    }
+}
+
+/// Two lists can hold fewer than k.
+TEST(Targets, KLabelsAreFound) {
+    const Vectors all = groups(5100, 16, 50, 0.3f);
+    const Vectors x = rows_of(all, 0, 5000);
+    const Vectors q = rows_of(all, 5000, 5100);
+    for (size_t cells : {1, 0}) {
+        auto index = trained(x, 62);
+        index->cells_per_list = cells;
+        index->calibrate_on_add = true;
+        index->add(x.n, x.x.data());
+        for (float target : {0.5f, 0.8f, 0.95f}) {
+            SearchParametersIVFGMM params;
+            params.target_recall = target;
+            for (idx_t id : find(*index, q, 100, &params).ids) {
+                ASSERT_GE(id, 0) << cells << ", " << target;
+            }
         }
     }
 }

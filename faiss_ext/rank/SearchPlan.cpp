@@ -225,6 +225,20 @@ bool lists_are_quicker(
             first * (costs.test + kKept) + kChoosing;
 }
 
+RangeBudget range_budget(
+        const SearchPlan& plan,
+        const Calibration& c,
+        float target,
+        double unit,
+        bool nprobe_given) {
+    if (plan.max_codes > 0 || nprobe_given) {
+        return {};
+    }
+    return {unit * c.budget_of_each(target),
+            double(c.curves.back().k),
+            (1 - double(target)) / 2};
+}
+
 /// By which estimates of that share of entries are too large at most: most of a
 /// range is just within its radius.
 float bound_of_share(double share) {
@@ -376,9 +390,7 @@ SearchPlan make_plan(
             plan.bound = point.bound;
             if (range) {
                 plan.bound = std::max(plan.bound, bound_of_share(target));
-                plan.budget_each = plan.max_codes > 0 || nprobe_given
-                        ? 0
-                        : unit * c.budget_of_each(target);
+                plan.range = range_budget(plan, c, target, unit, nprobe_given);
             }
             plan.nprobe = 0;
         } else {
@@ -387,6 +399,9 @@ SearchPlan make_plan(
                     point.budget * std::max(1.0, 1 / std::max(growth, 1e-9));
             plan.nprobe = size_t(std::min(double(most), std::ceil(lists)));
             plan.all_if_few = !nprobe_given && plan.max_codes == 0;
+            if (range) {
+                plan.range = range_budget(plan, c, target, 1, nprobe_given);
+            }
         }
     } else if (codes && plan.nprobe < ivf.nlist) {
         plan_for_time_of_lists(

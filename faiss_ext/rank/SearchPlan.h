@@ -1,6 +1,5 @@
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <limits>
 #include <vector>
@@ -8,6 +7,7 @@
 #include <faiss/IndexIVF.h>
 
 #include "faiss_ext/IndexIVFGMM.h"
+#include "faiss_ext/rank/RangeBudget.h"
 
 namespace faiss_ext {
 
@@ -56,9 +56,8 @@ struct SearchPlan {
     /// (CellSelector::bucket_of_effort).
     double budget = 0;
     bool by_effort = false;
-    /// By codes, of a range: of each result so many are looked at, at least.
-    double budget_each = 0;
-    float bound = 0; ///< Calibration::Point::bound
+    RangeBudget range = {}; ///< of codes, or of lists
+    float bound = 0;        ///< Calibration::Point::bound
     /// A query farther from its nearest mean than that, squared (see
     /// distance_to_mean()), is unlike those that the setting was chosen for: it
     /// looks on, four times as far each time, until it finds nothing new.
@@ -72,12 +71,9 @@ struct SearchPlan {
     /// and where fewer than k are found all are looked at; of whole lists four
     /// times as many until there are k.
     bool all_if_few = false;
-    /// Of whole lists: more of them, unless there are none or they are not
-    /// asked for.
-    bool look_further(size_t nlist) {
-        const bool can = all_if_few && nprobe < nlist;
-        nprobe = can ? std::min(4 * nprobe, nlist) : nprobe;
-        return can;
+    /// Whole lists: so many instead of so many that held fewer than k.
+    static size_t lists_instead_of(size_t lists) {
+        return 4 * lists;
     }
     const faiss::SearchParameters* quantizer_params = nullptr;
 

@@ -499,10 +499,12 @@ private:
     void look_for_all(
             size_t& first, float q_norm, size_t k, Collector& collector) {
         constexpr size_t kEnd = CellSelector::kBuckets;
+        RangeProgress progress(plan.range);
         while (first > 0 && (first < kEnd || !selector.all_scored())) {
-            const size_t wanted =
-                    size_t(plan.budget_each * double(collector.n_found()));
-            if (selector.entries_up_to(first - 1) >= wanted) {
+            const size_t held = selector.entries_up_to(first - 1);
+            const size_t wanted = size_t(
+                    progress.wanted(double(held), double(collector.n_found())));
+            if (held >= wanted) {
                 break;
             }
             const size_t more = size_t(kListsFactor * double(wanted));

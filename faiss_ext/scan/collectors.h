@@ -181,6 +181,26 @@ struct RangeCollector {
     const EntryIds id_of;
     faiss::RangeSearchPartialResult* partial;
     faiss::RangeQueryResult* result = nullptr;
+    size_t buffers_before = 0, written_before = 0; ///< of the query
+
+    /// Forgets what the query has found, if it was the last; whether it was.
+    bool begin(idx_t query) {
+        auto& p = *partial;
+        const bool again = result && result->qno == query;
+        if (again) {
+            for (size_t b = buffers_before; b < p.buffers.size(); b++) {
+                delete[] p.buffers[b].ids;
+                delete[] p.buffers[b].dis;
+            }
+            p.buffers.resize(buffers_before);
+            p.wp = written_before;
+            p.queries.pop_back();
+        }
+        buffers_before = p.buffers.size();
+        written_before = p.wp;
+        result = &p.new_result(query);
+        return again;
+    }
 
     void operator()(
             const faiss::InvertedListScanner& scanner,

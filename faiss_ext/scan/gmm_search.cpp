@@ -6,6 +6,7 @@
 #include <limits>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <type_traits>
 
 #include <omp.h>
@@ -47,8 +48,11 @@ struct HeapHandlers {
     size_t n_updates() const {
         return collector.n_updates;
     }
-    bool fewer_than_k(size_t i) const { ///< were found
-        return labels[i * collector.k + collector.k - 1] < 0;
+    /// Instead of so many, as few as may be.
+    size_t lists_wanted(const SearchPlan& plan, size_t i, size_t lists) const {
+        const bool few = labels[i * collector.k + collector.k - 1] < 0;
+        return plan.all_if_few && few ? SearchPlan::lists_instead_of(lists)
+                                      : lists;
     }
     template <class F>
     void with_query(size_t i, F&& f) {
@@ -88,6 +92,7 @@ struct NearestHandlers {
 
 struct RangeHandlers {
     RangeCollector collector;
+    std::optional<RangeProgress> progress = {}; ///< of whole lists
 
     size_t k() const {
         return 1;
@@ -95,12 +100,18 @@ struct RangeHandlers {
     size_t n_updates() const {
         return 0;
     }
-    bool fewer_than_k(size_t) const {
-        return false;
+    size_t lists_wanted(const SearchPlan& plan, size_t, size_t lists) {
+        if (!progress) {
+            progress.emplace(plan.range);
+        }
+        return size_t(std::ceil(
+                progress->wanted(double(lists), double(collector.n_found()))));
     }
     template <class F>
     void with_query(size_t i, F&& f) {
-        collector.result = &collector.partial->new_result(i);
+        if (!collector.begin(idx_t(i))) {
+            progress.reset();
+        }
         f(collector);
     }
 };
@@ -124,8 +135,10 @@ struct ListSearches {
             const size_t query = number(i);
             search(query, q, lists, query, counts);
             SearchPlan further = plan;
-            while (further.look_further(scanner.ivf.nlist) &&
-                   handlers.fewer_than_k(query)) {
+            for (size_t wanted; further.nprobe < scanner.ivf.nlist &&
+                 (wanted = handlers.lists_wanted(plan, query, further.nprobe)) >
+                         further.nprobe;) {
+                further.nprobe = std::min(wanted, scanner.ivf.nlist);
                 search(query,
                        q,
                        probe_lists(scanner.ivf, gmm, further, 1, q),

@@ -183,8 +183,11 @@ void search_by_lists(const ToldSearch& search) {
         std::vector<ToldEntry> told = told_in(search.conversations[i], 0);
         SearchPlan further = search.plan;
         size_t round = 0;
-        while (round < rounds && asks && told.size() < k &&
-               further.look_further(search.ivf.nlist)) {
+        while (round < rounds && further.all_if_few && asks &&
+               told.size() < k && further.nprobe < search.ivf.nlist) {
+            further.nprobe = std::min(
+                    SearchPlan::lists_instead_of(further.nprobe),
+                    search.ivf.nlist);
             round++;
             if (round < rounds) {
                 told = told_in(search.conversations[i], round);

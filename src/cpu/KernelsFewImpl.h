@@ -106,6 +106,8 @@ void mahalanobis(
     }
 }
 
+// In doubles: what is left of a column that nearly follows from others is
+// smaller than the rounding of the products.
 void moments(
         size_t n,
         size_t d,
@@ -114,51 +116,42 @@ void moments(
         const float* r,
         double* first,
         double* second) {
-    constexpr size_t kTall = kMomentTall;
-    float diff[kMomentRows][kFewDimensions];
-    float weighted[kMomentRows][kFewDimensions];
-    const size_t padded = (d + kLanes - 1) / kLanes * kLanes;
+    typedef double W __attribute__((vector_size(sizeof(V))));
+    constexpr size_t kWide = sizeof(W) / sizeof(double), kTall = kMomentTall;
+    static_assert(kFewDimensions % kWide == 0 && kFewDimensions % kTall == 0);
+    alignas(W) double diff[kMomentRows][kFewDimensions];
+    double weighted[kMomentRows][kFewDimensions];
+    constexpr size_t kPadded = kWide > kTall ? kWide : kTall;
     for (size_t i = 0; i < n; i++) {
         const float* const row = y[i];
-        const float weight = r[i];
-        for (size_t j = d; j < padded; j++) {
-            diff[i][j] = weighted[i][j] = 0;
-        }
-#pragma omp simd
+        const double weight = r[i];
         for (size_t j = 0; j < d; j++) {
-            const float x = row[j] - mean[j];
+            const double x = double(row[j]) - mean[j];
             diff[i][j] = x;
             weighted[i][j] = weight * x;
         }
-    }
-    float lanes[kLanes];
-    for (size_t j = 0; j < d; j += kLanes) {
-        V sum = V::all(0);
-        for (size_t i = 0; i < n; i++) {
-            sum = sum + V::load(weighted[i] + j);
+        for (size_t j = d; j < (d + kPadded - 1) / kPadded * kPadded; j++) {
+            diff[i][j] = weighted[i][j] = 0;
         }
-        sum.store(lanes);
-        for (size_t l = 0; l < kLanes && j + l < d; l++) {
-            first[j + l] += double(lanes[l]);
+    }
+    for (size_t i = 0; i < n; i++) {
+        for (size_t j = 0; j < d; j++) {
+            first[j] += weighted[i][j];
         }
     }
     for (size_t x = 0; x < d; x += kTall) {
-        for (size_t j = 0; j < x + kTall && j < d; j += kLanes) {
-            V tile[kTall];
-            for (V& row : tile) {
-                row = V::all(0);
-            }
+        for (size_t j = 0; j < x + kTall && j < d; j += kWide) {
+            W tile[kTall] = {};
             for (size_t i = 0; i < n; i++) {
-                const V right = V::load(diff[i] + j);
+                const W right = *reinterpret_cast<const W*>(diff[i] + j);
                 for (size_t a = 0; a < kTall; a++) {
-                    tile[a] = fma(V::all(weighted[i][x + a]), right, tile[a]);
+                    tile[a] += weighted[i][x + a] * right;
                 }
             }
             for (size_t a = 0; a < kTall && x + a < d; a++) {
-                tile[a].store(lanes);
                 double* const out = second + (x + a) * d + j;
-                for (size_t l = 0; l < kLanes && j + l <= x + a; l++) {
-                    out[l] += double(lanes[l]);
+                for (size_t l = 0; l < kWide && j + l <= x + a; l++) {
+                    out[l] += tile[a][l];
                 }
             }
         }
