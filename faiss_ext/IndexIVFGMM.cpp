@@ -133,6 +133,18 @@ void IndexIVFGMM<IVF>::search_preassigned(
             "search_preassigned: max_assign = %zu, expected 1: copies would "
             "be found twice",
             max_assign);
+    // FAISS throws in a parallel region, which ends the process.
+    const size_t n_lists = n > 0 && assign
+            ? size_t(n) * (params ? params->nprobe : this->nprobe)
+            : 0;
+    for (size_t i = 0; i < n_lists; i++) {
+        FAISS_THROW_IF_NOT_FMT(
+                assign[i] < idx_t(this->nlist),
+                "assign[%zu] = %zd, expected below nlist = %zu",
+                i,
+                ssize_t(assign[i]),
+                this->nlist);
+    }
     IVF::search_preassigned(
             n,
             x,
@@ -268,6 +280,7 @@ void IndexIVFGMM<IVF>::check_compatible_for_merge(
 
 template <class IVF>
 void IndexIVFGMM<IVF>::merge_from(faiss::Index& other_index, idx_t add_id) {
+    check_interrupt();
     check_compatible_for_merge(other_index);
     auto& other = dynamic_cast<IndexIVFGMM&>(other_index);
     check_writable(other);
@@ -294,6 +307,17 @@ void IndexIVFGMM<IVF>::copy_subset_to(
             "copy_subset_to: max_assign = %zd, expected 1: copies would "
             "become vectors of their own",
             max_assign);
+    FAISS_THROW_IF_NOT_MSG(
+            other.is_trained, "copy_subset_to: expected a trained index");
+    FAISS_THROW_IF_NOT_FMT( // FAISS divides by it
+            int(subset_type) != 1 || a1 > 0,
+            "copy_subset_to: a1 = %zd, expected above 0",
+            ssize_t(a1));
+    FAISS_THROW_IF_NOT_FMT(
+            int(subset_type) == 1 || a1 <= a2,
+            "copy_subset_to: a1 = %zd, a2 = %zd, expected a1 <= a2",
+            ssize_t(a1),
+            ssize_t(a2));
     if (this->ntotal == 0 && int(subset_type) == 2) { // FAISS divides by it
         return;
     }

@@ -113,7 +113,7 @@ struct IVFGMM {
      * index grows, until it is reset or trained. Behind an IndexPreTransform
      * queries must be transformed: faiss_ext::calibrate (ivflib.h) does it.
      *
-     * @param nq  at least 20; each half is judged by what the other taught
+     * @param nq  at least 20
      * @param xq  size nq * d; nullptr: nq vectors of the index, as if neither
      *            they nor their k nearest were in it
      */
@@ -195,7 +195,8 @@ faiss::MetricType metric_among(Args... args) {
  * expected, and leave the index as it was; so do memory that does not suffice
  * and faiss::InterruptCallback, wherever they come. An addition of more than
  * 32,768 vectors is whole for each so many, and its exception says how many are
- * in.
+ * in; so does that of any addition or merge that is interrupted once they are
+ * in, while cells or a calibration are made: these stay due.
  *
  * Any number of threads may search at a time, and nothing else may run beside a
  * call that is not const: std::shared_mutex, shared by searches and held alone

@@ -420,6 +420,55 @@ TEST(IndexIVFGMMErrors, ListsChosenByTheCallerWorkWithoutCopiesOnly) {
     copies->max_assign = 2;
     copies->add(base().n, base().x.data());
     EXPECT_FAISS_ERROR(search(*copies, again), "max_assign = 2");
+    const idx_t beyond = kLists;
+    EXPECT_FAISS_ERROR(
+            index->search_preassigned(
+                    1,
+                    q.x.data(),
+                    5,
+                    &beyond,
+                    coarse.data(),
+                    again.dis.data(),
+                    again.ids.data(),
+                    false),
+            "assign[0] = " + std::to_string(kLists));
+}
+
+/// Before anything is in.
+TEST(IndexIVFGMMErrors, FieldsAreInTheirRangesWhenVectorsAreAdded) {
+    auto index = trained(base(), kLists);
+    index->code_bits = 3;
+    expect_refused(*index, {"code_bits = 3"}, [&] {
+        index->add(100, base().x.data());
+    });
+    index->code_bits = 0;
+    index->max_assign = 2;
+    index->cells_per_list = 1;
+    for (float ratio : {0.0f, -1.0f, NAN}) {
+        index->assign_ratio = ratio;
+        EXPECT_FAISS_ERROR(index->add(100, base().x.data()), "assign_ratio");
+    }
+    index->assign_ratio = 1.3f;
+    for (float threshold : {-1.0f, 2.0f, NAN}) {
+        index->assign_threshold = threshold;
+        EXPECT_FAISS_ERROR(
+                index->add(100, base().x.data()), "assign_threshold");
+    }
+    EXPECT_EQ(index->ntotal, 0);
+}
+
+TEST(IndexIVFGMMErrors, SubsetsAreOfATrainedIndexAndInOrder) {
+    auto index = calibrated();
+    IndexIVFFlatGMM untrained(base().d, kLists);
+    using Kind = faiss_ext::subset_type_t;
+    EXPECT_FAISS_ERROR(
+            index->copy_subset_to(untrained, Kind(0), 0, 10), "trained");
+    EXPECT_EQ(untrained.ntotal, 0);
+    auto other = trained(base(), kLists);
+    EXPECT_FAISS_ERROR(
+            index->copy_subset_to(*other, Kind(2), 20, 10), "a2 = 10");
+    EXPECT_FAISS_ERROR(index->copy_subset_to(*other, Kind(1), 0, 0), "a1 = 0");
+    EXPECT_EQ(other->ntotal, 0);
 }
 
 TEST(IndexIVFGMMErrors, AnArrayMapTakesNoIdsAndHasNoGaps) {

@@ -250,6 +250,9 @@ void add_vectors(
             "(cells_per_list = 1 leaves them out)",
             index.gmm.max_assign);
     check_max_assign(ivf, index.gmm);
+    if (index.gmm.code_bits != 0) {
+        CellCodes::check_bits(index.gmm.code_bits);
+    }
 
     Growth growth(index, "add");
     for (idx_t i = 0; i < n; i += kAddBlock) {

@@ -146,6 +146,16 @@ void check_max_assign(const faiss::IndexIVF& ivf, const IVFGMM& gmm) {
             gmm.max_assign == 1 || has_vectors(ivf),
             "max_assign = %zu, expected 1 in an index of codes alone",
             gmm.max_assign);
+    FAISS_THROW_IF_NOT_FMT(
+            gmm.max_assign == 1 ||
+                    (gmm.assign_ratio > 0 && std::isfinite(gmm.assign_ratio)),
+            "assign_ratio = %g, expected a positive value",
+            gmm.assign_ratio);
+    FAISS_THROW_IF_NOT_FMT(
+            gmm.max_assign == 1 ||
+                    (gmm.assign_threshold >= 0 && gmm.assign_threshold <= 1),
+            "assign_threshold = %g, expected 0 to 1",
+            gmm.assign_threshold);
     const auto& earlier = gmm.earlier_lists;
     size_t list = 0;
     while (list < earlier.size() && earlier[list].empty()) {
