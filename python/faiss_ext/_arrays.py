@@ -208,18 +208,20 @@ def out(
     """`array` if it can be written to, or a new one for None."""
     if array is None:
         return np.empty(shape, dtype)
-    if (
-        not isinstance(array, np.ndarray)
-        or array.dtype != dtype
-        or array.shape != shape
-        or not array.flags.c_contiguous
-        or not array.flags.writeable
-    ):
-        raise ValueError(
-            f"{name}: expected a writeable C-contiguous array of shape "
-            f"{shape} and dtype {np.dtype(dtype)}"
-        )
-    return array
+    if not isinstance(array, np.ndarray):
+        given = f"a {type(array).__name__}"
+    elif array.dtype != dtype or array.shape != shape:
+        given = f"shape {array.shape} and dtype {array.dtype}"
+    elif not array.flags.c_contiguous:
+        given = f"strides {array.strides}"
+    elif not array.flags.writeable:
+        given = "read-only"
+    else:
+        return array
+    raise ValueError(
+        f"{name}: {given}, expected a writeable C-contiguous array of shape "
+        f"{shape} and dtype {np.dtype(dtype)}"
+    )
 
 
 def sample_rows(a: Any, most: int, seed: int) -> Any:

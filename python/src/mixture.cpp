@@ -466,10 +466,10 @@ void bind_mixture(nb::module_& m) {
           nb::arg("offset").none() = nb::none(),
           nb::kw_only(),
           nb::arg("hard") = false,
-          nb::arg("labels").none() = nb::none(),
-          nb::arg("distances").none() = nb::none(),
-          nb::arg("log_prob").none() = nb::none(),
-          nb::arg("posterior").none() = nb::none());
+          nb::arg("labels").noconvert().none() = nb::none(),
+          nb::arg("distances").noconvert().none() = nb::none(),
+          nb::arg("log_prob").noconvert().none() = nb::none(),
+          nb::arg("posterior").noconvert().none() = nb::none());
 }
 
 } // namespace faiss_ext_python
