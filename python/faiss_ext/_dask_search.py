@@ -210,6 +210,7 @@ def search(
     parts = read_manifest(manifest)
     folder = Path(manifest).resolve().parent
     x = _arrays.floats(queries, "queries", parts["d"])
+    _core.check_finite("queries", x)
     k = _arrays.count(k, "k")
     if (nprobe is None) == (params is None):
         raise ValueError("nprobe, params: expected one of the two")

@@ -25,6 +25,7 @@ DATA = pathlib.Path(__file__).parents[2] / "bench" / "data"
 #: Files all of whose tests are slow: processes, clusters, stores.
 SLOW = (
     "test_dask.py",
+    "test_dask_errors.py",
     "test_dask_network.py",
     "test_examples.py",
     "test_interrupt.py",

@@ -1,0 +1,133 @@
+"""Wrong input to what runs on a cluster, told in this process."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conftest import Floats
+
+pytest.importorskip("sklearn")
+da = pytest.importorskip("dask.array")
+
+import dask.config  # noqa: E402
+
+import faiss_ext  # noqa: E402
+from faiss_ext import dask as fdask  # noqa: E402
+from faiss_ext._dask_rows import Rows, as_block  # noqa: E402
+
+
+@pytest.fixture(scope="module", autouse=True)
+def here() -> Iterator[None]:
+    with dask.config.set(scheduler="synchronous"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def built(base: Floats, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return fdask.build(
+        da.from_array(base, chunks=(800, 128)),
+        "GMM16,Flat",
+        tmp_path_factory.mktemp("shards"),
+        block_rows=700,
+        shard_rows=2100,
+    )
+
+
+@pytest.fixture
+def merged(built: Any, tmp_path: pathlib.Path) -> Any:
+    """The manifest of a copy that is merged on disk, the test's own."""
+    folder = tmp_path / "merged"
+    shutil.copytree(built.parent, folder)
+    fdask.merge(folder / "manifest.json", on_disk=True)
+    return folder / "manifest.json"
+
+
+def test_a_file_that_shrinks_is_named(
+    base: Floats, tmp_path: pathlib.Path
+) -> None:
+    np.save(tmp_path / "long.npy", base[:1500])
+    block = Rows(tmp_path / "long.npy", 700).blocks[-1]
+    np.testing.assert_array_equal(as_block(block), base[1400:1500])
+    np.save(tmp_path / "long.npy", base[:1450])
+    with pytest.raises(ValueError, match="long.npy: 1450 rows, expected 1500"):
+        as_block(block)
+    os.truncate(tmp_path / "long.npy", 1000)
+    with pytest.raises(ValueError, match=r"long\.npy|mmap length"):
+        as_block(block)
+
+
+def test_wrong_input(base: Floats, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match="two known dimensions"):
+        fdask.fit(da.zeros(5), 2)
+    with pytest.raises(ValueError, match="no files"):
+        fdask.fit([], 2)
+    np.save(tmp_path / "a.npy", base[:10])
+    np.save(tmp_path / "b.npy", base[:10, :5])
+    with pytest.raises(ValueError, match="b.npy: 5 columns"):
+        fdask.fit([tmp_path / "a.npy", tmp_path / "b.npy"], 2)
+    with pytest.raises(ValueError, match="10 rows"):
+        fdask.fit([tmp_path / "a.npy"], 20)
+
+
+def test_what_does_not_travel_is_refused(
+    built: Any, base: Floats, queries: Floats, tmp_path: pathlib.Path
+) -> None:
+    params = faiss_ext.SearchParameters(sel=[1, 2])
+    with pytest.raises(TypeError, match="params: a selector"):
+        fdask.search(built, queries, 3, params=params)
+    with pytest.raises(TypeError, match="x: an ndarray, expected a dask"):
+        fdask.build(base, "GMM8,Flat", tmp_path)
+
+
+def test_search_wants_one_of_two(built: Any, queries: Floats) -> None:
+    with pytest.raises(ValueError, match="one of the two"):
+        fdask.search(built, queries, 3)
+    with pytest.raises(ValueError, match="not merged on disk"):
+        fdask.search(built, queries, 3, params=dict(nprobe=2))
+
+
+def test_damaged_and_missing_shards_are_refused(
+    built: Any, queries: Floats, tmp_path: pathlib.Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(built.parent, folder)
+    shard = folder / "shard00001.index"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    for call in (
+        lambda: fdask.merge(folder / "manifest.json"),
+        lambda: fdask.search(folder / "manifest.json", queries, 3, nprobe=2),
+    ):
+        with pytest.raises(ValueError, match="shard00001.index: its checksum"):
+            call()
+    shard.unlink()
+    with pytest.raises(FileNotFoundError, match="shard00001.index"):
+        fdask.merge(folder / "manifest.json")
+    (folder / "manifest.json").write_text('{"format": 99}')
+    with pytest.raises(ValueError, match="format 99"):
+        fdask.merge(folder / "manifest.json")
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_queries_that_are_not_finite(
+    wrong: float, merged: Any, queries: Floats
+) -> None:
+    x = queries[:5].copy()
+    x[2, 7] = wrong
+    settings: list[dict[str, Any]] = [
+        dict(nprobe=2),
+        dict(params={}, shards=1),
+        dict(params={}, shards=2),
+    ]
+    said = f"^queries: row 2 has the value {wrong} in dimension 7"
+    for options in settings:
+        with pytest.raises(ValueError, match=said):
+            fdask.search(merged, x, 3, **options)
