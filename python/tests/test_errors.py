@@ -117,6 +117,12 @@ def test_a_numpy_k_is_fine(filled: faiss_ext.Index, queries: Floats) -> None:
         ("target_recall", -0.1, ValueError),
         ("probe_order", "best", ValueError),
         ("cells_per_list", -1, TypeError),
+        ("code_bits", 3, ValueError),
+        ("max_assign", 0, ValueError),
+        ("max_assign", 5, ValueError),
+        ("assign_ratio", -1, ValueError),
+        ("assign_ratio", float("nan"), ValueError),
+        ("assign_threshold", float("nan"), ValueError),
         ("covariance_type", "round", ValueError),
     ],
 )
