@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import pickle
+from collections.abc import Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -376,6 +377,28 @@ def test_the_block_that_is_wrong_is_named(
     ):
         trained.add(iter(blocks))
     assert trained.ntotal == 200  # the blocks before it are in
+
+
+@pytest.mark.parametrize("good", [1, 2])
+def test_blocks_before_one_that_cannot_be_had_stay(
+    good: int, trained: faiss_ext.Index, base: Floats
+) -> None:
+    blocks = [base[:100], base[100:200]][:good]
+    with pytest.raises(
+        ValueError,
+        match=rf"^x\[{good}\]: 5 columns.* \(ntotal was {100 * good}\)$",
+    ):
+        trained.add(iter([*blocks, base[:9, :5]]))
+    assert trained.ntotal == 100 * good and trained.calibrate_on_add
+
+    def read() -> Iterator[Floats]:
+        yield from blocks
+        raise OSError("unplugged")
+
+    with pytest.raises(OSError, match="unplugged"):
+        trained.add(read())
+    assert trained.ntotal == 200 * good
+    np.testing.assert_array_equal(trained.reconstruct_n(0, 100), base[:100])
 
 
 @pytest.mark.parametrize("thresh", [float("nan"), "near", None, [1.0, 2.0]])
