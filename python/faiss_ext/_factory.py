@@ -82,7 +82,21 @@ def read_index(path: str | os.PathLike[str], io_flags: int = 0) -> Index:
     ValueError
         For a file that is truncated, damaged or foreign.
     """
-    return Index(_core.read_index(os.fspath(path), io_flags))
+    try:
+        return Index(_core.read_index(os.fspath(path), io_flags))
+    except _core.FaissError as error:
+        if os.path.isdir(path):
+            raise IsADirectoryError(
+                f"{path}: a folder, expected a file"
+            ) from None
+        if str(error).startswith("read error"):
+            size = os.path.getsize(path)
+            raise _core.FaissError(
+                f"{path}: {size} bytes, expected more of an index"
+            ) from None
+        if os.fspath(path) in str(error):
+            raise
+        raise _core.FaissError(f"{path}: {error}") from None
 
 
 def serialize_index(index: Index) -> NDArray[np.uint8]:

@@ -144,9 +144,10 @@ class Filling(Fields):
             name = f"x[{number}]"
             try:
                 a = _arrays.matrix(of_x, name, self.d)
-            except (TypeError, ValueError) as error:
-                kind = TypeError if isinstance(error, TypeError) else ValueError
-                raise kind(f"{error} (ntotal was {total})") from None
+            except TypeError as error:
+                raise TypeError(f"{error} (ntotal was {total})") from None
+            except ValueError as error:
+                raise ValueError(f"{error} (ntotal was {total})") from None
             total += len(a)
             yield from ((name, block) for _, block in _arrays.float_blocks(a))
 
