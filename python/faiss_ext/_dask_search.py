@@ -14,7 +14,12 @@ from numpy.typing import NDArray
 
 from . import _arrays, _core
 from ._dask_rows import tree
-from ._dask_shards import check_shard, load_shard, read_manifest
+from ._dask_shards import (
+    check_has_vectors,
+    check_shard,
+    load_shard,
+    read_manifest,
+)
 from ._selectors import SearchParameters
 
 Found = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -253,6 +258,7 @@ def search(
             np.concatenate([b[0] for b in blocks]),
             np.concatenate([b[1] for b in blocks]),
         )
+    check_has_vectors(parts, "search with nprobe")
     q = delayed(x)
     nprobe = _arrays.count(nprobe, "nprobe")
     similarity = parts["metric"] == _core.METRIC_INNER_PRODUCT

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,14 @@ def write_manifest(manifest: dict[str, Any], path: Path) -> None:
     partial = path.with_name("manifest.json.partial")
     partial.write_text(json.dumps(manifest, indent=1) + "\n")
     os.replace(partial, path)
+
+
+def check_has_vectors(parts: dict[str, Any], what: str) -> None:
+    if re.search(r"GMM.*RaBitQ", parts["factory"]):
+        raise ValueError(
+            f"{what}: shards of {parts['factory']} are codes alone, expected "
+            "vectors; merge(manifest) makes an index of them in memory"
+        )
 
 
 def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -131,3 +131,34 @@ def test_queries_that_are_not_finite(
     for options in settings:
         with pytest.raises(ValueError, match=said):
             fdask.search(merged, x, 3, **options)
+
+
+@pytest.mark.parametrize(
+    "factory", ["Flat", "SQ8", "PCA8,Flat", "GMM8,PQ8,RFlat"]
+)
+def test_an_index_that_takes_no_ids_is_not_built(
+    factory: str, base: Floats, tmp_path: pathlib.Path
+) -> None:
+    x = da.from_array(base)
+    with pytest.raises(ValueError, match=f'^factory = "{factory}": .* no ids'):
+        fdask.build(x, factory, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    fdask.build(x, "IDMap,Flat", tmp_path / "out")
+
+
+def test_shards_of_codes_alone_merge_in_memory(
+    base: Floats, queries: Floats, tmp_path: pathlib.Path
+) -> None:
+    manifest = fdask.build(
+        da.from_array(base), "GMM8,RaBitQ4", tmp_path, block_rows=2000
+    )
+    with pytest.raises(ValueError, match="^search.*RaBitQ4 are codes alone"):
+        fdask.search(manifest, queries, 3, nprobe=2)
+    with pytest.raises(ValueError, match="^merge.*RaBitQ4 are codes alone"):
+        fdask.merge(manifest, on_disk=True)
+    whole = faiss_ext.read_index(tmp_path / "trained.index")
+    whole.add(base)
+    merged = fdask.merge(manifest)
+    np.testing.assert_array_equal(
+        merged.search(queries, 3)[1], whole.search(queries, 3)[1]
+    )
