@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from . import _arrays, _core
 from ._dask_rows import tree
 from ._dask_shards import (
+    check_file,
     check_has_vectors,
     check_shard,
     load_shard,
@@ -235,6 +236,8 @@ def search(
             )
         merged = str(folder / parts["merged"]["file"])
         sha256 = parts["merged"]["sha256"]
+        if "ivfdata" in parts["merged"]:  # none in older manifests
+            check_file(folder, parts["merged"]["ivfdata"])
         workers = _workers()
         if shards is None:
             shards = max(1, len(workers))

@@ -36,6 +36,35 @@ def write_shard(index: Index, path: Path) -> str:
     return digest
 
 
+def describe(path: Path) -> dict[str, Any]:
+    """What the manifest says of a file that `check_file` is to know again."""
+    return {
+        "file": path.name,
+        "size": path.stat().st_size,
+        "sha256": _sha256(path),
+    }
+
+
+def check_file(folder: Path, said: dict[str, Any]) -> None:
+    """Size and checksum of what `describe` said; the checksum once as long as
+    this process sees no change of the file."""
+    path = folder / said["file"]
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: a file of the manifest is missing")
+    found = path.stat()
+    if found.st_size != said["size"]:
+        raise ValueError(
+            f"{path}: {found.st_size} bytes, expected {said['size']} by the "
+            "manifest: it is damaged"
+        )
+    _check_once(path, said["sha256"], found.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4)
+def _check_once(path: Path, sha256: str, mtime_ns: int) -> None:
+    check_shard(path, sha256)
+
+
 def check_shard(path: Path, sha256: str) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: a shard of the manifest is missing")

@@ -26,6 +26,7 @@ from ._dask_shards import (
     FORMAT,
     check_has_vectors,
     check_shard,
+    describe,
     load_shard,
     read_manifest,
     write_manifest,
@@ -191,6 +192,7 @@ def merge(
         parts["merged"] = {
             "file": "merged.index",
             "sha256": write_shard(index, folder / "merged.index"),
+            "ivfdata": describe(folder / "merged.ivfdata"),
         }
         write_manifest(parts, Path(manifest))
         return index

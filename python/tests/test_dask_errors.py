@@ -19,6 +19,7 @@ da = pytest.importorskip("dask.array")
 import dask.config  # noqa: E402
 
 import faiss_ext  # noqa: E402
+from faiss_ext import _dask_shards  # noqa: E402
 from faiss_ext import dask as fdask  # noqa: E402
 from faiss_ext._dask_rows import Rows, as_block  # noqa: E402
 
@@ -162,3 +163,37 @@ def test_shards_of_codes_alone_merge_in_memory(
     np.testing.assert_array_equal(
         merged.search(queries, 3)[1], whole.search(queries, 3)[1]
     )
+
+
+def test_a_damaged_file_of_vectors_is_refused(
+    merged: Any, queries: Floats
+) -> None:
+    def search() -> Any:
+        return fdask.search(merged, queries, 3, params={}, shards=2)
+
+    D, _ = search()
+    vectors = merged.parent / "merged.ivfdata"
+    kept = vectors.rename(merged.parent / "kept")  # mapped by the search
+    whole = kept.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    for data, match in (
+        (flipped, "merged.ivfdata: its checksum"),
+        (whole[:1], f"merged.ivfdata: 1 bytes, expected {len(whole)}"),
+    ):
+        vectors.write_bytes(data)
+        with pytest.raises(ValueError, match=match):
+            search()
+    vectors.unlink()
+    with pytest.raises(FileNotFoundError, match="merged.ivfdata"):
+        search()
+    kept.rename(vectors)
+    np.testing.assert_array_equal(search()[0], D)
+
+
+def test_the_checksum_of_vectors_is_read_once(
+    merged: Any, queries: Floats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fdask.search(merged, queries, 3, params={})
+    monkeypatch.setattr(_dask_shards, "_sha256", None)
+    fdask.search(merged, queries, 3, params={})
