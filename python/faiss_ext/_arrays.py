@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -197,6 +197,14 @@ def count(value: Any, name: str, least: int = 1) -> int:
     if value < least:
         raise ValueError(f"{name} = {value}, expected at least {least}")
     return int(value)
+
+
+def choice(value: Any, name: str, choices: Collection[str]) -> str:
+    """`value` as one of these strings."""
+    if not isinstance(value, str) or value not in choices:
+        expected = ", ".join(f'"{one}"' for one in choices)
+        raise ValueError(f"{name} = {value!r}, expected one of {expected}")
+    return value
 
 
 def out(

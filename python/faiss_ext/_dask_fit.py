@@ -10,8 +10,10 @@ from dask import delayed
 from numpy.typing import NDArray
 
 from . import _core
+from ._arrays import choice
 from ._dask_rows import Block, Rows, as_block, tree
 from ._estimator import GaussianMixture
+from ._fit_input import BACKENDS, check_parameters
 from ._frame import Frame, needs_offset
 
 Moments = tuple[int, NDArray[np.float64], float]
@@ -160,7 +162,8 @@ def fit(
         Naming file and row for a value that is not finite.
     """
     model = GaussianMixture(n_components, **options)
-    model._check_parameters()
+    check_parameters(model)
+    choice(backend, "backend", BACKENDS)
     rows = Rows(x, block_rows)
     if rows.n < n_components:
         raise ValueError(

@@ -31,6 +31,10 @@ def quiet() -> Iterator[Any]:
         ({"n_components": 0}, ValueError, "n_components"),
         ({"n_components": "two"}, TypeError, "n_components"),
         ({"covariance_type": "round"}, ValueError, "covariance_type"),
+        ({"covariance_type": ["full"]}, ValueError, "covariance_type = "),
+        ({"verbose_interval": 0}, ValueError, "verbose_interval = 0"),
+        ({"verbose_interval": "a"}, TypeError, "verbose_interval = 'a'"),
+        ({"backend": None}, ValueError, "backend = None"),
         ({"reg_covar": -1}, ValueError, "reg_covar"),
         ({"tol": -1}, ValueError, "tol"),
         ({"max_iter": -1}, ValueError, "max_iter"),
@@ -110,3 +114,66 @@ def test_bindings_write_to_what_they_are_given() -> None:
         evaluate(X, *model, **{name: out.copy()})
         with pytest.raises(TypeError):
             evaluate(X, *model, **{name: out})
+
+
+@pytest.mark.parametrize("kind", ["spherical", "diag", "full"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("far", [1e20, 1e30, 1e38])
+def test_rows_too_far_for_floats_are_named(
+    kind: str, dtype: Any, far: float
+) -> None:
+    X = blobs(n=300).astype(dtype)
+    m = GaussianMixture(2, covariance_type=kind, random_state=0).fit(X)
+    X[203, 1] = far
+    for call in (m.predict, m.predict_proba, m.score_samples, m.score, m.bic):
+        with pytest.raises(ValueError, match="^x: row 203 has the log-likel"):
+            call(X)
+    X[203, 1] = 1e10
+    assert np.isfinite(m.score_samples(X)).all()
+
+
+@pytest.mark.parametrize("merged", [True, False])
+@pytest.mark.parametrize("kind", ["diag", "full"])
+def test_the_scale_of_weights_does_not_matter(kind: str, merged: bool) -> None:
+    X = blobs(n=500 if merged else 40000)
+    w = np.random.default_rng(1).uniform(0.5, 2, size=len(X))
+    w /= w.mean()
+
+    def fitted(weights: Any) -> Any:
+        m = GaussianMixture(3, covariance_type=kind, random_state=0)
+        return m.fit(X, sample_weight=weights)
+
+    a = fitted(w)
+    np.testing.assert_array_equal(fitted(w * 2.0**-60).means_, a.means_)
+    for scale in (1e-18, 1e-60, 1e18):
+        b = fitted(w * scale)
+        np.testing.assert_allclose(b.means_, a.means_, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(b.weights_, a.weights_, rtol=1e-4)
+    with pytest.raises(ValueError, match="sample_weight: .* finite sum"):
+        fitted(w * 1e307)
+
+
+@pytest.mark.parametrize(
+    ("changed", "match"),
+    [
+        ({"n_components": 5}, "^n_components = 5, expected 7, as fitted"),
+        (
+            {"covariance_type": "tied"},
+            "^covariance_type = 'tied', expect",
+        ),
+        ({}, "X has 3 features.* expecting 7"),
+    ],
+)
+def test_warm_starts_go_on_from_what_was_fitted(
+    changed: dict[str, Any], match: str
+) -> None:
+    X = blobs()
+    m = GaussianMixture(7, covariance_type="diag", warm_start=True).fit(X)
+    before = {name: np.copy(value) for name, value in vars(m).items()}
+    m.set_params(**changed)
+    with pytest.raises(ValueError, match=match):
+        m.fit(X if changed else X[:, :3])
+    m.set_params(n_components=7, covariance_type="diag")
+    for name, value in vars(m).items():
+        np.testing.assert_array_equal(value, before[name], err_msg=name)
+    assert m.fit(X).predict(X).shape == (3000,)
