@@ -109,6 +109,18 @@ def matrix(x: Any, name: str, d: int | None = None) -> NDArray[Any]:
     return a
 
 
+def real(a: NDArray[Any]) -> NDArray[Any]:
+    """The matrix in a dtype and an order that C++ reads, of its own numbers
+    or the nearest: itself, or native bytes, or float64."""
+    if a.dtype.kind not in "fiu" or a.dtype.itemsize > 8:
+        a = a.astype(np.float64)
+    if not a.dtype.isnative or (
+        a.dtype == np.float16 and not a.flags.c_contiguous
+    ):
+        a = np.ascontiguousarray(a, a.dtype.newbyteorder("="))
+    return np.asarray(a)
+
+
 def floats(x: Any, name: str, d: int | None = None) -> Floats:
     """`x` as C-contiguous float32 of shape (n, d), itself where it is that."""
     if (

@@ -39,7 +39,7 @@ def _add_moments(a: Moments, b: Moments) -> Moments:
 
 
 def _frame_of(rows: Rows) -> Frame:
-    pivot = np.asarray(rows.sample(1)[0], np.float64)
+    pivot = np.asarray(rows.sample(None, 1)[0], np.float64)
     n, total, squares = tree(
         _add_moments,
         [
@@ -170,7 +170,7 @@ def fit(
             f"x: {rows.n} rows, expected at least n_components = "
             f"{n_components}"
         )
+    start = rows.sample(sample_rows, max(16384, 256 * n_components))
     frame = _frame_of(rows)
-    start = rows.sample(sample_rows or max(16384, 256 * n_components))
     model.n_features_in_ = rows.d
     return model._fit_by(_Engine(rows, frame, backend), frame, start, None)

@@ -101,10 +101,40 @@ def check_has_vectors(parts: dict[str, Any], what: str) -> None:
         )
 
 
+_FIELDS: dict[str, type] = {
+    "factory": str,
+    "d": int,
+    "metric": int,
+    "ntotal": int,
+    "trained_sha256": str,
+    "shards": list,
+}
+
+
+def _check_fields(said: Any, fields: dict[str, type], where: str) -> None:
+    if not isinstance(said, dict):
+        raise ValueError(f"{where}: {said!r}, expected what build wrote")
+    for name, kind in fields.items():
+        if not isinstance(said.get(name), kind):
+            raise ValueError(
+                f"{where}: {name} = {said.get(name)!r}, expected a "
+                f"{kind.__name__}"
+            )
+
+
 def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
-    manifest: dict[str, Any] = json.loads(Path(path).read_text())
+    try:
+        manifest: dict[str, Any] = json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: no JSON ({error})") from None
+    _check_fields(manifest, {}, str(path))
     if manifest.get("format") != FORMAT:
         raise ValueError(
             f"{path}: format {manifest.get('format')}, expected {FORMAT}"
+        )
+    _check_fields(manifest, _FIELDS, str(path))
+    for number, shard in enumerate(manifest["shards"]):
+        _check_fields(
+            shard, {"file": str, "sha256": str}, f"{path}: shards[{number}]"
         )
     return manifest

@@ -12,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
 from . import _core
-from ._arrays import as_array, on_device, readable_on_device, sample_rows
+from ._arrays import as_array, on_device, readable_on_device, real, sample_rows
 from ._covariances import covariance_kind
 from ._evaluation import Evaluation
 from ._fit_input import (
@@ -263,13 +263,7 @@ class GaussianMixture(Evaluation, DensityMixin, BaseEstimator):
             dtype="numeric",
             ensure_min_samples=2 if reset else 1,
         )
-        if X.dtype.kind not in "fiu" or X.dtype.itemsize > 8:
-            X = X.astype(np.float64)
-        if not X.dtype.isnative or (
-            X.dtype == np.float16 and not X.flags.c_contiguous
-        ):
-            X = np.ascontiguousarray(X, X.dtype.newbyteorder("="))
-        return np.asarray(X)
+        return real(X)
 
     def _parameters(self) -> tuple[Doubles, Doubles, Doubles]:
         return self.weights_, self.means_, self.covariances_

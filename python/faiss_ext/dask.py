@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from dask import delayed
 
-from . import _core
+from . import _arrays, _core
 from ._dask_fit import fit
 from ._dask_rows import Block, Rows, as_block, computed
 from ._dask_search import search
@@ -119,8 +119,9 @@ def build(
     rows = Rows(x, block_rows)
     index = index_factory(rows.d, factory, metric)
     _check_takes_ids(index, factory)
+    shard_rows = _arrays.count(shard_rows, "shard_rows")
     nlist = index.nlist if hasattr(index, "nlist") else 1
-    index.train(rows.sample(sample_rows or max(65536, 256 * nlist)))
+    index.train(rows.sample(sample_rows, max(65536, 256 * nlist)))
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     trained = write_shard(index, folder / "trained.index")

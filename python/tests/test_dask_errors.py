@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import shutil
@@ -197,3 +198,91 @@ def test_the_checksum_of_vectors_is_read_once(
     fdask.search(merged, queries, 3, params={})
     monkeypatch.setattr(_dask_shards, "_sha256", None)
     fdask.search(merged, queries, 3, params={})
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", np.longdouble, "f2", bool])
+def test_blocks_are_fitted_as_the_estimator_reads_them(
+    dtype: Any, base: Floats
+) -> None:
+    options: dict[str, Any] = dict(max_iter=3, tol=0, random_state=0)
+    X = (base[:2000, :8] > 20).astype(dtype)
+    with pytest.warns(UserWarning, match="converge"):
+        a = fdask.fit(da.from_array(X, chunks=700), 3, **options)
+    native = X.astype(np.float32 if dtype in (">f4", "f2") else np.float64)
+    with pytest.warns(UserWarning, match="converge"):
+        b = fdask.fit(da.from_array(native, chunks=700), 3, **options)
+    np.testing.assert_allclose(a.means_, b.means_, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("x", "options", "error", "match"),
+    [
+        (np.zeros((9, 2), object), {}, TypeError, "^x: dtype object"),
+        (np.zeros((9, 2), complex), {}, TypeError, "^x: dtype complex128"),
+        (np.zeros((0, 2)), {}, ValueError, r"^x: shape \(0, 2\)"),
+        (np.zeros((9, 0)), {}, ValueError, r"^x: shape \(9, 0\)"),
+        (None, {"sample_rows": -3}, ValueError, "^sample_rows = -3"),
+        (None, {"sample_rows": 0}, ValueError, "^sample_rows = 0"),
+        (None, {"block_rows": 2.5}, TypeError, "^block_rows = 2.5"),
+    ],
+)
+def test_rows_that_cannot_be(
+    x: Any,
+    options: Any,
+    error: Any,
+    match: str,
+    base: Floats,
+    tmp_path: pathlib.Path,
+) -> None:
+    x = da.from_array(base if x is None else x, chunks=-1)
+    with pytest.raises(error, match=match):
+        fdask.fit(x, 2, **options)
+    with pytest.raises(error, match=match):
+        fdask.build(x, "GMM4,Flat", tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_that_cannot_be(base: Floats, tmp_path: pathlib.Path) -> None:
+    x = da.from_array(base)
+    wrong: list[tuple[Any, Any]] = [
+        (0, ValueError),
+        (-1, ValueError),
+        (2.5, TypeError),
+    ]
+    for rows, error in wrong:
+        with pytest.raises(error, match=f"^shard_rows = {rows}"):
+            fdask.build(x, "GMM4,Flat", tmp_path / "out", shard_rows=rows)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="^backend = 'tpu'"):
+        fdask.fit(x, 2, backend="tpu")
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("[1]", r"\[1\], expected what build wrote"),
+        ("{", "no JSON"),
+        ("{}", "format None, expected 1"),
+        ('{"format": 1}', "factory = None, expected a str"),
+    ],
+)
+def test_manifests_that_are_none(
+    text: str, match: str, queries: Floats, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "m.json").write_text(text)
+    for call in (
+        lambda: fdask.merge(tmp_path / "m.json"),
+        lambda: fdask.search(tmp_path / "m.json", queries, 3, nprobe=2),
+    ):
+        with pytest.raises(ValueError, match=f"m.json: {match}"):
+            call()
+
+
+def test_a_manifest_without_a_shards_file(
+    built: Any, tmp_path: pathlib.Path
+) -> None:
+    manifest = json.loads(built.read_text())
+    del manifest["shards"][1]["file"]
+    (tmp_path / "m.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"shards\[1\]: file = None"):
+        fdask.merge(tmp_path / "m.json")
