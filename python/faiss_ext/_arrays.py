@@ -198,15 +198,14 @@ def ids(x: Any, name: str, n: int | None = None) -> Ids:
     return np.ascontiguousarray(a, dtype=np.int64)
 
 
-def count(value: Any, name: str, least: int = 1) -> int:
+def count(value: Any, name: str, least: int | None = 1) -> int:
     """`value` as an int of at least `least`."""
     if isinstance(value, bool) or not isinstance(
         value, (numbers.Integral, np.integer)
     ):
-        raise TypeError(
-            f"{name} = {value!r}, expected an integer of at least {least}"
-        )
-    if value < least:
+        bound = "" if least is None else f" of at least {least}"
+        raise TypeError(f"{name} = {value!r}, expected an integer{bound}")
+    if least is not None and value < least:
         raise ValueError(f"{name} = {value}, expected at least {least}")
     return int(value)
 

@@ -46,6 +46,10 @@ def index_factory(
         raise ValueError(f"d = {d}, expected at most {_MOST_DIMENSIONS}")
     if not isinstance(description, str):
         raise TypeError(f"description = {description!r}, expected a string")
+    if "\0" in description:
+        raise ValueError(
+            f"description = {description!r}, expected no zero byte"
+        )
     return Index(
         _core.index_factory(d, description, _arrays.count(metric, "metric", 0))
     )

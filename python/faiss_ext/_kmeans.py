@@ -83,7 +83,7 @@ class Kmeans:
             max_points_per_centroid, "max_points_per_centroid"
         )
         self.min_points_per_centroid = min_points_per_centroid
-        self.seed = seed
+        self.seed = _arrays.count(seed, "seed", None)
         self.gpu = gpu
         self.init = _arrays.choice(init, "init", ("random", "k-means++"))
         # None until train has found them, which the types leave out.

@@ -135,6 +135,20 @@ def test_fields(name: Any, value: Any, error: Any) -> None:
     assert getattr(index, name) == before
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("niter", 1.5), ("seed", "a"), ("nredo", None), ("niter", 10**11)],
+)
+def test_fields_of_training(name: str, value: Any) -> None:
+    cp = faiss_ext.index_factory(8, "GMM4,Flat").cp
+    before = getattr(cp, name)
+    with pytest.raises(TypeError, match=f"^{name} = {value!r}, expected an i"):
+        setattr(cp, name, value)
+    assert getattr(cp, name) == before
+    setattr(cp, name, np.int64(7))
+    assert getattr(cp, name) == 7
+
+
 def test_fields_that_an_index_does_not_have() -> None:
     index = faiss_ext.index_factory(8, "Flat")
     for name in ("nprobe", "target_recall", "calibration", "nlist"):
@@ -416,6 +430,8 @@ def test_factory_arguments() -> None:
             "GMM8,Flat",
             "ip",  # type: ignore[arg-type]
         )
+    with pytest.raises(ValueError, match=r"description = 'GMM4,Flat\\x00x'"):
+        faiss_ext.index_factory(8, "GMM4,Flat\0x")
     with pytest.raises(TypeError, match="description = 8"):
         faiss_ext.index_factory(8, 8)  # type: ignore[arg-type]
 
