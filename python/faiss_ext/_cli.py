@@ -266,7 +266,8 @@ def search(
         _files.dtype_of_name(distances_out, _files.DISTANCES)
     params = _parameters(nprobe, target_recall, max_codes)
     index = open_index(index_file)
-    vectors = open_queries(queries, index.d)
+    least = 0 if groundtruth is None else 1  # of none there is no recall
+    vectors = open_queries(queries, index.d, least)
     truth = None
     if groundtruth is not None:
         truth = true_neighbors(groundtruth, None, vectors, k, index)

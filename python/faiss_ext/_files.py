@@ -77,6 +77,8 @@ class _Hdf5(Vectors):
         try:
             self._file = h5py.File(path, "r")
         except OSError as error:
+            if error.errno is not None:
+                raise
             raise ValueError(f"{path}: {error}") from None
         if name not in self._file:
             raise ValueError(

@@ -61,12 +61,12 @@ def open_index(file: Path) -> Index:
     return read_index(file)
 
 
-def open_queries(path: str, d: int) -> _files.Vectors:
+def open_queries(path: str, d: int, least: int = 1) -> _files.Vectors:
     vectors = _files.open_vectors(path, "test")
-    if vectors.n == 0 or vectors.d != d:
+    if vectors.n < least or vectors.d != d:
         raise ValueError(
-            f"{path}: {vectors.n} x {vectors.d}, expected queries of the "
-            f"index's d = {d}"
+            f"{path}: {vectors.n} x {vectors.d}, expected {least} or more "
+            f"queries of the index's d = {d}"
         )
     return vectors
 

@@ -89,13 +89,19 @@ def test_inputs_are_not_overwritten(command: str, folder: Any) -> None:
         "build GMM4,Flat base.fbin -o b.index -q",
         "calibrate a.index -q",
         "sweep a.index --base base.fbin -q",
-        "search a.index -o i.npy",
     ],
 )
 def test_queries_are_of_the_indexs_dimension(
     command: str, asked: str, folder: Any
 ) -> None:
     refuses(f"{command} {asked}", ValueError, f"{asked}: .*expected .*d = 128")
+
+
+def test_search_takes_queries_of_no_other_dimension(folder: Any) -> None:
+    search = "search a.index -o i.npy"
+    refuses(f"{search} short.fbin", ValueError, "short.fbin: 200 x 5, expect")
+    _cli.app(f"{search} empty.npy".split(), standalone_mode=False)
+    assert np.load(folder / "i.npy").shape == (0, 10)
 
 
 def test_seeds_that_do_not_fit(folder: Any) -> None:
