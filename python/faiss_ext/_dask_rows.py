@@ -39,14 +39,16 @@ class Rows:
             self.blocks = list(x.to_delayed().ravel())
             self.names = [f"x, rows from {b}" for b in self._begins()]
             return
-        if isinstance(x, np.ndarray):
-            raise TypeError(
-                "x: an ndarray, expected a dask array "
-                "(dask.array.from_array) or paths of files"
-            )
         if isinstance(x, (str, os.PathLike)):
             x = [x]
-        files = [(os.fspath(p), _files.open_vectors(p)) for p in x]
+        try:
+            paths = [os.fspath(p) for p in x]
+        except TypeError:
+            raise TypeError(
+                f"x: of type {type(x).__name__}, expected a dask array "
+                "(dask.array.from_array) or paths of files"
+            ) from None
+        files = [(path, _files.open_vectors(path)) for path in paths]
         if not files:
             raise ValueError("x: no files")
         self.d = files[0][1].d

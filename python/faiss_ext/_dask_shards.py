@@ -101,6 +101,7 @@ def check_has_vectors(parts: dict[str, Any], what: str) -> None:
         )
 
 
+#: What a manifest has besides its format.
 _FIELDS: dict[str, type] = {
     "factory": str,
     "d": int,
@@ -133,8 +134,9 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{path}: format {manifest.get('format')}, expected {FORMAT}"
         )
     _check_fields(manifest, _FIELDS, str(path))
-    for number, shard in enumerate(manifest["shards"]):
-        _check_fields(
-            shard, {"file": str, "sha256": str}, f"{path}: shards[{number}]"
-        )
+    files = {f"shards[{i}]": s for i, s in enumerate(manifest["shards"])}
+    if "merged" in manifest:
+        files["merged"] = manifest["merged"]
+    for name, said in files.items():
+        _check_fields(said, {"file": str, "sha256": str}, f"{path}: {name}")
     return manifest

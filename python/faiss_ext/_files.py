@@ -86,12 +86,12 @@ class _Hdf5(Vectors):
                 f"{sorted(self._file)}"
             )
         self._data = self._file[name]
-        if self._data.ndim != 2:
+        shape = getattr(self._data, "shape", None)  # a group has none
+        if shape is None or len(shape) != 2:
             raise ValueError(
-                f"{path}: {name!r} has shape {self._data.shape}, expected two "
-                "dimensions"
+                f"{path}: {name!r} has shape {shape}, expected two dimensions"
             )
-        n, d = self._data.shape
+        n, d = shape
         super().__init__(path, n, d, self._data.dtype)
 
     def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[NDArray[Any]]:

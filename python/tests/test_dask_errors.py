@@ -84,8 +84,11 @@ def test_what_does_not_travel_is_refused(
     params = faiss_ext.SearchParameters(sel=[1, 2])
     with pytest.raises(TypeError, match="params: a selector"):
         fdask.search(built, queries, 3, params=params)
-    with pytest.raises(TypeError, match="x: an ndarray, expected a dask"):
-        fdask.build(base, "GMM8,Flat", tmp_path)
+    for x in (base, [[0.0]], None):
+        with pytest.raises(
+            TypeError, match=f"x: of type {type(x).__name__}, expected a dask"
+        ):
+            fdask.build(x, "GMM8,Flat", tmp_path)
 
 
 def test_search_wants_one_of_two(built: Any, queries: Floats) -> None:
@@ -282,7 +285,10 @@ def test_a_manifest_without_a_shards_file(
     built: Any, tmp_path: pathlib.Path
 ) -> None:
     manifest = json.loads(built.read_text())
-    del manifest["shards"][1]["file"]
-    (tmp_path / "m.json").write_text(json.dumps(manifest))
-    with pytest.raises(ValueError, match=r"shards\[1\]: file = None"):
-        fdask.merge(tmp_path / "m.json")
+    for wrong, match in (
+        ({"merged": 3}, "merged: 3, expected what"),
+        ({"shards": [{"sha256": ""}]}, r"shards\[0\]: file = None"),
+    ):
+        (tmp_path / "m.json").write_text(json.dumps({**manifest, **wrong}))
+        with pytest.raises(ValueError, match=f"m.json: {match}"):
+            fdask.merge(tmp_path / "m.json")

@@ -108,6 +108,12 @@ def test_parts_by_name(x: NDArray[Any], tmp_path: pathlib.Path) -> None:
     assert _files.open_vectors(f"{tmp_path}/x.hdf5:test").n == 5
     with pytest.raises(ValueError, match="'queries'"):
         _files.open_vectors(f"{tmp_path}/x.hdf5:queries")
+    import h5py
+
+    with h5py.File(tmp_path / "x.hdf5", "a") as f:
+        f.create_group("group")
+    with pytest.raises(ValueError, match="'group' has shape None"):
+        _files.open_vectors(f"{tmp_path}/x.hdf5:group")
     write_parquet(tmp_path / "x.parquet", x.astype(np.float32))
     assert _files.open_vectors(f"{tmp_path}/x.parquet:v").d == 12
     with pytest.raises(ValueError, match="'w'"):
