@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -109,6 +109,18 @@ def matrix(x: Any, name: str, d: int | None = None) -> NDArray[Any]:
     return a
 
 
+def real(a: NDArray[Any]) -> NDArray[Any]:
+    """The matrix in a dtype and an order that C++ reads, of its own numbers
+    or the nearest: itself, or native bytes, or float64."""
+    if a.dtype.kind not in "fiu" or a.dtype.itemsize > 8:
+        a = a.astype(np.float64)
+    if not a.dtype.isnative or (
+        a.dtype == np.float16 and not a.flags.c_contiguous
+    ):
+        a = np.ascontiguousarray(a, a.dtype.newbyteorder("="))
+    return np.asarray(a)
+
+
 def floats(x: Any, name: str, d: int | None = None) -> Floats:
     """`x` as C-contiguous float32 of shape (n, d), itself where it is that."""
     if (
@@ -186,17 +198,24 @@ def ids(x: Any, name: str, n: int | None = None) -> Ids:
     return np.ascontiguousarray(a, dtype=np.int64)
 
 
-def count(value: Any, name: str, least: int = 1) -> int:
+def count(value: Any, name: str, least: int | None = 1) -> int:
     """`value` as an int of at least `least`."""
     if isinstance(value, bool) or not isinstance(
         value, (numbers.Integral, np.integer)
     ):
-        raise TypeError(
-            f"{name} = {value!r}, expected an integer of at least {least}"
-        )
-    if value < least:
+        bound = "" if least is None else f" of at least {least}"
+        raise TypeError(f"{name} = {value!r}, expected an integer{bound}")
+    if least is not None and value < least:
         raise ValueError(f"{name} = {value}, expected at least {least}")
     return int(value)
+
+
+def choice(value: Any, name: str, choices: Collection[str]) -> str:
+    """`value` as one of these strings."""
+    if not isinstance(value, str) or value not in choices:
+        expected = ", ".join(f'"{one}"' for one in choices)
+        raise ValueError(f"{name} = {value!r}, expected one of {expected}")
+    return value
 
 
 def out(
@@ -208,18 +227,20 @@ def out(
     """`array` if it can be written to, or a new one for None."""
     if array is None:
         return np.empty(shape, dtype)
-    if (
-        not isinstance(array, np.ndarray)
-        or array.dtype != dtype
-        or array.shape != shape
-        or not array.flags.c_contiguous
-        or not array.flags.writeable
-    ):
-        raise ValueError(
-            f"{name}: expected a writeable C-contiguous array of shape "
-            f"{shape} and dtype {np.dtype(dtype)}"
-        )
-    return array
+    if not isinstance(array, np.ndarray):
+        given = f"a {type(array).__name__}"
+    elif array.dtype != dtype or array.shape != shape:
+        given = f"shape {array.shape} and dtype {array.dtype}"
+    elif not array.flags.c_contiguous:
+        given = f"strides {array.strides}"
+    elif not array.flags.writeable:
+        given = "read-only"
+    else:
+        return array
+    raise ValueError(
+        f"{name}: {given}, expected a writeable C-contiguous array of shape "
+        f"{shape} and dtype {np.dtype(dtype)}"
+    )
 
 
 def sample_rows(a: Any, most: int, seed: int) -> Any:

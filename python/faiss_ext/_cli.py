@@ -24,6 +24,7 @@ from ._steps import (
     check_target,
     facts_of,
     open_index,
+    open_queries,
     train_index,
     true_neighbors,
     write_file,
@@ -36,6 +37,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+_INT_MAX = 2**31 - 1
 _FILES = "Vectors: " + ", ".join(_files.ENDINGS) + "; FILE:NAME names a part"
 
 
@@ -59,7 +61,7 @@ Queries = Annotated[
 @app.command()
 def info(file: Path, json: Json = False) -> None:
     """What is in a file of an index or of vectors."""
-    name = str(file).rsplit(":", 1)[0] if not file.exists() else str(file)
+    name = _files.split_name(file)[0]
     if Path(name).suffix.lower() in _files.ENDINGS:
         vectors = _files.open_vectors(file)
         facts: dict[str, Any] = {
@@ -68,16 +70,18 @@ def info(file: Path, json: Json = False) -> None:
             "dtype": vectors.dtype.name,
         }
     else:
-        if not file.is_file():
-            raise FileNotFoundError(f"{file}: no such file")
-        facts = facts_of(read_index(file))
+        facts = facts_of(open_index(file))
     say(json, {"file": str(file), **facts})
 
 
 Niter = Annotated[
-    Optional[int], typer.Option(min=0, help="EM iterations at most")
+    Optional[int],
+    typer.Option(min=0, max=_INT_MAX, help="EM iterations at most"),
 ]
-Seed = Annotated[Optional[int], typer.Option(help="Of training")]
+Seed = Annotated[
+    Optional[int],
+    typer.Option(min=-_INT_MAX, max=_INT_MAX, help="Of training"),
+]
 Sample = Annotated[
     Optional[int], typer.Option(min=1, help="Vectors that train")
 ]
@@ -97,7 +101,7 @@ def train(
 ) -> None:
     """Trains an index and writes it without vectors."""
     begin = time.perf_counter()
-    check_out(out)
+    check_out(out, inputs=[base])
     vectors = _files.open_vectors(base)
     index = train_index(factory, vectors, metric, niter, seed, sample, json)
     size = write_file(index, out)
@@ -130,11 +134,11 @@ def build(
 ) -> None:
     """Trains an index, adds all vectors, calibrates, writes."""
     begin = time.perf_counter()
-    check_out(out)
+    check_out(out, inputs=[base, queries])
     check_target(target_recall)
     vectors = _files.open_vectors(base)
     # What is wrong with queries is said before the work.
-    asked = None if queries is None else _files.open_vectors(queries, "test")
+    asked = None if queries is None else open_queries(queries, vectors.d)
     if asked is not None and not index_factory(vectors.d, factory).has_mixture:
         raise ValueError(
             f"--queries: they calibrate a GMM index, and {factory} is none"
@@ -168,7 +172,7 @@ def add(
     json: Json = False,
 ) -> None:
     """Adds vectors to an index, with the ids that come next."""
-    check_out(out)
+    check_out(out or index_file, inputs=[base])
     index = open_index(index_file)
     vectors = _files.open_vectors(base)
     add_vectors(index, vectors, json)
@@ -202,13 +206,13 @@ def calibrate(
     json: Json = False,
 ) -> None:
     """Fits order and stop of searches to queries like yours."""
-    check_out(out)
+    check_out(out or index_file, inputs=[queries])
     check_target(target_recall)
     index = open_index(index_file)
     if queries is None:
         index.calibrate(k=k, nq=nq)
     else:
-        index.calibrate(_files.open_vectors(queries, "test").array(), k)
+        index.calibrate(open_queries(queries, index.d).array(), k)
     if target_recall is not None:
         index.target_recall = target_recall
     write_file(index, out or index_file)
@@ -256,12 +260,14 @@ def search(
     json: Json = False,
 ) -> None:
     """Searches, and writes the ids found (.npy or .ibin)."""
-    check_out(out, distances_out)
-    for path in filter(None, (out, distances_out)):
-        _files.check_matrix_name(path)
+    check_out(out, distances_out, inputs=[index_file, queries, groundtruth])
+    _files.dtype_of_name(out, _files.IDS)
+    if distances_out is not None:
+        _files.dtype_of_name(distances_out, _files.DISTANCES)
     params = _parameters(nprobe, target_recall, max_codes)
     index = open_index(index_file)
-    vectors = _files.open_vectors(queries, "test")
+    least = 0 if groundtruth is None else 1  # of none there is no recall
+    vectors = open_queries(queries, index.d, least)
     truth = None
     if groundtruth is not None:
         truth = true_neighbors(groundtruth, None, vectors, k, index)
@@ -312,14 +318,14 @@ def sweep(
     json: Json = False,
 ) -> None:
     """Recall against queries a second and distances, for many settings."""
-    check_out(html)
-    vectors = _files.open_vectors(queries, "test")
-    xq = _arrays.floats(vectors.array(), "queries")
+    check_out(html, inputs=[*index_files, queries, groundtruth, base])
     truth = None
     results = []
     for file in index_files:
         index = open_index(file)
         if truth is None:
+            vectors = open_queries(queries, index.d)
+            xq = _arrays.floats(vectors.array(), "queries")
             truth = true_neighbors(groundtruth, base, vectors, k, index)
         stderr.print(f"{file}: {index!r}", highlight=False, markup=False)
         rows = _sweep.sweep(index, xq, truth, repeat=repeat)

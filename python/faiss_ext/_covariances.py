@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
+from ._arrays import choice
+
 Doubles = NDArray[np.float64]
 Floats = NDArray[np.float32]
 
@@ -298,9 +300,4 @@ _KINDS: dict[str, CovarianceKind] = {
 
 
 def covariance_kind(name: str) -> CovarianceKind:
-    if name not in _KINDS:
-        expected = ", ".join(f'"{kind}"' for kind in _KINDS)
-        raise ValueError(
-            f"covariance_type = {name!r}, expected one of {expected}"
-        )
-    return _KINDS[name]
+    return _KINDS[choice(name, "covariance_type", _KINDS)]

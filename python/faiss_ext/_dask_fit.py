@@ -10,8 +10,10 @@ from dask import delayed
 from numpy.typing import NDArray
 
 from . import _core
+from ._arrays import choice
 from ._dask_rows import Block, Rows, as_block, tree
 from ._estimator import GaussianMixture
+from ._fit_input import BACKENDS, check_parameters
 from ._frame import Frame, needs_offset
 
 Moments = tuple[int, NDArray[np.float64], float]
@@ -37,7 +39,7 @@ def _add_moments(a: Moments, b: Moments) -> Moments:
 
 
 def _frame_of(rows: Rows) -> Frame:
-    pivot = np.asarray(rows.sample(1)[0], np.float64)
+    pivot = np.asarray(rows.sample(None, 1)[0], np.float64)
     n, total, squares = tree(
         _add_moments,
         [
@@ -160,14 +162,15 @@ def fit(
         Naming file and row for a value that is not finite.
     """
     model = GaussianMixture(n_components, **options)
-    model._check_parameters()
+    check_parameters(model)
+    choice(backend, "backend", BACKENDS)
     rows = Rows(x, block_rows)
     if rows.n < n_components:
         raise ValueError(
             f"x: {rows.n} rows, expected at least n_components = "
             f"{n_components}"
         )
+    start = rows.sample(sample_rows, max(16384, 256 * n_components))
     frame = _frame_of(rows)
-    start = rows.sample(sample_rows or max(16384, 256 * n_components))
     model.n_features_in_ = rows.d
     return model._fit_by(_Engine(rows, frame, backend), frame, start, None)

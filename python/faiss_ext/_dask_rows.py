@@ -33,32 +33,35 @@ class Rows:
                     "(compute_chunk_sizes)"
                 )
             self.n, self.d = (int(v) for v in x.shape)
-            self.dtype = np.dtype(x.dtype)
+            self.dtype = self._read_as(x.dtype)
             block_rows = self._choose(block_rows)
             x = x.rechunk({0: block_rows, 1: -1})
             self.blocks = list(x.to_delayed().ravel())
             self.names = [f"x, rows from {b}" for b in self._begins()]
             return
-        if isinstance(x, np.ndarray):
-            raise TypeError(
-                "x: an ndarray, expected a dask array "
-                "(dask.array.from_array) or paths of files"
-            )
         if isinstance(x, (str, os.PathLike)):
             x = [x]
-        files = [(os.fspath(p), _files.open_vectors(p)) for p in x]
+        try:
+            paths = [os.fspath(p) for p in x]
+        except TypeError:
+            raise TypeError(
+                f"x: of type {type(x).__name__}, expected a dask array "
+                "(dask.array.from_array) or paths of files"
+            ) from None
+        files = [(path, _files.open_vectors(path)) for path in paths]
         if not files:
             raise ValueError("x: no files")
         self.d = files[0][1].d
-        self.dtype = files[0][1].dtype
+        dtype = files[0][1].dtype
         for path, vectors in files:
-            if vectors.d != self.d or vectors.dtype != self.dtype:
+            if vectors.d != self.d or vectors.dtype != dtype:
                 raise ValueError(
                     f"{path}: {vectors.d} columns of {vectors.dtype}, "
-                    f"expected {self.d} of {self.dtype}"
+                    f"expected {self.d} of {dtype}"
                 )
-        block_rows = self._choose(block_rows)
         self.n = sum(v.n for _, v in files)
+        self.dtype = self._read_as(dtype)
+        block_rows = self._choose(block_rows)
         self.blocks, self.names = [], []
         for begin in self._begins():
             end = min(begin + block_rows, self.n)
@@ -71,6 +74,18 @@ class Rows:
             self.blocks.append(Read(tuple(parts)))
             self.names.append(f"{parts[0][0]}, rows from {parts[0][1]}")
 
+    def _read_as(self, dtype: Any) -> np.dtype[Any]:
+        """What C++ reads of the blocks; there must be some."""
+        if np.dtype(dtype).kind not in "fiub":
+            raise TypeError(
+                f"x: dtype {dtype}, expected real numbers such as float32"
+            )
+        if self.n == 0 or self.d == 0:
+            raise ValueError(
+                f"x: shape {(self.n, self.d)}, expected rows and columns"
+            )
+        return _arrays.real(np.empty((0, 0), dtype)).dtype
+
     def _choose(self, block_rows: int | None) -> int:
         if block_rows is None:
             block_rows = max(1024, BLOCK_VALUES // self.d)
@@ -80,9 +95,12 @@ class Rows:
     def _begins(self) -> range:
         return range(0, self.n, self.block_rows)
 
-    def sample(self, most: int) -> NDArray[Any]:
-        """At most that many rows, evenly spaced."""
-        most = min(most, self.n)
+    def sample(self, most: int | None, otherwise: int) -> NDArray[Any]:
+        """At most that many rows (sample_rows), evenly spaced; None: as many
+        as `otherwise`."""
+        if most is not None:
+            otherwise = _arrays.count(most, "sample_rows")
+        most = min(otherwise, self.n)
         parts = [
             delayed(_spaced, pure=True)(block, begin, self.n, most)
             for begin, block in zip(self._begins(), self.blocks, strict=True)
@@ -102,8 +120,9 @@ Block = NDArray[Any] | Read
 
 
 def as_block(block: Block) -> NDArray[Any]:
+    """Its rows, as C++ reads them."""
     if not isinstance(block, Read):
-        return block
+        return _arrays.real(block)
     rows = []
     for path, a, b in block.parts:
         vectors = _files.open_vectors(path)
@@ -112,7 +131,7 @@ def as_block(block: Block) -> NDArray[Any]:
                 f"{path}: {vectors.n} rows, expected {b}: it has shrunk"
             )
         rows.append(vectors.array()[a:b])
-    return rows[0] if len(rows) == 1 else np.concatenate(rows)
+    return _arrays.real(rows[0] if len(rows) == 1 else np.concatenate(rows))
 
 
 def _spaced(block: Block, begin: int, n: int, most: int) -> NDArray[Any]:

@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 
 from . import _arrays, _core
 from ._dask_rows import tree
-from ._dask_shards import check_shard, load_shard, read_manifest
+from ._dask_shards import (
+    check_file,
+    check_has_vectors,
+    check_shard,
+    load_shard,
+    read_manifest,
+)
 from ._selectors import SearchParameters
 
 Found = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -210,6 +216,7 @@ def search(
     parts = read_manifest(manifest)
     folder = Path(manifest).resolve().parent
     x = _arrays.floats(queries, "queries", parts["d"])
+    _core.check_finite("queries", x)
     k = _arrays.count(k, "k")
     if (nprobe is None) == (params is None):
         raise ValueError("nprobe, params: expected one of the two")
@@ -229,6 +236,8 @@ def search(
             )
         merged = str(folder / parts["merged"]["file"])
         sha256 = parts["merged"]["sha256"]
+        if "ivfdata" in parts["merged"]:  # none in older manifests
+            check_file(folder, parts["merged"]["ivfdata"])
         workers = _workers()
         if shards is None:
             shards = max(1, len(workers))
@@ -252,6 +261,7 @@ def search(
             np.concatenate([b[0] for b in blocks]),
             np.concatenate([b[1] for b in blocks]),
         )
+    check_has_vectors(parts, "search with nprobe")
     q = delayed(x)
     nprobe = _arrays.count(nprobe, "nprobe")
     similarity = parts["metric"] == _core.METRIC_INNER_PRODUCT

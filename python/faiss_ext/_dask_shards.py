@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,35 @@ def write_shard(index: Index, path: Path) -> str:
     finally:
         partial.unlink(missing_ok=True)
     return digest
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What the manifest says of a file that `check_file` is to know again."""
+    return {
+        "file": path.name,
+        "size": path.stat().st_size,
+        "sha256": _sha256(path),
+    }
+
+
+def check_file(folder: Path, said: dict[str, Any]) -> None:
+    """Size and checksum of what `describe` said; the checksum once as long as
+    this process sees no change of the file."""
+    path = folder / said["file"]
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: a file of the manifest is missing")
+    found = path.stat()
+    if found.st_size != said["size"]:
+        raise ValueError(
+            f"{path}: {found.st_size} bytes, expected {said['size']} by the "
+            "manifest: it is damaged"
+        )
+    _check_once(path, said["sha256"], found.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4)
+def _check_once(path: Path, sha256: str, mtime_ns: int) -> None:
+    check_shard(path, sha256)
 
 
 def check_shard(path: Path, sha256: str) -> None:
@@ -63,10 +93,50 @@ def write_manifest(manifest: dict[str, Any], path: Path) -> None:
     os.replace(partial, path)
 
 
+def check_has_vectors(parts: dict[str, Any], what: str) -> None:
+    if re.search(r"GMM.*RaBitQ", parts["factory"]):
+        raise ValueError(
+            f"{what}: shards of {parts['factory']} are codes alone, expected "
+            "vectors; merge(manifest) makes an index of them in memory"
+        )
+
+
+#: What a manifest has besides its format.
+_FIELDS: dict[str, type] = {
+    "factory": str,
+    "d": int,
+    "metric": int,
+    "ntotal": int,
+    "trained_sha256": str,
+    "shards": list,
+}
+
+
+def _check_fields(said: Any, fields: dict[str, type], where: str) -> None:
+    if not isinstance(said, dict):
+        raise ValueError(f"{where}: {said!r}, expected what build wrote")
+    for name, kind in fields.items():
+        if not isinstance(said.get(name), kind):
+            raise ValueError(
+                f"{where}: {name} = {said.get(name)!r}, expected a "
+                f"{kind.__name__}"
+            )
+
+
 def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
-    manifest: dict[str, Any] = json.loads(Path(path).read_text())
+    try:
+        manifest: dict[str, Any] = json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: no JSON ({error})") from None
+    _check_fields(manifest, {}, str(path))
     if manifest.get("format") != FORMAT:
         raise ValueError(
             f"{path}: format {manifest.get('format')}, expected {FORMAT}"
         )
+    _check_fields(manifest, _FIELDS, str(path))
+    files = {f"shards[{i}]": s for i, s in enumerate(manifest["shards"])}
+    if "merged" in manifest:
+        files["merged"] = manifest["merged"]
+    for name, said in files.items():
+        _check_fields(said, {"file": str, "sha256": str}, f"{path}: {name}")
     return manifest

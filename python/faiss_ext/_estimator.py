@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 import warnings
 from typing import Any
 
@@ -11,12 +10,18 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import _check_sample_weight
 
 from . import _core
-from ._arrays import as_array, on_device, readable_on_device, sample_rows
+from ._arrays import as_array, on_device, readable_on_device, real, sample_rows
 from ._covariances import covariance_kind
 from ._evaluation import Evaluation
+from ._fit_input import (
+    MERGE_UP_TO,
+    check_parameters,
+    goes_on,
+    merged,
+    relative_weights,
+)
 from ._frame import Doubles, EStep, Frame, offset_of
 from ._progress import Bar
 
@@ -26,25 +31,6 @@ except ImportError:  # scikit-learn before 1.6
 
     def validate_data(estimator: Any, X: Any, **options: Any) -> Any:
         return estimator._validate_data(X, **options)
-
-
-#: Rows of data up to this many numbers are sorted and merged before fitting,
-#: so that a weight of 2 is the same as a row that comes twice.
-_MERGE_UP_TO = 1 << 18
-
-
-def _merged(
-    X: NDArray[Any], weights: NDArray[np.float32] | None
-) -> tuple[NDArray[Any], NDArray[np.float32]]:
-    rows, place, counts = np.unique(
-        X, axis=0, return_inverse=True, return_counts=True
-    )
-    if weights is not None:
-        counts = np.bincount(
-            place.ravel(), weights.astype(np.float64), len(rows)
-        )
-        rows, counts = rows[counts > 0], counts[counts > 0]
-    return np.ascontiguousarray(rows), counts.astype(np.float32)
 
 
 class GaussianMixture(Evaluation, DensityMixin, BaseEstimator):
@@ -79,7 +65,8 @@ class GaussianMixture(Evaluation, DensityMixin, BaseEstimator):
         Inverse variances or matrices, shaped as `covariances_`.
     random_state : int, RandomState or None
     warm_start : bool, default=False
-        `fit` starts from where the last one ended.
+        `fit` starts from where the last one ended, on rows of as many
+        features, with the same n_components and covariance_type.
     verbose : int, default=0
         Above 0: prints the lower bound every `verbose_interval` iterations,
         above a bar of tqdm's where it is installed.
@@ -155,7 +142,7 @@ class GaussianMixture(Evaluation, DensityMixin, BaseEstimator):
             there, unless there are weights.
         y : ignored
         sample_weight : array of shape (n_samples,), optional
-            Non-negative.
+            Non-negative. Only their ratios matter.
 
         Returns
         -------
@@ -167,26 +154,24 @@ class GaussianMixture(Evaluation, DensityMixin, BaseEstimator):
         ValueError, TypeError
             For data or parameters that cannot be, naming them.
         """
-        self._check_parameters()
+        check_parameters(self)
+        warm = goes_on(self)
         if sample_weight is None and self._fits_on_device():
-            there = readable_on_device(X)
+            d = self.n_features_in_ if warm else None
+            there = readable_on_device(X, d)
             if there is not None and len(there) >= self.n_components:
                 return self._fit_on_device(there)
-        X = self._validate(X, reset=True)
+        X = self._validate(X, reset=not warm)
         weights = None
         if sample_weight is not None:
-            weights = _check_sample_weight(sample_weight, X, dtype=np.float32)
-            if not (weights >= 0).all() or not weights.sum() > 0:
-                raise ValueError(
-                    "sample_weight: expected values of at least 0, not all 0"
-                )
+            weights = relative_weights(sample_weight, X)
         if len(X) < self.n_components:
             raise ValueError(
                 f"Expected n_samples >= n_components but got n_components = "
                 f"{self.n_components}, n_samples = {len(X)}"
             )
-        if X.size <= _MERGE_UP_TO:
-            X, weights = _merged(X, weights)
+        if X.size <= MERGE_UP_TO:
+            X, weights = merged(X, weights)
         offset = offset_of(X)
         center, scale, _ = _core.frame_of(X, weights, offset)
         frame = Frame(offset, center, scale)
@@ -222,8 +207,7 @@ class GaussianMixture(Evaluation, DensityMixin, BaseEstimator):
         """Fits by E-steps of `engine`; means start among the rows X."""
         self.backend_ = engine.backend
         random = check_random_state(self.random_state)
-        warm = self.warm_start and hasattr(self, "converged_")
-        if not warm:
+        if not goes_on(self):
             best = None
             for start in range(self.n_init):
                 if self.verbose:
@@ -238,6 +222,7 @@ class GaussianMixture(Evaluation, DensityMixin, BaseEstimator):
             self._set_parameters(*parameters)
         else:
             bounds, converged = self._iterate(engine, frame)
+        self._fitted_type = self.covariance_type
         self.converged_ = converged
         self.n_iter_ = len(bounds)
         self.lower_bounds_ = bounds
@@ -268,32 +253,6 @@ class GaussianMixture(Evaluation, DensityMixin, BaseEstimator):
         """
         return self.fit(X, y, sample_weight).predict(X)
 
-    def _check_parameters(self) -> None:
-        for name, least in (
-            ("n_components", 1),
-            ("max_iter", 0),
-            ("n_init", 1),
-            ("tol", 0.0),
-            ("reg_covar", 0.0),
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float, np.number)) or isinstance(
-                value, bool
-            ):
-                raise TypeError(f"{name} = {value!r}, expected a number")
-            if isinstance(least, int) and not isinstance(
-                value, numbers.Integral
-            ):
-                raise TypeError(f"{name} = {value!r}, expected an integer")
-            if not value >= least:
-                raise ValueError(f"{name} = {value}, expected >= {least}")
-        covariance_kind(self.covariance_type)
-        if self.init_params not in ("kmeans", "k-means++", "random_from_data"):
-            raise ValueError(
-                f'init_params = {self.init_params!r}, expected "kmeans", '
-                '"k-means++" or "random_from_data"'
-            )
-
     def _validate(self, X: Any, reset: bool) -> NDArray[Any]:
         if on_device(X):
             X = as_array(X, "X")
@@ -304,13 +263,7 @@ class GaussianMixture(Evaluation, DensityMixin, BaseEstimator):
             dtype="numeric",
             ensure_min_samples=2 if reset else 1,
         )
-        if X.dtype.kind not in "fiu" or X.dtype.itemsize > 8:
-            X = X.astype(np.float64)
-        if not X.dtype.isnative or (
-            X.dtype == np.float16 and not X.flags.c_contiguous
-        ):
-            X = np.ascontiguousarray(X, X.dtype.newbyteorder("="))
-        return np.asarray(X)
+        return real(X)
 
     def _parameters(self) -> tuple[Doubles, Doubles, Doubles]:
         return self.weights_, self.means_, self.covariances_

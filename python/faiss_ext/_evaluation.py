@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from . import _core
+from . import _arrays, _core
 from ._covariances import covariance_kind
 from ._frame import Doubles, Frame, needs_offset
 
@@ -80,8 +80,8 @@ class Evaluation:
         Parameters
         ----------
         X : array of shape (n_samples, n_features)
-        out : ndarray of float64 of that shape, optional
-            Written instead of a new array; a np.memmap will do.
+        out : ndarray of float64 of shape (n_samples, n_components), optional
+            C-contiguous. Written instead of a new array; a np.memmap will do.
 
         Returns
         -------
@@ -92,13 +92,8 @@ class Evaluation:
 
         def posterior(n: int) -> Doubles:
             shape = (n, len(self.weights_))
-            made.append(np.empty(shape) if out is None else out)
-            if made[0].shape != shape or made[0].dtype != np.float64:
-                raise ValueError(
-                    f"out: shape {made[0].shape} and dtype {made[0].dtype}, "
-                    f"expected {shape} and float64"
-                )
-            return np.asarray(made[0])
+            made.append(_arrays.out(out, "out", shape, np.float64))
+            return made[0]
 
         self._evaluate(X, posterior=posterior)
         return made[0]

@@ -46,6 +46,10 @@ def index_factory(
         raise ValueError(f"d = {d}, expected at most {_MOST_DIMENSIONS}")
     if not isinstance(description, str):
         raise TypeError(f"description = {description!r}, expected a string")
+    if "\0" in description:
+        raise ValueError(
+            f"description = {description!r}, expected no zero byte"
+        )
     return Index(
         _core.index_factory(d, description, _arrays.count(metric, "metric", 0))
     )
@@ -82,7 +86,21 @@ def read_index(path: str | os.PathLike[str], io_flags: int = 0) -> Index:
     ValueError
         For a file that is truncated, damaged or foreign.
     """
-    return Index(_core.read_index(os.fspath(path), io_flags))
+    try:
+        return Index(_core.read_index(os.fspath(path), io_flags))
+    except _core.FaissError as error:
+        if os.path.isdir(path):
+            raise IsADirectoryError(
+                f"{path}: a folder, expected a file"
+            ) from None
+        if str(error).startswith("read error"):
+            size = os.path.getsize(path)
+            raise _core.FaissError(
+                f"{path}: {size} bytes, expected more of an index"
+            ) from None
+        if os.fspath(path) in str(error):
+            raise
+        raise _core.FaissError(f"{path}: {error}") from None
 
 
 def serialize_index(index: Index) -> NDArray[np.uint8]:

@@ -97,8 +97,10 @@ class Fields:
         "Bits a dimension of the vectors' codes: 1, 2, 4, or 0 for what suits "
         "the dimension; set it before adding."
     )
-    max_assign = _Field[int]("Lists that a vector may be in.")
-    assign_ratio = _Field[float]("How much farther a copy's list may be.")
+    max_assign = _Field[int]("Lists that a vector may be in, 1 to nlist.")
+    assign_ratio = _Field[float](
+        "How much farther a copy's list may be, at least 0."
+    )
     assign_threshold = _Field[float](
         "Above 0: copies go to components of that responsibility."
     )

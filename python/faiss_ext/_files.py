@@ -74,24 +74,44 @@ class _Hdf5(Vectors):
     def __init__(self, path: str, name: str) -> None:
         import h5py
 
-        self._file = h5py.File(path, "r")
+        try:
+            self._file = h5py.File(path, "r")
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise ValueError(f"{path}: {error}") from None
         if name not in self._file:
             raise ValueError(
                 f"{path}: no data set {name!r}, expected one of "
                 f"{sorted(self._file)}"
             )
         self._data = self._file[name]
-        if self._data.ndim != 2:
+        shape = getattr(self._data, "shape", None)  # a group has none
+        if shape is None or len(shape) != 2:
             raise ValueError(
-                f"{path}: {name!r} has shape {self._data.shape}, expected two "
-                "dimensions"
+                f"{path}: {name!r} has shape {shape}, expected two dimensions"
             )
-        n, d = self._data.shape
+        n, d = shape
         super().__init__(path, n, d, self._data.dtype)
 
     def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[NDArray[Any]]:
         for begin in range(0, self.n, rows):
             yield self._data[begin : begin + rows]
+
+
+def _is_vector(type_: Any) -> bool:
+    """Whether a column of this type of Arrow's has lists of numbers."""
+    from pyarrow import types
+
+    return bool(
+        (
+            types.is_list(type_)
+            or types.is_large_list(type_)
+            or types.is_fixed_size_list(type_)
+        )
+        and types.is_primitive(type_.value_type)
+        and not types.is_temporal(type_.value_type)
+    )
 
 
 class _Parquet(Vectors):
@@ -100,11 +120,12 @@ class _Parquet(Vectors):
     def __init__(self, path: str, column: str | None) -> None:
         import pyarrow.parquet
 
-        self._file = pyarrow.parquet.ParquetFile(path)
-        names = self._file.schema_arrow.names
-        lists = [
-            f.name for f in self._file.schema_arrow if "list" in str(f.type)
-        ]
+        self.path = path
+        try:
+            self._file = pyarrow.parquet.ParquetFile(path)
+        except pyarrow.ArrowException as error:
+            raise ValueError(f"{path}: {error}") from None
+        lists = [f.name for f in self._file.schema_arrow if _is_vector(f.type)]
         if column is None:
             if len(lists) != 1:
                 raise ValueError(
@@ -112,9 +133,10 @@ class _Parquet(Vectors):
                     "one behind the path: FILE:COLUMN"
                 )
             column = lists[0]
-        if column not in names:
+        if column not in lists:
             raise ValueError(
-                f"{path}: no column {column!r}, expected one of {names}"
+                f"{path}: no column {column!r} of lists of numbers, expected "
+                f"one of {lists}"
             )
         self._column = column
         first = next(self._batches(1), None)
@@ -130,13 +152,13 @@ class _Parquet(Vectors):
             column = batch.column(0)
             if column.null_count:
                 raise ValueError(
-                    f"{self._column!r} has a null near row {done}"
+                    f"{self.path}: {self._column!r} has a null near row {done}"
                 )
             flat = column.flatten().to_numpy(zero_copy_only=False)
             if len(flat) % len(column):
                 raise ValueError(
-                    f"{self._column!r} has lists of different lengths near "
-                    f"row {done}"
+                    f"{self.path}: {self._column!r} has lists of different "
+                    f"lengths near row {done}"
                 )
             done += len(column)
             yield flat.reshape(len(column), -1)
@@ -182,6 +204,22 @@ def _vecs(path: str, dtype: Any) -> NDArray[Any]:
     return rows["x"]
 
 
+def split_name(path: str | os.PathLike[str]) -> tuple[str, str | None]:
+    """The file of FILE:NAME, and NAME."""
+    text = os.fspath(path)
+    if os.path.exists(text) or ":" not in text:
+        return text, None
+    file, name = text.rsplit(":", 1)
+    return file, name
+
+
+def check_file(path: str | os.PathLike[str]) -> None:
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"{path}: a folder, expected a file")
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{path}: no such file")
+
+
 def open_vectors(path: str | os.PathLike[str], part: str = "train") -> Vectors:
     """The vectors of a file, by its ending.
 
@@ -201,17 +239,13 @@ def open_vectors(path: str | os.PathLike[str], part: str = "train") -> Vectors:
     OSError
         For one that cannot be opened.
     """
-    text = os.fspath(path)
-    name: str | None = None
-    if not os.path.exists(text) and ":" in text:
-        text, name = text.rsplit(":", 1)
+    text, name = split_name(path)
     ending = Path(text).suffix.lower()
     if ending not in ENDINGS:
         raise ValueError(
             f"{text}: expected a name that ends in one of {', '.join(ENDINGS)}"
         )
-    if not os.path.isfile(text):
-        raise FileNotFoundError(f"{text}: no such file")
+    check_file(text)
     if ending in (".hdf5", ".h5"):
         return _Hdf5(text, name or part)
     if ending == ".parquet":
@@ -238,34 +272,34 @@ def open_vectors(path: str | os.PathLike[str], part: str = "train") -> Vectors:
     return _Mapped(text, read(text, dtype))
 
 
-_MATRIX_DTYPES: dict[str, Any] = {
-    ".npy": None,
-    ".fbin": np.float32,
-    ".ibin": np.int32,
-}
+#: What is written, by the ending of the file's name.
+IDS: dict[str, Any] = {".npy": np.int64, ".ibin": np.int32}
+DISTANCES: dict[str, Any] = {".npy": np.float32, ".fbin": np.float32}
 
 
-def check_matrix_name(path: str | os.PathLike[str]) -> None:
-    """Throws ValueError where `write_matrix` would for the name."""
-    if Path(path).suffix.lower() not in _MATRIX_DTYPES:
+def dtype_of_name(path: str | os.PathLike[str], dtypes: dict[str, Any]) -> Any:
+    """What a file of this name holds, of IDS or DISTANCES; ValueError for
+    another ending."""
+    ending = Path(path).suffix.lower()
+    if ending not in dtypes:
         raise ValueError(
-            f"{path}: expected a name that ends in .npy, .fbin or .ibin"
+            f"{path}: expected a name that ends in {' or '.join(dtypes)}"
         )
+    return dtypes[ending]
 
 
 def write_matrix(path: str | os.PathLike[str], rows: NDArray[Any]) -> None:
-    """Writes .npy, .fbin (float32) or .ibin (int32); the old file or the new
-    one is there."""
-    check_matrix_name(path)
-    out = Path(path)
-    dtype = _MATRIX_DTYPES[out.suffix.lower()]
+    """Writes integers as IDS and other numbers as DISTANCES; the old file or
+    the new one is there."""
+    dtype = dtype_of_name(path, IDS if rows.dtype.kind in "iu" else DISTANCES)
     if dtype is np.int32 and rows.size and rows.max() > 2**31 - 1:
         raise ValueError(f"{path}: ids do not fit in int32, use .npy")
+    out = Path(path)
     partial = out.with_name(out.name + ".partial")
     try:
         with open(partial, "wb") as file:
-            if dtype is None:
-                np.save(file, rows)
+            if out.suffix.lower() == ".npy":
+                np.save(file, rows.astype(dtype))
             else:
                 np.array(rows.shape, np.uint32).tofile(file)
                 rows.astype(dtype).tofile(file)

@@ -139,33 +139,49 @@ class Filling(Fields):
             a = _arrays.matrix(x, "x", self.d)
             yield from (("x", block) for _, block in _arrays.float_blocks(a))
             return
+        total = self.ntotal
         for number, of_x in enumerate(x):
             name = f"x[{number}]"
-            a = _arrays.matrix(of_x, name, self.d)
+            try:
+                a = _arrays.matrix(of_x, name, self.d)
+            except TypeError as error:
+                raise TypeError(f"{error} (ntotal was {total})") from None
+            except ValueError as error:
+                raise ValueError(f"{error} (ntotal was {total})") from None
+            total += len(a)
             yield from ((name, block) for _, block in _arrays.float_blocks(a))
 
     def _add(self, blocks: Iterator[Any], add: Any) -> None:
-        """Calibrates once, after the last block."""
+        """Calibrates once, with the last block; where the next one cannot be
+        had that is the one before."""
         core = self._core
         previous = next(blocks, None)
-        following = next(blocks, None) if previous is not None else None
         if previous is None:
             return
-        if following is None:
-            add(previous)
-            return
         calibrates = core.has_mixture() and core.calibrate_on_add
-        if calibrates:
-            core.calibrate_on_add = False
+        several = False
+        failure: Exception | None = None
         try:
-            while following is not None:
+            while True:
+                try:
+                    following = next(blocks, None)
+                except Exception as error:
+                    failure = error
+                    break
+                if following is None:
+                    break
+                several = True
+                if calibrates:
+                    core.calibrate_on_add = False
                 add(previous)
-                previous, following = following, next(blocks, None)
+                previous = following
         finally:
             if calibrates:
                 core.calibrate_on_add = True
         add(previous)
-        if calibrates and core.maintenance_due():
+        if failure is not None:
+            raise failure
+        if several and calibrates and core.maintenance_due():
             core.maintain()
 
 

@@ -83,13 +83,9 @@ class Kmeans:
             max_points_per_centroid, "max_points_per_centroid"
         )
         self.min_points_per_centroid = min_points_per_centroid
-        self.seed = seed
+        self.seed = _arrays.count(seed, "seed", None)
         self.gpu = gpu
-        if init not in ("random", "k-means++"):
-            raise ValueError(
-                f'init = {init!r}, expected "random" or "k-means++"'
-            )
-        self.init = init
+        self.init = _arrays.choice(init, "init", ("random", "k-means++"))
         # None until train has found them, which the types leave out.
         self.centroids: Floats = cast(Any, None)
         self.obj: NDArray[np.float64] = cast(Any, None)

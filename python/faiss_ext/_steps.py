@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,25 @@ class Metric(str, Enum):
     ip = "ip"
 
 
-def check_out(*paths: Path | None) -> None:
-    """What cannot be written is said before the work."""
+def check_out(
+    *paths: Path | None, inputs: Iterable[str | Path | None] = ()
+) -> None:
+    """What cannot be written is said before the work, as is what another
+    output or an input would be lost to."""
+    taken = {
+        Path(_files.split_name(given)[0]).resolve()
+        for given in inputs
+        if given is not None
+    }
     for path in paths:
         if path is None:
             continue
+        if path.resolve() in taken:
+            raise ValueError(
+                f"{path}: an input or another output, expected a file of its "
+                "own"
+            )
+        taken.add(path.resolve())
         if not path.parent.is_dir():
             raise FileNotFoundError(f"{path}: its folder is not there")
         if path.is_dir():
@@ -43,9 +57,18 @@ def check_target(target_recall: float | None) -> None:
 
 
 def open_index(file: Path) -> Index:
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file")
+    _files.check_file(file)
     return read_index(file)
+
+
+def open_queries(path: str, d: int, least: int = 1) -> _files.Vectors:
+    vectors = _files.open_vectors(path, "test")
+    if vectors.n < least or vectors.d != d:
+        raise ValueError(
+            f"{path}: {vectors.n} x {vectors.d}, expected {least} or more "
+            f"queries of the index's d = {d}"
+        )
+    return vectors
 
 
 def write_file(index: Index, out: Path) -> int:

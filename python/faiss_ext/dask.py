@@ -18,13 +18,15 @@ from typing import Any
 import numpy as np
 from dask import delayed
 
-from . import _core
+from . import _arrays, _core
 from ._dask_fit import fit
 from ._dask_rows import Block, Rows, as_block, computed
 from ._dask_search import search
 from ._dask_shards import (
     FORMAT,
+    check_has_vectors,
     check_shard,
+    describe,
     load_shard,
     read_manifest,
     write_manifest,
@@ -35,6 +37,16 @@ from ._index import Index
 from ._progress import Bar
 
 __all__ = ["build", "fit", "merge", "search"]
+
+
+def _check_takes_ids(index: Index, factory: str) -> None:
+    """Rows of a shard have ids of their own."""
+    has_lists = index._core.has_lists() and not hasattr(index, "k_factor")
+    if not has_lists and not factory.startswith("IDMap"):
+        raise ValueError(
+            f'factory = "{factory}": such an index takes no ids, expected one '
+            f'with lists (GMM or IVF) and without RFlat, or "IDMap,{factory}"'
+        )
 
 
 def _build_shard(
@@ -83,7 +95,9 @@ def build(
     ----------
     x : dask array of shape (n, d), or paths of files
     factory : str
-        As for `index_factory`. Trained here, on a sample.
+        As for `index_factory`. Trained here, on a sample. One that takes ids:
+        with lists and without RFlat, or ``"IDMap,Flat"``. Shards of codes
+        alone (``"GMM4096,RaBitQ4"``) are for `merge` into memory.
     out : str or path
         A folder that all workers see.
     metric : int
@@ -104,8 +118,10 @@ def build(
     """
     rows = Rows(x, block_rows)
     index = index_factory(rows.d, factory, metric)
+    _check_takes_ids(index, factory)
+    shard_rows = _arrays.count(shard_rows, "shard_rows")
     nlist = index.nlist if hasattr(index, "nlist") else 1
-    index.train(rows.sample(sample_rows or max(65536, 256 * nlist)))
+    index.train(rows.sample(sample_rows, max(65536, 256 * nlist)))
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     trained = write_shard(index, folder / "trained.index")
@@ -151,11 +167,14 @@ def merge(
     manifest : str or path
     on_disk : bool
         Vectors go to ``merged.ivfdata`` beside the manifest, and the index to
-        ``merged.index``, for `search` with params. Memory O(codes).
+        ``merged.index``, for `search` with params. Memory O(codes). Not of
+        codes alone.
     queries : array of shape (n, d), optional
         To calibrate on; vectors of the index if left out.
     """
     parts = read_manifest(manifest)
+    if on_disk:
+        check_has_vectors(parts, "merge with on_disk=True")
     folder = Path(manifest).resolve().parent
     index = load_shard(
         str(folder / "trained.index"), parts["trained_sha256"], False
@@ -174,6 +193,7 @@ def merge(
         parts["merged"] = {
             "file": "merged.index",
             "sha256": write_shard(index, folder / "merged.index"),
+            "ivfdata": describe(folder / "merged.ivfdata"),
         }
         write_manifest(parts, Path(manifest))
         return index

@@ -74,6 +74,7 @@ void bind_index_fields(nb::class_<PyIndex>& index);
 void bind_index_io(nb::module_& m);
 void bind_sources(nb::class_<PyIndex>& index);
 void bind_mixture(nb::module_& m);
+void bind_sufficient_stats(nb::module_& m);
 void bind_shards(nb::module_& m);
 
 } // namespace faiss_ext_python

@@ -1,4 +1,7 @@
 #include <cmath>
+#include <string>
+#include <type_traits>
+#include <utility>
 
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
@@ -257,17 +260,48 @@ nb::tuple mixture(const PyIndex& self) {
             covariance_name(m.covariance));
 }
 
+/// A field that says its name where it is set to what it cannot be.
+template <auto Field>
+void bind_cp_field(
+        nb::class_<faiss::ClusteringParameters>& cp,
+        const char* name,
+        const char* doc) {
+    using Cp = faiss::ClusteringParameters;
+    using Value = std::remove_cvref_t<decltype(std::declval<Cp>().*Field)>;
+    cp.def_prop_rw(
+            name,
+            [](const Cp& self) { return self.*Field; },
+            [name](Cp& self, nb::handle given) {
+                Value value;
+                if (!nb::try_cast(given, value)) {
+                    const std::string message = std::string(name) + " = " +
+                            nb::repr(given).c_str() + ", expected " +
+                            (std::is_same_v<Value, bool>
+                                     ? "True or False"
+                                     : "an integer of 32 bits");
+                    throw nb::type_error(message.c_str());
+                }
+                self.*Field = value;
+            },
+            nb::arg("value").none(),
+            doc);
+}
+
 void bind_clustering(nb::module_& m) {
     using Cp = faiss::ClusteringParameters;
-    nb::class_<Cp>(m, "ClusteringParameters", "How the mixture is trained.")
-            .def_rw("niter", &Cp::niter, "EM iterations at most.")
-            .def_rw("nredo", &Cp::nredo, "Runs, of which the best is kept.")
-            .def_rw("verbose", &Cp::verbose)
-            .def_rw("seed", &Cp::seed)
-            .def_rw("min_points_per_centroid", &Cp::min_points_per_centroid)
-            .def_rw("max_points_per_centroid",
-                    &Cp::max_points_per_centroid,
-                    "Training uses this many vectors a list at most.");
+    nb::class_<Cp> cp(m, "ClusteringParameters", "How the mixture is trained.");
+    bind_cp_field<&Cp::niter>(cp, "niter", "EM iterations at most.");
+    bind_cp_field<&Cp::nredo>(cp, "nredo", "Runs, of which the best is kept.");
+    bind_cp_field<&Cp::verbose>(cp, "verbose", "Prints what it does.");
+    bind_cp_field<&Cp::seed>(cp, "seed", "Of what is drawn.");
+    bind_cp_field<&Cp::min_points_per_centroid>(
+            cp,
+            "min_points_per_centroid",
+            "Training warns of fewer vectors a list.");
+    bind_cp_field<&Cp::max_points_per_centroid>(
+            cp,
+            "max_points_per_centroid",
+            "Training uses this many vectors a list at most.");
 }
 
 void bind_methods(nb::class_<PyIndex>& index) {

@@ -53,16 +53,37 @@ void set_number(PyIndex& self, const char* name, double value) {
             self.index.get(), name, value);
 }
 
-/// A field of the mixture's part that may be set at any time.
 template <auto Field>
-void bind_gmm_field(nb::class_<PyIndex>& index, const char* name) {
+using ValueOf =
+        std::remove_cvref_t<decltype(std::declval<faiss_ext::IVFGMM>().*Field)>;
+
+/// A field of the mixture's part that may be set at any time, to values that
+/// are allowed(self, value).
+template <auto Field, class Allowed>
+void bind_gmm_field(
+        nb::class_<PyIndex>& index,
+        const char* name,
+        const char* expected,
+        Allowed allowed) {
     index.def_prop_rw(
             name,
             [name](const PyIndex& self) { return self.gmm(name).*Field; },
-            [name](PyIndex& self,
-                   std::remove_cvref_t<
-                           decltype(std::declval<faiss_ext::IVFGMM>().*Field)>
-                           value) { self.gmm(name).*Field = value; });
+            [name, expected, allowed](PyIndex& self, ValueOf<Field> value) {
+                auto& gmm = self.gmm(name);
+                FAISS_THROW_IF_NOT_FMT(
+                        allowed(self, value),
+                        "%s = %g, expected %s",
+                        name,
+                        double(value),
+                        expected);
+                gmm.*Field = value;
+            });
+}
+
+template <auto Field>
+void bind_gmm_field(nb::class_<PyIndex>& index, const char* name) {
+    bind_gmm_field<Field>(
+            index, name, "", [](const PyIndex&, auto) { return true; });
 }
 
 } // namespace
@@ -160,10 +181,25 @@ void bind_index_fields(nb::class_<PyIndex>& index) {
         return self.gmm("backend").backend;
     });
     bind_gmm_field<&IVFGMM::cells_per_list>(index, "cells_per_list");
-    bind_gmm_field<&IVFGMM::code_bits>(index, "code_bits");
-    bind_gmm_field<&IVFGMM::max_assign>(index, "max_assign");
-    bind_gmm_field<&IVFGMM::assign_ratio>(index, "assign_ratio");
-    bind_gmm_field<&IVFGMM::assign_threshold>(index, "assign_threshold");
+    bind_gmm_field<&IVFGMM::code_bits>(
+            index, "code_bits", "0, 1, 2 or 4", [](const PyIndex&, int v) {
+                return v == 0 || v == 1 || v == 2 || v == 4;
+            });
+    bind_gmm_field<&IVFGMM::max_assign>(
+            index,
+            "max_assign",
+            "1 to the index's nlist",
+            [](const PyIndex& self, size_t v) {
+                return v >= 1 && v <= self.ivf("max_assign").nlist;
+            });
+    bind_gmm_field<&IVFGMM::assign_ratio>(
+            index, "assign_ratio", "at least 0", [](const PyIndex&, float v) {
+                return v >= 0;
+            });
+    bind_gmm_field<&IVFGMM::assign_threshold>(
+            index, "assign_threshold", "a number", [](const PyIndex&, float v) {
+                return !std::isnan(v);
+            });
     bind_gmm_field<&IVFGMM::calibrate_on_add>(index, "calibrate_on_add");
 }
 

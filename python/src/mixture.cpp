@@ -256,9 +256,11 @@ struct EStepEngine {
 /** Writes what a fitted mixture says of each row.
  *
  * @param labels     (n, m): the most responsible components, or None
- * @param log_joint  (n, m): their log pi_k + log N, or None
+ * @param distances  (n, m): squared, to the means of these, or None
  * @param log_prob   (n,), or None
  * @param posterior  (n, k): responsibilities, or None
+ *
+ * Throws naming the first row whose likelihood is no float for any component.
  */
 void evaluate(
         AnyMatrix x,
@@ -306,7 +308,7 @@ void evaluate(
     const size_t block = std::clamp<size_t>((size_t(1) << 22) / m, 64, kBlock);
     std::vector<std::byte> scratch;
     std::vector<int64_t> components(labels ? 0 : std::min(n, block) * m);
-    std::vector<float> joint(posterior ? std::min(n, block) * m : 0);
+    std::vector<float> joint(std::min(n, block) * m);
     std::vector<float> sums(std::min(n, block));
     for (size_t begin = 0; begin < n; begin += block) {
         const size_t count = std::min(block, n - begin);
@@ -316,10 +318,19 @@ void evaluate(
                 source->rows(begin, count, scratch),
                 m,
                 c,
-                posterior ? joint.data() : nullptr,
+                joint.data(),
                 distances ? distances->data() + begin * m : nullptr,
                 log_prob || posterior ? sum : nullptr,
                 hard ? gmm::EStep::hard : gmm::EStep::soft);
+        for (size_t i = 0; i < count; i++) {
+            if (!std::isfinite(joint[i * m])) {
+                gmm::throw_invalid(
+                        "x: row %zu has the log-likelihood %g, expected rows "
+                        "near enough to the means for floats",
+                        begin + i,
+                        joint[i * m]);
+            }
+        }
         for (size_t i = 0; posterior && i < count; i++) {
             double* row = posterior->data() + (begin + i) * k;
             double total = 0;
@@ -337,77 +348,10 @@ void evaluate(
     }
 }
 
-/// A copy, as numpy.
-nb::object copied(
-        const std::vector<double>& values, std::vector<size_t> shape) {
-    return to_numpy(std::vector<double>(values), std::move(shape));
-}
-
-void bind_stats(nb::module_& m) {
-    using Stats = gmm::SufficientStats;
-    auto second_moments = [](const Stats& s) {
-        std::vector<size_t> shape = {s.sum_x2.size()};
-        if (s.covariance == gmm::Covariance::diagonal ||
-            s.covariance == gmm::Covariance::full) {
-            shape = {s.k, s.sum_x2.size() / s.k};
-        }
-        return copied(s.sum_x2, shape);
-    };
-    nb::class_<Stats>(
-            m,
-            "SufficientStats",
-            "What an E-step leaves for the M-step; sums of blocks can be "
-            "merged in any grouping.")
-            .def_prop_ro(
-                    "covariance_type",
-                    [](const Stats& s) {
-                        return covariance_name(s.covariance);
-                    })
-            .def_prop_ro(
-                    "n_k", [](const Stats& s) { return copied(s.n_k, {s.k}); })
-            .def_prop_ro(
-                    "sum_x",
-                    [](const Stats& s) {
-                        return copied(s.sum_x, {s.k, s.d});
-                    })
-            .def_prop_ro("sum_x2", second_moments)
-            .def_ro("weight", &Stats::weight)
-            .def_ro("objective", &Stats::objective)
-            .def("merge", &Stats::merge, nb::arg("other"))
-            .def("__getstate__",
-                 [](const Stats& s) {
-                     return nb::make_tuple(
-                             covariance_name(s.covariance),
-                             s.k,
-                             s.d,
-                             s.n_k,
-                             s.sum_x,
-                             s.sum_x2,
-                             s.weight,
-                             s.objective,
-                             s.dropped_mass);
-                 })
-            .def("__setstate__", [](Stats& s, nb::tuple state) {
-                auto values = [&](size_t i) {
-                    return nb::cast<std::vector<double>>(state[i]);
-                };
-                new (&s) Stats(
-                        covariance_from_string(nb::cast<std::string>(state[0])),
-                        nb::cast<size_t>(state[1]),
-                        nb::cast<size_t>(state[2]));
-                s.n_k = values(3);
-                s.sum_x = values(4);
-                s.sum_x2 = values(5);
-                s.weight = nb::cast<double>(state[6]);
-                s.objective = nb::cast<double>(state[7]);
-                s.dropped_mass = nb::cast<double>(state[8]);
-            });
-}
-
 } // namespace
 
 void bind_mixture(nb::module_& m) {
-    bind_stats(m);
+    bind_sufficient_stats(m);
     m.def("frame_of",
           &frame_of,
           nb::arg("x"),
@@ -466,10 +410,10 @@ void bind_mixture(nb::module_& m) {
           nb::arg("offset").none() = nb::none(),
           nb::kw_only(),
           nb::arg("hard") = false,
-          nb::arg("labels").none() = nb::none(),
-          nb::arg("distances").none() = nb::none(),
-          nb::arg("log_prob").none() = nb::none(),
-          nb::arg("posterior").none() = nb::none());
+          nb::arg("labels").noconvert().none() = nb::none(),
+          nb::arg("distances").noconvert().none() = nb::none(),
+          nb::arg("log_prob").noconvert().none() = nb::none(),
+          nb::arg("posterior").noconvert().none() = nb::none());
 }
 
 } // namespace faiss_ext_python

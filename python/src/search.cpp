@@ -308,6 +308,15 @@ void bind_search(nb::module_& m, nb::class_<PyIndex>& index) {
             .def_rw("probe_mass", &SearchParameters::probe_mass)
             .def_rw("target_recall", &SearchParameters::target_recall)
             .def_rw("sel", &SearchParameters::sel, nb::arg("sel").none());
+    m.def(
+            "check_finite",
+            [](const std::string& name, Matrix<const float> x) {
+                faiss_ext::check_finite(
+                        name.c_str(), x.shape(0), x.shape(1), x.data());
+            },
+            nb::arg("name"),
+            nb::arg("x").noconvert(),
+            "Throws FaissError naming the first value that is not finite.");
     index.def(
             "search",
             &search,

@@ -25,6 +25,7 @@ DATA = pathlib.Path(__file__).parents[2] / "bench" / "data"
 #: Files all of whose tests are slow: processes, clusters, stores.
 SLOW = (
     "test_dask.py",
+    "test_dask_errors.py",
     "test_dask_network.py",
     "test_examples.py",
     "test_interrupt.py",
@@ -134,3 +135,13 @@ def trained(trained_once: faiss_ext.Index) -> Any:
 def filled(filled_once: faiss_ext.Index) -> Any:
     """GMM32,Flat with all of base, calibrated, the test's own."""
     return faiss_ext.clone_index(filled_once)
+
+
+def blobs(
+    n: Any = 3000, d: Any = 7, k: Any = 4, offset: Any = 0.0, seed: Any = 0
+) -> Any:
+    rng = np.random.default_rng(seed)
+    means = rng.normal(size=(k, d)) * 3 + offset
+    scales = rng.uniform(0.5, 2, size=k)
+    y = rng.integers(0, k, size=n)
+    return means[y] + scales[y, None] * rng.normal(size=(n, d))

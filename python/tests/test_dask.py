@@ -28,7 +28,6 @@ da = pytest.importorskip("dask.array")
 import faiss_ext  # noqa: E402
 from faiss_ext import GaussianMixture, _dask_search  # noqa: E402
 from faiss_ext import dask as fdask  # noqa: E402
-from faiss_ext._dask_rows import Rows, as_block  # noqa: E402
 
 OPTIONS: dict[str, Any] = dict(
     covariance_type="diag", max_iter=4, tol=0, random_state=0, block_rows=700
@@ -142,20 +141,6 @@ def test_a_nan_is_named_by_file_and_row(
         fdask.fit([tmp_path / "bad.npy"], 3, **OPTIONS)
 
 
-def test_a_file_that_shrinks_is_named(
-    base: Floats, tmp_path: pathlib.Path
-) -> None:
-    np.save(tmp_path / "long.npy", base[:1500])
-    block = Rows(tmp_path / "long.npy", 700).blocks[-1]
-    np.testing.assert_array_equal(as_block(block), base[1400:1500])
-    np.save(tmp_path / "long.npy", base[:1450])
-    with pytest.raises(ValueError, match="long.npy: 1450 rows, expected 1500"):
-        as_block(block)
-    os.truncate(tmp_path / "long.npy", 1000)
-    with pytest.raises(ValueError, match=r"long\.npy|mmap length"):
-        as_block(block)
-
-
 FIT_UNTIL_INTERRUPTED = """
 import distributed, numpy as np, signal
 import dask.array as da
@@ -189,19 +174,6 @@ def test_ctrl_c_ends_a_fit(tmp_path: pathlib.Path) -> None:
         assert time.perf_counter() - begin < 5
         assert process.stdout.readline() == "fine\n"
         assert process.wait(60) == 0
-
-
-def test_wrong_input(base: Floats, tmp_path: pathlib.Path) -> None:
-    with pytest.raises(ValueError, match="two known dimensions"):
-        fdask.fit(da.zeros(5), 2)
-    with pytest.raises(ValueError, match="no files"):
-        fdask.fit([], 2)
-    np.save(tmp_path / "a.npy", base[:10])
-    np.save(tmp_path / "b.npy", base[:10, :5])
-    with pytest.raises(ValueError, match="b.npy: 5 columns"):
-        fdask.fit([tmp_path / "a.npy", tmp_path / "b.npy"], 2)
-    with pytest.raises(ValueError, match="10 rows"):
-        fdask.fit([tmp_path / "a.npy"], 20)
 
 
 @pytest.fixture(scope="module")
@@ -413,23 +385,6 @@ def test_builds_when_a_worker_dies(
         ]
 
 
-def test_what_does_not_travel_is_refused(
-    built: Any, base: Floats, queries: Floats, tmp_path: pathlib.Path
-) -> None:
-    params = faiss_ext.SearchParameters(sel=[1, 2])
-    with pytest.raises(TypeError, match="params: a selector"):
-        fdask.search(built, queries, 3, params=params)
-    with pytest.raises(TypeError, match="x: an ndarray, expected a dask"):
-        fdask.build(base, "GMM8,Flat", tmp_path)
-
-
-def test_search_wants_one_of_two(built: Any, queries: Floats) -> None:
-    with pytest.raises(ValueError, match="one of the two"):
-        fdask.search(built, queries, 3)
-    with pytest.raises(ValueError, match="not merged on disk"):
-        fdask.search(built, queries, 3, params=dict(nprobe=2))
-
-
 @pytest.mark.filterwarnings("ignore")
 def test_a_nan_to_build_from_is_named(
     cluster: Any, base: Floats, tmp_path: pathlib.Path
@@ -492,26 +447,3 @@ def test_a_full_disk_leaves_no_merged_index(
     assert "merged" not in json.loads(
         (small_disk / "manifest.json").read_text()
     )
-
-
-def test_damaged_and_missing_shards_are_refused(
-    built: Any, queries: Floats, tmp_path: pathlib.Path
-) -> None:
-    folder = tmp_path / "copy"
-    shutil.copytree(built.parent, folder)
-    shard = folder / "shard00001.index"
-    data = bytearray(shard.read_bytes())
-    data[len(data) // 2] ^= 1
-    shard.write_bytes(data)
-    for call in (
-        lambda: fdask.merge(folder / "manifest.json"),
-        lambda: fdask.search(folder / "manifest.json", queries, 3, nprobe=2),
-    ):
-        with pytest.raises(ValueError, match="shard00001.index: its checksum"):
-            call()
-    shard.unlink()
-    with pytest.raises(FileNotFoundError, match="shard00001.index"):
-        fdask.merge(folder / "manifest.json")
-    (folder / "manifest.json").write_text('{"format": 99}')
-    with pytest.raises(ValueError, match="format 99"):
-        fdask.merge(folder / "manifest.json")

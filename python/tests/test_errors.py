@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import pickle
+from collections.abc import Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -117,6 +118,12 @@ def test_a_numpy_k_is_fine(filled: faiss_ext.Index, queries: Floats) -> None:
         ("target_recall", -0.1, ValueError),
         ("probe_order", "best", ValueError),
         ("cells_per_list", -1, TypeError),
+        ("code_bits", 3, ValueError),
+        ("max_assign", 0, ValueError),
+        ("max_assign", 5, ValueError),
+        ("assign_ratio", -1, ValueError),
+        ("assign_ratio", float("nan"), ValueError),
+        ("assign_threshold", float("nan"), ValueError),
         ("covariance_type", "round", ValueError),
     ],
 )
@@ -126,6 +133,20 @@ def test_fields(name: Any, value: Any, error: Any) -> None:
     with pytest.raises(error, match=name):
         setattr(index, name, value)
     assert getattr(index, name) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("niter", 1.5), ("seed", "a"), ("nredo", None), ("niter", 10**11)],
+)
+def test_fields_of_training(name: str, value: Any) -> None:
+    cp = faiss_ext.index_factory(8, "GMM4,Flat").cp
+    before = getattr(cp, name)
+    with pytest.raises(TypeError, match=f"^{name} = {value!r}, expected an i"):
+        setattr(cp, name, value)
+    assert getattr(cp, name) == before
+    setattr(cp, name, np.int64(7))
+    assert getattr(cp, name) == 7
 
 
 def test_fields_that_an_index_does_not_have() -> None:
@@ -203,7 +224,7 @@ def test_reconstruct(filled: faiss_ext.Index) -> None:
         filled.reconstruct_n(-1, 2)
     with pytest.raises(ValueError, match="ni"):
         filled.reconstruct_n(0, -2)
-    with pytest.raises(ValueError, match="x: expected"):
+    with pytest.raises(ValueError, match=r"^x: shape \(5,\)"):
         filled.reconstruct(1, np.empty(5, np.float32))
 
 
@@ -226,14 +247,16 @@ def test_merge_from(filled: faiss_ext.Index, base: Floats) -> None:
 
 
 def test_out_arrays(filled: faiss_ext.Index, queries: Floats) -> None:
-    for D in (
-        np.empty((200, 4), np.float32),
-        np.empty((200, 5), np.float64),
-        np.empty((5, 200), np.float32).T,
-        np.broadcast_to(np.float32(0), (200, 5)),
-        [[0.0]],
+    fixed = np.empty((200, 5), np.float32)
+    fixed.flags.writeable = False
+    for D, given in (
+        (np.empty((200, 4), np.float32), r"shape \(200, 4\).*"),
+        (np.empty((200, 5), np.float64), ".*dtype float64"),
+        (np.empty((5, 200), np.float32).T, r"strides \(4, 800\)"),
+        (fixed, "read-only"),
+        ([[0.0]], "a list"),
     ):
-        with pytest.raises(ValueError, match="D: expected"):
+        with pytest.raises(ValueError, match=f"^D: {given}, expected a wr"):
             filled.search(queries, 5, D=cast(Any, D))
 
 
@@ -370,6 +393,28 @@ def test_the_block_that_is_wrong_is_named(
     assert trained.ntotal == 200  # the blocks before it are in
 
 
+@pytest.mark.parametrize("good", [1, 2])
+def test_blocks_before_one_that_cannot_be_had_stay(
+    good: int, trained: faiss_ext.Index, base: Floats
+) -> None:
+    blocks = [base[:100], base[100:200]][:good]
+    with pytest.raises(
+        ValueError,
+        match=rf"^x\[{good}\]: 5 columns.* \(ntotal was {100 * good}\)$",
+    ):
+        trained.add(iter([*blocks, base[:9, :5]]))
+    assert trained.ntotal == 100 * good and trained.calibrate_on_add
+
+    def read() -> Iterator[Floats]:
+        yield from blocks
+        raise OSError("unplugged")
+
+    with pytest.raises(OSError, match="unplugged"):
+        trained.add(read())
+    assert trained.ntotal == 200 * good
+    np.testing.assert_array_equal(trained.reconstruct_n(0, 100), base[:100])
+
+
 @pytest.mark.parametrize("thresh", [float("nan"), "near", None, [1.0, 2.0]])
 def test_thresh(filled: faiss_ext.Index, base: Floats, thresh: Any) -> None:
     with pytest.raises((ValueError, TypeError), match="^thresh = "):
@@ -385,6 +430,8 @@ def test_factory_arguments() -> None:
             "GMM8,Flat",
             "ip",  # type: ignore[arg-type]
         )
+    with pytest.raises(ValueError, match=r"description = 'GMM4,Flat\\x00x'"):
+        faiss_ext.index_factory(8, "GMM4,Flat\0x")
     with pytest.raises(TypeError, match="description = 8"):
         faiss_ext.index_factory(8, 8)  # type: ignore[arg-type]
 

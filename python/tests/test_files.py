@@ -89,14 +89,14 @@ def test_a_truncated_file_is_named(written: Any) -> None:
     path, _ = written
     data = path.read_bytes()
     path.write_bytes(data[:-3])
-    with pytest.raises((ValueError, OSError), match=r"x\.|truncated|footer"):
+    with pytest.raises(ValueError, match=r"x\."):
         _files.open_vectors(path).array()
 
 
 def test_an_empty_file_is_named(written: Any) -> None:
     path, _ = written
     path.write_bytes(b"")
-    with pytest.raises((ValueError, OSError, EOFError)):
+    with pytest.raises(ValueError, match=r"x\."):
         _files.open_vectors(path)
 
 
@@ -108,10 +108,18 @@ def test_parts_by_name(x: NDArray[Any], tmp_path: pathlib.Path) -> None:
     assert _files.open_vectors(f"{tmp_path}/x.hdf5:test").n == 5
     with pytest.raises(ValueError, match="'queries'"):
         _files.open_vectors(f"{tmp_path}/x.hdf5:queries")
+    import h5py
+
+    with h5py.File(tmp_path / "x.hdf5", "a") as f:
+        f.create_group("group")
+    with pytest.raises(ValueError, match="'group' has shape None"):
+        _files.open_vectors(f"{tmp_path}/x.hdf5:group")
     write_parquet(tmp_path / "x.parquet", x.astype(np.float32))
     assert _files.open_vectors(f"{tmp_path}/x.parquet:v").d == 12
     with pytest.raises(ValueError, match="'w'"):
         _files.open_vectors(f"{tmp_path}/x.parquet:w")
+    with pytest.raises(ValueError, match="x.parquet: no column 'id' of list"):
+        _files.open_vectors(f"{tmp_path}/x.parquet:id")
 
 
 def test_parquet_lists_of_different_lengths(tmp_path: pathlib.Path) -> None:
@@ -121,13 +129,16 @@ def test_parquet_lists_of_different_lengths(tmp_path: pathlib.Path) -> None:
     pq.write_table(
         pa.table({"v": [[1.0, 2.0]] * 5 + [[1.0]]}), tmp_path / "x.parquet"
     )
-    with pytest.raises(ValueError, match="different lengths"):
+    with pytest.raises(ValueError, match=r"x\.parquet: .*different"):
         _files.open_vectors(tmp_path / "x.parquet").array()
 
 
 def test_other_files(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ValueError, match="x.txt"):
         _files.open_vectors(tmp_path / "x.txt")
+    (tmp_path / "folder.npy").mkdir()
+    with pytest.raises(IsADirectoryError, match="folder.npy: a folder"):
+        _files.open_vectors(tmp_path / "folder.npy")
     with pytest.raises(FileNotFoundError, match="x.fbin"):
         _files.open_vectors(tmp_path / "x.fbin")
     np.save(tmp_path / "x.npy", np.zeros(3))
@@ -139,6 +150,8 @@ def test_other_files(tmp_path: pathlib.Path) -> None:
 def test_write_matrix(
     ending: Any, x: NDArray[Any], tmp_path: pathlib.Path
 ) -> None:
+    if ending != ".ibin":
+        x = x.astype(np.float32)
     _files.write_matrix(tmp_path / ("y" + ending), x)
     read = _files.open_vectors(tmp_path / ("y" + ending)).array()
     np.testing.assert_array_equal(read, x)
@@ -147,5 +160,9 @@ def test_write_matrix(
 def test_write_matrix_refuses(x: NDArray[Any], tmp_path: pathlib.Path) -> None:
     with pytest.raises(ValueError, match="y.txt"):
         _files.write_matrix(tmp_path / "y.txt", x)
+    with pytest.raises(ValueError, match=r"y.fbin: .* in \.npy or \.ibin"):
+        _files.write_matrix(tmp_path / "y.fbin", x)
+    with pytest.raises(ValueError, match=r"y.ibin: .* in \.npy or \.fbin"):
+        _files.write_matrix(tmp_path / "y.ibin", x.astype(np.float32))
     with pytest.raises(ValueError, match="int32"):
         _files.write_matrix(tmp_path / "y.ibin", x + 2**40)

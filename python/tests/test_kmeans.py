@@ -135,6 +135,8 @@ def test_a_progress_that_raises_stops_it(base: Floats) -> None:
 def test_wrong_input(base: Floats) -> None:
     with pytest.raises(ValueError, match="k = 0"):
         Kmeans(128, 0)
+    with pytest.raises(TypeError, match="^seed = 'a', expected an integer$"):
+        Kmeans(4, 2, seed="a")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="init"):
         Kmeans(128, 4, init="best")
     k = Kmeans(128, 8)

@@ -1,0 +1,94 @@
+"""What `GaussianMixture.fit` is given, checked."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils.validation import _check_sample_weight
+
+from ._arrays import choice
+from ._covariances import covariance_kind
+
+BACKENDS = ("auto", "cpu", "cuda")
+#: Rows of data up to this many numbers are sorted and merged before fitting,
+#: so that a weight of 2 is the same as a row that comes twice.
+MERGE_UP_TO = 1 << 18
+
+
+def merged(
+    X: NDArray[Any], weights: NDArray[np.float32] | None
+) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    """Distinct rows and what they weigh."""
+    rows, place, counts = np.unique(
+        X, axis=0, return_inverse=True, return_counts=True
+    )
+    if weights is not None:
+        counts = np.bincount(
+            place.ravel(), weights.astype(np.float64), len(rows)
+        )
+        rows, counts = rows[counts > 0], counts[counts > 0]
+    return np.ascontiguousarray(rows), counts.astype(np.float32)
+
+
+def relative_weights(
+    sample_weight: Any, X: NDArray[Any]
+) -> NDArray[np.float32]:
+    """With a mean of about 1, so that their scale does not matter: divided by
+    a power of 2, so that a weight of 2 stays twice one of 1 to the bit."""
+    weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
+    with np.errstate(over="ignore"):
+        mean = weights.mean()
+    if not (weights >= 0).all() or not 0 < mean < np.inf:
+        raise ValueError(
+            "sample_weight: expected values of at least 0, not all 0, of a "
+            "finite sum"
+        )
+    return np.asarray(np.ldexp(weights, -round(np.log2(mean))), np.float32)
+
+
+def check_parameters(model: Any) -> None:
+    """Of a GaussianMixture: throws naming the one that cannot be."""
+    for name, least in (
+        ("n_components", 1),
+        ("max_iter", 0),
+        ("n_init", 1),
+        ("verbose_interval", 1),
+        ("tol", 0.0),
+        ("reg_covar", 0.0),
+    ):
+        value = getattr(model, name)
+        if not isinstance(value, (int, float, np.number)) or isinstance(
+            value, bool
+        ):
+            raise TypeError(f"{name} = {value!r}, expected a number")
+        if isinstance(least, int) and not isinstance(value, numbers.Integral):
+            raise TypeError(f"{name} = {value!r}, expected an integer")
+        if not value >= least:
+            raise ValueError(f"{name} = {value}, expected >= {least}")
+    covariance_kind(model.covariance_type)
+    for name, choices in (
+        ("init_params", ("kmeans", "k-means++", "random_from_data")),
+        ("backend", BACKENDS),
+    ):
+        choice(getattr(model, name), name, choices)
+
+
+def goes_on(model: Any) -> bool:
+    """Whether `fit` of a GaussianMixture starts from where the last one
+    ended; throws where it cannot."""
+    if not model.warm_start or not hasattr(model, "converged_"):
+        return False
+    for name, fitted in (
+        ("n_components", len(model.means_)),
+        ("covariance_type", model._fitted_type),
+    ):
+        value = getattr(model, name)
+        if value != fitted:
+            raise ValueError(
+                f"{name} = {value!r}, expected {fitted!r}, as fitted, which "
+                "warm_start goes on from"
+            )
+    return True

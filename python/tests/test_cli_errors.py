@@ -1,0 +1,137 @@
+"""What the command line refuses, before the work."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+
+import faiss_ext
+from conftest import Floats
+from faiss_ext import _files
+
+typer = pytest.importorskip("typer")
+
+from faiss_ext import _cli, _steps  # noqa: E402
+
+
+@pytest.fixture
+def folder(
+    tmp_path: pathlib.Path,
+    filled: faiss_ext.Index,
+    base: Floats,
+    queries: Floats,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Any:
+    """The working folder, where no work may begin."""
+    monkeypatch.chdir(tmp_path)
+    faiss_ext.write_index(filled, "a.index")
+    _files.write_matrix("base.fbin", base[:500])
+    _files.write_matrix("q.fbin", queries)
+    _files.write_matrix("short.fbin", queries[:, :5])
+    np.save("empty.npy", queries[:0])
+
+    def work(*args: Any, **options: Any) -> None:
+        raise AssertionError("the work began")
+
+    monkeypatch.setattr(_cli, "train_index", work)
+    monkeypatch.setattr(_cli, "add_vectors", work)
+    monkeypatch.setattr(faiss_ext.Index, "search", work)
+    monkeypatch.setattr(faiss_ext.Index, "calibrate", work)
+    return tmp_path
+
+
+def refuses(command: str, error: Any, match: str) -> None:
+    with pytest.raises(error, match=match):
+        _cli.app(command.split(), standalone_mode=False)
+
+
+@pytest.mark.parametrize(
+    ("command", "match"),
+    [
+        ("-o ids.fbin", r"^ids.fbin: .* ends in \.npy or \.ibin"),
+        ("-o i.npy --distances-out d.ibin", r"^d.ibin: .*\.npy or \.fbin"),
+        ("-o i.npy --distances-out ./i.npy", "^i.npy: an input or another"),
+        ("-o a.index", "^a.index: an input"),
+        ("-o t.ibin --groundtruth t.ibin:x", "^t.ibin: an input"),
+        ("-o i.npy --distances-out q.fbin", "^q.fbin: an input"),
+    ],
+)
+def test_search_writes_what_is_its_own(
+    command: str, match: str, folder: Any
+) -> None:
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    refuses(f"search a.index q.fbin {command}", ValueError, match)
+    assert before == {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train GMM4,Flat base.fbin -o base.fbin",
+        "build GMM4,Flat base.fbin -o base.fbin",
+        "build GMM4,Flat base.fbin -q q.fbin -o q.fbin",
+        "add a.index base.fbin -o base.fbin",
+        "calibrate a.index -q q.fbin -o q.fbin",
+        "sweep a.index -q q.fbin --base base.fbin --html base.fbin",
+    ],
+)
+def test_inputs_are_not_overwritten(command: str, folder: Any) -> None:
+    refuses(command, ValueError, "fbin: an input")
+
+
+@pytest.mark.parametrize("asked", ["short.fbin", "empty.npy"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "build GMM4,Flat base.fbin -o b.index -q",
+        "calibrate a.index -q",
+        "sweep a.index --base base.fbin -q",
+    ],
+)
+def test_queries_are_of_the_indexs_dimension(
+    command: str, asked: str, folder: Any
+) -> None:
+    refuses(f"{command} {asked}", ValueError, f"{asked}: .*expected .*d = 128")
+
+
+def test_search_takes_queries_of_no_other_dimension(folder: Any) -> None:
+    search = "search a.index -o i.npy"
+    refuses(f"{search} short.fbin", ValueError, "short.fbin: 200 x 5, expect")
+    _cli.app(f"{search} empty.npy".split(), standalone_mode=False)
+    assert np.load(folder / "i.npy").shape == (0, 10)
+
+
+def test_seeds_that_do_not_fit(folder: Any) -> None:
+    refuses(
+        "train GMM4,Flat base.fbin -o t --seed 99999999999",
+        typer.BadParameter,
+        "2147483647",
+    )
+
+
+@pytest.mark.parametrize("name", ["j.hdf5", "j.parquet", "j.npy", "j.index"])
+@pytest.mark.parametrize("data", [b"", b"junkjunkjunk"])
+def test_files_of_something_else_are_named(
+    name: str, data: bytes, folder: Any
+) -> None:
+    (folder / name).write_bytes(data)
+    refuses(f"info {name}", ValueError, f"^{name}: (?!.*ioctl)")
+
+
+def test_folders_are_no_files(folder: Any) -> None:
+    refuses("info .", IsADirectoryError, r"\.: a folder, expected a file")
+    with pytest.raises(IsADirectoryError, match="a folder"):
+        faiss_ext.read_index(folder)
+
+
+def test_cut_indexes_are_too_short(folder: Any) -> None:
+    data = (folder / "a.index").read_bytes()
+    for size in (0, 3, 20):
+        (folder / "cut.index").write_bytes(data[:size])
+        with pytest.raises(
+            faiss_ext.FaissError, match=rf"cut\.index: {size} bytes, expected"
+        ):
+            _steps.open_index(pathlib.Path("cut.index"))

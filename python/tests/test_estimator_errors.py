@@ -1,0 +1,179 @@
+"""Wrong input to the estimator: named, and the fitted mixture stays."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from conftest import Floats, blobs
+
+sklearn = pytest.importorskip("sklearn")
+
+from sklearn.exceptions import ConvergenceWarning, NotFittedError  # noqa: E402
+
+from faiss_ext import GaussianMixture, _core  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"n_components": 0}, ValueError, "n_components"),
+        ({"n_components": "two"}, TypeError, "n_components"),
+        ({"covariance_type": "round"}, ValueError, "covariance_type"),
+        ({"covariance_type": ["full"]}, ValueError, "covariance_type = "),
+        ({"verbose_interval": 0}, ValueError, "verbose_interval = 0"),
+        ({"verbose_interval": "a"}, TypeError, "verbose_interval = 'a'"),
+        ({"backend": None}, ValueError, "backend = None"),
+        ({"reg_covar": -1}, ValueError, "reg_covar"),
+        ({"tol": -1}, ValueError, "tol"),
+        ({"max_iter": -1}, ValueError, "max_iter"),
+        ({"n_init": 0}, ValueError, "n_init"),
+        ({"init_params": "best"}, ValueError, "init_params"),
+        ({"backend": "tpu"}, ValueError, "backend"),
+        ({"means_init": [[0.0]]}, ValueError, "means_init"),
+        ({"means_init": np.full((2, 7), np.nan)}, ValueError, "means_init"),
+        ({"weights_init": [0.5, 0.6]}, ValueError, "weights_init"),
+        ({"weights_init": [1.5, -0.5]}, ValueError, "weights_init"),
+        ({"precisions_init": [1.0, 0.0]}, ValueError, "precisions_init"),
+    ],
+)
+def test_parameters_that_cannot_be(
+    options: Any, error: Any, match: Any
+) -> None:
+    with pytest.raises(error, match=match):
+        GaussianMixture(**{"n_components": 2, **options}).fit(blobs())
+
+
+def test_rows_that_cannot_be() -> None:
+    X = blobs()
+    X[5, 2] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        GaussianMixture(2).fit(X)
+    with pytest.raises(NotFittedError):
+        GaussianMixture(2).predict(blobs())
+    with pytest.raises(ValueError, match="n_components = 9"):
+        GaussianMixture(9).fit(blobs()[:5])
+    m = GaussianMixture(2).fit(blobs())
+    with pytest.raises(ValueError, match="features"):
+        m.predict(blobs(d=3))
+    with pytest.raises(ValueError, match="sample_weight"):
+        m.fit(blobs(), sample_weight=-np.ones(3000))
+    with pytest.raises(ValueError, match="n_samples"):
+        m.sample(0)
+
+
+def test_wrong_numbers_are_named(base: Floats) -> None:
+    with pytest.raises(TypeError, match="n_components = 2.5.* an integer"):
+        GaussianMixture(2.5).fit(base)  # type: ignore[arg-type]
+    huge = np.random.default_rng(0).normal(size=(20, 3)) * 1e200
+    with pytest.raises(ValueError, match="^x: row 0"):
+        GaussianMixture(2).fit(huge)
+
+
+def test_out_is_written_or_refused() -> None:
+    X = blobs()[:50]
+    m = GaussianMixture(4, random_state=0).fit(X)
+    fixed = np.empty((50, 4))
+    fixed.flags.writeable = False
+    for out, given in (
+        (np.empty((3, 4)), r"shape \(3, 4\).*"),
+        (np.empty((50, 4), np.float32), ".*dtype float32"),
+        (np.empty((50, 4), order="F"), "strides.*"),
+        (np.empty((50, 8))[:, ::2], "strides.*"),
+        (np.empty((50, 4))[::-1], "strides.*"),
+        (fixed, "read-only"),
+        ([[0.0]], "a list"),
+    ):
+        with pytest.raises(ValueError, match=f"^out: {given}, expected a wri"):
+            m.predict_proba(X, out=cast(Any, out))
+
+
+def test_bindings_write_to_what_they_are_given() -> None:
+    """An output that would have to be converted is refused."""
+    X = np.zeros((3, 2), np.float32)
+    one = np.ones(1, np.float32)
+    evaluate: Any = _core.evaluate
+    model = ("spherical", X[:1], one, 0 * one, X[0], 1.0)
+    for name, out in (
+        ("labels", np.empty((3, 2), np.int64)[:, ::2]),
+        ("distances", np.empty((3, 2), np.float32)[:, ::2]),
+        ("log_prob", np.empty(6, np.float32)[::2]),
+        ("posterior", np.empty((3, 2))[:, ::2]),
+    ):
+        evaluate(X, *model, **{name: out.copy()})
+        with pytest.raises(TypeError):
+            evaluate(X, *model, **{name: out})
+
+
+@pytest.mark.parametrize("kind", ["spherical", "diag", "full"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("far", [1e20, 1e30, 1e38])
+def test_rows_too_far_for_floats_are_named(
+    kind: str, dtype: Any, far: float
+) -> None:
+    X = blobs(n=300).astype(dtype)
+    m = GaussianMixture(2, covariance_type=kind, random_state=0).fit(X)
+    X[203, 1] = far
+    for call in (m.predict, m.predict_proba, m.score_samples, m.score, m.bic):
+        with pytest.raises(ValueError, match="^x: row 203 has the log-likel"):
+            call(X)
+    X[203, 1] = 1e10
+    assert np.isfinite(m.score_samples(X)).all()
+
+
+@pytest.mark.parametrize("merged", [True, False])
+@pytest.mark.parametrize("kind", ["diag", "full"])
+def test_the_scale_of_weights_does_not_matter(kind: str, merged: bool) -> None:
+    X = blobs(n=500 if merged else 40000)
+    w = np.random.default_rng(1).uniform(0.5, 2, size=len(X))
+    w /= w.mean()
+
+    def fitted(weights: Any) -> Any:
+        m = GaussianMixture(3, covariance_type=kind, random_state=0)
+        return m.fit(X, sample_weight=weights)
+
+    a = fitted(w)
+    np.testing.assert_array_equal(fitted(w * 2.0**-60).means_, a.means_)
+    for scale in (1e-18, 1e-60, 1e18):
+        b = fitted(w * scale)
+        np.testing.assert_allclose(b.means_, a.means_, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(b.weights_, a.weights_, rtol=1e-4)
+    with pytest.raises(ValueError, match="sample_weight: .* finite sum"):
+        fitted(w * 1e307)
+
+
+@pytest.mark.parametrize(
+    ("changed", "match"),
+    [
+        ({"n_components": 5}, "^n_components = 5, expected 7, as fitted"),
+        (
+            {"covariance_type": "tied"},
+            "^covariance_type = 'tied', expect",
+        ),
+        ({}, "X has 3 features.* expecting 7"),
+    ],
+)
+def test_warm_starts_go_on_from_what_was_fitted(
+    changed: dict[str, Any], match: str
+) -> None:
+    X = blobs()
+    m = GaussianMixture(7, covariance_type="diag", warm_start=True).fit(X)
+    before = {name: np.copy(value) for name, value in vars(m).items()}
+    m.set_params(**changed)
+    with pytest.raises(ValueError, match=match):
+        m.fit(X if changed else X[:, :3])
+    m.set_params(n_components=7, covariance_type="diag")
+    for name, value in vars(m).items():
+        np.testing.assert_array_equal(value, before[name], err_msg=name)
+    assert m.fit(X).predict(X).shape == (3000,)
