@@ -616,8 +616,12 @@ TEST(EMTrainer, TrainsFromAFileInAFractionOfItsSize) {
     TrainingOptions options;
     options.niter = 1;
     options.hard_iterations = 1;
+    // Each thread has blocks of its own.
+    const int threads = omp_get_max_threads();
+    omp_set_num_threads(std::min(threads, 2));
     const size_t before = anonymous_bytes();
     const TrainingResult r = fit(watched, 256, options);
+    omp_set_num_threads(threads);
     EXPECT_EQ(r.iterations.size(), 2u);
     // Pages of the file itself can be dropped at any time.
     const size_t file_bytes = source->n * source->d * sizeof(float);

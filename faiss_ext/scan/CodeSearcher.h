@@ -11,9 +11,8 @@
 #include "faiss_ext/IndexIVFGMM.h"
 #include "faiss_ext/rank/CellSelector.h"
 #include "faiss_ext/rank/SearchPlan.h"
-#include "faiss_ext/scan/BestToFront.h"
+#include "faiss_ext/scan/CandidatePool.h"
 #include "faiss_ext/scan/CodeScan.h"
-#include "faiss_ext/scan/EntryComparer.h"
 
 namespace faiss_ext {
 
@@ -34,8 +33,8 @@ namespace faiss_ext {
  * Codes and distances may come from elsewhere (scan/told.h).
  */
 template <class Distances, class Scan = CodeScan>
-class CodeSearcher : public EntryComparer<Distances> {
-    using Base = EntryComparer<Distances>;
+class CodeSearcher : public CandidatePool<Distances> {
+    using Base = CandidatePool<Distances>;
 
 public:
     CodeSearcher(
@@ -74,10 +73,9 @@ public:
             size_t k,
             Collector& collector) {
         exact.set_query(q, rotated, coarse, q_norm);
-        n_distances = scan.n_codes = n_asked = n_passed = 0;
+        n_distances = scan.n_codes = 0;
         wanted_share = 0;
-
-        pool.clear();
+        this->clear_pool();
         compared.clear();
         selector.start(coarse, plan.nprobe);
         most_distances = plan.max_codes > 0 && !Distances::of_codes
@@ -114,12 +112,13 @@ public:
                     0, near_bucket, q_norm, slack2, rounding2, segments);
             const size_t n =
                     scan(segments, 0, segments.size(), collector.threshold());
-            add_to_pool(n);
+            add_to_pool(scan.candidates, n);
             compare_some(compared_first(k), collector);
             done = near_bucket + 1;
         }
         if (Collector::is_range && limited && plan.sel) {
-            ask_about_some();
+            // of a small range few candidates would be asked about
+            this->ask_about_some(selector.forced_lists());
         }
         if (plan.nprobe > 0 && done < CellSelector::kBuckets) {
             done = look_at_forced(done, q_norm, k, collector);
@@ -161,19 +160,23 @@ public:
     }
 
 private:
+    using Base::add_to_pool;
     using Base::begin_of_list;
     using Base::begins;
     using Base::compare;
+    using Base::compare_best_first;
     using Base::compare_lists;
+    using Base::compare_some;
     using Base::compared;
     using Base::gmm;
-    using Base::is_hidden;
     using Base::ivf;
     using Base::kNoLimit;
     using Base::most_distances;
+    using Base::n_asked;
     using Base::n_distances;
-    using Base::passes;
+    using Base::passing;
     using Base::plan;
+    using Base::pool;
 
     static constexpr float kNone = CodeScan::kNone;
     /// Of the lists whose cells are scored: entries that they hold, over those
@@ -196,7 +199,6 @@ private:
     /// Candidates, and two for each neighbour wanted, after which some are
     /// compared for a lower threshold.
     static constexpr size_t kPool = 64;
-    static constexpr size_t kAsked = 64; ///< see ask_about_some()
     /// See look_on().
     static constexpr size_t kFurther = 4;
     /// See look_for_passing(): less is not worth it.
@@ -215,98 +217,10 @@ private:
         rounding2 = bound * bound * scan.rounding2();
     }
 
-    /// Of the scan's n candidates those that may be seen.
-    void add_to_pool(size_t n) {
-        if (!plan.sel && !hidden) {
-            pool.insert(
-                    pool.end(),
-                    scan.candidates.begin(),
-                    scan.candidates.begin() + n);
-            return;
-        }
-        const size_t before = pool.size();
-        for (size_t i = 0; i < n; i++) {
-            const CodeCandidate& c = scan.candidates[i];
-            if (passes(c.list, c.entry) && !is_hidden(c.list, c.entry)) {
-                pool.push_back(c);
-            }
-        }
-        n_asked += n;
-        n_passed += pool.size() - before;
-    }
-
-    /// Of a small range few candidates would be asked about.
-    void ask_about_some() {
-        for (uint32_t list : selector.forced_lists()) {
-            const size_t n = gmm.cells.list_size(list);
-            for (size_t entry = 0; entry < n && n_asked < kAsked; entry++) {
-                n_asked++;
-                n_passed += passes(list, entry);
-            }
-        }
-    }
-
-    double passing() const { ///< share of the entries asked about
-        return (n_passed + 0.5) / (n_asked + 0.5);
-    }
-
     /// An entry of a list that is compared whole.
     double scan_time() const {
         return plan.sel ? plan.costs.test + passing() * plan.costs.scan
                         : plan.costs.scan;
-    }
-
-    /// Compares the candidates, the best first, and forgets them.
-    template <class Collector>
-    void compare_best_first(Collector& collector) {
-        const size_t left = most_distances - n_distances;
-        const bool few = pool.size() > left;
-        if (few) {
-            std::nth_element(
-                    pool.begin(),
-                    pool.begin() + left,
-                    pool.end(),
-                    CodeScan::better);
-        }
-        const size_t n = few ? left : pool.size();
-        if (!Collector::is_range) { // whose threshold stays as it is
-            std::sort(pool.begin(), pool.begin() + n, CodeScan::better);
-        }
-        const size_t ahead = exact.ahead();
-        for (size_t i = 0; i < std::min(n, ahead); i++) {
-            exact.prefetch(pool[i].list, pool[i].entry);
-        }
-        for (size_t i = 0; i < n && pool[i].bound < collector.threshold();
-             i++) {
-            if (i + ahead < n) {
-                exact.prefetch(pool[i + ahead].list, pool[i + ahead].entry);
-            }
-            compare(pool[i], collector);
-        }
-        pool.clear();
-    }
-
-    /// Compares the `most` best candidates; the others stay if they are below
-    /// the threshold then.
-    template <class Collector>
-    void compare_some(size_t most, Collector& collector) {
-        const size_t n = best_to_front(pool, most);
-        for (size_t i = 0; i < n; i++) {
-            exact.prefetch(pool[i].list, pool[i].entry);
-        }
-        for (size_t i = 0; i < n; i++) {
-            if (pool[i].bound < collector.threshold()) {
-                compare(pool[i], collector);
-            }
-        }
-        collector.tighten();
-        size_t kept = 0;
-        for (size_t i = n; i < pool.size(); i++) {
-            if (pool[i].bound < collector.threshold()) {
-                pool[kept++] = pool[i];
-            }
-        }
-        pool.resize(kept);
     }
 
     /// As an IVF does it, and more.
@@ -378,7 +292,7 @@ private:
                 end = std::min(end, segments.size() / part + 1);
             }
             const size_t n = scan(segments, s, end, collector.threshold());
-            add_to_pool(n);
+            add_to_pool(scan.candidates, n);
             const size_t seen = scan.n_codes - codes_before;
             wanted_share =
                     double(n_distances + pool.size() - wanted_before) / seen;
@@ -467,6 +381,36 @@ private:
         look_at(k, kAnyTime, collector);
     }
 
+    /// Looks at cells from that bucket on up to last(), of lists that hold so
+    /// many entries, and compares what is near enough; false if there are none.
+    template <class Collector, class Last>
+    bool look_further(
+            size_t& first,
+            double entries,
+            float q_norm,
+            size_t k,
+            Collector& collector,
+            Last&& last) {
+        const size_t scored = size_t(kListsFactor * entries);
+        if (scored > selector.entries_scored() && !selector.all_scored()) {
+            selector.score_beyond(scored, first);
+            first = 1;
+        }
+        const size_t to = last();
+        if (to < first) {
+            return false;
+        }
+        selector.choose(first, to, q_norm, slack2, rounding2, segments);
+        look_at(k, kAnyTime, collector);
+        compare_best_first(collector);
+        first = to + 1;
+        return true;
+    }
+
+    bool is_more(size_t first) const {
+        return first < CellSelector::kBuckets || !selector.all_scored();
+    }
+
     /// Looks at cells from that bucket on, until kFurther times as many entries
     /// have changed nothing.
     template <class Collector>
@@ -475,18 +419,16 @@ private:
         while (first < kEnd) {
             collector.tighten();
             const float before = collector.threshold();
-            const size_t held =
-                    first > 0 ? selector.entries_up_to(first - 1) : 1;
-            const size_t last = Collector::is_range
-                    ? kEnd - 1
-                    : std::max(
-                              first,
-                              selector.bucket_of_entries(kFurther * held));
-            selector.choose(first, last, q_norm, slack2, rounding2, segments);
-            look_at(k, kAnyTime, collector);
-            compare_best_first(collector);
+            look_further(first, 0, q_norm, k, collector, [&] {
+                const size_t held =
+                        first > 0 ? selector.entries_up_to(first - 1) : 1;
+                return Collector::is_range
+                        ? kEnd - 1
+                        : std::max(
+                                  first,
+                                  selector.bucket_of_entries(kFurther * held));
+            });
             collector.tighten();
-            first = last + 1;
             if (before < kNone && collector.threshold() == before) {
                 break;
             }
@@ -498,26 +440,18 @@ private:
     template <class Collector>
     void look_for_all(
             size_t& first, float q_norm, size_t k, Collector& collector) {
-        constexpr size_t kEnd = CellSelector::kBuckets;
         RangeProgress progress(plan.range);
-        while (first > 0 && (first < kEnd || !selector.all_scored())) {
-            const size_t held = selector.entries_up_to(first - 1);
-            const size_t wanted = size_t(
-                    progress.wanted(double(held), double(collector.n_found())));
-            if (held >= wanted) {
+        while (first > 0 && is_more(first)) {
+            const double held = double(selector.entries_up_to(first - 1));
+            const double wanted =
+                    progress.wanted(held, double(collector.n_found()));
+            if (wanted <= held) {
                 break;
             }
-            const size_t more = size_t(kListsFactor * double(wanted));
-            if (more > selector.entries_scored() && !selector.all_scored()) {
-                selector.score_beyond(more, first);
-                first = 1;
-            }
-            const size_t last =
-                    std::max(first, selector.bucket_of_entries(wanted));
-            selector.choose(first, last, q_norm, slack2, rounding2, segments);
-            look_at(k, kAnyTime, collector);
-            compare_best_first(collector);
-            first = last + 1;
+            look_further(first, wanted, q_norm, k, collector, [&] {
+                return std::max(
+                        first, selector.bucket_of_entries(size_t(wanted)));
+            });
         }
     }
 
@@ -528,43 +462,31 @@ private:
     template <class Collector>
     void look_for_passing(
             size_t first, float q_norm, size_t k, Collector& collector) {
-        constexpr size_t kEnd = CellSelector::kBuckets;
-        while (first > 0 && (first < kEnd || !selector.all_scored())) {
+        while (first > 0 && is_more(first)) {
             const double held = double(selector.entries_up_to(first - 1));
             const double wanted = std::min(
                     plan.budget * plan.share / passing(), kFurther * held);
             if (wanted <= kMoreThanHeld * held) {
                 break;
             }
-            if (wanted > double(selector.entries_scored()) &&
-                !selector.all_scored()) {
-                selector.score_beyond(size_t(kListsFactor * wanted), first);
-                first = 1;
-            }
             collector.tighten();
             const float t = scan.squared(
                     collector.threshold(), q_norm, gmm.cells.norm2);
-            const size_t last = plan.by_effort && t < kNone
-                    ? selector.bucket_of_effort(wanted, t)
-                    : selector.bucket_of_entries(size_t(wanted));
-            if (last < first) {
+            if (!look_further(first, wanted, q_norm, k, collector, [&] {
+                    return plan.by_effort && t < kNone
+                            ? selector.bucket_of_effort(wanted, t)
+                            : selector.bucket_of_entries(size_t(wanted));
+                })) {
                 break;
             }
-            selector.choose(first, last, q_norm, slack2, rounding2, segments);
-            look_at(k, kAnyTime, collector);
-            compare_best_first(collector);
-            first = last + 1;
         }
     }
 
     CellSelector selector;
-    size_t n_asked = 0, n_passed = 0; ///< by the selector, of this query
-    float slack2 = 0, rounding2 = 0;  ///< see CellSelector::choose
+    float slack2 = 0, rounding2 = 0; ///< see CellSelector::choose
     double wanted_share = 0; ///< of the entries last looked at, the candidates
     std::vector<uint32_t> lists; ///< compared whole
     std::vector<Segment> segments;
-    std::vector<CodeCandidate> pool; ///< not compared yet
-    BestToFront best_to_front;
 };
 
 } // namespace faiss_ext
