@@ -78,12 +78,6 @@ Calibration::Choice Calibration::choose_for_range(float target_recall) const {
     return choice(most);
 }
 
-float Calibration::budget_of_each(float target_recall) const {
-    check(*this, target_recall);
-    const Point p = cheapest(curves.back(), nq, target_recall);
-    return p.budget / curves.back().k;
-}
-
 std::string Calibration::report() const {
     if (!fitted) {
         return "not calibrated\n";

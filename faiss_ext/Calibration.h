@@ -82,10 +82,6 @@ struct Calibration {
     /// the largest budget that any of the curves asks for.
     Choice choose_for_range(float target_recall) const;
 
-    /// Where more are within the radius than the last curve's k, the budget
-    /// grows with them: so much for each.
-    float budget_of_each(float target_recall) const;
-
     /// The curves at a few targets, as a table.
     std::string report() const;
 };

@@ -342,8 +342,8 @@ void IndexGMM::search(
         log_joint = std::make_unique<LogJoint>(*this);
     }
     const Prober probe(*this, log_joint.get());
-    const AllDistances all_distances(*this, n);
     const idx_t block = std::max<idx_t>(1, kBlockFloats / nlist);
+    const AllDistances all_distances(*this, std::min(n, block));
     std::vector<float> dis(std::min(n, block) * nlist);
     for (idx_t begin = 0; begin < n; begin += block) {
         const idx_t count = std::min(block, n - begin);

@@ -134,9 +134,10 @@ void IndexIVFGMM<IVF>::search_preassigned(
             "be found twice",
             max_assign);
     // FAISS throws in a parallel region, which ends the process.
-    const size_t n_lists = n > 0 && assign
-            ? size_t(n) * (params ? params->nprobe : this->nprobe)
-            : 0;
+    const size_t n_lists = n > 0 && assign ? size_t(n) *
+                    std::min<size_t>(params ? params->nprobe : this->nprobe,
+                                     this->nlist)
+                                           : 0;
     for (size_t i = 0; i < n_lists; i++) {
         FAISS_THROW_IF_NOT_FMT(
                 assign[i] < idx_t(this->nlist),
@@ -309,18 +310,25 @@ void IndexIVFGMM<IVF>::copy_subset_to(
             max_assign);
     FAISS_THROW_IF_NOT_MSG(
             other.is_trained, "copy_subset_to: expected a trained index");
+    const int kind = int(subset_type); // newer FAISS: 3, a2 of a1 parts
+    const bool of_parts = kind == 1 || kind == 3;
+    if (this->ntotal == 0 && kind == 2) { // FAISS divides by it
+        return;
+    }
     FAISS_THROW_IF_NOT_FMT( // FAISS divides by it
-            int(subset_type) != 1 || a1 > 0,
+            !of_parts || a1 > 0,
             "copy_subset_to: a1 = %zd, expected above 0",
             ssize_t(a1));
     FAISS_THROW_IF_NOT_FMT(
-            int(subset_type) == 1 || a1 <= a2,
-            "copy_subset_to: a1 = %zd, a2 = %zd, expected a1 <= a2",
+            of_parts ? kind == 1 || (a2 >= 0 && a2 < a1)
+                     : a1 <= a2 &&
+                            (kind != 2 || (a1 >= 0 && a2 <= this->ntotal)),
+            "copy_subset_to: a1 = %zd, a2 = %zd, expected %s",
             ssize_t(a1),
-            ssize_t(a2));
-    if (this->ntotal == 0 && int(subset_type) == 2) { // FAISS divides by it
-        return;
-    }
+            ssize_t(a2),
+            of_parts            ? "0 <= a2 < a1"
+                    : kind == 2 ? "0 <= a1 <= a2 <= ntotal"
+                                : "a1 <= a2");
     auto gmm = dynamic_cast<IVFGMM*>(&other);
     if (!gmm) {
         const UndoGrowth undo(other);

@@ -67,10 +67,11 @@ struct IVFGMM {
      * farther from its nearest mean than all that were calibrated on looks on
      * until four times as many codes change nothing (of whole lists, at all;
      * not if max_codes or the nprobe of a SearchParametersIVF caps it). With an
-     * IDSelector budgets grow by what it keeps out, and if fewer than k are
-     * found, all that pass are compared. range_search takes the largest of the
-     * settings that reach it for 1, 10 and 100 neighbours, and looks at more
-     * where it finds more, in proportion.
+     * IDSelector a search goes on until as many vectors that pass have been
+     * looked at as one without it looks at, and until there are k; where few
+     * pass, all lists are compared whole. range_search takes the largest of the
+     * settings that reach it for 1, 10 and 100 neighbours, looks at more where
+     * it finds more, and beyond 100 until twice as much brings nearly nothing.
      */
     float target_recall = 0;
 
@@ -195,8 +196,8 @@ faiss::MetricType metric_among(Args... args) {
  * expected, and leave the index as it was; so do memory that does not suffice
  * and faiss::InterruptCallback, wherever they come. An addition of more than
  * 32,768 vectors is whole for each so many, and its exception says how many are
- * in; so does that of any addition or merge that is interrupted once they are
- * in, while cells or a calibration are made: these stay due.
+ * in. An addition or merge that is interrupted later, while cells or a
+ * calibration are made, says so too; these stay due.
  *
  * Any number of threads may search at a time, and nothing else may run beside a
  * call that is not const: std::shared_mutex, shared by searches and held alone

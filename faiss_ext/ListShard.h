@@ -23,7 +23,8 @@ struct Conversation;
  * finds: the same distances, to the bit, and the same ids (with probe orders of
  * whole lists equal distances may change places). Two rounds of questions with
  * a target_recall, three with nprobe, one where whole lists are searched, and
- * more with a selector that keeps out what is near:
+ * more with a selector that keeps out what is near, or where lists held fewer
+ * than k:
  *
  *     Answers answers;
  *     ListShard::Step step;

@@ -215,7 +215,7 @@ void fit_matrices(
             fit.finish(scatter.data(), n, sum / n, 0, factors.data());
         }
     } else {
-        parallel_for(stats.k, [&](size_t c) {
+        const auto fit_one = [&](size_t c) {
             if (!fit.alive(c)) {
                 return;
             }
@@ -228,7 +228,9 @@ void fit_matrices(
                     floors[c],
                     c,
                     factors.data() + c * d * d);
-        });
+        };
+        parallel_for(
+                stats.k, fit_one, worth_threads(double(stats.k) * d * d * d));
     }
     model.precisions_cholesky = std::move(factors);
 }

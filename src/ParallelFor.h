@@ -9,6 +9,12 @@
 /// nobody could catch it; the first one leaves the loop.
 namespace gmm {
 
+/// Whether so many multiplications take longer than waking threads does, for
+/// which other libraries' threads wait, too.
+inline bool worth_threads(double multiplications) {
+    return multiplications > 1e5;
+}
+
 /** Runs worker(i) for i < n, in each thread with a worker of its own that
  * make() gives (and that may hold memory of that thread); after that
  * finish(worker), one thread at a time.

@@ -266,6 +266,10 @@ std::vector<float> GroundTruth::nearer(size_t k) const {
         const auto at = [&](size_t i) {
             return after[std::min(i, after.size() - 1)].distance;
         };
+        if (after.empty()) {
+            out.push_back(1);
+            continue;
+        }
         const float now = at(k - 1);
         const float then =
                 k <= before.size() ? before[k - 1] : at(k - 1 - before.size());

@@ -30,7 +30,7 @@ public:
             (budget.each == 0 || found <= budget.measured || all_but_few)) {
             return done;
         }
-        doubled = needed < 2 * done;
+        doubled = found > budget.measured && needed < 2 * done;
         found_before = found;
         return doubled ? 2 * done : needed;
     }

@@ -85,6 +85,8 @@ constexpr size_t kLeastCompared = 12;
 constexpr double kOfHeap = 0.06;
 constexpr double kMostMoreEntries = 0.3;
 
+/// Ranking a list and beginning it, in nanoseconds.
+constexpr double kList = 25;
 /// Keeping a candidate that is not compared at once, in nanoseconds.
 constexpr double kKept = 3;
 
@@ -220,23 +222,28 @@ bool lists_are_quicker(
     const Costs costs = usual_costs(ivf, gmm.cells.codes.shape.bits);
     const double first =
             k > 0 ? std::min(near_entries(k) / plan.share, ntotal) : 0;
-    return ntotal * (costs.test + plan.share * costs.scan) <
+    return ntotal * (costs.test + plan.share * costs.scan) +
+            kList * double(ivf.nlist) <
             std::min(plan.budget, ntotal) * costs.code +
             first * (costs.test + kKept) + kChoosing;
 }
 
+/// In codes by codes, else in lists.
 RangeBudget range_budget(
         const SearchPlan& plan,
         const Calibration& c,
         float target,
-        double unit,
+        double per_list,
         bool nprobe_given) {
     if (plan.max_codes > 0 || nprobe_given) {
         return {};
     }
-    return {unit * c.budget_of_each(target),
-            double(c.curves.back().k),
-            (1 - double(target)) / 2};
+    const double k = double(c.curves.back().k);
+    const Calibration::Point last = c.choose(target, c.curves.back().k);
+    const double unit = last.by_codes == plan.by_codes ? 1
+            : plan.by_codes                            ? per_list
+                                                       : 1 / per_list;
+    return {unit * last.budget / k, k, (1 - double(target)) / 2};
 }
 
 /// By which estimates of that share of entries are too large at most: most of a
@@ -286,13 +293,18 @@ void plan_codes_alone(
         const double growth = c.ntotal > 0 ? ntotal / c.ntotal : 1;
         plan.budget = std::min(point.budget * std::max(growth, 1.0), most);
         plan.by_effort = plan.budget < ntotal;
+        if (k == 0) {
+            plan.range = range_budget(
+                    plan, c, target, ntotal / ivf.nlist, nprobe_given);
+        }
         if (!nprobe_given && plan.max_codes == 0) {
             plan.farthest = farthest_calibrated(c);
         }
     }
     if (target > 0 && plan.sel) {
         plan.share = passing_share(ivf, *plan.sel);
-        plan.budget = std::min(plan.budget / plan.share, ntotal);
+        plan.passing = nprobe_given || plan.max_codes ? 0 : plan.budget;
+        plan.budget = std::min(plan.budget / plan.share, most);
         plan.by_effort = plan.all_if_few = true;
     }
     if (plan.max_codes > 0) {
@@ -390,7 +402,8 @@ SearchPlan make_plan(
             plan.bound = point.bound;
             if (range) {
                 plan.bound = std::max(plan.bound, bound_of_share(target));
-                plan.range = range_budget(plan, c, target, unit, nprobe_given);
+                plan.range =
+                        range_budget(plan, c, target, per_list, nprobe_given);
             }
             plan.nprobe = 0;
         } else {
@@ -400,7 +413,8 @@ SearchPlan make_plan(
             plan.nprobe = size_t(std::min(double(most), std::ceil(lists)));
             plan.all_if_few = !nprobe_given && plan.max_codes == 0;
             if (range) {
-                plan.range = range_budget(plan, c, target, 1, nprobe_given);
+                plan.range =
+                        range_budget(plan, c, target, per_list, nprobe_given);
             }
         }
     } else if (codes && plan.nprobe < ivf.nlist) {
@@ -409,7 +423,8 @@ SearchPlan make_plan(
     }
     if (plan.sel && target > 0) {
         plan.share = passing_share(ivf, *plan.sel);
-        plan.budget /= plan.share;
+        plan.passing = nprobe_given || plan.max_codes ? 0 : plan.budget;
+        plan.budget = std::min(plan.budget / plan.share, most * per_list);
         plan.all_if_few |= plan.by_codes || !nprobe_given;
         if (plan.by_codes && !nprobe_given && !plan.max_codes &&
             lists_are_quicker(plan, ivf, gmm, k)) {

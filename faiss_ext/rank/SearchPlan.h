@@ -68,6 +68,9 @@ struct SearchPlan {
     /// Of the entries, those that the selector lets pass, about: with a target
     /// budgets grow by it,
     double share = 1;
+    /// by codes until so many that pass have been looked at (0: as many as
+    /// are),
+    double passing = 0;
     /// and where fewer than k are found all are looked at; of whole lists four
     /// times as many until there are k.
     bool all_if_few = false;

@@ -23,7 +23,7 @@ public:
     using Base::hidden;
 
 protected:
-    using Base::compare;
+    using Base::compare_seen;
     using Base::gmm;
     using Base::is_hidden;
     using Base::most_distances;
@@ -53,11 +53,12 @@ protected:
         n_passed += pool.size() - before;
     }
 
-    /// Asks the selector about the first entries of these lists.
+    /// Asks the selector about some entries of these lists.
     void ask_about_some(const std::vector<uint32_t>& lists) {
         for (uint32_t list : lists) {
             const size_t n = gmm.cells.list_size(list);
-            for (size_t entry = 0; entry < n && n_asked < kAsked; entry++) {
+            const size_t step = n * lists.size() / kAsked + 1;
+            for (size_t entry = 0; entry < n; entry += step) {
                 n_asked++;
                 n_passed += passes(list, entry);
             }
@@ -93,7 +94,7 @@ protected:
             if (i + ahead < n) {
                 exact.prefetch(pool[i + ahead].list, pool[i + ahead].entry);
             }
-            compare(pool[i], collector);
+            compare_seen(pool[i], collector);
         }
         pool.clear();
     }
@@ -108,7 +109,7 @@ protected:
         }
         for (size_t i = 0; i < n; i++) {
             if (pool[i].bound < collector.threshold()) {
-                compare(pool[i], collector);
+                compare_seen(pool[i], collector);
             }
         }
         collector.tighten();

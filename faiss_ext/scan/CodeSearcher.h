@@ -102,6 +102,7 @@ public:
         const size_t near_bucket = selector.bucket_of_entries(near);
         if (limited && selector.entries_up_to(near_bucket) > kAlike * near) {
             compare_forced_lists(collector);
+            compare_untracked(collector);
             return;
         }
         scan.start(rotated);
@@ -144,7 +145,7 @@ public:
         }
         if (unlike) {
             look_on(done, q_norm, k, collector);
-        } else if (plan.all_if_few && plan.max_codes == 0) {
+        } else if (plan.passing > 0) {
             look_for_passing(done, q_norm, k, collector);
         }
         if (plan.all_if_few && !(collector.threshold() < kNone)) {
@@ -253,7 +254,6 @@ private:
             begin_of_list(list, kNoLimit);
         }
         compare_lists(collector);
-        compare_untracked(collector);
         n_cells = selector.n_cells_scored();
     }
 
@@ -300,9 +300,10 @@ private:
             const double wanted = (Collector::is_range ? 1 : kStillNear) *
                     (double(pool.size()) + wanted_share * left);
             const double asked = double(n_asked - asked_before) / seen;
-            if ((plan.costs.code + plan.costs.test * asked) * left +
-                        plan.costs.distance * wanted >
-                scan_time() * whole) {
+            if (whole < kAnyTime &&
+                (plan.costs.code + plan.costs.test * asked) * left +
+                                plan.costs.distance * wanted >
+                        scan_time() * whole) {
                 return false;
             }
             if (!Collector::is_range && pool.size() >= full) {
@@ -327,8 +328,7 @@ private:
             look_at(k, kAnyTime, collector);
             return first + 1;
         }
-        const double whole = scan_time() * double(selector.forced_entries());
-        if (!look_at(k, whole, collector)) {
+        if (!look_at(k, double(selector.forced_entries()), collector)) {
             compare_forced_lists(collector);
             return CellSelector::kBuckets;
         }
@@ -464,8 +464,8 @@ private:
             size_t first, float q_norm, size_t k, Collector& collector) {
         while (first > 0 && is_more(first)) {
             const double held = double(selector.entries_up_to(first - 1));
-            const double wanted = std::min(
-                    plan.budget * plan.share / passing(), kFurther * held);
+            const double wanted =
+                    std::min(plan.passing / passing(), kFurther * held);
             if (wanted <= kMoreThanHeld * held) {
                 break;
             }

@@ -39,11 +39,23 @@ protected:
 
     template <class Collector>
     void compare(const CodeCandidate& c, Collector& collector) {
+        if (passes(c.list, c.entry) && !is_hidden(c.list, c.entry)) {
+            compare_seen(c, collector);
+        }
+    }
+
+    /// One that may be seen.
+    template <class Collector>
+    void compare_seen(const CodeCandidate& c, Collector& collector) {
+        if (n_distances >= most_distances) {
+            return;
+        }
+        n_distances++;
         const idx_t location = faiss::lo_build(c.list, c.entry);
-        if (compare_once(c.list, c.entry, location, collector) &&
-            (plan.nprobe > 0 || plan.sel)) {
+        if (plan.nprobe > 0 || plan.sel) {
             compared.push_back(location);
         }
+        collector.offer(exact(c.list, c.entry), location);
     }
 
     bool is_hidden(size_t list, size_t entry) const {
@@ -103,19 +115,6 @@ private:
     /// Entries of a list whose distances are computed together.
     static constexpr size_t kTogether = 64;
 
-    /// Unless it may not be seen.
-    template <class Collector>
-    bool compare_once(
-            size_t list, size_t entry, idx_t location, Collector& collector) {
-        if (!passes(list, entry) || n_distances >= most_distances ||
-            is_hidden(list, entry)) {
-            return false;
-        }
-        n_distances++;
-        collector.offer(exact(list, entry), location);
-        return true;
-    }
-
     /// Replaces `begins` by their entries that are not compared yet and that
     /// the selector lets pass, as many as may still be compared.
     void begin_what_may_be_compared() {
@@ -163,16 +162,17 @@ private:
                 const uint32_t entry = uint32_t(begin + i);
                 if (next != before.end() && faiss::lo_offset(*next) == entry) {
                     next++;
-                } else if (each) {
-                    compare_once(
-                            list,
-                            entry,
-                            faiss::lo_build(list, entry),
-                            collector);
-                } else {
-                    n_distances++;
-                    collector.offer(distances[i], faiss::lo_build(list, entry));
+                    continue;
                 }
+                if (each) {
+                    if (n_distances >= most_distances || !passes(list, entry) ||
+                        is_hidden(list, entry)) {
+                        continue;
+                    }
+                    distances[i] = exact(list, entry);
+                }
+                n_distances++;
+                collector.offer(distances[i], faiss::lo_build(list, entry));
             }
         }
     }

@@ -42,6 +42,10 @@ struct HeapCollector {
     idx_t* ids = nullptr;
     size_t n_updates = 0;
 
+    float farthest() const { ///< of less than k
+        return similarity ? faiss::CMin<float, idx_t>::neutral()
+                          : faiss::CMax<float, idx_t>::neutral();
+    }
     void begin(float* distances, idx_t* labels) {
         dis = distances;
         ids = labels;

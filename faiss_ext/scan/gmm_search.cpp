@@ -50,7 +50,9 @@ struct HeapHandlers {
     }
     /// Instead of so many, as few as may be.
     size_t lists_wanted(const SearchPlan& plan, size_t i, size_t lists) const {
-        const bool few = labels[i * collector.k + collector.k - 1] < 0;
+        // ids may be negative
+        const bool few = distances[i * collector.k + collector.k - 1] ==
+                collector.farthest();
         return plan.all_if_few && few ? SearchPlan::lists_instead_of(lists)
                                       : lists;
     }
@@ -125,6 +127,7 @@ struct ListSearches {
     ListSearcher searcher;
     Handlers handlers;
     const ProbedLists& lists;
+    const size_t first; ///< of the call's queries
 
     template <class Number>
     void operator()(
@@ -133,13 +136,18 @@ struct ListSearches {
         for (size_t i = 0; i < n; i++) {
             const float* q = x + i * d;
             const size_t query = number(i);
-            search(query, q, lists, query, counts);
+            search(first + query, q, lists, query, counts);
+            if (!finite(q, d)) {
+                continue;
+            }
             SearchPlan further = plan;
+            further.nprobe = lists.begins[query + 1] - lists.begins[query];
             for (size_t wanted; further.nprobe < scanner.ivf.nlist &&
-                 (wanted = handlers.lists_wanted(plan, query, further.nprobe)) >
+                 (wanted = handlers.lists_wanted(
+                          plan, first + query, further.nprobe)) >
                          further.nprobe;) {
                 further.nprobe = std::min(wanted, scanner.ivf.nlist);
-                search(query,
+                search(first + query,
                        q,
                        probe_lists(scanner.ivf, gmm, further, 1, q),
                        0,
@@ -308,6 +316,9 @@ SearchCounts search_codes(
             : by(std::type_identity<CodeSearcher<CodeDistances>>());
 }
 
+/// Lists of all queries together, whose numbers are kept at a time: 48 MB.
+constexpr size_t kProbes = size_t(4) << 20;
+
 /// The same of whole lists.
 template <class MakeHandlers>
 SearchCounts search_lists(
@@ -319,18 +330,27 @@ SearchCounts search_lists(
         bool store_pairs,
         MakeHandlers&& make_handlers) {
     using Handlers = decltype(make_handlers());
-    const double t0 = faiss::getmillisecs();
-    const ProbedLists lists = probe_lists(ivf, gmm, plan, n, x);
-    count(faiss::indexIVF_stats.quantization_time, faiss::getmillisecs() - t0);
-    return in_parallel(ivf.d, n, x, QueryOrder(), [&] {
-        return ListSearches<Handlers>{
-                gmm,
-                plan,
-                RunScanner(ivf, plan, store_pairs),
-                ListSearcher(gmm, ivf.nlist),
-                make_handlers(),
-                lists};
-    });
+    SearchCounts counts;
+    const size_t block = std::max<size_t>(1, kProbes / plan.nprobe);
+    for (size_t begin = 0; begin < n; begin += block) {
+        const size_t n_block = std::min(block, n - begin);
+        const float* const queries = x + begin * ivf.d;
+        const double t0 = faiss::getmillisecs();
+        const ProbedLists lists = probe_lists(ivf, gmm, plan, n_block, queries);
+        count(faiss::indexIVF_stats.quantization_time,
+              faiss::getmillisecs() - t0);
+        counts += in_parallel(ivf.d, n_block, queries, QueryOrder(), [&] {
+            return ListSearches<Handlers>{
+                    gmm,
+                    plan,
+                    RunScanner(ivf, plan, store_pairs),
+                    ListSearcher(gmm, ivf.nlist),
+                    make_handlers(),
+                    lists,
+                    begin};
+        });
+    }
+    return counts;
 }
 
 /// Runs search() and adds what it counted and how long it took.

@@ -183,8 +183,13 @@ void search_by_lists(const ToldSearch& search) {
         std::vector<ToldEntry> told = told_in(search.conversations[i], 0);
         SearchPlan further = search.plan;
         size_t round = 0;
-        while (round < rounds && further.all_if_few && asks &&
-               told.size() < k && further.nprobe < search.ivf.nlist) {
+        const bool few = further.all_if_few && asks && told.size() < k;
+        if (few) { // those unlike the calibration's have had all
+            further.nprobe = probe_lists(search.ivf, search.gmm, further, 1, q)
+                                     .keys.size();
+        }
+        while (few && round < rounds && told.size() < k &&
+               further.nprobe < search.ivf.nlist) {
             further.nprobe = std::min(
                     SearchPlan::lists_instead_of(further.nprobe),
                     search.ivf.nlist);

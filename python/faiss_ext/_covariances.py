@@ -182,6 +182,22 @@ def _factors(matrices: Doubles, failure: str) -> Doubles:
         raise ValueError(failure) from None
 
 
+def _lower_inverses(factors: Doubles) -> Doubles:
+    """Of lower triangular matrices. Small ones all at once: a call of LAPACK
+    for each takes longer than an iteration on a few hundred rows."""
+    d = factors.shape[-1]
+    if d > 64:
+        return np.asarray(
+            [solve_triangular(f, np.eye(d), lower=True) for f in factors]
+        )
+    out = np.zeros_like(factors)
+    for i in range(d):
+        row = -np.einsum("kj,kjl->kl", factors[:, i, :i], out[:, :i, :])
+        row[:, i] += 1
+        out[:, i, :] = row / factors[:, i, i, np.newaxis]
+    return out
+
+
 class _Matrices:
     """Covariance matrices that need not be diagonal."""
 
@@ -209,12 +225,8 @@ class _Matrices:
             f"a covariance matrix is not positive definite: {_NEEDED}",
         )
         d = covariances.shape[-1]
-        flat = factors.reshape(-1, d, d)
-        inverses = [
-            solve_triangular(factor, np.eye(d), lower=True).T
-            for factor in flat
-        ]
-        return np.reshape(inverses, covariances.shape)
+        inverses = _lower_inverses(factors.reshape(-1, d, d))
+        return np.swapaxes(inverses, -1, -2).reshape(covariances.shape)
 
     def precisions(self, cholesky: Doubles) -> Doubles:
         return np.asarray(cholesky @ np.swapaxes(cholesky, -1, -2))

@@ -195,12 +195,16 @@ void CpuBackend::accumulate(EStep step, SufficientStats& stats) {
                   scratch[w],
                   blocks[b]);
         });
-        parallel_for((k + chunk - 1) / chunk, [&](size_t i) {
+        const auto add_chunk = [&](size_t i) {
             const size_t begin = i * chunk, end = std::min(begin + chunk, k);
             for (const ScoredBlock& block : blocks) {
                 add_entries(block, begin, end, stats);
             }
-        });
+        };
+        parallel_for(
+                (k + chunk - 1) / chunk,
+                add_chunk,
+                worth_threads(double(n) * d));
         for (const ScoredBlock& block : blocks) {
             stats.weight += block.weight;
             stats.objective += block.objective;

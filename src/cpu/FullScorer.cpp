@@ -28,7 +28,7 @@ FullScorer::FullScorer(const GaussianMixture& model)
     const size_t last = (d + kLanes - 1) / kLanes - 1;
     each = panel_at(last) + depth(last) * kLanes;
     panels.resize(k * each);
-    parallel_for(k, [&](size_t c) {
+    const auto prepare = [&](size_t c) {
         const float* factor = precision_factor(model, c);
         for (size_t p = 0; p <= last; p++) {
             float* out = panels.data() + c * each + panel_at(p);
@@ -57,7 +57,8 @@ FullScorer::FullScorer(const GaussianMixture& model)
             }
             lead_shift[j * k + c] = shift;
         }
-    });
+    };
+    parallel_for(k, prepare, worth_threads(double(k) * d * d));
     rounding = std::ldexp(std::sqrt(double(d)) + 8, -24);
     if (is_small()) {
         prepare_small(model);

@@ -283,7 +283,7 @@ void CpuBackend::accumulate_matrices(EStep step, SufficientStats& stats) {
                 sum.flush();
             }
         });
-        parallel_for_workers(k, [&](size_t c, size_t w) {
+        const auto add_entries = [&](size_t c, size_t w) {
             double* const sum_x = stats.sum_x.data() + c * d;
             if (few) {
                 FewMoments sum(d);
@@ -325,7 +325,8 @@ void CpuBackend::accumulate_matrices(EStep step, SufficientStats& stats) {
                         stats.sum_x2.data() +
                                 c * num_moments(Covariance::full, 1, d));
             }
-        });
+        };
+        parallel_for_workers(k, add_entries, worth_threads(double(n) * d * d));
         for (const MatrixBlock& block : blocks) {
             stats.weight += block.weight;
             stats.objective += block.objective;

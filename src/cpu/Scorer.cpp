@@ -6,6 +6,8 @@
 #include <limits>
 #include <numbers>
 
+#include "../ParallelFor.h"
+
 namespace gmm {
 
 // Log-joints that may be wrong by more nats than this are computed again.
@@ -65,7 +67,7 @@ Scorer::Scorer(const GaussianMixture& model, EStep step)
 void Scorer::prepare_diagonal(const GaussianMixture& model) {
     std::vector<float> scale(k * d), shift(k * d);
     precisions.resize(k * d);
-#pragma omp parallel for
+#pragma omp parallel for if (worth_threads(double(k) * d))
     for (size_t c = 0; c < k; c++) {
         double log_det = 0, norm = 0;
         for (size_t j = 0; j < d; j++) {
@@ -93,7 +95,7 @@ void Scorer::prepare_product(const GaussianMixture& model) {
     const bool soft = step == EStep::soft;
     variance.resize(k);
     std::vector<float> factors(k * d);
-#pragma omp parallel for
+#pragma omp parallel for if (worth_threads(double(k) * d))
     for (size_t c = 0; c < k; c++) {
         const float* const mean = means.data() + c * d;
         const double var = soft ? model.variance(c, 0) : 1;
