@@ -2,6 +2,7 @@
 #include "faiss_ext/IndexIVFGMM.h"
 
 #include <limits>
+#include <numeric>
 
 #include <faiss/impl/AuxIndexStructures.h>
 
@@ -432,6 +433,27 @@ TEST(IndexIVFGMMErrors, ListsChosenByTheCallerWorkWithoutCopiesOnly) {
                     again.ids.data(),
                     false),
             "assign[0] = " + std::to_string(kLists));
+    // FAISS takes nlist of more than nlist, and so many keys are given
+    std::vector<idx_t> all(kLists);
+    std::vector<float> far(kLists);
+    std::iota(all.begin(), all.end(), 0);
+    faiss::SearchParametersIVF more;
+    more.nprobe = kLists + 100;
+    index->search_preassigned(
+            1,
+            q.x.data(),
+            5,
+            all.data(),
+            far.data(),
+            again.dis.data(),
+            again.ids.data(),
+            false,
+            &more);
+    SearchParametersIVFGMM everything;
+    everything.nprobe = kLists;
+    found = find(*index, rows_of(q, 0, 1), 5, &everything);
+    again.ids.resize(5);
+    EXPECT_EQ(again.ids, found.ids);
 }
 
 /// Before anything is in.

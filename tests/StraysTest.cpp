@@ -291,6 +291,46 @@ TEST(Strays, NothingIsMergedOrCopiedOfNothing) {
     EXPECT_FAISS_ERROR(c.index->add(kN, base().row(0)), "code_bits = -5");
 }
 
+/// Entries that FAISS's own functions put in have no codes.
+TEST(Strays, WhatCameInBySelectorsIsFoundOnce) {
+    const Changed c = make("GMM16,Flat");
+    const auto& lists =
+            dynamic_cast<faiss::ArrayInvertedLists&>(*c.ivf->invlists);
+    std::vector<idx_t> ids(lists.ids[0].begin(), lists.ids[0].end());
+    for (idx_t& id : ids) {
+        id += 10000;
+    }
+    c.ivf->invlists->add_entries(
+            0, ids.size(), ids.data(), lists.codes[0].data());
+    c.ivf->ntotal += ids.size();
+    const Vectors& q = queries();
+    for (idx_t step : {1, 3, 50}) {
+        faiss::IDSelectorRange sel(0, 10000 + kN / step);
+        for (size_t nprobe : {1, 3, 8, 16}) {
+            SearchParametersIVFGMM params;
+            params.nprobe = nprobe;
+            params.sel = &sel;
+            const Found found = find(*c.index, q, 100, &params);
+            faiss::RangeSearchResult range(int(q.n));
+            c.index->range_search(q.n, q.x.data(), 200000.0f, &range, &params);
+            for (size_t i = 0; i < q.n; i++) {
+                std::multiset<idx_t> seen(
+                        &found.ids[i * 100], &found.ids[(i + 1) * 100]);
+                std::multiset<idx_t> within(
+                        range.labels + range.lims[i],
+                        range.labels + range.lims[i + 1]);
+                seen.erase(-1);
+                for (idx_t id : seen) {
+                    ASSERT_EQ(seen.count(id), 1u) << step << ", " << nprobe;
+                }
+                for (idx_t id : within) {
+                    ASSERT_EQ(within.count(id), 1u) << step << ", " << nprobe;
+                }
+            }
+        }
+    }
+}
+
 TEST(Strays, AShardHasAllOfItsIndex) {
     Changed c = make("GMM16,Flat");
     c.ivf->IndexIVF::remove_ids(faiss::IDSelectorRange(300, 1400));
