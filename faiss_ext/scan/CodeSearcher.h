@@ -9,6 +9,7 @@
 #include <faiss/IndexIVF.h>
 
 #include "faiss_ext/IndexIVFGMM.h"
+#include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/rank/CellSelector.h"
 #include "faiss_ext/rank/SearchPlan.h"
 #include "faiss_ext/scan/CandidatePool.h"
@@ -202,6 +203,8 @@ private:
     static constexpr size_t kPool = 64;
     /// See look_on().
     static constexpr size_t kFurther = 4;
+    /// Of entries that are only asked about, so many more than an IVF's.
+    static constexpr double kMoreIfFewPass = 0.4;
     /// See look_for_passing(): less is not worth it.
     static constexpr double kMoreThanHeld = 1.25;
     static constexpr double kAnyTime = std::numeric_limits<double>::infinity();
@@ -235,14 +238,23 @@ private:
             begin_of_list(lists[p], kNoLimit);
             entries += begins.back().end;
         }
-        size_t more = size_t(plan.more_entries * double(entries));
-        for (size_t p = plan.nprobe; p < lists.size() && more > 0; p++) {
-            begin_of_list(lists[p], more);
-            more -= begins.back().end;
-        }
+        begin_more(plan.more_entries * double(entries));
         compare_lists(collector);
         compare_untracked(collector);
         n_cells = 0;
+    }
+
+    /// Of `lists`, those behind the first nprobe, so many entries.
+    void begin_more(double entries) {
+        size_t more = size_t(entries);
+        const size_t n = begins.size();
+        for (size_t p = plan.nprobe; p < lists.size() && more > 0; p++) {
+            const auto same = [&](const Run& r) { return r.list == lists[p]; };
+            if (std::none_of(begins.begin(), begins.begin() + n, same)) {
+                begin_of_list(lists[p], more);
+                more -= begins.back().end;
+            }
+        }
     }
 
     /// Codes tell this query too little: as an IVF does it.
@@ -252,6 +264,10 @@ private:
         begins.clear();
         for (uint32_t list : selector.forced_lists()) {
             begin_of_list(list, kNoLimit);
+        }
+        if (plan.sel && !hnsw_of(ivf)) {
+            selector.nearest_lists(2 * plan.nprobe, lists);
+            begin_more(kMoreIfFewPass * double(selector.forced_entries()));
         }
         compare_lists(collector);
         n_cells = selector.n_cells_scored();
