@@ -33,6 +33,7 @@ struct AllDistances {
     const float* origin;
     std::vector<float> moved; ///< the means, where sgemm reads them
 
+    /// @param n  queries at a time, at most
     AllDistances(const IndexGMM& index, size_t n)
             : index(index), origin(index.get_xb()) {
         if (by_sgemm(n)) {
@@ -59,7 +60,7 @@ struct AllDistances {
     void operator()(size_t n, const float* x, float* out) const {
         const size_t nlist = index.nlist;
         const size_t d = index.d;
-        if (!moved.empty() && by_sgemm(n)) {
+        if (by_sgemm(n)) {
             const std::vector<float> y = less_origin(n, x);
             faiss::pairwise_L2sqr(d, n, y.data(), nlist, moved.data(), out);
             for (size_t i = 0; i < n * nlist; i++) {
