@@ -1,7 +1,7 @@
 /** Whether an index that nobody calibrated for a use is ever behind the IVF
  * index that stood there: recall and time at the same nprobe, for queries of
- * the vectors' own kind and of others, both metrics, k from 1 to 1,000, and
- * ranges. */
+ * the vectors' own kind and of others, both metrics, k from 1 to 1,000,
+ * ranges, and selectors. */
 
 #include <algorithm>
 #include <cmath>
@@ -15,6 +15,7 @@
 #include <faiss/IndexIVF.h>
 #include <faiss/IndexIVFFlat.h>
 #include <faiss/impl/AuxIndexStructures.h>
+#include <faiss/impl/IDSelector.h>
 #include <fmt/format.h>
 #include <omp.h>
 #include <CLI/CLI.hpp>
@@ -61,6 +62,7 @@ constexpr Kind kKinds[] = {
 constexpr size_t kNeighbours[] = {1, 10, 100, 1000};
 constexpr size_t kProbes[] = {1, 4, 16};
 constexpr float kRadii[] = {0.5f, 1, 2}; ///< over the median 10th distance
+constexpr double kPassing[] = {0.5, 0.1, 0.01, 0.001}; ///< of a selector
 
 Vectors clustered(size_t n, size_t d, size_t clusters, float spread, int seed) {
     std::mt19937 at(1), rng(seed); // one set of centres for base and queries
@@ -261,44 +263,106 @@ public:
         }
     }
 
+    /// @param sel  or nullptr, for all vectors
+    void measure_k(
+            const std::string& kind,
+            const std::string& what,
+            const Indexes& indexes,
+            const Vectors& q,
+            const std::vector<float>& truth,
+            size_t truth_k,
+            size_t k,
+            faiss::IDSelector* sel = nullptr) {
+        const bool similarity =
+                indexes.ivf->metric_type == faiss::METRIC_INNER_PRODUCT;
+        std::vector<float> found(q.n * k);
+        std::vector<idx_t> ids(q.n * k);
+        faiss::IVFSearchParameters params;
+        params.sel = sel;
+        measure(
+                kind,
+                what,
+                indexes,
+                q.n,
+                [&](const faiss::Index& index, size_t i0, size_t i1) {
+                    params.nprobe =
+                            dynamic_cast<const faiss::IndexIVF&>(index).nprobe;
+                    index.search(
+                            idx_t(i1 - i0),
+                            q.row(i0),
+                            idx_t(k),
+                            &found[i0 * k],
+                            &ids[i0 * k],
+                            sel ? &params : nullptr);
+                },
+                [&] {
+                    double sum = 0;
+                    for (size_t i = 0; i < q.n; i++) {
+                        sum += share_found(
+                                &truth[i * truth_k],
+                                k,
+                                &found[i * k],
+                                similarity);
+                    }
+                    return sum / q.n;
+                });
+    }
+
     void measure_neighbours(
             const std::string& kind,
             const Indexes& indexes,
             const Vectors& q,
             const std::vector<float>& truth,
             size_t truth_k) {
-        const bool similarity =
-                indexes.ivf->metric_type == faiss::METRIC_INNER_PRODUCT;
         for (size_t k : kNeighbours) {
-            if (k > truth_k) {
-                continue;
+            if (k <= truth_k) {
+                measure_k(
+                        kind,
+                        fmt::format("k {}", k),
+                        indexes,
+                        q,
+                        truth,
+                        truth_k,
+                        k);
             }
-            std::vector<float> found(q.n * k);
+        }
+    }
+
+    /// Vectors pass at random.
+    void measure_selectors(
+            const std::string& kind,
+            const Indexes& indexes,
+            const Vectors& q,
+            const faiss::Index& flat) {
+        constexpr size_t k = 10;
+        for (double share : kPassing) {
+            std::mt19937 rng(3);
+            std::bernoulli_distribution passes(share);
+            std::vector<uint8_t> bitmap((flat.ntotal + 7) / 8);
+            for (idx_t i = 0; i < flat.ntotal; i++) {
+                bitmap[i / 8] |= uint8_t(passes(rng) << i % 8);
+            }
+            faiss::IDSelectorBitmap sel(bitmap.size(), bitmap.data());
+            faiss::SearchParameters params;
+            params.sel = &sel;
+            std::vector<float> truth(q.n * k);
             std::vector<idx_t> ids(q.n * k);
-            measure(
+            flat.search(
+                    idx_t(q.n),
+                    q.x.data(),
+                    idx_t(k),
+                    truth.data(),
+                    ids.data(),
+                    &params);
+            measure_k(
                     kind,
-                    fmt::format("k {}", k),
+                    fmt::format("{:g} % pass", 100 * share),
                     indexes,
-                    q.n,
-                    [&](const faiss::Index& index, size_t i0, size_t i1) {
-                        index.search(
-                                idx_t(i1 - i0),
-                                q.row(i0),
-                                idx_t(k),
-                                &found[i0 * k],
-                                &ids[i0 * k]);
-                    },
-                    [&] {
-                        double sum = 0;
-                        for (size_t i = 0; i < q.n; i++) {
-                            sum += share_found(
-                                    &truth[i * truth_k],
-                                    k,
-                                    &found[i * k],
-                                    similarity);
-                        }
-                        return sum / q.n;
-                    });
+                    q,
+                    truth,
+                    k,
+                    k,
+                    &sel);
         }
     }
 
@@ -420,6 +484,9 @@ void run(const Options& options, Table& table) {
                     truth.data(),
                     ids.data());
             table.measure_neighbours(name, indexes, queries, truth, k);
+            if (kind.offset == 0 && kind.scale == 1) {
+                table.measure_selectors(name, indexes, queries, flat);
+            }
             if (l2 && kind.offset == 0 && kind.scale == 1) {
                 std::vector<float> tenth;
                 for (size_t i = 0; i < queries.n; i++) {
@@ -460,7 +527,7 @@ int main(int argc, char** argv) {
     app.add_option(
             "--what",
             options.what,
-            "numbers of neighbours and ranges whose name has this");
+            "numbers of neighbours, ranges and selectors whose name has this");
     app.add_option("--json", options.json, "output");
     int threads = 1;
     app.add_option("--threads", threads, "of the searches")

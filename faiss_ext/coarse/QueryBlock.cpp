@@ -14,9 +14,14 @@ void QueryBlock::start(
     nlist = codes.mean_norms.size();
     rotated.resize(n * d);
     codes.rotation.apply(n, x, codes.centre.data(), 1, rotated.data());
-    if (!with_distances) {
-        return;
+    if (with_distances) {
+        measure(codes, n, x);
     }
+}
+
+void QueryBlock::measure(const CellCodes& codes, size_t n, const float* x) {
+    d = codes.shape.d;
+    nlist = codes.mean_norms.size();
     centred.resize(n * d);
     subtract(n, d, x, codes.centre.data(), centred.data());
     distances.resize(n * nlist);

@@ -25,6 +25,9 @@ struct QueryBlock {
             const float* x,
             bool with_distances);
 
+    /// Distances alone.
+    void measure(const CellCodes& codes, size_t n, const float* x);
+
     /// |q| of query i where c is 0: for inner products.
     float norm(size_t i) const;
 };

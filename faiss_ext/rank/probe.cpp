@@ -40,24 +40,34 @@ void probe_by_distance(
         void operator()(size_t b) {
             const size_t i0 = b * kListQueries;
             const size_t nb = std::min(kListQueries, n - i0);
-            block.start(codes, nb, x + i0 * d, true);
+            block.measure(codes, nb, x + i0 * d);
             for (size_t i = 0; i < nb; i++) {
-                select(&block.distances[i * nlist], block.norm(i), i0 + i);
+                select(&block.distances[i * nlist],
+                       block.least[i],
+                       norm_of(d, &block.centred[i * d]),
+                       i0 + i);
             }
         }
 
-        void select(const float* distances, float norm, size_t query) {
+        void select(
+                const float* distances, float least, float norm, size_t query) {
             order.resize(nlist);
-            std::iota(order.begin(), order.end(), 0);
-            std::partial_sort(
-                    order.begin(),
-                    order.begin() + nprobe,
-                    order.end(),
-                    [&](uint32_t p, uint32_t q) {
-                        return distances[p] != distances[q]
-                                ? distances[p] < distances[q]
-                                : p < q;
-                    });
+            if (nprobe == 1) {
+                order[0] = uint32_t(
+                        std::find(distances, distances + nlist - 1, least) -
+                        distances);
+            } else {
+                std::iota(order.begin(), order.end(), 0);
+                std::partial_sort(
+                        order.begin(),
+                        order.begin() + nprobe,
+                        order.end(),
+                        [&](uint32_t p, uint32_t q) {
+                            return distances[p] != distances[q]
+                                    ? distances[p] < distances[q]
+                                    : p < q;
+                        });
+            }
             for (size_t p = 0; p < nprobe; p++) {
                 keys[query * nprobe + p] = order[p];
                 coarse[query * nprobe + p] = codes.similarity

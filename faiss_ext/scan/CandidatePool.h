@@ -54,13 +54,13 @@ protected:
     }
 
     /// Asks the selector about some entries of these lists.
-    void ask_about_some(const std::vector<uint32_t>& lists) {
-        for (uint32_t list : lists) {
-            const size_t n = gmm.cells.list_size(list);
-            const size_t step = n * lists.size() / kAsked + 1;
-            for (size_t entry = 0; entry < n; entry += step) {
+    void ask_about_some(const std::vector<Run>& lists) {
+        for (const Run& run : lists) {
+            const size_t step =
+                    std::max(run.end * lists.size() / kAsked, kLeastStep);
+            for (size_t entry = 0; entry < run.end; entry += step) {
                 n_asked++;
-                n_passed += passes(list, entry);
+                n_passed += passes(run.list, entry);
             }
         }
     }
@@ -126,7 +126,8 @@ protected:
     size_t n_asked = 0, n_passed = 0; ///< by the selector, of this query
 
 private:
-    static constexpr size_t kAsked = 64; ///< entries, by ask_about_some()
+    /// Entries, by ask_about_some(), and how many of short lists.
+    static constexpr size_t kAsked = 64, kLeastStep = 8;
 
     BestToFront best_to_front;
 };

@@ -91,6 +91,12 @@ public:
             near = std::min(near, size_t(plan.budget));
         }
         const bool limited = plan.nprobe > 0 && !plan.max_codes;
+        if (limited && plan.sel && !hnsw_of(ivf) &&
+            few_pass_in_nearest_lists(Collector::is_range ? 0 : k)) {
+            compare_lists_and_more(
+                    kOfSaved * plan.costs.saved / scan_time(), collector);
+            return;
+        }
         // of a range, as far as there turns out to be time for
         selector.score(
                 limited && Collector::is_range
@@ -118,9 +124,10 @@ public:
             compare_some(compared_first(k), collector);
             done = near_bucket + 1;
         }
-        if (Collector::is_range && limited && plan.sel) {
+        if (Collector::is_range && limited && plan.sel && n_asked == 0) {
             // of a small range few candidates would be asked about
-            this->ask_about_some(selector.forced_lists());
+            begin_forced_lists();
+            this->ask_about_some(begins);
         }
         if (plan.nprobe > 0 && done < CellSelector::kBuckets) {
             done = look_at_forced(done, q_norm, k, collector);
@@ -196,6 +203,11 @@ private:
     /// Of a range so many times as many codes are looked at, while there is
     /// time: what is within a radius lies in more cells than the nearest k do.
     static constexpr double kMostOfRange = 2.5;
+    /// See few_pass_in_nearest_lists().
+    static constexpr double kCodesOfRange = 3;
+    /// What of the time that the products with the means save is spent on
+    /// entries of the next lists, where few pass.
+    static constexpr double kOfSaved = 0.3;
     /// Fewer more codes are not worth it.
     static constexpr double kFewCodes = 32;
     /// Candidates, and two for each neighbour wanted, after which some are
@@ -203,8 +215,6 @@ private:
     static constexpr size_t kPool = 64;
     /// See look_on().
     static constexpr size_t kFurther = 4;
-    /// Of entries that are only asked about, so many more than an IVF's.
-    static constexpr double kMoreIfFewPass = 0.4;
     /// See look_for_passing(): less is not worth it.
     static constexpr double kMoreThanHeld = 1.25;
     static constexpr double kAnyTime = std::numeric_limits<double>::infinity();
@@ -230,18 +240,50 @@ private:
     /// As an IVF does it, and more.
     template <class Collector>
     void compare_nearest_lists(Collector& collector) {
-        const size_t n_lists = plan.nprobe * (plan.more_entries > 0 ? 2 : 1);
-        selector.nearest_lists(n_lists, lists);
+        begin_nearest_lists(plan.more_entries > 0 ? 2 : 1);
         size_t entries = 0;
+        for (const Run& run : begins) {
+            entries += run.end;
+        }
+        compare_lists_and_more(plan.more_entries * double(entries), collector);
+    }
+
+    /// The first nprobe of so many times as many `lists`.
+    void begin_nearest_lists(size_t times) {
+        selector.nearest_lists(times * plan.nprobe, lists);
         begins.clear();
         for (size_t p = 0; p < plan.nprobe && p < lists.size(); p++) {
             begin_of_list(lists[p], kNoLimit);
-            entries += begins.back().end;
         }
-        begin_more(plan.more_entries * double(entries));
+    }
+
+    /// Compares the lists that are begun, and so many entries of the next ones.
+    template <class Collector>
+    void compare_lists_and_more(double more, Collector& collector) {
+        begin_more(more);
         compare_lists(collector);
         compare_untracked(collector);
         n_cells = 0;
+    }
+
+    /// Whether so few entries of the nearest lists, which are begun, pass that
+    /// codes take longer: without k that pass there is no threshold. In a range
+    /// (k = 0) there is one, but more codes are looked at.
+    bool few_pass_in_nearest_lists(size_t k) {
+        begin_nearest_lists(2);
+        double entries = 0;
+        for (const Run& run : begins) {
+            entries += run.end;
+        }
+        this->ask_about_some(begins);
+        const Costs& c = plan.costs;
+        if (k == 0) {
+            return kCodesOfRange * passing() * c.scan < c.code;
+        }
+        const double first = std::min(near_entries(k) / passing(), entries);
+        const double by_codes = kChoosing + c.code * entries + c.test * first +
+                c.distance * double(compared_first(k));
+        return scan_time() * entries < by_codes;
     }
 
     /// Of `lists`, those behind the first nprobe, so many entries.
@@ -261,16 +303,16 @@ private:
     template <class Collector>
     void compare_forced_lists(Collector& collector) {
         pool.clear();
+        begin_forced_lists();
+        compare_lists(collector);
+        n_cells = selector.n_cells_scored();
+    }
+
+    void begin_forced_lists() {
         begins.clear();
         for (uint32_t list : selector.forced_lists()) {
             begin_of_list(list, kNoLimit);
         }
-        if (plan.sel && !hnsw_of(ivf)) {
-            selector.nearest_lists(2 * plan.nprobe, lists);
-            begin_more(kMoreIfFewPass * double(selector.forced_entries()));
-        }
-        compare_lists(collector);
-        n_cells = selector.n_cells_scored();
     }
 
     /// Entries that have no code.

@@ -145,6 +145,11 @@ private:
         const std::vector<idx_t> before = sorted_compared(list);
         auto next = before.begin();
         const bool each = plan.sel || hidden || most_distances < kNoLimit;
+        if (plan.sel && !hidden && most_distances == kNoLimit &&
+            before.empty()) {
+            compare_passing(list, size, collector);
+            return;
+        }
         float distances[kTogether];
         for (size_t begin = 0; begin < size; begin += kTogether) {
             const size_t n = std::min(kTogether, size - begin);
@@ -173,6 +178,20 @@ private:
                 }
                 n_distances++;
                 collector.offer(distances[i], faiss::lo_build(list, entry));
+            }
+        }
+    }
+
+    /// Where nothing else is asked than the selector: one entry after another.
+    template <class Collector>
+    void compare_passing(uint32_t list, size_t size, Collector& collector) {
+        faiss::InvertedLists::ScopedIds list_ids(ivf.invlists, list);
+        const idx_t* id = list_ids.get();
+        for (size_t entry = 0; entry < size; entry++) {
+            if (plan.sel->is_member(id[entry])) {
+                n_distances++;
+                collector.offer(
+                        exact(list, entry), faiss::lo_build(list, entry));
             }
         }
     }
