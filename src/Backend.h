@@ -55,7 +55,8 @@ struct Backend {
      * @param m           1 <= m <= k
      * @param components  size x.n * m
      * @param log_joint   log pi_k + log N in the user's units, size x.n * m,
-     *                    or nullptr
+     *                    or nullptr; in double since responsibilities are
+     *                    differences, and small ones of vectors far away
      * @param distances   squared L2 to the mean in the user's units, size
      *                    x.n * m, or nullptr
      * @param log_prob    log p(x) over all components, size x.n, or nullptr
@@ -65,7 +66,7 @@ struct Backend {
             const Rows& x,
             size_t m,
             int64_t* components,
-            float* log_joint,
+            double* log_joint,
             float* distances,
             float* log_prob = nullptr,
             EStep order = EStep::soft) = 0;

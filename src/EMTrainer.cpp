@@ -190,13 +190,10 @@ void Trainer::initialise(size_t k, const GaussianMixture* start) {
     if (given_variances) {
         // Not these alone: each training that begins with the last one's would
         // have a share of its floors.
+        const std::vector<double> own = mean_variances(model);
         for (size_t c = 0; c < k; c++) {
-            const std::vector<double> own = component_variances(model, c);
             variance_floor[c] = std::max(
-                    variance_floor[c],
-                    options.variance_floor *
-                            std::accumulate(own.begin(), own.end(), 0.0) /
-                            double(d));
+                    variance_floor[c], options.variance_floor * own[c]);
         }
     } else if (!variance_floor.empty()) {
         fit(false);

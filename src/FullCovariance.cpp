@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "Error.h"
 #include "ParallelFor.h"
@@ -88,6 +89,26 @@ std::vector<double> covariance_factor(const GaussianMixture& model, size_t c) {
     return out;
 }
 
+/// x with U^T x = the x before.
+static void solve_transposed(size_t d, const float* factor, double* x) {
+    for (size_t i = 0; i < d; i++) {
+        x[i] /= factor[i * d + i];
+        for (size_t j = i + 1; j < d; j++) {
+            x[j] -= factor[i * d + j] * x[i];
+        }
+    }
+}
+
+void times_factor(const GaussianMixture& model, size_t c, double* z) {
+    if (has_matrices(model.covariance)) {
+        solve_transposed(model.d, precision_factor(model, c), z);
+        return;
+    }
+    for (size_t j = 0; j < model.d; j++) {
+        z[j] *= std::sqrt(double(model.variance(c, j)));
+    }
+}
+
 std::vector<double> covariance_matrix(const GaussianMixture& model, size_t c) {
     const size_t d = model.d;
     std::vector<double> out(d * d);
@@ -118,6 +139,63 @@ std::vector<double> component_variances(
     for (size_t i = 0; i < d; i++) {
         for (size_t j = 0; j <= i; j++) {
             out[i] += factor[i * d + j] * factor[i * d + j];
+        }
+    }
+    return out;
+}
+
+std::vector<double> mean_variances(const GaussianMixture& model) {
+    const size_t k = model.k, d = model.d;
+    std::vector<double> out(k);
+    const auto fill = [&](size_t c) {
+        const std::vector<double> own = component_variances(model, c);
+        out[c] = std::accumulate(own.begin(), own.end(), 0.0) / double(d);
+    };
+    if (model.covariance == Covariance::tied) {
+        fill(0);
+        std::fill(out.begin(), out.end(), out[0]);
+    } else {
+        parallel_for(k, fill, worth_threads(double(k) * d * d * d));
+    }
+    return out;
+}
+
+static double norm(const std::vector<double>& x) {
+    return std::sqrt(std::inner_product(x.begin(), x.end(), x.begin(), 0.0));
+}
+
+VarianceRange variance_range(const GaussianMixture& model) {
+    const size_t d = model.d;
+    VarianceRange out = {HUGE_VAL, 0};
+    for (float variance : model.variances) {
+        out.least = std::min(out.least, double(variance));
+        out.largest = std::max(out.largest, double(variance));
+    }
+    std::vector<double> x(d);
+    for (size_t at = 0; at < model.precisions_cholesky.size(); at += d * d) {
+        const float* factor = model.precisions_cholesky.data() + at;
+        for (size_t i = 0; i < d; i++) {
+            double precision = 0;
+            for (size_t j = i; j < d; j++) {
+                precision += double(factor[i * d + j]) * factor[i * d + j];
+            }
+            out.least = std::min(out.least, 1 / precision);
+            x[i] = 1 + 0.5 * std::sin(double(i));
+        }
+        for (int iteration = 0; iteration < 3; iteration++) {
+            const double before = norm(x);
+            for (size_t i = d; i-- > 0;) { // U y = x
+                for (size_t j = i + 1; j < d; j++) {
+                    x[i] -= factor[i * d + j] * x[j];
+                }
+                x[i] /= factor[i * d + i];
+            }
+            solve_transposed(d, factor, x.data());
+            const double after = norm(x);
+            out.largest = std::max(out.largest, after / before);
+            for (double& value : x) {
+                value /= after;
+            }
         }
     }
     return out;
@@ -204,15 +282,19 @@ void fit_matrices(
     if (tied) {
         std::vector<double> scatter(d * d);
         unpack(0, scatter.data());
-        double n = 0, sum = 0;
+        double n = 0;
         for (size_t c = 0; c < stats.k; c++) {
             // Dead ones too: their vectors are in the sum.
             fit.centre(c, scatter.data());
             n += stats.n_k[c];
-            sum += stats.n_k[c] * floors[c];
         }
         if (n > 0) {
-            fit.finish(scatter.data(), n, sum / n, 0, factors.data());
+            fit.finish(
+                    scatter.data(),
+                    n,
+                    weighted_median(floors, stats.n_k),
+                    0,
+                    factors.data());
         }
     } else {
         const auto fit_one = [&](size_t c) {

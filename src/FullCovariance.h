@@ -33,8 +33,24 @@ std::vector<double> covariance_matrix(const GaussianMixture& model, size_t c);
 /// tied.
 std::vector<double> covariance_factor(const GaussianMixture& model, size_t c);
 
+/// Replaces z by L z with that L, size d: from normal deviates to those of
+/// component c. O(d^2) for full and tied.
+void times_factor(const GaussianMixture& model, size_t c, double* z);
+
 /// The diagonal of Sigma_c, size d. O(d^3) for full and tied.
 std::vector<double> component_variances(const GaussianMixture& model, size_t c);
+
+/// Of each component the mean of its variances, size k. O(k d^3) for full,
+/// O(d^3) for tied.
+std::vector<double> mean_variances(const GaussianMixture& model);
+
+/// A lower bound of all variances of a mixture and about the largest: for full
+/// and tied the least variance of a dimension given the others, and the largest
+/// eigenvalue by a few power iterations. O(k d^2), O(d^2) for tied.
+struct VarianceRange {
+    double least, largest;
+};
+VarianceRange variance_range(const GaussianMixture& model);
 
 /// log det Sigma_c = -2 sum_j log U_jj of an upper triangular U, size d * d.
 double log_determinant(size_t d, const float* precision_cholesky);
@@ -52,7 +68,7 @@ const float* precision_factor(const GaussianMixture& model, size_t c);
  * Components with n_k < min_count keep what they have. Throws InvalidArgument
  * if a matrix is not positive definite: R is too small for the data.
  *
- * @param floors       size k; tied: their mean, weighted by n_k
+ * @param floors       size k; tied: their weighted_median()
  * @param floor_shape  size d; empty: 1 */
 void fit_matrices(
         const SufficientStats& stats,

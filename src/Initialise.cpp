@@ -169,9 +169,14 @@ DataFrame fit_frame(const VectorSource& source, const float* weights) {
     out.frame.variances.resize(d);
     for (size_t j = 0; j < d; j++) {
         const double mean = pivot[j] + moments.sum[j] / moments.weight;
-        out.frame.center[j] = deviation == 0
-                ? mean
-                : std::round(mean / unit * 256) / 256 * unit;
+        // so that small integers stay exact; finer in a dimension whose own
+        // unit is far smaller
+        const double step = std::min(
+                                    unit,
+                                    std::exp2(std::ceil(std::log2(
+                                            16 * std::sqrt(variances[j]))))) /
+                256;
+        out.frame.center[j] = step > 0 ? std::round(mean / step) * step : mean;
         out.frame.variances[j] = variances[j] / (unit * unit);
     }
     out.variance = deviation == 0 ? 1 : deviation * deviation / (unit * unit);

@@ -132,7 +132,7 @@ std::vector<double> local_shape(const SufficientStats& nearest) {
         weight += total > 0 ? n : 0;
     }
     for (double& share : out) {
-        share = share > 0 ? std::max(share / weight, 1e-6) : 1;
+        share = share > 0 ? std::max(share / weight, 1e-20) : 1;
     }
     return out;
 }

@@ -39,7 +39,7 @@ std::vector<double> local_variances(
 /** How the variances around means are shared by dimensions whose units differ:
  * of each mean the variance in a dimension over the mean of all, averaged over
  * means by n_k, so that a vector far away has its own mean's say only; tied: of
- * all means together. At least 1e-6, and 1 where all vectors are equal.
+ * all means together. At least 1e-20, and 1 where all vectors are equal.
  *
  * @param nearest  statistics of EStep::hard
  * @return         size d; empty for the kinds with one variance for all

@@ -36,7 +36,7 @@ struct Evaluation {
     size_t m;
 
     std::vector<int64_t> components;
-    std::vector<float> log_joint;
+    std::vector<double> log_joint;
     std::vector<float> log_prob;
 
     Evaluation(
@@ -68,13 +68,7 @@ struct Evaluation {
             const double diff = model.means[i] - center[i % model.d];
             spread = std::max(spread, std::abs(diff));
         }
-        double least = HUGE_VAL, largest = 0; // variances
-        for (size_t j = 0; j < model.k; j++) {
-            for (double variance : component_variances(model, j)) {
-                least = std::min(least, variance);
-                largest = std::max(largest, variance);
-            }
-        }
+        const auto [least, largest] = variance_range(model);
         spread = std::max(spread, std::sqrt(largest));
         if (least < kLeastVariance * spread * spread) {
             throw_invalid(
@@ -156,11 +150,11 @@ void for_responsibilities(
     std::vector<double> r(k);
     evaluation.run([&](size_t begin, size_t count) {
         for (size_t i = 0; i < count; i++) {
-            const float* const log_joint = &evaluation.log_joint[i * k];
+            const double* const log_joint = &evaluation.log_joint[i * k];
             double sum = 0;
             for (size_t c = 0; c < k; c++) {
                 // the first also where all are minus infinity
-                const double behind = double(log_joint[c]) - log_joint[0];
+                const double behind = log_joint[c] - log_joint[0];
                 sum += r[c] = c > 0 ? behind <= 0 ? std::exp(behind) : 0 : 1;
             }
             for (double& value : r) {
@@ -226,38 +220,17 @@ void sample(
         const double at = uniform(random) * sum;
         c = std::upper_bound(upto.begin(), upto.end() - 1, at) - upto.begin();
     }
-    // One component's factor at a time; the draws go in the order of the rows.
-    std::vector<float> noise(n * d);
-    for (float& v : noise) {
-        v = float(normal(random));
-    }
-    std::vector<std::vector<size_t>> rows(k);
+    std::vector<double> noise(d);
     for (size_t i = 0; i < n; i++) {
-        rows[from[i]].push_back(i);
+        for (double& v : noise) {
+            v = normal(random);
+        }
+        times_factor(model, from[i], noise.data());
+        for (size_t j = 0; j < d; j++) {
+            x[i * d + j] = float(model.means[from[i] * d + j] + noise[j]);
+        }
         if (components) {
             components[i] = int64_t(from[i]);
-        }
-    }
-    for (size_t c = 0; c < k; c++) {
-        if (rows[c].empty()) {
-            continue;
-        }
-        std::vector<double> factor; // of a matrix
-        if (has_matrices(model.covariance)) {
-            factor = covariance_factor(model, c);
-        }
-        for (size_t i : rows[c]) {
-            for (size_t j = 0; j < d; j++) {
-                double value = model.means[c * d + j];
-                if (factor.empty()) {
-                    value += std::sqrt(double(model.variance(c, j))) *
-                            noise[i * d + j];
-                }
-                for (size_t l = 0; l <= j && !factor.empty(); l++) {
-                    value += factor[j * d + l] * noise[i * d + l];
-                }
-                x[i * d + j] = float(value);
-            }
         }
     }
 }
@@ -318,11 +291,10 @@ GaussianMixture grow(const GaussianMixture& model, size_t k, uint64_t seed) {
     out.log_weights.resize(k);
     out.variances.resize(num_variances(model.covariance, k, model.d));
     out.precisions_cholesky.resize(num_factors(model.covariance, k, model.d));
-    std::vector<double> scatter(k);
+    std::vector<double> scatter = mean_variances(model);
+    scatter.resize(k);
     for (size_t c = 0; c < model.k; c++) {
-        const std::vector<double> variances = component_variances(model, c);
-        scatter[c] = std::exp(double(model.log_weights[c])) *
-                std::accumulate(variances.begin(), variances.end(), 0.0);
+        scatter[c] *= std::exp(double(model.log_weights[c]));
     }
     std::mt19937_64 random(seed);
     // A deviation in all: where both halves are nearly the same, which is a

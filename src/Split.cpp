@@ -69,24 +69,11 @@ void split_component(
         double step,
         std::mt19937_64& random) {
     const size_t d = model.d;
-    std::vector<double> steps(d), moved(d);
-    for (double& s : steps) {
+    std::vector<double> moved(d);
+    for (double& s : moved) {
         s = random() & 1 ? step : -step;
     }
-    if (has_matrices(model.covariance)) {
-        const std::vector<double> factor = covariance_factor(model, from);
-        for (size_t j = 0; j < d; j++) {
-            moved[j] = std::inner_product(
-                    steps.begin(),
-                    steps.begin() + j + 1,
-                    factor.begin() + j * d,
-                    0.0);
-        }
-    } else {
-        for (size_t j = 0; j < d; j++) {
-            moved[j] = std::sqrt(double(model.variance(from, j))) * steps[j];
-        }
-    }
+    times_factor(model, from, moved.data());
     for (size_t j = 0; j < d; j++) {
         model.means[to * d + j] = model.means[from * d + j] + float(moved[j]);
         model.means[from * d + j] -= float(moved[j]);

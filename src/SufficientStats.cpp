@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "Error.h"
 #include "FullCovariance.h"
@@ -105,6 +106,25 @@ static void fit_weights(
     }
 }
 
+double weighted_median(
+        const std::vector<double>& values, const std::vector<double>& weights) {
+    std::vector<size_t> order(values.size());
+    std::iota(order.begin(), order.end(), size_t(0));
+    std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+        return values[a] < values[b];
+    });
+    const double half =
+            std::accumulate(weights.begin(), weights.end(), 0.0) / 2;
+    double below = 0;
+    for (size_t i : order) {
+        below += weights[i];
+        if (below >= half && weights[i] > 0) {
+            return values[i];
+        }
+    }
+    return values[order.back()];
+}
+
 void m_step(
         const SufficientStats& stats,
         const std::vector<double>& variance_floor,
@@ -181,27 +201,27 @@ void m_step(
                 break; // all of them below
         }
     }
+    std::vector<double> floors(stats.k);
+    for (size_t c = 0; c < stats.k; c++) {
+        floors[c] = floor_of(c);
+    }
     if (tied) {
-        double sum = 0, count = 0, floors = 0;
+        double sum = 0, count = 0;
         for (size_t c = 0; c < stats.k; c++) {
             const double n = stats.n_k[c];
             if (n < min_count || n <= 0) {
                 continue;
             }
             sum += scatters[c];
-            floors += n * floor_of(c);
             count += n;
         }
         if (count > 0) {
             model.variances[0] = std::max(
-                    sum / (count * stats.d) + reg_covar, floors / count);
+                    sum / (count * stats.d) + reg_covar,
+                    weighted_median(floors, stats.n_k));
         }
     }
     if (has_matrices(stats.covariance)) {
-        std::vector<double> floors(stats.k);
-        for (size_t c = 0; c < stats.k; c++) {
-            floors[c] = floor_of(c);
-        }
         fit_matrices(stats, floors, floor_shape, reg_covar, min_count, model);
     }
     fit_weights(stats, min_count, model);

@@ -53,8 +53,8 @@ struct SufficientStats {
  * @param variance_floor  of each component, in the frame's units, > 0, size k;
  *                        or one for all. Full and tied: added to the diagonal,
  *                        so that no eigenvalue is below it. The kinds with one
- *                        variance or matrix for all take their mean, weighted
- *                        by n_k
+ *                        variance or matrix for all take their median, weighted
+ *                        by n_k, in which a vector far away has little say
  * @param reg_covar       in the frame's units, added to every variance (to the
  *                        diagonal) as scikit-learn's reg_covar
  * @param floor_shape     of diagonal, full and tied: what a floor is multiplied
@@ -70,5 +70,9 @@ void m_step(
         GaussianMixture& model,
         double reg_covar = 0,
         const std::vector<double>& floor_shape = {});
+
+/// The value up to which half of the weight lies; values.size() >= 1.
+double weighted_median(
+        const std::vector<double>& values, const std::vector<double>& weights);
 
 } // namespace gmm

@@ -327,7 +327,8 @@ TEST(CpuBackend, TopComponentsAreTheBestInOrder) {
             const auto& score = order == EStep::soft ? joint : distance;
             for (size_t m : {size_t(1), size_t(10), size_t(64), k}) {
                 std::vector<int64_t> found(data.n * m);
-                std::vector<float> log_joint(data.n * m), d2(data.n * m);
+                std::vector<double> log_joint(data.n * m);
+                std::vector<float> d2(data.n * m);
                 std::vector<float> log_prob(data.n);
                 backend->top_components(
                         data.rows(),
@@ -543,7 +544,8 @@ TEST(CpuBackend, QueriesFarAwayOrNotFinite) {
             nan, 0, 0, 1, 2, 3, 0, kInfinity, 0, 1e25f, 0, 1e25f, 4, 5, 6};
     const Rows rows{x, ElementType::f32, 5, 3, 12};
     int64_t found[10];
-    float log_joint[10], distance[10], log_prob[5];
+    double log_joint[10];
+    float distance[10], log_prob[5];
     for (EStep order : {EStep::soft, EStep::hard}) {
         backend->top_components(
                 rows, 2, found, log_joint, distance, log_prob, order);

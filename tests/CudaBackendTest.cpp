@@ -231,8 +231,8 @@ TEST_F(CudaBackendTest, TopComponents) {
                     backend->set_data(*source, nullptr, p.frame);
                     backend->set_model(p.model);
                     std::vector<int64_t> found(p.n * m);
-                    std::vector<float> joint(p.n * m), distance(p.n * m),
-                            all(p.n);
+                    std::vector<double> joint(p.n * m);
+                    std::vector<float> distance(p.n * m), all(p.n);
                     Rows rows{
                             p.x.data(),
                             ElementType::f32,
@@ -317,7 +317,8 @@ TEST_F(CudaBackendTest, TopComponentsOfWhatIsNotFinite) {
     backend->set_model(p.model);
     for (size_t m : {1, 3}) {
         std::vector<int64_t> good(p.n * m), found(p.n * m);
-        std::vector<float> joint(p.n * m), distance(p.n * m), all(p.n);
+        std::vector<double> joint(p.n * m);
+        std::vector<float> distance(p.n * m), all(p.n);
         Rows rows{p.x.data(), ElementType::f32, p.n, p.d, p.d * sizeof(float)};
         backend->top_components(rows, m, good.data(), nullptr, nullptr);
         rows.data = x.data();

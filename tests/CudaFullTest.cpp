@@ -372,8 +372,8 @@ TEST_F(CudaFullTest, TopComponents) {
                             << to_string(kind) << " d " << d << " m " << m
                             << " hard " << (order == EStep::hard));
                     std::vector<int64_t> found(p.n * m);
-                    std::vector<float> found_joint(p.n * m),
-                            found_distance(p.n * m), found_prob(p.n);
+                    std::vector<double> found_joint(p.n * m);
+                    std::vector<float> found_distance(p.n * m), found_prob(p.n);
                     pass.backend->top_components(
                             rows,
                             m,

@@ -248,6 +248,46 @@ TEST(MixtureTools, ASweepOverCopiesEnds) {
     }
 }
 
+/// Their log-densities are large and alike: floats would lose the difference.
+TEST(MixtureTools, ResponsibilitiesOfFarRows) {
+    const auto backend = gmm::make_cpu_backend();
+    for (gmm::Covariance kind :
+         {gmm::Covariance::isotropic,
+          gmm::Covariance::tied_spherical,
+          gmm::Covariance::diagonal,
+          gmm::Covariance::full,
+          gmm::Covariance::tied}) {
+        GaussianMixture m;
+        m.covariance = kind;
+        m.d = m.k = 2;
+        m.means = {-0.5f, 0, 0.5f, 0};
+        m.log_weights.assign(2, std::log(0.5f));
+        m.variances.assign(gmm::num_variances(kind, 2, 2), 1);
+        const size_t n_matrices = gmm::num_factors(kind, 2, 2) / 4;
+        for (size_t c = 0; c < n_matrices; c++) {
+            m.precisions_cholesky.insert(
+                    m.precisions_cholesky.end(), {1, 0, 0, 1});
+        }
+        for (float far : {1e2f, 1e3f, 1e4f, 1e5f}) {
+            for (float t : {-2.f, -0.5f, 0.f, 1.f, 3.f}) {
+                const float x[] = {t, far};
+                float p[2], entropy;
+                const auto source = gmm::memory_source(x, 1, 2);
+                predict_proba(m, *source, *backend, p);
+                responsibility_entropy(m, *source, *backend, &entropy);
+                const double expected = 1 / (1 + std::exp(-double(t)));
+                EXPECT_NEAR(p[1], expected, 1e-6) << int(kind) << " " << far;
+                EXPECT_NEAR(
+                        entropy,
+                        -expected * std::log(expected) -
+                                (1 - expected) * std::log(1 - expected),
+                        2e-6)
+                        << int(kind) << " " << far;
+            }
+        }
+    }
+}
+
 TEST(MixtureTools, ResponsibilitiesOfFarRowsSumToOne) {
     GaussianMixture m;
     m.d = m.k = 2;

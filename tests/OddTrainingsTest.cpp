@@ -235,6 +235,60 @@ TEST(OddTrainings, DimensionsOfOtherUnits) {
     }
 }
 
+/// However small it is beside the others': a price beside a time in seconds.
+TEST(OddTrainings, ANarrowDimensionBesideAWideOne) {
+    const size_t n = 2000, d = 2;
+    for (float unit : {1e4f, 1e6f, 1e8f}) {
+        std::mt19937_64 random(1);
+        std::normal_distribution<float> normal;
+        RealData data(n, d, std::vector<float>(n * d));
+        for (size_t i = 0; i < n; i++) {
+            data.x[2 * i] = unit * normal(random);
+            data.x[2 * i + 1] = (i % 2 ? 1 : 5) + 0.3f * normal(random);
+        }
+        for (Covariance covariance :
+             {Covariance::diagonal, Covariance::full, Covariance::tied}) {
+            TrainingOptions options;
+            options.covariance = covariance;
+            options.init = Initialisation::given_means;
+            options.hard_iterations = 0;
+            options.niter = 50;
+            GaussianMixture start;
+            start.d = d;
+            start.k = 2;
+            start.covariance = covariance;
+            start.means = {0, 1, 0, 5};
+            const GaussianMixture model =
+                    fit(data, 2, options, nullptr, &start).model;
+            for (size_t c = 0; c < 2; c++) {
+                EXPECT_NEAR(model.means[2 * c + 1], c ? 5 : 1, 0.05)
+                        << unit << " " << int(covariance);
+                EXPECT_NEAR(gmm::component_variances(model, c)[1], 0.09, 0.015)
+                        << unit << " " << int(covariance);
+            }
+        }
+    }
+}
+
+/// One variance for all is not that of a vector far away.
+TEST(OddTrainings, OneVarianceForAllBesideAnOutlier) {
+    for (size_t n : {600, 10000}) {
+        RealData data = groups(n, 2, 3, 8, 3);
+        data.x[0] = data.x[1] = 1e6f;
+        for (Covariance covariance :
+             {Covariance::tied, Covariance::tied_spherical}) {
+            TrainingOptions options;
+            options.covariance = covariance;
+            options.niter = 100;
+            const GaussianMixture model = fit(data, 4, options).model;
+            for (double variance : gmm::component_variances(model, 0)) {
+                EXPECT_GT(variance, 0.5) << n << " " << int(covariance);
+                EXPECT_LT(variance, 3) << n << " " << int(covariance);
+            }
+        }
+    }
+}
+
 /// What is fitted is the spread around the means that are left.
 TEST(OddTrainings, ProjectedMeansHaveTheirOwnSpread) {
     const size_t d = 24, k = 30;

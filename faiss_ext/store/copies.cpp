@@ -36,7 +36,8 @@ Assignment by_responsibility(GMMIndexRef index, size_t n, const float* x) {
     const size_t d = index.ivf.d, width = index.gmm.max_assign - 1;
     const size_t m = std::min(index.gmm.max_assign, index.ivf.nlist);
     std::vector<int64_t> component(n * m);
-    std::vector<float> log_joint(n * m), log_prob(n), directions;
+    std::vector<double> log_joint(n * m);
+    std::vector<float> log_prob(n), directions;
     if (is_ip(index.ivf)) { // the mixture lives on the unit sphere
         directions.assign(x, x + n * d);
         faiss::fvec_renorm_L2(d, n, directions.data());

@@ -308,7 +308,7 @@ void evaluate(
     const size_t block = std::clamp<size_t>((size_t(1) << 22) / m, 64, kBlock);
     std::vector<std::byte> scratch;
     std::vector<int64_t> components(labels ? 0 : std::min(n, block) * m);
-    std::vector<float> joint(std::min(n, block) * m);
+    std::vector<double> joint(std::min(n, block) * m);
     std::vector<float> sums(std::min(n, block));
     for (size_t begin = 0; begin < n; begin += block) {
         const size_t count = std::min(block, n - begin);
@@ -335,8 +335,7 @@ void evaluate(
             double* row = posterior->data() + (begin + i) * k;
             double total = 0;
             for (size_t r = 0; r < m; r++) {
-                const double p =
-                        std::exp(double(joint[i * m + r]) - joint[i * m]);
+                const double p = std::exp(joint[i * m + r] - joint[i * m]);
                 row[c[i * m + r]] = p;
                 total += p;
             }

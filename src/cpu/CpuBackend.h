@@ -57,7 +57,7 @@ struct CpuBackend : Backend {
             const Rows& x,
             size_t m,
             int64_t* components,
-            float* log_joint,
+            double* log_joint,
             float* distances,
             float* log_prob,
             EStep order) override;
@@ -92,7 +92,7 @@ private:
             const Rows& x,
             size_t m,
             int64_t* components,
-            float* log_joint,
+            double* log_joint,
             float* distances,
             float* log_prob,
             EStep order);

@@ -33,7 +33,7 @@ void CpuBackend::top_of_matrices(
         const Rows& x,
         size_t m,
         int64_t* components,
-        float* log_joint,
+        double* log_joint,
         float* distances,
         float* log_prob,
         EStep order) {
@@ -152,13 +152,12 @@ void CpuBackend::top_of_matrices(
                 const int64_t c = finite ? best[i][r].second : -1;
                 components[at] = c;
                 if (log_joint) {
-                    log_joint[at] = !finite
-                            ? -kInfinity
-                            : float(log_volume +
+                    log_joint[at] = !finite ? -kInfinity
+                                            : log_volume +
                                     (is_full ? full->exact(y, c)
                                              : soft->exact(
                                                        mine.z.data() + i * d,
-                                                       c)));
+                                                       c));
                 }
                 if (distances) {
                     distances[at] = finite

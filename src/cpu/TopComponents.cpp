@@ -14,7 +14,7 @@ void CpuBackend::top_components(
         const Rows& x,
         size_t m,
         int64_t* components,
-        float* log_joint,
+        double* log_joint,
         float* distances,
         float* log_prob,
         EStep order) {

@@ -47,7 +47,7 @@ struct Engine : DeviceShare {
             const Rows& x,
             size_t m,
             int64_t* components,
-            float* log_joint,
+            double* log_joint,
             float* distances,
             float* log_prob,
             EStep order);

@@ -23,13 +23,13 @@ void sort_list(
         size_t m,
         bool by_distance,
         uint32_t* components,
-        float* log_joint,
+        double* log_joint,
         float* distances) {
     std::vector<uint32_t> order(m);
     std::iota(order.begin(), order.end(), 0u);
     std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) {
-        const float va = by_distance ? -distances[a] : log_joint[a];
-        const float vb = by_distance ? -distances[b] : log_joint[b];
+        const double va = by_distance ? -distances[a] : log_joint[a];
+        const double vb = by_distance ? -distances[b] : log_joint[b];
         return va != vb ? va > vb : components[a] < components[b];
     });
     auto apply = [&](auto* values) {
@@ -47,12 +47,12 @@ void sort_list(
 } // namespace
 
 /** Scores come from split operands (near fp32), so that the choice is right;
- * what is returned for the chosen is evaluated from differences in fp32. */
+ * what is returned for the chosen is evaluated from their differences. */
 void Engine::top_components(
         const Rows& x,
         size_t m,
         int64_t* components,
-        float* log_joint,
+        double* log_joint,
         float* distances,
         float* log_prob,
         EStep order) {
@@ -68,7 +68,7 @@ void Engine::top_components(
     size_t block = std::clamp<size_t>(
             kScoreBytes / (one ? 1024 : padded_k * sizeof(float)), 128, 131072);
     block = std::max<size_t>(
-            128, std::min(block, kScoreBytes / (m * 3 * sizeof(float))));
+            128, std::min(block, kScoreBytes / (m * 4 * sizeof(float))));
     block = std::min(block, x.n);
 
     const size_t units = (block + kUnitRows - 1) / kUnitRows;
@@ -77,7 +77,7 @@ void Engine::top_components(
                     kPreparedSlack),
             aligned(block * sizeof(float)), // log-sum-exp
             aligned(block * m * sizeof(uint32_t)),
-            aligned(block * m * sizeof(float)),
+            aligned(block * m * sizeof(double)),
             aligned(block * m * sizeof(float)),
             one ? aligned(units * kUnitCapacity * 12) + aligned(block * 2) +
                             aligned(units * 8) + aligned(units * 4)
@@ -98,13 +98,13 @@ void Engine::top_components(
     top.by_distance = hard;
     top.prepared = rows;
     top.components = reinterpret_cast<uint32_t*>(take());
-    top.log_joint = reinterpret_cast<float*>(take());
+    top.log_joint = reinterpret_cast<double*>(take());
     top.distances = reinterpret_cast<float*>(take());
     char* const scratch = take();
 
     std::vector<uint32_t> found(block * m);
-    std::vector<float> joints(block * m), squares(block * m), all(block),
-            error(block);
+    std::vector<double> joints(block * m);
+    std::vector<float> squares(block * m), all(block), error(block);
     const double to_user = double(d) * std::log(double(frame_.scale));
     const double to_distance = 1. / (double(frame_.scale) * frame_.scale);
 
@@ -156,7 +156,8 @@ void Engine::top_components(
             select.unit_counts = reinterpret_cast<uint64_t*>(rest);
             rest += aligned(units * 8);
             select.unit_dropped = reinterpret_cast<float*>(rest);
-            select.row_lse = top.log_joint; // overwritten by choose_top
+            // overwritten by choose_top
+            select.row_lse = reinterpret_cast<float*>(top.log_joint);
             score_(score_args(), select, stream_);
             unpack_best(
                     select.keys,
@@ -176,7 +177,7 @@ void Engine::top_components(
             check(cudaMemcpyAsync(
                           to.data(),
                           from,
-                          values * 4,
+                          values * sizeof(*from),
                           cudaMemcpyDeviceToHost,
                           stream_),
                   "reading the best components");
@@ -202,7 +203,7 @@ void Engine::top_components(
         for (size_t i = 0; i < count; i++) {
             components[b.begin * m + i] = found[i];
             if (log_joint) {
-                log_joint[b.begin * m + i] = float(kLn2 * joints[i] + to_user);
+                log_joint[b.begin * m + i] = kLn2 * joints[i] + to_user;
             }
             if (distances) {
                 distances[b.begin * m + i] = float(to_distance * squares[i]);

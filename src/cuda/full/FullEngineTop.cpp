@@ -26,7 +26,7 @@ void FullEngine::top_components(
         const Rows& x,
         size_t m,
         int64_t* components,
-        float* log_joint,
+        double* log_joint,
         float* distances,
         float* log_prob,
         EStep order) {
@@ -178,8 +178,7 @@ void FullEngine::top_components(
             const size_t to = b.begin * m + e;
             components[to] = none ? -1 : host_found[e];
             if (log_joint) {
-                log_joint[to] =
-                        none ? -kInfinity : float(host_joints[e] + to_user);
+                log_joint[to] = none ? -kInfinity : host_joints[e] + to_user;
             }
             if (distances) {
                 distances[to] =

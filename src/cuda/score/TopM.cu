@@ -10,6 +10,8 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
+/// Of an entry that is sorted: key, log-density, distance, order.
+constexpr size_t kSortedBytes = 8 + 8 + 4 + 2;
 
 struct KernelArgs {
     TopArgs top;
@@ -26,12 +28,14 @@ __device__ __forceinline__ uint32_t ordered(float x) {
     return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
-/// Log-density and squared distance of one pair, by one warp, in fp32.
+/// Log-density and squared distance of one pair, by one warp. In fp64: of a row
+/// far away the differences of log-densities count, which are small beside
+/// them.
 __device__ __forceinline__ void evaluate(
         const KernelArgs& args,
         int row,
         uint32_t k,
-        float& log_joint,
+        double& log_joint,
         float& distance) {
     const Operand& operand = args.top.prepared.operand;
     const int lane = threadIdx.x % 32;
@@ -41,15 +45,15 @@ __device__ __forceinline__ void evaluate(
     const float* const mean = args.means + size_t(k) * args.d;
     const float* const inverse =
             args.half_inverse + (args.each_dimension ? size_t(k) * args.d : k);
-    const float inverse_fp16_scale = 1 / args.top.fp16_scale;
-    float plain = 0, scaled = 0;
+    const double inverse_fp16_scale = 1. / args.top.fp16_scale;
+    double plain = 0, scaled = 0;
     for (int j = lane; j < args.d; j += 32) {
-        const float t = (__half2float(hi[j]) + __half2float(lo[j])) *
+        const double t = (__half2float(hi[j]) + __half2float(lo[j])) *
                         inverse_fp16_scale -
                 mean[j];
-        plain = fmaf(t, t, plain);
+        plain = fma(t, t, plain);
         if (args.each_dimension) {
-            scaled = fmaf(t * inverse[j], t, scaled);
+            scaled = fma(t * inverse[j], t, scaled);
         }
     }
 #pragma unroll
@@ -57,7 +61,7 @@ __device__ __forceinline__ void evaluate(
         plain += __shfl_xor_sync(0xffffffffu, plain, step);
         scaled += __shfl_xor_sync(0xffffffffu, scaled, step);
     }
-    distance = plain;
+    distance = float(plain);
     log_joint = args.log_constant[k] -
             (args.each_dimension ? scaled : plain * inverse[0]);
 }
@@ -89,6 +93,7 @@ __global__ void __launch_bounds__(kThreads)
     __shared__ int counts[kWarps];
     __shared__ uint32_t prefix;
     __shared__ int wanted;
+    __shared__ double best_of[kWarps];
     const int row = blockIdx.x, m = args.top.m;
     const float* const scores = args.top.scores + size_t(row) * args.padded_k;
     const size_t out = size_t(row) * m;
@@ -139,32 +144,39 @@ __global__ void __launch_bounds__(kThreads)
         equal += total;
     }
     __syncthreads();
+    double best = -INFINITY;
     for (int i = threadIdx.x / 32; i < m; i += kWarps) {
-        float log_joint, distance;
+        double log_joint;
+        float distance;
         evaluate(args, row, args.top.components[out + i], log_joint, distance);
         if (threadIdx.x % 32 == 0) {
             args.top.log_joint[out + i] = log_joint;
             args.top.distances[out + i] = distance;
         }
+        best = fmax(best, log_joint);
     }
     if (m > kMaxSorted) {
         return;
     }
+    best_of[threadIdx.x / 32] = best;
     __syncthreads();
+    for (double other : best_of) {
+        best = fmax(best, other);
+    }
     // Bitonic sort of {value, component}, the best and then the lowest first.
     int size = 1;
     while (size < m) {
         size *= 2;
     }
     auto* const entries = reinterpret_cast<unsigned long long*>(shared);
-    auto* const joints = reinterpret_cast<float*>(entries + size);
-    auto* const distances = joints + size;
+    auto* const joints = reinterpret_cast<double*>(entries + size);
+    auto* const distances = reinterpret_cast<float*>(joints + size);
     for (int i = threadIdx.x; i < size; i += kThreads) {
         unsigned long long entry = ~0ull;
         if (i < m) {
             const float value = args.top.by_distance
                     ? -args.top.distances[out + i]
-                    : args.top.log_joint[out + i];
+                    : float(args.top.log_joint[out + i] - best);
             entry = (unsigned long long)(~ordered(value)) << 32 |
                     args.top.components[out + i];
             joints[i] = args.top.log_joint[out + i];
@@ -210,7 +222,8 @@ __global__ void __launch_bounds__(kThreads)
     if (row >= args.top.rows) {
         return;
     }
-    float log_joint, distance;
+    double log_joint;
+    float distance;
     evaluate(args, row, args.top.components[row], log_joint, distance);
     if (threadIdx.x % 32 == 0) {
         args.top.log_joint[row] = log_joint;
@@ -251,8 +264,8 @@ void choose_top(const TopArgs& top, const Model& model, cudaStream_t stream) {
         return;
     }
     const size_t size = std::bit_ceil(unsigned(std::min(top.m, kMaxSorted)));
-    const size_t shared = size * (8 + 4 + 4 + 2);
-    allow_shared(top_kernel, int(kMaxSorted * 18));
+    const size_t shared = size * kSortedBytes;
+    allow_shared(top_kernel, int(kMaxSorted * kSortedBytes));
     top_kernel<<<top.rows, kThreads, shared, stream>>>(args);
     check_launch("choice of the best components");
 }

@@ -18,11 +18,11 @@ struct TopArgs {
     const float* scores;
 
     uint32_t* components; ///< [rows][m]
-    float* log_joint;     ///< [rows][m], log2, frame's units
+    double* log_joint;    ///< [rows][m], log2, frame's units
     float* distances;     ///< [rows][m], frame's units
 };
 
-/// Chooses by scores, evaluates the chosen in fp32, puts the best first.
+/// Chooses by scores, evaluates the chosen in fp64, puts the best first.
 void choose_top(const TopArgs&, const Model&, cudaStream_t);
 
 /// components[row] from select's lists (bound 0).
