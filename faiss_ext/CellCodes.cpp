@@ -78,7 +78,6 @@ void CellCodes::init(
             const float* m = &centred[i * d];
             out.mean_norms[i] = best_code_kernels().inner_product(m, m, d);
         }
-        out.reach = std::sqrt(largest_usual_norm2(out.mean_norms));
     }
     out.blocks.resize(nlist);
     out.error = normal_error(bits);

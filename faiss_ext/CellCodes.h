@@ -51,7 +51,6 @@ struct CellCodes {
     std::shared_ptr<const gmm::PackedMeans> packed_means;
     /// |mu_i - c|^2, size nlist; zeros for similarity
     std::vector<float> mean_norms;
-    float reach = 0; ///< the largest |mu_i - c|, without outliers
     float error = 0; ///< about what it is for normal residuals, until measured
     std::vector<CodeBlocks> blocks; ///< of each list
     Rotation rotation;

@@ -333,6 +333,7 @@ void IndexIVFGMM<IVF>::copy_subset_to(
     if (!gmm) {
         const UndoGrowth undo(other);
         IVF::copy_subset_to(other, subset_type, a1, a2);
+        other.ntotal = idx_t(other.invlists->compute_ntotal());
         undo.done = true;
         return;
     }
@@ -347,7 +348,13 @@ void IndexIVFGMM<IVF>::copy_subset_to(
     subset.own_invlists = true;
     IVF::copy_subset_to(subset, subset_type, a1, a2);
     Growth growth({other, *gmm}, "copy_subset_to");
-    take_entries({other, *gmm}, *subset.invlists, subset.ntotal, 0, {});
+    // FAISS counts some ranges of elements as one less than it copies
+    take_entries(
+            {other, *gmm},
+            *subset.invlists,
+            idx_t(subset.invlists->compute_ntotal()),
+            0,
+            {});
     growth.finish();
 }
 

@@ -154,7 +154,12 @@ void IndexIVFRaBitQGMM::copy_subset_to(
     from.ntotal = ntotal;
     from.copy_subset_to(subset, subset_type, a1, a2);
     Growth growth({*to, *to}, "copy_subset_to");
-    take_entries({*to, *to}, *subset.invlists, subset.ntotal, 0, {});
+    take_entries(
+            {*to, *to},
+            *subset.invlists,
+            idx_t(subset.invlists->compute_ntotal()),
+            0,
+            {});
     growth.finish();
 }
 

@@ -3,7 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <random>
 
 namespace faiss_ext {
@@ -54,12 +56,22 @@ TEST(Centre, EqualMeans) {
     }
 }
 
-TEST(Centre, LargestNormWithoutOutliers) {
-    EXPECT_EQ(largest_usual_norm2({1, 2, 3}), 3);
-    EXPECT_EQ(largest_usual_norm2({1, 2, 3, 1e5f, 4}), 1e5f);
-    EXPECT_EQ(largest_usual_norm2({1, 2, 3, 1e18f, 4}), 4);
-    EXPECT_EQ(largest_usual_norm2({7}), 7);
-    EXPECT_EQ(largest_usual_norm2({0, 0, 0}), 0);
+TEST(Centre, LargestWithoutOutliers) {
+    const auto of = [](const std::vector<float>& x) {
+        const auto [least, largest] = std::minmax_element(x.begin(), x.end());
+        return usual_largest(x.size(), x.data(), *least, *largest);
+    };
+    EXPECT_EQ(of({1, 2, 3}), 3);
+    EXPECT_EQ(of({1, 2, 3, 1e5f, 4}), 10); // three quarters are up to 4
+    EXPECT_EQ(of({7}), 7);
+    EXPECT_EQ(of({0, 0, 0}), 0);
+    EXPECT_EQ(of({0, 0, 0, 0, 5}), 5); // nothing is known of the others
+    EXPECT_EQ(usual_largest(0, nullptr, 0, 9), 9);
+    std::vector<float> many(1000);
+    std::iota(many.begin(), many.end(), 0.f);
+    EXPECT_EQ(of(many), 999);
+    many[17] = 1e30f;
+    EXPECT_NEAR(of(many), 3 * 750, 3 * 32);
 }
 
 } // namespace

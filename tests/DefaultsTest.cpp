@@ -442,6 +442,29 @@ TEST(Defaults, NoiseAndFewDimensions) {
     }
 }
 
+/// One that is a hundred times as long as the others is in a list of its own,
+/// and costs the others' queries nothing.
+TEST(Defaults, AVectorFarAwayCostsOthersNothing) {
+    Situation s = sift(1, 1, faiss::METRIC_L2);
+    size_t scores[2];
+    for (bool far : {false, true}) {
+        if (far) {
+            for (size_t j = 0; j < s.base.d; j++) {
+                s.base.x[777 * s.base.d + j] *= 100;
+            }
+        }
+        const auto index = trained(s.base, 256);
+        index->add(s.base.n, s.base.x.data());
+        index->nprobe = 2;
+        index->probe_order = ProbeOrder::codes;
+        ivf_gmm_stats.reset();
+        find(*index, s.queries, 10);
+        scores[far] = ivf_gmm_stats.n_cell_scores;
+    }
+    EXPECT_LE(scores[1], 1.5 * scores[0]);
+    EXPECT_GT(scores[0], 0u);
+}
+
 TEST(Defaults, ShortAndManyLists) {
     for (auto metric : kMetrics) {
         for (size_t nlist : {2, 3, 16, 1000}) {

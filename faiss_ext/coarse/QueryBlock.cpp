@@ -44,10 +44,7 @@ void QueryBlock::measure(const CellCodes& codes, size_t n, const float* x) {
                 out,
                 &least[i],
                 &largest[i]);
-        if (!ip) { // of an outlier more is not told
-            const float most = std::sqrt(qq) + codes.reach;
-            largest[i] = std::min(largest[i], 1.001f * most * most);
-        }
+        largest[i] = usual_largest(nlist, out, least[i], largest[i]);
     }
 }
 

@@ -12,6 +12,8 @@ namespace faiss_ext {
 namespace {
 
 constexpr float kOutlier2 = 1e6f;
+/// Above the least value, so many times as far as three quarters of all.
+constexpr float kUsual = 3;
 /// About the mean of n, one far away is n - 1 times as far out as the others.
 /// Where none is that far, there is no need to look closer.
 constexpr float kSuspect2 = 64;
@@ -123,13 +125,20 @@ float norm_scale(float factor, size_t d, const float* x) {
     return std::isfinite(scale) ? scale : 0;
 }
 
-float largest_usual_norm2(const std::vector<float>& norms2) {
-    const float most = kOutlier2 * middle(norms2);
-    float out = 0;
-    for (float n : norms2) {
-        out = n <= most ? std::max(out, n) : out;
+float usual_largest(size_t n, const float* x, float least, float largest) {
+    constexpr size_t kSample = 32;
+    float sample[kSample];
+    const size_t count = std::min(n, kSample);
+    if (count == 0) {
+        return largest;
     }
-    return out;
+    for (size_t i = 0; i < count; i++) {
+        sample[i] = x[i * n / count];
+    }
+    float* const upper = sample + count * 3 / 4;
+    std::nth_element(sample, upper, sample + count);
+    const float most = least + kUsual * (*upper - least);
+    return most > least && most < largest ? most : largest;
 }
 
 } // namespace faiss_ext

@@ -35,8 +35,9 @@ float to_directions(size_t n, size_t d, float* x, float* norms);
 /// factor / |x|, or 0 where that is not a float.
 float norm_scale(float factor, size_t d, const float* x);
 
-/// Of norms those are not outliers that are within a thousand times the middle
-/// one (a million, squared): the largest of these.
-float largest_usual_norm2(const std::vector<float>& norms2);
+/** Of values from least to largest, a largest one that outliers do not move:
+ * three times as far above the least as three quarters of all are, by a sample
+ * of 32, but not above `largest`. */
+float usual_largest(size_t n, const float* x, float least, float largest);
 
 } // namespace faiss_ext

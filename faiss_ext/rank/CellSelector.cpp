@@ -5,6 +5,7 @@
 #include <limits>
 #include <numeric>
 
+#include "faiss_ext/coarse/centre.h"
 #include "faiss_ext/store/list_storage.h"
 
 namespace faiss_ext {
@@ -197,9 +198,10 @@ void CellSelector::score_beyond(size_t entries, size_t first) {
 }
 
 void CellSelector::count() {
-    if (!coarse->by_graph()) { // cells are between means
-        largest = std::min(largest, coarse->largest);
-    }
+    // cells are between means
+    largest = coarse->by_graph()
+            ? usual_largest(scores.size(), scores.data(), least, largest)
+            : std::min(largest, coarse->largest);
     bucket.resize(scores.size());
     best_code_kernels().buckets(
             scores.size(),
