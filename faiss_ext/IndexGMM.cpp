@@ -12,6 +12,7 @@
 
 #include "FullCovariance.h"
 #include "ParallelFor.h"
+#include "faiss_ext/coarse/centre.h"
 #include "faiss_ext/impl/errors.h"
 
 namespace faiss_ext {
@@ -23,21 +24,27 @@ constexpr size_t kBlockFloats = size_t(4) << 20;
 /// From that many queries on sgemm pays (and rounds a little differently);
 /// FAISS's own bound.
 constexpr size_t kSgemmThreshold = 20;
+/// Of |x|^2 + |mu|^2: where |x - mu|^2 is less its rounding shows.
+constexpr float kLostDigits = 1e-3f;
 
 /// Squared L2 distances to all means, or inner products.
 struct AllDistances {
     const IndexGMM& index;
-    /// A mean that is taken off all and off the queries: |x|^2 - 2 x.mu +
+    /// What is taken off all means and off the queries: |x|^2 - 2 x.mu +
     /// |mu|^2 in floats loses what is small beside the distance from the
     /// origin.
-    const float* origin;
+    std::vector<float> centre;
     std::vector<float> moved; ///< the means, where sgemm reads them
+    std::vector<float> norms; ///< their squares
 
     /// @param n  queries at a time, at most
-    AllDistances(const IndexGMM& index, size_t n)
-            : index(index), origin(index.get_xb()) {
+    AllDistances(const IndexGMM& index, size_t n) : index(index) {
         if (by_sgemm(n)) {
-            moved = less_origin(index.nlist, origin);
+            const size_t d = index.d;
+            centre = centre_of_means(index.nlist, d, index.get_xb());
+            moved = about(index.nlist, d, index.get_xb(), centre);
+            norms.resize(index.nlist);
+            faiss::fvec_norms_L2sqr(norms.data(), moved.data(), d, index.nlist);
         }
     }
 
@@ -45,36 +52,37 @@ struct AllDistances {
         return n >= kSgemmThreshold && index.metric_type == faiss::METRIC_L2;
     }
 
-    std::vector<float> less_origin(size_t n, const float* rows) const {
-        const size_t d = index.d;
-        std::vector<float> out(n * d);
-        for (size_t i = 0; i < n; i++) {
-            for (size_t j = 0; j < d; j++) {
-                out[i * d + j] = rows[i * d + j] - origin[j];
-            }
-        }
-        return out;
-    }
-
     /// out: size n * nlist.
     void operator()(size_t n, const float* x, float* out) const {
         const size_t nlist = index.nlist;
         const size_t d = index.d;
         if (by_sgemm(n)) {
-            const std::vector<float> y = less_origin(n, x);
+            const std::vector<float> y = about(n, d, x, centre);
             faiss::pairwise_L2sqr(d, n, y.data(), nlist, moved.data(), out);
-            for (size_t i = 0; i < n * nlist; i++) {
-                // Written so that a NaN stays one.
-                out[i] = out[i] < 0 ? 0 : out[i];
-            }
+            // Where means are in groups, those of a query's own have lost
+            // digits. Written so that a NaN stays one.
+            gmm::parallel_for(n, [&](size_t i) {
+                const float* q = &y[i * d];
+                const float norm = faiss::fvec_norm_L2sqr(q, d);
+                for (size_t c = 0; c < nlist; c++) {
+                    float& square = out[i * nlist + c];
+                    if (square < kLostDigits * (norm + norms[c])) {
+                        square = faiss::fvec_L2sqr(q, &moved[c * d], d);
+                    }
+                }
+            });
             return;
         }
-        const auto one_row = index.metric_type == faiss::METRIC_INNER_PRODUCT
-                ? faiss::fvec_inner_products_ny
-                : faiss::fvec_L2sqr_ny;
+        const bool ip = index.metric_type == faiss::METRIC_INNER_PRODUCT;
+        const float* means = index.get_xb();
 #pragma omp parallel for if (n > 1)
         for (int64_t i = 0; i < static_cast<int64_t>(n); i++) {
-            one_row(out + i * nlist, x + i * d, index.get_xb(), d, nlist);
+            float* row = out + i * nlist;
+            if (ip) {
+                faiss::fvec_inner_products_ny(row, x + i * d, means, d, nlist);
+            } else {
+                faiss::fvec_L2sqr_ny(row, x + i * d, means, d, nlist);
+            }
         }
     }
 };

@@ -116,6 +116,33 @@ void IndexIVFGMM<IVF>::search(
             labels);
 }
 
+static void check_preassigned(
+        const faiss::IndexIVF& ivf,
+        const IVFGMM& gmm,
+        const char* call,
+        idx_t n,
+        const idx_t* assign,
+        const faiss::IVFSearchParameters* params) {
+    FAISS_THROW_IF_NOT_FMT(
+            gmm.max_assign == 1,
+            "%s: max_assign = %zu, expected 1: copies would be found twice",
+            call,
+            gmm.max_assign);
+    // FAISS throws in a parallel region, which ends the process.
+    const size_t nprobe =
+            std::min<size_t>(params ? params->nprobe : ivf.nprobe, ivf.nlist);
+    const size_t n_lists = n > 0 && assign ? size_t(n) * nprobe : 0;
+    for (size_t i = 0; i < n_lists; i++) {
+        FAISS_THROW_IF_NOT_FMT(
+                assign[i] < idx_t(ivf.nlist),
+                "%s: assign[%zu] = %zd, expected below nlist = %zu",
+                call,
+                i,
+                ssize_t(assign[i]),
+                ivf.nlist);
+    }
+}
+
 template <class IVF>
 void IndexIVFGMM<IVF>::search_preassigned(
         idx_t n,
@@ -128,24 +155,7 @@ void IndexIVFGMM<IVF>::search_preassigned(
         bool store_pairs,
         const faiss::IVFSearchParameters* params,
         faiss::IndexIVFStats* stats) const {
-    FAISS_THROW_IF_NOT_FMT(
-            max_assign == 1,
-            "search_preassigned: max_assign = %zu, expected 1: copies would "
-            "be found twice",
-            max_assign);
-    // FAISS throws in a parallel region, which ends the process.
-    const size_t n_lists = n > 0 && assign ? size_t(n) *
-                    std::min<size_t>(params ? params->nprobe : this->nprobe,
-                                     this->nlist)
-                                           : 0;
-    for (size_t i = 0; i < n_lists; i++) {
-        FAISS_THROW_IF_NOT_FMT(
-                assign[i] < idx_t(this->nlist),
-                "assign[%zu] = %zd, expected below nlist = %zu",
-                i,
-                ssize_t(assign[i]),
-                this->nlist);
-    }
+    check_preassigned(*this, *this, "search_preassigned", n, assign, params);
     IVF::search_preassigned(
             n,
             x,
@@ -154,6 +164,31 @@ void IndexIVFGMM<IVF>::search_preassigned(
             centroid_dis,
             distances,
             labels,
+            store_pairs,
+            params,
+            stats);
+}
+
+template <class IVF>
+void IndexIVFGMM<IVF>::range_search_preassigned(
+        idx_t n,
+        const float* x,
+        float radius,
+        const idx_t* assign,
+        const float* centroid_dis,
+        faiss::RangeSearchResult* result,
+        bool store_pairs,
+        const faiss::IVFSearchParameters* params,
+        faiss::IndexIVFStats* stats) const {
+    check_preassigned(
+            *this, *this, "range_search_preassigned", n, assign, params);
+    IVF::range_search_preassigned(
+            n,
+            x,
+            radius,
+            assign,
+            centroid_dis,
+            result,
             store_pairs,
             params,
             stats);
@@ -308,27 +343,9 @@ void IndexIVFGMM<IVF>::copy_subset_to(
             "copy_subset_to: max_assign = %zd, expected 1: copies would "
             "become vectors of their own",
             max_assign);
-    FAISS_THROW_IF_NOT_MSG(
-            other.is_trained, "copy_subset_to: expected a trained index");
-    const int kind = int(subset_type); // newer FAISS: 3, a2 of a1 parts
-    const bool of_parts = kind == 1 || kind == 3;
-    if (this->ntotal == 0 && kind == 2) { // FAISS divides by it
+    if (!has_subset(*this, other, int(subset_type), a1, a2)) {
         return;
     }
-    FAISS_THROW_IF_NOT_FMT( // FAISS divides by it
-            !of_parts || a1 > 0,
-            "copy_subset_to: a1 = %zd, expected above 0",
-            ssize_t(a1));
-    FAISS_THROW_IF_NOT_FMT(
-            of_parts ? kind == 1 || (a2 >= 0 && a2 < a1)
-                     : a1 <= a2 &&
-                            (kind != 2 || (a1 >= 0 && a2 <= this->ntotal)),
-            "copy_subset_to: a1 = %zd, a2 = %zd, expected %s",
-            ssize_t(a1),
-            ssize_t(a2),
-            of_parts            ? "0 <= a2 < a1"
-                    : kind == 2 ? "0 <= a1 <= a2 <= ntotal"
-                                : "a1 <= a2");
     auto gmm = dynamic_cast<IVFGMM*>(&other);
     if (!gmm) {
         const UndoGrowth undo(other);

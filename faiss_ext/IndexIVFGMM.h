@@ -68,8 +68,9 @@ struct IVFGMM {
      * until four times as many codes change nothing (of whole lists, at all;
      * not if max_codes or the nprobe of a SearchParametersIVF caps it). With an
      * IDSelector a search goes on until as many vectors that pass have been
-     * looked at as one without it looks at, and until there are k; where few
-     * pass, all lists are compared whole. range_search takes the largest of the
+     * looked at as one without it looks at, and, whatever nprobe is given (but
+     * not beyond max_codes), until there are k; where few pass, all lists are
+     * compared whole. range_search takes the largest of the
      * settings that reach it for 1, 10 and 100 neighbours, looks at more where
      * it finds more, and beyond 100 until twice as much brings nearly nothing.
      */
@@ -183,7 +184,8 @@ faiss::MetricType metric_among(Args... args) {
  * reconstruct, reconstruct_n, search_and_reconstruct, merge_from,
  * copy_subset_to, update_vectors, reset, direct maps, METRIC_L2 and
  * METRIC_INNER_PRODUCT (means normalised). Search returns no id twice, and
- * computes no vector's distance twice for one query. faiss::indexIVF_stats is
+ * computes no vector's distance twice for one query, but where whole lists held
+ * too few and more are looked at, which begins anew. faiss::indexIVF_stats is
  * updated as FAISS does it.
  *
  * Functions of FAISS that change the lists themselves do not know of cells.
@@ -252,6 +254,17 @@ struct IndexIVFGMM : IVF, IVFGMM {
             float radius,
             faiss::RangeSearchResult* result,
             const faiss::SearchParameters* params = nullptr) const override;
+    /// As search_preassigned. (Not virtual before FAISS 1.8.)
+    void range_search_preassigned(
+            idx_t n,
+            const float* x,
+            float radius,
+            const idx_t* assign,
+            const float* centroid_dis,
+            faiss::RangeSearchResult* result,
+            bool store_pairs = false,
+            const faiss::IVFSearchParameters* params = nullptr,
+            faiss::IndexIVFStats* stats = nullptr) const;
     void search_and_reconstruct(
             idx_t n,
             const float* x,

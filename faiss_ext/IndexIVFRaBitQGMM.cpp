@@ -79,6 +79,21 @@ void IndexIVFRaBitQGMM::search_preassigned(
             "distances to all means; use search()");
 }
 
+void IndexIVFRaBitQGMM::range_search_preassigned(
+        idx_t,
+        const float*,
+        float,
+        const idx_t*,
+        const float*,
+        faiss::RangeSearchResult*,
+        bool,
+        const faiss::IVFSearchParameters*,
+        faiss::IndexIVFStats*) const {
+    FAISS_THROW_MSG(
+            "range_search_preassigned: codes about the means of cells want the "
+            "distances to all means; use range_search()");
+}
+
 void IndexIVFRaBitQGMM::reconstruct_from_offset(
         int64_t list_no, int64_t offset, float* recons) const {
     FAISS_THROW_IF_NOT_FMT(
@@ -141,7 +156,7 @@ void IndexIVFRaBitQGMM::copy_subset_to(
             nlist,
             int(metric_type));
     check_same_cells("copy_subset_to", to->cells, cells);
-    if (ntotal == 0 && int(subset_type) == 2) { // FAISS divides by it
+    if (!has_subset(*this, other, int(subset_type), a1, a2)) {
         return;
     }
     // FAISS knows what a subset is: of lists with records in place of codes

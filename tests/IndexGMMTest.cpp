@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <random>
 #include <memory>
 
 #include <faiss/IndexFlat.h>
@@ -178,6 +179,44 @@ TEST(IndexGMM, BatchesAndSingleQueriesAgree) {
             same += std::equal(ids.begin(), ids.end(), all.ids.begin() + i * 4);
         }
         EXPECT_GE(same, queries().n - 1);
+    }
+}
+
+/// In batches |x - mu|^2 comes from products, which lose what is small beside
+/// the means' distances: of one mean far away, of groups of means.
+TEST(IndexGMM, BatchesAndSingleQueriesAgreeAboutMeansFarApart) {
+    constexpr size_t d = 8, k = 16, n = 200;
+    for (size_t groups : {1, 4}) {
+        std::mt19937_64 random(1);
+        std::normal_distribution<float> normal;
+        gmm::GaussianMixture m;
+        m.d = d;
+        m.k = k;
+        for (size_t i = 0; i < k * d; i++) {
+            const size_t c = i / d;
+            m.means.push_back(
+                    3 * normal(random) + 1e4f * float(c % groups) +
+                    (c == 0 && groups == 1 ? 1e4f : 0));
+        }
+        m.variances.assign(k, 1);
+        m.log_weights.assign(k, -std::log(float(k)));
+        IndexGMM index(d, k);
+        index.set_mixture(m);
+        index.policy.order = ProbeOrder::log_likelihood;
+        std::vector<float> x(n * d), dis(n * 3), one(3);
+        std::vector<idx_t> ids(n * 3), single(3);
+        for (size_t i = 0; i < n * d; i++) {
+            const size_t c = 1 + i / d % (k - 1);
+            x[i] = m.means[c * d + i % d] + normal(random);
+        }
+        index.search(n, x.data(), 3, dis.data(), ids.data());
+        size_t differ = 0;
+        for (size_t i = 0; i < n; i++) {
+            index.search(1, &x[i * d], 3, one.data(), single.data());
+            differ += ids[i * 3] != single[0];
+            EXPECT_NEAR(dis[i * 3], one[0], 1e-2f * (1 + one[0])) << groups;
+        }
+        EXPECT_LE(differ, 1u) << groups;
     }
 }
 

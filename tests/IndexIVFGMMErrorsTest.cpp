@@ -433,6 +433,20 @@ TEST(IndexIVFGMMErrors, ListsChosenByTheCallerWorkWithoutCopiesOnly) {
                     again.ids.data(),
                     false),
             "assign[0] = " + std::to_string(kLists));
+    faiss::RangeSearchResult result(1);
+    EXPECT_FAISS_ERROR(
+            index->range_search_preassigned(
+                    1, q.x.data(), 5, &beyond, coarse.data(), &result),
+            "assign[0] = " + std::to_string(kLists));
+    EXPECT_FAISS_ERROR(
+            copies->range_search_preassigned(
+                    1, q.x.data(), 5, keys.data(), coarse.data(), &result),
+            "max_assign = 2");
+    const float radius = found.dis[4] * 1.5f;
+    index->nprobe = 3;
+    index->range_search_preassigned(
+            1, q.x.data(), radius, keys.data(), coarse.data(), &result);
+    EXPECT_GE(result.lims[1], 5u);
     // FAISS takes nlist of more than nlist, and so many keys are given
     std::vector<idx_t> all(kLists);
     std::vector<float> far(kLists);
@@ -477,6 +491,22 @@ TEST(IndexIVFGMMErrors, FieldsAreInTheirRangesWhenVectorsAreAdded) {
                 index->add(100, base().x.data()), "assign_threshold");
     }
     EXPECT_EQ(index->ntotal, 0);
+    // what only additions read keeps nobody from searching
+    index->assign_threshold = 0;
+    index->add(base().n, base().x.data());
+    index->assign_ratio = INFINITY;
+    index->assign_threshold = -1;
+    EXPECT_NO_THROW(find(*index, queries(), 5));
+    // nor is anything merged that cells could not be made of
+    auto full = calibrated(), into = trained(base(), kLists);
+    into->code_bits = 3;
+    const idx_t n = full->ntotal;
+    EXPECT_FAISS_ERROR(into->merge_from(*full, 0), "code_bits = 3");
+    EXPECT_FAISS_ERROR(
+            full->copy_subset_to(*into, faiss_ext::subset_type_t(0), 0, 9),
+            "code_bits = 3");
+    EXPECT_EQ(full->ntotal, n);
+    EXPECT_EQ(into->ntotal, 0);
 }
 
 TEST(IndexIVFGMMErrors, SubsetsAreOfATrainedIndexAndInOrder) {

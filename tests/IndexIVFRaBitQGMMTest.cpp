@@ -600,8 +600,10 @@ TEST(IndexIVFRaBitQGMM, ErrorsChangeNothing) {
                     false),
             "search_preassigned");
     faiss::RangeSearchResult result(1);
-    EXPECT_ANY_THROW(index->range_search_preassigned(
-            1, x.x.data(), 1, keys.data(), coarse.data(), &result));
+    EXPECT_FAISS_ERROR(
+            index->range_search_preassigned(
+                    1, x.x.data(), 1, keys.data(), coarse.data(), &result),
+            "range_search_preassigned");
     std::vector<uint8_t> bytes(100);
     EXPECT_FAISS_ERROR(
             index->sa_encode(1, x.x.data(), bytes.data()), "encode_vectors");

@@ -305,7 +305,8 @@ void plan_codes_alone(
         plan.share = passing_share(ivf, *plan.sel);
         plan.passing = nprobe_given || plan.max_codes ? 0 : plan.budget;
         plan.budget = std::min(plan.budget / plan.share, most);
-        plan.by_effort = plan.all_if_few = true;
+        plan.by_effort = true;
+        plan.all_if_few = plan.max_codes == 0;
     }
     if (plan.max_codes > 0) {
         plan.budget = std::min(plan.budget, double(plan.max_codes));
@@ -425,7 +426,7 @@ SearchPlan make_plan(
         plan.share = passing_share(ivf, *plan.sel);
         plan.passing = nprobe_given || plan.max_codes ? 0 : plan.budget;
         plan.budget = std::min(plan.budget / plan.share, most * per_list);
-        plan.all_if_few |= plan.by_codes || !nprobe_given;
+        plan.all_if_few = plan.max_codes == 0;
         if (plan.by_codes && !nprobe_given && !plan.max_codes &&
             lists_are_quicker(plan, ivf, gmm, k)) {
             plan.by_codes = false;

@@ -289,13 +289,9 @@ private:
     /// Of `lists`, those behind the first nprobe, so many entries.
     void begin_more(double entries) {
         size_t more = size_t(entries);
-        const size_t n = begins.size();
         for (size_t p = plan.nprobe; p < lists.size() && more > 0; p++) {
-            const auto same = [&](const Run& r) { return r.list == lists[p]; };
-            if (std::none_of(begins.begin(), begins.begin() + n, same)) {
-                begin_of_list(lists[p], more);
-                more -= begins.back().end;
-            }
+            begin_of_list(lists[p], more);
+            more -= begins.back().end;
         }
     }
 
@@ -338,7 +334,7 @@ private:
         const size_t full = kPool + 2 * k;
         const size_t codes_before = scan.n_codes;
         const size_t asked_before = n_asked;
-        const size_t wanted_before = n_distances + pool.size();
+        size_t wanted = 0; // for their codes
         size_t entries = 0;
         for (const Segment& segment : segments) {
             entries += segment.end - segment.begin;
@@ -350,17 +346,18 @@ private:
                 end = std::min(end, segments.size() / part + 1);
             }
             const size_t n = scan(segments, s, end, collector.threshold());
+            const size_t in_pool = pool.size();
             add_to_pool(scan.candidates, n);
+            wanted += pool.size() - in_pool;
             const size_t seen = scan.n_codes - codes_before;
-            wanted_share =
-                    double(n_distances + pool.size() - wanted_before) / seen;
+            wanted_share = double(wanted) / seen;
             const double left = double(entries - seen);
-            const double wanted = (Collector::is_range ? 1 : kStillNear) *
+            const double compared = (Collector::is_range ? 1 : kStillNear) *
                     (double(pool.size()) + wanted_share * left);
             const double asked = double(n_asked - asked_before) / seen;
             if (whole < kAnyTime &&
                 (plan.costs.code + plan.costs.test * asked) * left +
-                                plan.costs.distance * wanted >
+                                plan.costs.distance * compared >
                         scan_time() * whole) {
                 return false;
             }

@@ -249,11 +249,7 @@ void add_vectors(
             "max_assign = %zd, expected 1 in an index with cells "
             "(cells_per_list = 1 leaves them out)",
             index.gmm.max_assign);
-    check_max_assign(ivf, index.gmm);
-    if (index.gmm.code_bits != 0) {
-        CellCodes::check_bits(index.gmm.code_bits);
-    }
-
+    check_assign(ivf, index.gmm);
     Growth growth(index, "add");
     for (idx_t i = 0; i < n; i += kAddBlock) {
         growth.run([&] {
@@ -275,7 +271,7 @@ void update_vectors(
     check_interrupt();
     check_trained(index.ivf);
     check_writable(index.ivf);
-    check_max_assign(index.ivf, index.gmm);
+    check_assign(index.ivf, index.gmm);
     const Nearest nearest(index, n, v);
     const std::vector<idx_t>& homes = nearest.lists;
     FAISS_THROW_IF_NOT_MSG(
@@ -320,6 +316,35 @@ size_t remove_ids(GMMIndexRef index, const faiss::IDSelector& sel) {
     index.gmm.cells.forget(index.ivf.ntotal, n);
     index.ivf.ntotal -= n;
     return n;
+}
+
+bool has_subset(
+        const faiss::IndexIVF& from,
+        const faiss::IndexIVF& other,
+        int kind,
+        idx_t a1,
+        idx_t a2) {
+    FAISS_THROW_IF_NOT_MSG(
+            other.is_trained, "copy_subset_to: expected a trained index");
+    const bool of_parts = kind == 1 || kind == 3; // newer FAISS: a2 of a1 parts
+    if (from.ntotal == 0 && kind == 2) {          // FAISS divides by it
+        return false;
+    }
+    FAISS_THROW_IF_NOT_FMT( // FAISS divides by it
+            !of_parts || a1 > 0,
+            "copy_subset_to: a1 = %zd, expected above 0",
+            ssize_t(a1));
+    FAISS_THROW_IF_NOT_FMT(
+            of_parts
+                    ? kind == 1 || (a2 >= 0 && a2 < a1)
+                    : a1 <= a2 && (kind != 2 || (a1 >= 0 && a2 <= from.ntotal)),
+            "copy_subset_to: a1 = %zd, a2 = %zd, expected %s",
+            ssize_t(a1),
+            ssize_t(a2),
+            of_parts            ? "0 <= a2 < a1"
+                    : kind == 2 ? "0 <= a1 <= a2 <= ntotal"
+                                : "a1 <= a2");
+    return true;
 }
 
 void take_entries(

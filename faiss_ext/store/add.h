@@ -29,6 +29,18 @@ void update_vectors(
 /// IndexIVFGMM::remove_ids. All or none.
 size_t remove_ids(GMMIndexRef index, const faiss::IDSelector& sel);
 
+/** Whether copy_subset_to has anything to copy. Throws for what FAISS would not
+ * survive or count: an untrained index, a1 and a2 out of their ranges.
+ *
+ * @param kind  FAISS's SUBSET_TYPE_*
+ */
+bool has_subset(
+        const faiss::IndexIVF& from,
+        const faiss::IndexIVF& other,
+        int kind,
+        idx_t a1,
+        idx_t a2);
+
 /** Moves all entries of `from` to `index`, or copies those of its lists only.
  * All or none.
  *

@@ -137,16 +137,8 @@ Assignment assign_copies(
     return out;
 }
 
-void check_max_assign(const faiss::IndexIVF& ivf, const IVFGMM& gmm) {
-    FAISS_THROW_IF_NOT_FMT(
-            gmm.max_assign > 0 && gmm.max_assign <= ivf.nlist,
-            "max_assign = %zu, expected at least 1 and at most nlist = %zu",
-            gmm.max_assign,
-            ivf.nlist);
-    FAISS_THROW_IF_NOT_FMT(
-            gmm.max_assign == 1 || has_vectors(ivf),
-            "max_assign = %zu, expected 1 in an index of codes alone",
-            gmm.max_assign);
+void check_assign(const faiss::IndexIVF& ivf, const IVFGMM& gmm) {
+    check_max_assign(ivf, gmm);
     FAISS_THROW_IF_NOT_FMT(
             gmm.max_assign == 1 ||
                     (gmm.assign_ratio > 0 && std::isfinite(gmm.assign_ratio)),
@@ -157,6 +149,18 @@ void check_max_assign(const faiss::IndexIVF& ivf, const IVFGMM& gmm) {
                     (gmm.assign_threshold >= 0 && gmm.assign_threshold <= 1),
             "assign_threshold = %g, expected 0 to 1",
             gmm.assign_threshold);
+}
+
+void check_max_assign(const faiss::IndexIVF& ivf, const IVFGMM& gmm) {
+    FAISS_THROW_IF_NOT_FMT(
+            gmm.max_assign > 0 && gmm.max_assign <= ivf.nlist,
+            "max_assign = %zu, expected at least 1 and at most nlist = %zu",
+            gmm.max_assign,
+            ivf.nlist);
+    FAISS_THROW_IF_NOT_FMT(
+            gmm.max_assign == 1 || has_vectors(ivf),
+            "max_assign = %zu, expected 1 in an index of codes alone",
+            gmm.max_assign);
     const auto& earlier = gmm.earlier_lists;
     size_t list = 0;
     while (list < earlier.size() && earlier[list].empty()) {

@@ -28,8 +28,11 @@ Assignment assign_copies(
         GMMIndexRef index, size_t n, const float* x, const idx_t* homes);
 
 /// Throws FaissException unless max_assign is from 1 to nlist and what the
-/// index was filled with, and above 1 assign_ratio and assign_threshold are in
-/// their ranges.
+/// index was filled with;
 void check_max_assign(const faiss::IndexIVF& ivf, const IVFGMM& gmm);
+
+/// and, above 1, assign_ratio and assign_threshold, by which vectors that come
+/// get their copies, are in their ranges.
+void check_assign(const faiss::IndexIVF& ivf, const IVFGMM& gmm);
 
 } // namespace faiss_ext

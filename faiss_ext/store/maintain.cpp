@@ -318,6 +318,13 @@ void maintain(GMMIndexRef index) {
     }
 }
 
+Growth::Growth(GMMIndexRef index, const char* call)
+        : index(index), call(call), before(index.ivf.ntotal) {
+    if (index.gmm.code_bits != 0) {
+        CellCodes::check_bits(index.gmm.code_bits);
+    }
+}
+
 void Growth::explain(const std::exception& e) const {
     const idx_t added = index.ivf.ntotal - before;
     if (added > 0) {

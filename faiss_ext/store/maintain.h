@@ -37,8 +37,8 @@ void maintain(GMMIndexRef index);
  * index. */
 class Growth {
 public:
-    Growth(GMMIndexRef index, const char* call)
-            : index(index), call(call), before(index.ivf.ntotal) {}
+    /// Throws for code_bits that cells cannot be made with afterwards.
+    Growth(GMMIndexRef index, const char* call);
 
     /// Runs f, a block that is added whole or not.
     template <class F>

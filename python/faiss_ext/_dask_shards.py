@@ -139,4 +139,10 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
         files["merged"] = manifest["merged"]
     for name, said in files.items():
         _check_fields(said, {"file": str, "sha256": str}, f"{path}: {name}")
+    if "ivfdata" in manifest.get("merged", {}):
+        _check_fields(
+            manifest["merged"]["ivfdata"],
+            {"file": str, "size": int, "sha256": str},
+            f"{path}: merged.ivfdata",
+        )
     return manifest

@@ -83,7 +83,11 @@ def goes_on(model: Any) -> bool:
         return False
     for name, fitted in (
         ("n_components", len(model.means_)),
-        ("covariance_type", model._fitted_type),
+        # none of one that an earlier version pickled
+        (
+            "covariance_type",
+            getattr(model, "_fitted_type", model.covariance_type),
+        ),
     ):
         value = getattr(model, name)
         if value != fitted:

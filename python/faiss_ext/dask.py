@@ -42,7 +42,8 @@ __all__ = ["build", "fit", "merge", "search"]
 def _check_takes_ids(index: Index, factory: str) -> None:
     """Rows of a shard have ids of their own."""
     has_lists = index._core.has_lists() and not hasattr(index, "k_factor")
-    if not has_lists and not factory.startswith("IDMap"):
+    has_map = any(part.startswith("IDMap") for part in factory.split(","))
+    if not has_lists and not has_map:
         raise ValueError(
             f'factory = "{factory}": such an index takes no ids, expected one '
             f'with lists (GMM or IVF) and without RFlat, or "IDMap,{factory}"'
