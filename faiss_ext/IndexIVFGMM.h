@@ -189,10 +189,10 @@ faiss::MetricType metric_among(Args... args) {
  * updated as FAISS does it.
  *
  * Functions of FAISS that change the lists themselves do not know of cells.
- * What they append is searched, and where a list became shorter a search says
- * so; but what they put in the place of other entries (ivflib's
- * SlidingIndexWindow and set_invlist_range) cannot be seen: optimize() after
- * each such call makes the cells anew.
+ * What they append is searched (not by codes alone, which refuse it), and where
+ * a list became shorter a search by codes says so; but what they put in the
+ * place of other entries (ivflib's SlidingIndexWindow and set_invlist_range)
+ * cannot be seen: optimize() after each such call makes the cells anew.
  *
  * Errors are FaissExceptions that name the argument, its value and what was
  * expected, and leave the index as it was; so do memory that does not suffice

@@ -192,6 +192,14 @@ void map_lists_on_disk(faiss::Index& root) {
     }
 }
 
+/// An index of FAISS's own.
+std::unique_ptr<faiss::Index> read_plain(
+        faiss::IOReader* reader, int io_flags) {
+    auto index = read_stock(reader, io_flags);
+    map_lists_on_disk(*index);
+    return index;
+}
+
 /// Our part of the index, and the table that FAISS was kept from computing
 /// before anybody had looked at what it read.
 std::unique_ptr<faiss::Index> finish(
@@ -202,10 +210,10 @@ std::unique_ptr<faiss::Index> finish(
         const FileMemory* mapped) {
     faiss::Index* root = index.release();
     try {
+        map_lists_on_disk(*root); // where a direct map is checked
         read_gmm(
                 &root,
                 {reader, trailer.payload_length, trailer.version, mapped});
-        map_lists_on_disk(*root);
         auto* pq = dynamic_cast<faiss::IndexIVFPQ*>(*unwrap(&root));
         if (pq && pq->is_trained && pq->by_residual &&
             (io_flags & faiss::IO_FLAG_SKIP_PRECOMPUTE_TABLE) == 0) {
@@ -227,7 +235,7 @@ std::unique_ptr<faiss::Index> read_seekable(
     const uint64_t stock_length = stamped_length(start, reader);
     place.seek(begin);
     if (stock_length == 0) {
-        return read_stock(reader, io_flags);
+        return read_plain(reader, io_flags);
     }
     FAISS_THROW_IF_NOT_FMT(
             stock_length < size_t(INT64_MAX) - begin,
@@ -280,7 +288,7 @@ std::unique_ptr<faiss::Index> read_stream(
     const uint64_t stock_length = stamped_length(start, reader);
     if (stock_length == 0) {
         ReaderAfterHead whole(reader, std::move(start.head));
-        return read_stock(&whole, io_flags);
+        return read_plain(&whole, io_flags);
     }
     faiss::VectorIOReader held;
     held.name = reader->name;

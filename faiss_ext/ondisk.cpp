@@ -160,12 +160,21 @@ void merge_ondisk(
             !gmm || gmm->max_assign == 1,
             "index: max_assign = %zu, expected 1",
             gmm->max_assign);
+    FAISS_THROW_IF_NOT_MSG(
+            !gmm || has_vectors(ivf),
+            "index: codes alone, expected vectors, which lists on disk hold; "
+            "merge_from merges codes");
+    std::optional<Growth> growth;
+    if (gmm) {
+        growth.emplace(GMMIndexRef{ivf, *gmm}, "merge_ondisk");
+    }
     std::vector<Part> opened;
     size_t n = 0;
     for (const std::string& path : parts) {
         opened.emplace_back(ivf, path);
         n += opened.back().n;
     }
+    FAISS_THROW_IF_NOT_MSG(n > 0, "parts: expected some entries in them");
     const std::string partial =
             ivfdata + "." + std::to_string(getpid()) + ".partial";
     // Whatever needs memory comes before the file has its name.
@@ -188,10 +197,8 @@ void merge_ondisk(
     flush(folder, O_DIRECTORY);
     lists->filename = std::move(filename);
     opened.clear();
-    std::optional<Growth> growth;
     if (gmm) {
         begin_anew({ivf, *gmm});
-        growth.emplace(GMMIndexRef{ivf, *gmm}, "merge_ondisk");
     }
     ivf.replace_invlists(lists.release(), true);
     ivf.ntotal = index->ntotal = idx_t(n);

@@ -24,8 +24,9 @@ namespace faiss_ext {
  * @param ivfdata      the file of the lists; replaced once it is whole
  * @param shift_ids    adds to a part's ids the number of entries before it
  *
- * Throws FaissException for a part of another training, for an index that has
- * entries, a direct map or copies of vectors (max_assign > 1), and where the
+ * Throws FaissException for a part of another training, parts without any
+ * entry, an index that has entries, a direct map, copies of vectors
+ * (max_assign > 1) or codes alone (RaBitQ), and where the
  * disk is full: the index is as it was then, and so is the file. If it is
  * interrupted once all are in, while cells or calibration are made, the message
  * says so.

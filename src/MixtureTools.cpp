@@ -103,8 +103,10 @@ struct Evaluation {
             for (size_t i = 0; i < count; i++) {
                 if (components[i * m] < 0) {
                     throw_invalid(
-                            "source: row %zu has a value that is not finite",
-                            begin + i);
+                            "source: row %zu has a value that is not finite, "
+                            "or "
+                            "too far from the means for floats",
+                            source.given_row(begin + i));
                 }
             }
             use(begin, count);
@@ -326,23 +328,28 @@ std::vector<SweepEntry> sweep(
     TrainingOptions next = options;
     GaussianMixture start;
     for (size_t k : ks) {
-        if (!out.empty()) {
-            start = grow(out.back().result.model, k, options.seed + k);
+        const auto train_grown = [&](const GaussianMixture& from, size_t to) {
             next.init = Initialisation::given_means;
             next.hard_iterations = 0;
+            start = grow(from, to, options.seed + to);
+            return train(source, weights, to, next, backend, &start);
+        };
+        TrainingResult result;
+        if (out.empty()) {
+            result = train(source, weights, k, next, backend, nullptr);
+        } else {
+            // Halves of halves that EM has not parted yet would stay together.
+            result.model = out.back().result.model;
+            while (result.model.k < k && result.stop != Stop::callback) {
+                result = train_grown(
+                        result.model, std::min(2 * result.model.k, k));
+            }
         }
-        TrainingResult result =
-                train(source,
-                      weights,
-                      k,
-                      next,
-                      backend,
-                      out.empty() ? nullptr : &start);
         const Likelihood all =
                 log_likelihood(result.model, source, weights, backend);
         const double p = double(num_parameters(result.model));
         out.push_back(
-                {k,
+                {result.model.k,
                  2 * p - 2 * all.sum,
                  p * std::log(all.n) - 2 * all.sum,
                  std::move(result)});

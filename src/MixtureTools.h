@@ -84,7 +84,8 @@ struct SweepEntry {
 };
 
 /** Fits a mixture for each of some numbers of components, each from the one
- * before it, grown by splits: a sweep costs little more than its last training.
+ * before it, grown by splits, twice as many at a time at most: a sweep costs
+ * little more than twice its last training.
  *
  * @param ks       ascending, at least one
  * @param options  of all trainings; the first begins as they say, the others

@@ -8,6 +8,7 @@
 #include <unordered_set>
 
 #include "FullCovariance.h"
+#include "Initialise.h"
 
 namespace gmm {
 
@@ -70,8 +71,9 @@ void split_component(
         std::mt19937_64& random) {
     const size_t d = model.d;
     std::vector<double> moved(d);
-    for (double& s : moved) {
-        s = random() & 1 ? step : -step;
+    for (double& s : moved) { // by equal steps, halves of halves would meet
+        const double signed_step = random() & 1 ? step : -step;
+        s = signed_step * (0.75 + 0.5 * uniform(random));
     }
     times_factor(model, from, moved.data());
     for (size_t j = 0; j < d; j++) {

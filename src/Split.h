@@ -19,8 +19,8 @@ double sum_rounding(double n);
 
 /** Component `to` takes over half of `from`: both means move apart, along the
  * columns of the covariance's factor (the dimensions, where it has none), by
- * `step` standard deviations each, the signs at random. The weight is halved
- * between them. */
+ * about `step` standard deviations each, size and sign at random. The weight is
+ * halved between them. */
 void split_component(
         GaussianMixture& model,
         size_t from,

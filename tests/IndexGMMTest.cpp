@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <random>
 #include <memory>
+#include <random>
 
 #include <faiss/IndexFlat.h>
 #include <faiss/IndexIVFFlat.h>

@@ -288,6 +288,100 @@ TEST(MixtureTools, ResponsibilitiesOfFarRows) {
     }
 }
 
+/// A row that overflows is harmless in all kinds: no NaN.
+TEST(MixtureTools, RowsTooFarForFloats) {
+    const auto backend = gmm::make_cpu_backend();
+    for (gmm::Covariance kind :
+         {gmm::Covariance::isotropic,
+          gmm::Covariance::tied_spherical,
+          gmm::Covariance::diagonal,
+          gmm::Covariance::full,
+          gmm::Covariance::tied}) {
+        constexpr size_t d = 70;
+        GaussianMixture m;
+        m.covariance = kind;
+        m.d = d;
+        m.k = 2;
+        m.means.assign(2 * d, 0.1f);
+        m.means[3] = -0.2f;
+        m.log_weights.assign(2, std::log(0.5f));
+        m.variances.assign(gmm::num_variances(kind, 2, d), 1);
+        m.precisions_cholesky.assign(gmm::num_factors(kind, 2, d), 0);
+        for (size_t i = 0; i < m.precisions_cholesky.size(); i++) {
+            const size_t row = i / d % d, column = i % d;
+            m.precisions_cholesky[i] = row == column ? 1
+                    : row < column && (row + column) % 3 == 0
+                    ? (column % 2 ? 0.5f : -0.5f)
+                    : 0;
+        }
+        gmm::Frame frame;
+        frame.center.assign(d, 0);
+        for (float far : {1e18f, 1e30f, 3e35f, 3e38f}) {
+            std::vector<float> x(d);
+            for (size_t j = 0; j < d; j++) {
+                x[j] = j % 2 ? far : -far;
+            }
+            const auto source = gmm::memory_source(x.data(), 1, d);
+            backend->set_data(*source, nullptr, frame);
+            backend->set_model(m);
+            int64_t components[2];
+            double joint[2];
+            float square[2], log_prob;
+            const gmm::Rows rows{
+                    x.data(), gmm::ElementType::f32, 1, d, d * sizeof(float)};
+            backend->top_components(
+                    rows, 2, components, joint, square, &log_prob);
+            EXPECT_FALSE(std::isnan(log_prob)) << int(kind) << " " << far;
+            EXPECT_FALSE(std::isnan(joint[0])) << int(kind) << " " << far;
+            gmm::SufficientStats stats;
+            backend->accumulate(gmm::EStep::soft, stats);
+            EXPECT_FALSE(std::isnan(stats.n_k[0] + stats.n_k[1]))
+                    << int(kind) << " " << far;
+        }
+    }
+}
+
+/// Not even where one component becomes many at once.
+TEST(MixtureTools, GrownComponentsDiffer) {
+    for (size_t d : {1, 2, 3}) {
+        GaussianMixture m;
+        m.d = d;
+        m.k = 1;
+        m.means.assign(d, 0);
+        m.variances = {1};
+        m.log_weights = {0};
+        const GaussianMixture grown = gmm::grow(m, 64, 7);
+        std::set<std::vector<float>> different;
+        for (size_t c = 0; c < 64; c++) {
+            different.insert(std::vector<float>(
+                    grown.means.begin() + c * d,
+                    grown.means.begin() + (c + 1) * d));
+        }
+        EXPECT_EQ(different.size(), 64u) << d;
+    }
+}
+
+/// A sweep that leaves numbers out finds groups as one that does not.
+TEST(MixtureTools, ASweepWithGapsFindsGroups) {
+    std::mt19937_64 random(1);
+    std::normal_distribution<float> normal;
+    std::vector<float> x(4000);
+    for (size_t i = 0; i < x.size(); i++) {
+        x[i] = 20 * float(i % 4) + normal(random);
+    }
+    const auto source = gmm::memory_source(x.data(), x.size(), 1);
+    const auto backend = gmm::make_cpu_backend();
+    gmm::TrainingOptions options;
+    options.niter = 100;
+    const auto swept = gmm::sweep(*source, nullptr, {1, 4}, options, *backend);
+    ASSERT_EQ(swept.size(), 2u);
+    std::vector<float> means = swept[1].result.model.means;
+    std::sort(means.begin(), means.end());
+    for (size_t c = 0; c < 4; c++) {
+        EXPECT_NEAR(means[c], 20 * float(c), 1);
+    }
+}
+
 TEST(MixtureTools, ResponsibilitiesOfFarRowsSumToOne) {
     GaussianMixture m;
     m.d = m.k = 2;

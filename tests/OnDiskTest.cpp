@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <set>
 
 #include <faiss/IndexPreTransform.h>
 #include <faiss/index_io.h>
@@ -216,6 +217,91 @@ TEST(OnDisk, AListThatGetsShorterKeepsItsPlace) {
             dynamic_cast<faiss::IndexIVF&>(*back),
             *extract_gmm(back.get()),
             model);
+}
+
+/// Single additions to lists that lost nearly all: FAISS would give them
+/// smaller slots and leave the ids where they were.
+TEST(OnDisk, AddingOneByOneToWhatIsLeft) {
+    for (const char* description : {"GMM16,Flat", "GMM16,SQ8", "GMM16,PQ8x4"}) {
+        for (size_t kept : {20, 100}) {
+            const TemporaryFolder folder;
+            auto index = trained(description);
+            merge_ondisk(
+                    index.get(),
+                    write_parts(*index, folder, false),
+                    folder.file("lists"));
+            index->remove_ids(faiss::IDSelectorRange(kept, kN));
+            std::set<idx_t> expected;
+            for (size_t i = 0; i < kept; i++) {
+                expected.insert(idx_t(i));
+            }
+            for (size_t i = 0; i < 50; i++) {
+                const idx_t id = idx_t(10000 + i);
+                index->add_with_ids(1, base().row(i), &id);
+                expected.insert(id);
+            }
+            const auto& ivf = dynamic_cast<faiss::IndexIVF&>(*index);
+            std::set<idx_t> stored;
+            for (size_t i = 0; i < ivf.nlist; i++) {
+                faiss::InvertedLists::ScopedIds ids(ivf.invlists, i);
+                stored.insert(
+                        ids.get(), ids.get() + ivf.invlists->list_size(i));
+            }
+            EXPECT_EQ(stored, expected) << description << " " << kept;
+        }
+    }
+}
+
+TEST(OnDisk, ADirectMapIsReadFromAMappedFile) {
+    for (const char* description : {"GMM16,Flat", "IVF16,Flat"}) {
+        for (auto type :
+             {faiss::DirectMap::Array, faiss::DirectMap::Hashtable}) {
+            const TemporaryFolder folder;
+            auto index = trained(description);
+            merge_ondisk(
+                    index.get(),
+                    write_parts(*index, folder, false),
+                    folder.file("lists"));
+            dynamic_cast<faiss::IndexIVF&>(*index).set_direct_map_type(type);
+            faiss_ext::write_index(index.get(), folder.file("index").c_str());
+            const auto back = read(folder.file("index"), faiss::IO_FLAG_MMAP);
+            std::vector<float> x(base().d);
+            back->reconstruct(7, x.data());
+            EXPECT_EQ(x, std::vector<float>(base().row(7), base().row(8)));
+        }
+    }
+}
+
+/// Codes are in memory only; FAISS reads no file of empty lists.
+TEST(OnDisk, CodesAloneAndNothingAreRefused) {
+    const TemporaryFolder folder;
+    auto codes = trained("GMM16,RaBitQ4");
+    auto part = clone_index(codes.get());
+    part->add(100, base().x.data());
+    faiss_ext::write_index(part.get(), folder.file("codes").c_str());
+    EXPECT_FAISS_ERROR(
+            merge_ondisk(
+                    codes.get(), {folder.file("codes")}, folder.file("lists")),
+            "codes alone");
+    EXPECT_EQ(codes->ntotal, 0);
+    auto index = trained("GMM16,Flat");
+    faiss_ext::write_index(index.get(), folder.file("empty").c_str());
+    EXPECT_FAISS_ERROR(
+            merge_ondisk(
+                    index.get(), {folder.file("empty")}, folder.file("lists")),
+            "parts");
+    EXPECT_FALSE(std::filesystem::exists(folder.file("lists")));
+    auto& ivf = dynamic_cast<faiss::IndexIVF&>(*index);
+    ivf.replace_invlists(
+            new faiss::OnDiskInvertedLists(
+                    16, ivf.code_size, folder.file("lists").c_str()),
+            true);
+    EXPECT_FAISS_ERROR(
+            faiss_ext::write_index(index.get(), folder.file("index").c_str()),
+            "on disk");
+    index->add(100, base().x.data());
+    faiss_ext::write_index(index.get(), folder.file("index").c_str());
+    EXPECT_EQ(read(folder.file("index"))->ntotal, 100);
 }
 
 TEST(OnDisk, WrongPartsLeaveEverythingAsItWas) {

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include <faiss/impl/AuxIndexStructures.h>
+#include <faiss/invlists/BlockInvertedLists.h>
 #include <faiss/invlists/OnDiskInvertedLists.h>
 #include <faiss/utils/distances.h>
 
@@ -171,6 +172,11 @@ void check_writable(const faiss::IndexIVF& index) {
             !dynamic_cast<const faiss::ReadOnlyInvertedLists*>(index.invlists),
             "the inverted lists are of a read-only kind (stacks, slices or "
             "masks of others); an index that is to change needs its own");
+    FAISS_THROW_IF_NOT_MSG(
+            !dynamic_cast<const faiss::BlockInvertedLists*>(index.invlists),
+            "the inverted lists are BlockInvertedLists, expected "
+            "ArrayInvertedLists or OnDiskInvertedLists: entries move one by "
+            "one");
     FAISS_THROW_IF_NOT_MSG(
             is_writable(index),
             "the inverted lists are mapped read-only; an index that is to "

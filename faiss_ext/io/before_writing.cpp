@@ -45,6 +45,10 @@ bool check_before_writing(const faiss::Index* index) {
                 "write_index: the inverted lists are mapped from the file that "
                 "the index was read from; copy that file, or read it without "
                 "IO_FLAG_MMAP");
+        FAISS_THROW_IF_NOT_MSG(
+                lists->totsize > 0,
+                "write_index: the inverted lists are on disk and have no file "
+                "yet, which FAISS cannot read; add vectors first");
     }
     const faiss::Index* inner = unwrap(index);
     auto ivf = dynamic_cast<const faiss::IndexIVF*>(inner);

@@ -33,6 +33,21 @@ void write_ids(FieldWriter& ar, const faiss::IndexIVF& ivf) {
     }
 }
 
+/// Whether ids are 0 to one less than there are, which an Array wants.
+bool is_sequential(const faiss::IndexIVF& ivf) {
+    std::vector<bool> seen(ivf.invlists->compute_ntotal());
+    for (size_t i = 0; i < ivf.nlist; i++) {
+        faiss::InvertedLists::ScopedIds ids(ivf.invlists, i);
+        for (size_t j = 0; j < ivf.invlists->list_size(i); j++) {
+            if (ids[j] < 0 || size_t(ids[j]) >= seen.size() || seen[ids[j]]) {
+                return false;
+            }
+            seen[ids[j]] = true;
+        }
+    }
+    return true;
+}
+
 void read_ids(FieldReader& ar, faiss::IndexIVF& ivf) {
     int64_t map;
     ar.scalar(map);
@@ -50,7 +65,11 @@ void read_ids(FieldReader& ar, faiss::IndexIVF& ivf) {
             ivf.invlists->update_entry(i, j, ids[j], nullptr);
         }
     }
-    ivf.set_direct_map_type(static_cast<faiss::DirectMap::Type>(map));
+    // one that FAISS refused to make still names its type
+    const bool made = map != faiss::DirectMap::Array || is_sequential(ivf);
+    ivf.set_direct_map_type(
+            made ? static_cast<faiss::DirectMap::Type>(map)
+                 : faiss::DirectMap::NoMap);
 }
 
 std::unique_ptr<IndexGMM> quantizer_from(

@@ -399,8 +399,9 @@ SearchPlan make_plan(
             plan.budget = std::min(
                     unit * point.budget * std::max(growth, 1.0),
                     most * per_list);
-            plan.by_effort = true;
-            plan.bound = point.bound;
+            // neither was measured where lists were chosen
+            plan.by_effort = point.by_codes;
+            plan.bound = point.by_codes ? point.bound : kSureBound;
             if (range) {
                 plan.bound = std::max(plan.bound, bound_of_share(target));
                 plan.range =

@@ -123,11 +123,9 @@ std::unique_ptr<faiss::InvertedLists> copy_records(
     std::vector<uint8_t> records;
     for (size_t list = 0; list < ivf.nlist; list++) {
         const size_t n = cells.empty() ? 0 : cells.list_size(list);
+        check_codes_alone(list, ivf.invlists->list_size(list), n);
         if (n == 0) {
             continue;
-        }
-        if (ivf.invlists->list_size(list) < n) {
-            throw_shortened(list, ivf.invlists->list_size(list), n, false);
         }
         records.resize(n * size);
         for (size_t l = 0; l < cells.cells_per_list; l++) {

@@ -180,7 +180,8 @@ void check_max_assign(const faiss::IndexIVF& ivf, const IVFGMM& gmm) {
     }
     FAISS_THROW_IF_NOT_FMT(
             gmm.max_assign == filled_with,
-            "max_assign = %zu, expected %zu, which the index was filled with",
+            "max_assign = %zu, expected %zu, which the index was filled with "
+            "(or optimize(), if stock FAISS put entries in)",
             gmm.max_assign,
             filled_with);
 }

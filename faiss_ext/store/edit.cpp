@@ -246,7 +246,7 @@ void Edit::grow(ListEdit& edit) {
     const size_t n = edit.known + edit.n_new();
     edit.growing = true;
     if (n > edit.places) {
-        index.ivf.invlists->resize(edit.list, n);
+        lengthen_list(*index.ivf.invlists, edit.list, n);
     }
     if (!index.gmm.cells.empty()) {
         Payload::resize(index.gmm.cells, edit.list, n);

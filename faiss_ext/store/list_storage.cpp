@@ -105,6 +105,19 @@ void throw_shortened(size_t list, size_t n, size_t known, bool mended) {
                    : "reset() it and add its vectors anew");
 }
 
+void check_codes_alone(size_t list, size_t n, size_t known) {
+    if (n < known) {
+        throw_shortened(list, n, known, false);
+    }
+    FAISS_THROW_IF_NOT_FMT(
+            n == known,
+            "list %zu has %zu entries, expected %zu: what FAISS's own "
+            "functions add has no codes",
+            list,
+            n,
+            known);
+}
+
 void shorten_list(faiss::InvertedLists& lists, size_t list, size_t n) noexcept {
     if (lists.list_size(list) <= n) {
         return;
@@ -113,6 +126,30 @@ void shorten_list(faiss::InvertedLists& lists, size_t list, size_t n) noexcept {
         disk->lists[list].size = n;
     } else {
         lists.resize(list, n);
+    }
+}
+
+void lengthen_list(faiss::InvertedLists& lists, size_t list, size_t n) {
+    auto disk = dynamic_cast<faiss::OnDiskInvertedLists*>(&lists);
+    if (!disk) {
+        lists.resize(list, n);
+        return;
+    }
+    faiss::OnDiskOneList& l = disk->lists[list];
+    if (n <= l.capacity) {
+        l.size = n;
+        return;
+    }
+    const size_t before = l.size;
+    std::vector<uint8_t> codes(before * lists.code_size);
+    std::vector<idx_t> ids(before);
+    if (before > 0) {
+        std::copy_n(disk->get_codes(list), codes.size(), codes.data());
+        std::copy_n(disk->get_ids(list), before, ids.data());
+    }
+    disk->resize(list, n);
+    if (before > 0) {
+        disk->update_entries(list, 0, before, ids.data(), codes.data());
     }
 }
 

@@ -71,9 +71,20 @@ size_t known_size(GMMIndexRef index, size_t list);
 [[noreturn]] void throw_shortened(
         size_t list, size_t n, size_t known, bool mended);
 
+/// Throws unless a list of an index of codes alone is as long as what the index
+/// knows of it.
+void check_codes_alone(size_t list, size_t n, size_t known);
+
 /// Makes a list of FAISS's as short as that. One on disk keeps its place there,
 /// since to find a shorter one can fail, until it grows.
 void shorten_list(faiss::InvertedLists& lists, size_t list, size_t n) noexcept;
+
+/** Makes a list of FAISS's as long as that, n at least its size.
+ *
+ * OnDiskInvertedLists::resize takes a slot of the capacity that n needs, also
+ * where the list has more; and where the new slot begins at the old one's place
+ * it leaves ids where they were, although they lie behind the capacity. */
+void lengthen_list(faiss::InvertedLists& lists, size_t list, size_t n);
 
 /// Where the direct map says that a vector is, to be read or changed; nullptr
 /// if it does not know the id.

@@ -21,14 +21,9 @@ bool adopt_strays(GMMIndexRef index, size_t list) {
     if (known == n) {
         return false;
     }
-    FAISS_THROW_IF_NOT_FMT(
-            has_vectors(index.ivf),
-            "list %zu has %zu entries, expected %zu: what FAISS's own "
-            "functions "
-            "add has no codes",
-            list,
-            n,
-            known);
+    if (!has_vectors(index.ivf)) {
+        check_codes_alone(list, n, known);
+    }
     // copies: the edit will write where they lie
     std::vector<uint8_t> codes((n - known) * index.ivf.code_size);
     std::vector<idx_t> ids(n - known);

@@ -152,12 +152,13 @@ void CpuBackend::top_of_matrices(
                 const int64_t c = finite ? best[i][r].second : -1;
                 components[at] = c;
                 if (log_joint) {
-                    log_joint[at] = !finite ? -kInfinity
-                                            : log_volume +
+                    const double value = !finite ? -kInfinity
+                                                 : log_volume +
                                     (is_full ? full->exact(y, c)
                                              : soft->exact(
                                                        mine.z.data() + i * d,
                                                        c));
+                    log_joint[at] = std::isnan(value) ? -kInfinity : value;
                 }
                 if (distances) {
                     distances[at] = finite

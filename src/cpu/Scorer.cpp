@@ -184,6 +184,9 @@ double Scorer::error_bound(
 
 // The bound for every component that may come close to the largest log-joint.
 double Scorer::row_error(float largest) const {
+    if (!std::isfinite(largest)) {
+        return HUGE_VAL;
+    }
     const double mahalanobis =
             std::max(largest_log_norm - largest, 0.0) - kNegligible;
     return error_bound(mahalanobis, most_fixed, most_root);
@@ -306,9 +309,13 @@ void Scorer::all_exact(const float* y, Candidates& out) const {
     for (size_t c = 0; c < k; c++) {
         out.shift = std::max(out.shift, exact(y, c));
     }
+    // Of a row too far for any density the first component takes all.
+    const bool none = !(out.shift > -std::numeric_limits<double>::infinity());
     for (size_t c = 0; c < k; c++) {
         out.index[c] = int32_t(c);
-        out.value[c] = exact(y, c) - out.shift;
+        out.value[c] = !none ? exact(y, c) - out.shift
+                : c == 0     ? 0
+                             : -std::numeric_limits<float>::infinity();
     }
 }
 
@@ -363,12 +370,15 @@ void Scorer::select_best(
                     &scratch.tail);
             values.assign(
                     scratch.value.begin(), scratch.value.begin() + scratch.n);
-            std::nth_element(
-                    values.begin(),
-                    values.begin() + (m - 1),
-                    values.end(),
-                    std::greater<>());
-            const double least = values[m - 1] - 2 * error;
+            double least = HUGE_VAL;
+            if (scratch.n >= m) {
+                std::nth_element(
+                        values.begin(),
+                        values.begin() + (m - 1),
+                        values.end(),
+                        std::greater<>());
+                least = values[m - 1] - 2 * error;
+            }
             for (size_t i = 0; i < scratch.n; i++) {
                 if (scratch.value[i] >= least) {
                     const int32_t c = scratch.index[i];
@@ -377,7 +387,8 @@ void Scorer::select_best(
             }
         }
     }
-    if (!(error < kUseless)) {
+    if (best.size() < m) { // floats say too little, or are NaN
+        best.clear();
         for (size_t c = 0; c < k; c++) {
             best.emplace_back(exact(y, c), int32_t(c));
         }
