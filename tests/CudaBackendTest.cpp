@@ -1,4 +1,5 @@
 #include "CudaProblem.h"
+#include "EMTrainer.h"
 
 /** The CUDA backend against the mixture's own arithmetic in double. */
 namespace {
@@ -336,6 +337,83 @@ TEST_F(CudaBackendTest, TopComponentsOfWhatIsNotFinite) {
                 EXPECT_EQ(found[j], bad ? -1 : good[j]) << i;
                 EXPECT_EQ(std::isinf(joint[j]), bad) << i;
                 EXPECT_EQ(std::isinf(distance[j]), bad) << i;
+            }
+        }
+    }
+}
+
+/// Far from all means log-joints are large and alike; their differences stay.
+TEST_F(CudaBackendTest, TopComponentsOfFarRows) {
+    for (Covariance kind :
+         {Covariance::isotropic,
+          Covariance::diagonal,
+          Covariance::tied_spherical,
+          Covariance::full,
+          Covariance::tied}) {
+        GaussianMixture m;
+        m.covariance = kind;
+        m.d = m.k = 2;
+        m.means = {-0.5f, 0, 0.5f, 0};
+        m.log_weights.assign(2, std::log(0.5f));
+        m.variances.assign(num_variances(kind, 2, 2), 1);
+        for (size_t i = 0; i < num_factors(kind, 2, 2); i++) {
+            m.precisions_cholesky.push_back(i % 4 == 0 || i % 4 == 3 ? 1 : 0);
+        }
+        Frame frame;
+        frame.center.assign(2, 0);
+        const float x[] = {-1, 1e3f, 2, 1e3f, -1, 3e3f, 0.5f, 1e4f};
+        const auto backend = make_cuda_backend();
+        const auto source = memory_source(x, 4, 2);
+        backend->set_data(*source, nullptr, frame);
+        backend->set_model(m);
+        int64_t found[8];
+        double joint[8];
+        backend->top_components(
+                {x, ElementType::f32, 4, 2, 2 * sizeof(float)},
+                2,
+                found,
+                joint,
+                nullptr);
+        for (size_t i = 0; i < 4; i++) {
+            EXPECT_EQ(found[2 * i], x[2 * i] > 0) << int(kind) << " " << i;
+            EXPECT_NEAR(
+                    joint[2 * i] - joint[2 * i + 1], std::abs(x[2 * i]), 2e-3)
+                    << int(kind) << " " << i;
+        }
+    }
+}
+
+/// A dimension far narrower than the others keeps its variance: the training on
+/// the device ends where that on the CPU does.
+TEST_F(CudaBackendTest, ANarrowDimensionBesideAWideOne) {
+    const size_t n = 4000;
+    for (float unit : {1e3f, 1e6f}) {
+        std::mt19937_64 random(1);
+        std::normal_distribution<float> normal;
+        std::vector<float> x(2 * n);
+        for (size_t i = 0; i < n; i++) {
+            x[2 * i] = unit * normal(random);
+            x[2 * i + 1] = (i % 2 ? 1 : 5) + 0.3f * normal(random);
+        }
+        const auto source = memory_source(x.data(), n, 2);
+        for (Covariance kind : {Covariance::diagonal, Covariance::full}) {
+            TrainingOptions options;
+            options.covariance = kind;
+            options.init = Initialisation::given_means;
+            options.hard_iterations = 0;
+            options.niter = 20;
+            GaussianMixture start;
+            start.d = start.k = 2;
+            start.covariance = kind;
+            start.means = {0, 1, 0, 5};
+            const auto backend = make_cuda_backend();
+            const GaussianMixture model =
+                    train(*source, nullptr, 2, options, *backend, &start).model;
+            for (size_t c = 0; c < 2; c++) {
+                EXPECT_NEAR(model.means[2 * c + 1], c ? 5 : 1, 0.05)
+                        << unit << " " << int(kind);
+                EXPECT_NEAR(model.variance(c, 1), 0.09, 0.015)
+                        << unit << " " << int(kind);
             }
         }
     }
