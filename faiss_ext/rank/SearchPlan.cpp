@@ -59,14 +59,16 @@ Costs usual_costs(const faiss::IndexIVF& ivf, int bits) {
 
 /// A dimension of a mean, in nanoseconds.
 constexpr double kOfMeans = 0.05;
-/// Of that, what products in blocks of our own save.
+/// Of that, what products in blocks of our own save (of inner products, for
+/// which FAISS needs no norms, half).
 constexpr double kOfProducts = 0.02;
 /// The choice of cells, in nanoseconds.
 constexpr double kChoosing = 1400;
 /// What is compared for a threshold, and after that, over the former.
 constexpr double kOfFirst = 2.2;
-/// Of an IVF's time, what may be lost where codes turn out to tell too little.
-constexpr double kMostBefore = 0.3;
+/// Of an IVF's time, what may be lost where codes turn out to tell too little;
+/// and of many neighbours, of which whole lists and more find nearly as many.
+constexpr double kMostBefore = 0.3, kMostBeforeMany = 0.15;
 
 /// What a comparison of a range takes, over one of a search for neighbours:
 /// they come in the order of memory, and the threshold does not change.
@@ -181,10 +183,12 @@ void plan_for_time_of_lists(
                                : 0;
     const double of_lists = plan.costs.scan * entries;
     const double means = double(ivf.d) * double(ivf.nlist);
-    plan.costs.saved = kOfProducts * means;
+    plan.costs.saved = (is_ip(ivf) ? 0.5 : 1) * kOfProducts * means;
+    const double most_before =
+            k < kManyNeighbours ? kMostBefore : kMostBeforeMany;
     const bool pays = plan.costs.code * entries + kOfFirst * first + kChoosing <
                     of_lists + plan.costs.saved &&
-            first < kMostBefore *
+            first < most_before *
                             (of_lists + plan.costs.heap + kOfMeans * means);
     if (!pays && !always) {
         plan.by_codes = plan.compare_lists = k >= kManyNeighbours &&

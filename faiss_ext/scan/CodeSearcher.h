@@ -205,6 +205,9 @@ private:
     static constexpr double kMostOfRange = 2.5;
     /// See few_pass_in_nearest_lists().
     static constexpr double kCodesOfRange = 3;
+    /// What codes take altogether, over what is known of before there are any
+    /// candidates.
+    static constexpr double kCandidatesToo = 1.3;
     /// What of the time that the products with the means save is spent on
     /// entries of the next lists, where few pass.
     static constexpr double kOfSaved = 0.3;
@@ -283,7 +286,7 @@ private:
         const double first = std::min(near_entries(k) / passing(), entries);
         const double by_codes = kChoosing + c.code * entries + c.test * first +
                 c.distance * double(compared_first(k));
-        return scan_time() * entries < by_codes;
+        return scan_time() * entries < kCandidatesToo * by_codes;
     }
 
     /// Of `lists`, those behind the first nprobe, so many entries.
