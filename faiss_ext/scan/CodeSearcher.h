@@ -10,10 +10,9 @@
 
 #include "faiss_ext/IndexIVFGMM.h"
 #include "faiss_ext/coarse/coarse.h"
-#include "faiss_ext/rank/CellSelector.h"
 #include "faiss_ext/rank/SearchPlan.h"
-#include "faiss_ext/scan/CandidatePool.h"
 #include "faiss_ext/scan/CodeScan.h"
+#include "faiss_ext/scan/ListComparer.h"
 
 namespace faiss_ext {
 
@@ -34,16 +33,15 @@ namespace faiss_ext {
  * Codes and distances may come from elsewhere (scan/told.h).
  */
 template <class Distances, class Scan = CodeScan>
-class CodeSearcher : public CandidatePool<Distances> {
-    using Base = CandidatePool<Distances>;
+class CodeSearcher : public ListComparer<Distances> {
+    using Base = ListComparer<Distances>;
 
 public:
     CodeSearcher(
             const faiss::IndexIVF& ivf_in,
             const IVFGMM& gmm_in,
             const SearchPlan& plan_in)
-            : Base(ivf_in, gmm_in, plan_in), scan(gmm_in.cells.codes),
-              selector(gmm_in.cells, *ivf_in.invlists) {}
+            : Base(ivf_in, gmm_in, plan_in), scan(gmm_in.cells.codes) {}
 
     using Base::exact;
     using Base::hidden;
@@ -57,7 +55,7 @@ public:
         return Distances::of_codes ? scan.n_codes : n_distances;
     }
     Scan scan;
-    size_t n_cells = 0; ///< scored
+    using Base::n_cells;
 
     /** @param q        size d
      *  @param rotated  P (q - c)
@@ -127,7 +125,7 @@ public:
         if (Collector::is_range && limited && plan.sel && n_asked == 0) {
             // of a small range few candidates would be asked about
             begin_forced_lists();
-            this->ask_about_some(begins);
+            ask_about_some(begins);
         }
         if (plan.nprobe > 0 && done < CellSelector::kBuckets) {
             done = look_at_forced(done, q_norm, k, collector);
@@ -170,15 +168,22 @@ public:
 
 private:
     using Base::add_to_pool;
+    using Base::ask_about_some;
+    using Base::begin_forced_lists;
     using Base::begin_of_list;
     using Base::begins;
-    using Base::compare;
     using Base::compare_best_first;
+    using Base::compare_forced_lists;
     using Base::compare_lists;
+    using Base::compare_lists_and_more;
+    using Base::compare_nearest_lists;
     using Base::compare_some;
+    using Base::compare_untracked;
     using Base::compared;
+    using Base::few_pass_in_nearest_lists;
     using Base::gmm;
     using Base::ivf;
+    using Base::kChoosing;
     using Base::kNoLimit;
     using Base::most_distances;
     using Base::n_asked;
@@ -186,6 +191,8 @@ private:
     using Base::passing;
     using Base::plan;
     using Base::pool;
+    using Base::scan_time;
+    using Base::selector;
 
     static constexpr float kNone = CodeScan::kNone;
     /// Of the lists whose cells are scored: entries that they hold, over those
@@ -196,18 +203,12 @@ private:
     /// Where so many times the entries wanted are in cells whose distances are
     /// alike, codes will be, too.
     static constexpr size_t kAlike = 4;
-    /// Cells are chosen in about so many nanoseconds; of the others' time there
-    /// must be something left, for costs are about what they are said to be.
-    static constexpr double kChoosing = 1500;
+    /// Of the time of whole lists there must be something left, for costs are
+    /// about what they are said to be.
     static constexpr double kOfTime = 0.85;
     /// Of a range so many times as many codes are looked at, while there is
     /// time: what is within a radius lies in more cells than the nearest k do.
     static constexpr double kMostOfRange = 2.5;
-    /// See few_pass_in_nearest_lists().
-    static constexpr double kCodesOfRange = 3;
-    /// What codes take altogether, over what is known of before there are any
-    /// candidates.
-    static constexpr double kCandidatesToo = 1.3;
     /// What of the time that the products with the means save is spent on
     /// entries of the next lists, where few pass.
     static constexpr double kOfSaved = 0.3;
@@ -232,99 +233,6 @@ private:
                 Distances::of_codes ? 0 : bound * gmm.cells.codes.error;
         slack2 = one * one;
         rounding2 = bound * bound * scan.rounding2();
-    }
-
-    /// An entry of a list that is compared whole.
-    double scan_time() const {
-        return plan.sel ? plan.costs.test + passing() * plan.costs.scan
-                        : plan.costs.scan;
-    }
-
-    /// As an IVF does it, and more.
-    template <class Collector>
-    void compare_nearest_lists(Collector& collector) {
-        begin_nearest_lists(plan.more_entries > 0 ? 2 : 1);
-        size_t entries = 0;
-        for (const Run& run : begins) {
-            entries += run.end;
-        }
-        compare_lists_and_more(plan.more_entries * double(entries), collector);
-    }
-
-    /// The first nprobe of so many times as many `lists`.
-    void begin_nearest_lists(size_t times) {
-        selector.nearest_lists(times * plan.nprobe, lists);
-        begins.clear();
-        for (size_t p = 0; p < plan.nprobe && p < lists.size(); p++) {
-            begin_of_list(lists[p], kNoLimit);
-        }
-    }
-
-    /// Compares the lists that are begun, and so many entries of the next ones.
-    template <class Collector>
-    void compare_lists_and_more(double more, Collector& collector) {
-        begin_more(more);
-        compare_lists(collector);
-        compare_untracked(collector);
-        n_cells = 0;
-    }
-
-    /// Whether so few entries of the nearest lists, which are begun, pass that
-    /// codes take longer: without k that pass there is no threshold. In a range
-    /// (k = 0) there is one, but more codes are looked at.
-    bool few_pass_in_nearest_lists(size_t k) {
-        begin_nearest_lists(2);
-        double entries = 0;
-        for (const Run& run : begins) {
-            entries += run.end;
-        }
-        this->ask_about_some(begins);
-        const Costs& c = plan.costs;
-        if (k == 0) {
-            return kCodesOfRange * passing() * c.scan < c.code;
-        }
-        const double first = std::min(near_entries(k) / passing(), entries);
-        const double by_codes = kChoosing + c.code * entries + c.test * first +
-                c.distance * double(compared_first(k));
-        return scan_time() * entries < kCandidatesToo * by_codes;
-    }
-
-    /// Of `lists`, those behind the first nprobe, so many entries.
-    void begin_more(double entries) {
-        size_t more = size_t(entries);
-        for (size_t p = plan.nprobe; p < lists.size() && more > 0; p++) {
-            begin_of_list(lists[p], more);
-            more -= begins.back().end;
-        }
-    }
-
-    /// Codes tell this query too little: as an IVF does it.
-    template <class Collector>
-    void compare_forced_lists(Collector& collector) {
-        pool.clear();
-        begin_forced_lists();
-        compare_lists(collector);
-        n_cells = selector.n_cells_scored();
-    }
-
-    void begin_forced_lists() {
-        begins.clear();
-        for (uint32_t list : selector.forced_lists()) {
-            begin_of_list(list, kNoLimit);
-        }
-    }
-
-    /// Entries that have no code.
-    template <class Collector>
-    void compare_untracked(Collector& collector) {
-        if (Distances::of_codes) {
-            return;
-        }
-        for (const CellSelector::Untracked& u : selector.untracked) {
-            for (uint32_t entry = u.begin; entry < u.end; entry++) {
-                compare({0, u.list, entry}, collector);
-            }
-        }
     }
 
     /** Looks at the segments.
@@ -540,10 +448,8 @@ private:
         }
     }
 
-    CellSelector selector;
     float slack2 = 0, rounding2 = 0; ///< see CellSelector::choose
     double wanted_share = 0; ///< of the entries last looked at, the candidates
-    std::vector<uint32_t> lists; ///< compared whole
     std::vector<Segment> segments;
 };
 
