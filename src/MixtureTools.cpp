@@ -104,8 +104,7 @@ struct Evaluation {
                 if (components[i * m] < 0) {
                     throw_invalid(
                             "source: row %zu has a value that is not finite, "
-                            "or "
-                            "too far from the means for floats",
+                            "or too far from the means for floats",
                             source.given_row(begin + i));
                 }
             }
