@@ -323,7 +323,7 @@ void evaluate(
                 log_prob || posterior ? sum : nullptr,
                 hard ? gmm::EStep::hard : gmm::EStep::soft);
         for (size_t i = 0; i < count; i++) {
-            if (!std::isfinite(joint[i * m])) {
+            if (!std::isfinite(float(joint[i * m]))) { // nor is log_prob
                 gmm::throw_invalid(
                         "x: row %zu has the log-likelihood %g, expected rows "
                         "near enough to the means for floats",
