@@ -126,18 +126,17 @@ float norm_scale(float factor, size_t d, const float* x) {
 }
 
 float usual_largest(size_t n, const float* x, float least, float largest) {
-    constexpr size_t kSample = 32;
-    float sample[kSample];
+    constexpr size_t kSample = 32, kGroups = 4;
     const size_t count = std::min(n, kSample);
-    if (count == 0) {
-        return largest;
-    }
+    // The least of the groups' maxima: about three quarters are below it, and
+    // an outlier is in one group.
+    float maxima[kGroups] = {least, least, least, least};
     for (size_t i = 0; i < count; i++) {
-        sample[i] = x[i * n / count];
+        float& most = maxima[i % kGroups];
+        most = std::max(most, x[i * n / count]);
     }
-    float* const upper = sample + count * 3 / 4;
-    std::nth_element(sample, upper, sample + count);
-    const float most = least + kUsual * (*upper - least);
+    const float upper = *std::min_element(maxima, maxima + kGroups);
+    const float most = least + kUsual * (upper - least);
     return most > least && most < largest ? most : largest;
 }
 

@@ -36,8 +36,8 @@ float to_directions(size_t n, size_t d, float* x, float* norms);
 float norm_scale(float factor, size_t d, const float* x);
 
 /** Of values from least to largest, a largest one that outliers do not move:
- * three times as far above the least as three quarters of all are, by a sample
- * of 32, but not above `largest`. */
+ * three times as far above the least as about three quarters of all are, by a
+ * sample of 32, but not above `largest`. */
 float usual_largest(size_t n, const float* x, float least, float largest);
 
 } // namespace faiss_ext

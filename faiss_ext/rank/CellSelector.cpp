@@ -32,12 +32,14 @@ CellSelector::CellSelector(
         const size_t n = arrays ? arrays->ids[i].size() : lists.list_size(i);
         const size_t known = cells.list_size(i);
         sizes[i] = uint32_t(known);
+        if (n == known) {
+            continue;
+        }
         if (lists.code_size == 0) {
             check_codes_alone(i, n, known);
         } else if (n < known) {
             throw_shortened(i, n, known, true);
-        }
-        if (n > known) {
+        } else {
             untracked.push_back({uint32_t(i), uint32_t(known), uint32_t(n)});
         }
     }

@@ -151,6 +151,10 @@ def test_an_index_that_takes_no_ids_is_not_built(
     fdask.build(x, "IDMap,Flat", tmp_path / "out")
 
 
+def test_an_id_map_may_come_last(base: Floats, tmp_path: pathlib.Path) -> None:
+    fdask.build(da.from_array(base), "Flat,IDMap2", tmp_path / "out")
+
+
 def test_shards_of_codes_alone_merge_in_memory(
     base: Floats, queries: Floats, tmp_path: pathlib.Path
 ) -> None:
@@ -193,6 +197,16 @@ def test_a_damaged_file_of_vectors_is_refused(
         search()
     kept.rename(vectors)
     np.testing.assert_array_equal(search()[0], D)
+
+
+def test_a_manifest_that_says_too_little_of_vectors(
+    merged: Any, queries: Floats
+) -> None:
+    manifest = json.loads(merged.read_text())
+    manifest["merged"]["ivfdata"] = {"file": "merged.ivfdata"}
+    merged.write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="merged.ivfdata: size = None"):
+        fdask.search(merged, queries, 3, params={})
 
 
 def test_the_checksum_of_vectors_is_read_once(

@@ -239,6 +239,14 @@ def test_inits(init: Any) -> None:
     assert m.score(X) > Reference(1).fit(X).score(X)
 
 
+def test_warm_start_goes_on_from_an_earlier_version() -> None:
+    """A model that was pickled before its kind was kept beside it."""
+    X = blobs()
+    m = GaussianMixture(4, warm_start=True, random_state=0).fit(X)
+    del m._fitted_type
+    assert m.fit(X).converged_
+
+
 def test_warm_start_goes_on() -> None:
     X = blobs()
     s = start(X, 4, "spherical")
