@@ -124,6 +124,11 @@ static void check_preassigned(
         const idx_t* assign,
         const faiss::IVFSearchParameters* params) {
     FAISS_THROW_IF_NOT_FMT(
+            has_vectors(ivf),
+            "%s: codes about the means of cells want the distances to all "
+            "means; use search() or range_search()",
+            call);
+    FAISS_THROW_IF_NOT_FMT(
             gmm.max_assign == 1,
             "%s: max_assign = %zu, expected 1: copies would be found twice",
             call,

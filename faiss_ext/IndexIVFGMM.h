@@ -236,7 +236,8 @@ struct IndexIVFGMM : IVF, IVFGMM {
             float* distances,
             idx_t* labels,
             const faiss::SearchParameters* params = nullptr) const override;
-    /// Whole lists, as the base class does it; throws if max_assign > 1.
+    /// Whole lists, as the base class does it; throws if max_assign > 1, of
+    /// codes alone, and for lists that there are not.
     void search_preassigned(
             idx_t n,
             const float* x,
@@ -254,7 +255,7 @@ struct IndexIVFGMM : IVF, IVFGMM {
             float radius,
             faiss::RangeSearchResult* result,
             const faiss::SearchParameters* params = nullptr) const override;
-    /// As search_preassigned. (Not virtual before FAISS 1.8.)
+    /// As search_preassigned. (Not virtual in FAISS 1.7.3.)
     void range_search_preassigned(
             idx_t n,
             const float* x,

@@ -63,37 +63,6 @@ void IndexIVFRaBitQGMM::reset() {
     cells = std::move(kept);
 }
 
-void IndexIVFRaBitQGMM::search_preassigned(
-        idx_t,
-        const float*,
-        idx_t,
-        const idx_t*,
-        const float*,
-        float*,
-        idx_t*,
-        bool,
-        const faiss::IVFSearchParameters*,
-        faiss::IndexIVFStats*) const {
-    FAISS_THROW_MSG(
-            "search_preassigned: codes about the means of cells want the "
-            "distances to all means; use search()");
-}
-
-void IndexIVFRaBitQGMM::range_search_preassigned(
-        idx_t,
-        const float*,
-        float,
-        const idx_t*,
-        const float*,
-        faiss::RangeSearchResult*,
-        bool,
-        const faiss::IVFSearchParameters*,
-        faiss::IndexIVFStats*) const {
-    FAISS_THROW_MSG(
-            "range_search_preassigned: codes about the means of cells want the "
-            "distances to all means; use range_search()");
-}
-
 void IndexIVFRaBitQGMM::reconstruct_from_offset(
         int64_t list_no, int64_t offset, float* recons) const {
     FAISS_THROW_IF_NOT_FMT(

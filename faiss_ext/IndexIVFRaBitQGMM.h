@@ -67,27 +67,6 @@ struct IndexIVFRaBitQGMM : IndexIVFGMM<IndexIVFIds> {
     IndexIVFRaBitQGMM() = default;
 
     void reset() override;
-    void search_preassigned(
-            idx_t n,
-            const float* x,
-            idx_t k,
-            const idx_t* assign,
-            const float* centroid_dis,
-            float* distances,
-            idx_t* labels,
-            bool store_pairs,
-            const faiss::IVFSearchParameters* params = nullptr,
-            faiss::IndexIVFStats* stats = nullptr) const override;
-    void range_search_preassigned(
-            idx_t n,
-            const float* x,
-            float radius,
-            const idx_t* assign,
-            const float* centroid_dis,
-            faiss::RangeSearchResult* result,
-            bool store_pairs = false,
-            const faiss::IVFSearchParameters* params = nullptr,
-            faiss::IndexIVFStats* stats = nullptr) const;
     void reconstruct_from_offset(
             int64_t list_no, int64_t offset, float* recons) const override;
     void merge_from(faiss::Index& other, idx_t add_id) override;

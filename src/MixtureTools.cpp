@@ -324,25 +324,22 @@ std::vector<SweepEntry> sweep(
         throw_invalid("ks: expected at least one number, all ascending");
     }
     std::vector<SweepEntry> out;
-    TrainingOptions next = options;
-    GaussianMixture start;
+    TrainingOptions grown = options;
+    grown.init = Initialisation::given_means;
+    grown.hard_iterations = 0;
     for (size_t k : ks) {
-        const auto train_grown = [&](const GaussianMixture& from, size_t to) {
-            next.init = Initialisation::given_means;
-            next.hard_iterations = 0;
-            start = grow(from, to, options.seed + to);
-            return train(source, weights, to, next, backend, &start);
-        };
         TrainingResult result;
         if (out.empty()) {
-            result = train(source, weights, k, next, backend, nullptr);
+            result = train(source, weights, k, options, backend, nullptr);
         } else {
-            // Halves of halves that EM has not parted yet would stay together.
             result.model = out.back().result.model;
-            while (result.model.k < k && result.stop != Stop::callback) {
-                result = train_grown(
-                        result.model, std::min(2 * result.model.k, k));
-            }
+        }
+        // Halves of halves that EM has not parted yet would stay together.
+        while (result.model.k < k && result.stop != Stop::callback) {
+            const size_t to = std::min(2 * result.model.k, k);
+            const GaussianMixture start =
+                    grow(result.model, to, options.seed + to);
+            result = train(source, weights, to, grown, backend, &start);
         }
         const Likelihood all =
                 log_likelihood(result.model, source, weights, backend);

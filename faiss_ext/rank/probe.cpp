@@ -44,11 +44,12 @@ void probe_by_distance(
             for (size_t i = 0; i < nb; i++) {
                 select(&block.distances[i * nlist],
                        block.least[i],
-                       norm_of(d, &block.centred[i * d]),
+                       codes.similarity ? norm_of(d, &block.centred[i * d]) : 0,
                        i0 + i);
             }
         }
 
+        /// @param norm  read for similarity
         void select(
                 const float* distances, float least, float norm, size_t query) {
             order.resize(nlist);
