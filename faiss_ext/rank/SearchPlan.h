@@ -23,6 +23,9 @@ constexpr size_t compared_first(size_t k) {
     return k + k / 4 + 2;
 }
 
+/// Cells are chosen in about so many nanoseconds.
+constexpr double kChoosing = 1500;
+
 /// What a search takes, in nanoseconds.
 struct Costs {
     double scan = 0;     ///< an entry of a list that is compared whole

@@ -183,7 +183,6 @@ private:
     using Base::few_pass_in_nearest_lists;
     using Base::gmm;
     using Base::ivf;
-    using Base::kChoosing;
     using Base::kNoLimit;
     using Base::most_distances;
     using Base::n_asked;

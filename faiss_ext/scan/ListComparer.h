@@ -41,9 +41,6 @@ protected:
     using Base::plan;
     using Base::pool;
 
-    /// Cells are chosen in about so many nanoseconds.
-    static constexpr double kChoosing = 1500;
-
     /// An entry of a list that is compared whole.
     double scan_time() const {
         return plan.sel ? plan.costs.test + passing() * plan.costs.scan
