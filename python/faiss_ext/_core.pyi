@@ -283,9 +283,7 @@ def evaluate(
     scale: float,
     offset: Doubles | None = None,
     *,
-    hard: bool = False,
     labels: Ids | None = None,
-    distances: Floats | None = None,
     log_prob: Floats | None = None,
     posterior: Doubles | None = None,
 ) -> None: ...

@@ -256,7 +256,6 @@ struct EStepEngine {
 /** Writes what a fitted mixture says of each row.
  *
  * @param labels     (n, m): the most responsible components, or None
- * @param distances  (n, m): squared, to the means of these, or None
  * @param log_prob   (n,), or None
  * @param posterior  (n, k): responsibilities, or None
  *
@@ -271,9 +270,7 @@ void evaluate(
         Vector<const float> center,
         float scale,
         Offset offset,
-        bool hard,
         std::optional<Matrix<int64_t>> labels,
-        std::optional<Matrix<float>> distances,
         std::optional<Vector<float>> log_prob,
         std::optional<Matrix<double>> posterior) {
     const gmm::GaussianMixture model =
@@ -290,9 +287,6 @@ void evaluate(
     require(center.shape(0) == model.d, "center");
     require(!labels || (labels->shape(0) == n && labels->shape(1) == m),
             "labels");
-    require(!distances ||
-                    (distances->shape(0) == n && distances->shape(1) == m),
-            "distances");
     require(!log_prob || log_prob->shape(0) == n, "log_prob");
     require(!posterior ||
                     (posterior->shape(0) == n && posterior->shape(1) == k),
@@ -319,9 +313,9 @@ void evaluate(
                 m,
                 c,
                 joint.data(),
-                distances ? distances->data() + begin * m : nullptr,
+                nullptr,
                 log_prob || posterior ? sum : nullptr,
-                hard ? gmm::EStep::hard : gmm::EStep::soft);
+                gmm::EStep::soft);
         for (size_t i = 0; i < count; i++) {
             if (!std::isfinite(float(joint[i * m]))) { // nor is log_prob
                 gmm::throw_invalid(
@@ -408,9 +402,7 @@ void bind_mixture(nb::module_& m) {
           nb::arg("scale"),
           nb::arg("offset").none() = nb::none(),
           nb::kw_only(),
-          nb::arg("hard") = false,
           nb::arg("labels").noconvert().none() = nb::none(),
-          nb::arg("distances").noconvert().none() = nb::none(),
           nb::arg("log_prob").noconvert().none() = nb::none(),
           nb::arg("posterior").noconvert().none() = nb::none());
 }

@@ -107,7 +107,6 @@ def test_bindings_write_to_what_they_are_given() -> None:
     model = ("spherical", X[:1], one, 0 * one, X[0], 1.0)
     for name, out in (
         ("labels", np.empty((3, 2), np.int64)[:, ::2]),
-        ("distances", np.empty((3, 2), np.float32)[:, ::2]),
         ("log_prob", np.empty(6, np.float32)[::2]),
         ("posterior", np.empty((3, 2))[:, ::2]),
     ):
