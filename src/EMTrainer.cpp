@@ -1,6 +1,7 @@
 #include "EMTrainer.h"
 
 #include <algorithm>
+#include <cfloat>
 #include <chrono>
 #include <cmath>
 #include <numeric>
@@ -40,10 +41,10 @@ static void check_options(const TrainingOptions& options) {
             "variance_floor",
             options.variance_floor,
             "a positive value");
-    require(options.reg_covar >= 0 && std::isfinite(options.reg_covar),
+    require(options.reg_covar >= 0 && options.reg_covar <= FLT_MAX,
             "reg_covar",
             options.reg_covar,
-            "at least 0");
+            "a float of at least 0");
     require(options.min_count >= 0 && std::isfinite(options.min_count),
             "min_count",
             options.min_count,
@@ -110,6 +111,9 @@ static void check_start(
 
 namespace {
 
+/// Of a conditional variance, the share that a floor may have.
+constexpr double kShows = 0.01;
+
 struct Trainer {
     const VectorSource& source;
     const float* weights;
@@ -133,6 +137,8 @@ struct Trainer {
     bool iterate_hard(int iterations);
     /// by_backend: its model is `model`.
     void find_floors(bool by_backend);
+    bool is_held(size_t c, double floor) const;
+    bool lower_floors();
     void nearest_means(
             const std::vector<size_t>& wanted, size_t m, int64_t* out);
     void fit(bool update_means);
@@ -187,15 +193,7 @@ void Trainer::initialise(size_t k, const GaussianMixture* start) {
         backend.accumulate(EStep::hard, stats);
         find_floors(true);
     }
-    if (given_variances) {
-        // Not these alone: each training that begins with the last one's would
-        // have a share of its floors.
-        const std::vector<double> own = mean_variances(model);
-        for (size_t c = 0; c < k; c++) {
-            variance_floor[c] = std::max(
-                    variance_floor[c], options.variance_floor * own[c]);
-        }
-    } else if (!variance_floor.empty()) {
+    if (!given_variances && !variance_floor.empty()) {
         fit(false);
     }
     if (given_weights) {
@@ -263,6 +261,76 @@ void Trainer::find_floors(bool by_backend) {
     floor_shape = local_shape(stats);
 }
 
+// Whether that floor shows in the component's variances.
+bool Trainer::is_held(size_t c, double floor) const {
+    const size_t d = model.d;
+    if (has_matrices(model.covariance)) { // to which it is added
+        const float* factor = precision_factor(model, c);
+        for (size_t j = 0; j < d; j++) {
+            const double precision =
+                    double(factor[j * (d + 1)]) * factor[j * (d + 1)];
+            const double shape = floor_shape.empty() ? 1 : floor_shape[j];
+            if (floor * shape * precision > kShows) {
+                return true;
+            }
+        }
+        return false;
+    }
+    const size_t each = model.covariance == Covariance::diagonal ? d : 1;
+    const bool shaped = each > 1 && !floor_shape.empty();
+    for (size_t j = 0; j < each; j++) {
+        const double shape = shaped ? floor_shape[j] : 1;
+        if (model.variances[c * each + j] <= 1.0001 * floor * shape) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// Floors are found where components begin, and may be wide then: where they
+// hold up what has become narrow they are found anew. Whether one is lower.
+bool Trainer::lower_floors() {
+    if (!options.update_means) {
+        return false;
+    }
+    const bool tied = model.covariance == Covariance::tied ||
+            model.covariance == Covariance::tied_spherical;
+    const auto floors = [&] {
+        return tied ? std::vector<double>(
+                              1, weighted_median(variance_floor, stats.n_k))
+                    : variance_floor;
+    };
+    const std::vector<double> before = floors();
+    std::vector<size_t> held;
+    for (size_t c = 0; c < before.size(); c++) {
+        if (is_held(c, before[c])) {
+            held.push_back(c);
+        }
+    }
+    if (held.empty()) {
+        return false;
+    }
+    const std::vector<double> all_before = variance_floor;
+    const std::vector<double> shape_before = floor_shape;
+    SufficientStats soft = std::move(stats);
+    backend.set_model(model);
+    backend.accumulate(EStep::hard, stats);
+    find_floors(true);
+    stats = std::move(soft);
+    for (size_t c = 0; c < model.k; c++) {
+        variance_floor[c] = std::min(variance_floor[c], all_before[c]);
+    }
+    const std::vector<double> after = floors();
+    const bool lower = std::any_of(held.begin(), held.end(), [&](size_t c) {
+        return after[c] < before[c] / 2;
+    });
+    if (!lower) {
+        variance_floor = all_before;
+        floor_shape = shape_before;
+    }
+    return lower;
+}
+
 void Trainer::nearest_means(
         const std::vector<size_t>& wanted, size_t m, int64_t* out) {
     const size_t d = model.d;
@@ -305,7 +373,7 @@ TrainingIteration Trainer::report(EStep step) const {
     const double mean = stats.objective / stats.weight;
     out.objective = step == EStep::soft
             ? mean + model.d * std::log(double(frame.scale))
-            : -mean / (double(frame.scale) * frame.scale);
+            : (0 - mean) / (double(frame.scale) * frame.scale); // never -0
     out.dropped_mass = stats.dropped_mass / stats.weight;
     double sum = 0, squares = 0;
     for (double n : stats.n_k) {
@@ -425,12 +493,20 @@ TrainingResult train(
         if (i > 0 && reseeded == 0 && reseeded_before == 0 &&
             objective - before < options.tolerance * magnitude &&
             options.tolerance > 0) {
-            trainer.result.converged = true;
-            trainer.result.stop = Stop::converged;
-            break;
+            if (options.last_hard_iterations > 0 || !trainer.lower_floors()) {
+                trainer.result.converged = true;
+                trainer.result.stop = Stop::converged;
+                break;
+            }
+            trainer.maximise(); // by the lower floors; it goes on from there
         }
         before = objective;
         reseeded_before = reseeded;
+    }
+    if (options.last_hard_iterations == 0 && options.niter > 0 &&
+        !trainer.result.converged && reseeded_before == 0 &&
+        trainer.lower_floors()) {
+        trainer.maximise();
     }
     if (options.update_means &&
         !trainer.iterate_hard(options.last_hard_iterations)) {

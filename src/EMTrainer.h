@@ -50,9 +50,11 @@ struct TrainingOptions {
     /// vectors as well. None where means are fixed.
     int last_hard_iterations = 0;
     /// Above 0: the least variance of a component, times that of the vectors
-    /// around its mean before EM (LocalVariance.h); where larger variances are
-    /// given, times these. Diagonal, full, tied: larger in dimensions where
-    /// vectors are farther apart. Full and tied: added to the diagonal
+    /// around its mean before EM and, where it holds up a component, around
+    /// the mean that EM has found (LocalVariance.h), for which there is a hard
+    /// E-step more then. Diagonal, full, tied:
+    /// larger in dimensions where vectors are farther apart. Full and tied:
+    /// added to the diagonal
     double variance_floor = 1e-3;
     double reg_covar = 0;     ///< in the user's units squared, added to every
                               ///< variance (the diagonal) as scikit-learn's

@@ -11,6 +11,7 @@
 #include "DeviceSource.h"
 #include "Error.h"
 #include "ParallelFor.h"
+#include "cpu/Kernels.h"
 
 namespace gmm {
 
@@ -303,16 +304,23 @@ struct PlusPlus {
     }
 
 private:
+    /// Of a float product, over the squared norms.
+    static constexpr double kRounding = 1e-5;
+
     std::vector<double> weight;
     std::vector<double> nearest; ///< squared distance
 
     void update(size_t i, const std::vector<size_t>& chosen, const float* dot) {
         for (size_t c = 0; c < chosen.size(); c++) {
             const double norms = norm[i] + norm[chosen[c]];
-            const double distance = norms - 2.0 * dot[c];
-            // What rounding leaves of equal vectors is no distance.
-            nearest[i] = std::min(
-                    nearest[i], distance > 1e-6 * norms ? distance : 0);
+            double distance = norms - 2.0 * dot[c];
+            // Of neighbours in a group far away rounding leaves nothing.
+            if (distance < 1e-3 * norms &&
+                distance - kRounding * norms < nearest[i]) {
+                distance = best_kernels().distance(
+                        d, y + i * d, y + chosen[c] * d, nullptr);
+            }
+            nearest[i] = std::min(nearest[i], distance);
         }
         mass[i] = weight[i] * nearest[i];
     }
@@ -345,11 +353,15 @@ static std::vector<size_t> plus_plus(
         rows.add_means(chosen);
     }
     // Fewer than k different vectors: copies are all that is left.
-    for (size_t i = 0; out.size() < k; i++) {
+    std::vector<size_t> rest;
+    for (size_t i = 0; i < n && out.size() < k; i++) {
         if (!taken[i]) {
-            out.push_back(i);
+            rest.push_back(i);
         }
     }
+    std::shuffle(rest.begin(), rest.end(), random);
+    rest.resize(k - out.size());
+    out.insert(out.end(), rest.begin(), rest.end());
     return out;
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <span>
 #include <string_view>
 #include <unordered_set>
@@ -13,19 +14,66 @@
 
 namespace gmm {
 
-// Where each different mean is first.
-static std::vector<size_t> different_means(
-        size_t k, size_t d, const std::vector<float>& means) {
-    std::unordered_set<std::string_view> seen;
-    std::vector<size_t> out;
-    for (size_t c = 0; c < k; c++) {
-        const auto* bytes = reinterpret_cast<const char*>(&means[c * d]);
-        if (seen.emplace(bytes, d * sizeof(float)).second) {
-            out.push_back(c);
+namespace {
+
+/** The means that have vectors, where these have their centre: halves of a
+ * component that EM has not parted yet have the same, or one has no vectors. */
+struct Centres {
+    size_t d;
+    std::vector<float> x;        ///< size k * d; of the others, the mean
+    std::vector<uint8_t> filled; ///< size k
+
+    Centres(const SufficientStats& nearest, const std::vector<float>& means)
+            : d(nearest.d), x(means), filled(nearest.k) {
+        for (size_t c = 0; c < nearest.k; c++) {
+            filled[c] = nearest.n_k[c] > 0;
+            for (size_t j = 0; j < d && filled[c]; j++) {
+                x[c * d + j] = float(nearest.sum_x[c * d + j] / nearest.n_k[c]);
+            }
         }
     }
-    return out;
-}
+
+    /// Where each different one is first.
+    std::vector<size_t> different() const {
+        std::unordered_set<std::string_view> seen;
+        std::vector<size_t> out;
+        for (size_t c = 0; c < filled.size(); c++) {
+            const auto* bytes = reinterpret_cast<const char*>(&x[c * d]);
+            if (filled[c] && seen.emplace(bytes, d * sizeof(float)).second) {
+                out.push_back(c);
+            }
+        }
+        return out;
+    }
+
+    struct Nearest {
+        size_t c = 0;
+        double square = std::numeric_limits<double>::infinity();
+    };
+    /// Of those the nearest to that of c, but no equal one if `different`.
+    template <class Others>
+    Nearest nearest(size_t c, bool different, const Others& others) const {
+        const Kernels& kernel = best_kernels();
+        const float* own = &x[c * d];
+        // Closer ones are the same but for rounding.
+        const double equal = different ? 1e-12 * kernel.norm(d, own) : -1;
+        Nearest out;
+        for (size_t other : others) {
+            // a backend may name none
+            if (other >= filled.size() || !filled[other]) {
+                continue;
+            }
+            const double square =
+                    kernel.distance(d, own, &x[other * d], nullptr);
+            if (square > equal && square < out.square) {
+                out = {other, square};
+            }
+        }
+        return out;
+    }
+};
+
+} // namespace
 
 std::vector<double> local_variances(
         const SufficientStats& nearest,
@@ -45,49 +93,43 @@ std::vector<double> local_variances(
     if (without.empty()) {
         return out;
     }
-    const Kernels& kernel = best_kernels();
-    // The least distance to one of them that is another.
-    const auto least_distance = [&](size_t of, const auto& others) {
-        const float* mean = &means[of * d];
-        // Closer ones are the same but for rounding.
-        const double equal = 1e-12 * kernel.norm(d, mean);
-        double least = std::numeric_limits<double>::infinity();
-        for (size_t c : others) {
-            if (c >= k) {
-                continue; // a backend knows none
-            }
-            const double square =
-                    kernel.distance(d, mean, &means[c * d], nullptr);
-            least = square > equal && square < least ? square : least;
-        }
-        return least;
-    };
-    const auto set = [&](size_t c, double least) {
-        out[c] = std::isinf(least) ? otherwise : least / (4 * d);
+    const Centres centres(nearest, means);
+    std::vector<Centres::Nearest> found(without.size());
+    std::vector<size_t> left(without.size());
+    std::iota(left.begin(), left.end(), size_t(0));
+    const auto find = [&](size_t i, const auto& others) {
+        const size_t c = without[i];
+        found[i] = centres.nearest(c, centres.filled[c], others);
     };
     if (nearest_means) {
         // Itself, its equals, and one more.
         const size_t m = std::min<size_t>(4, k);
         std::vector<int64_t> near(without.size() * m);
         nearest_means(without, m, near.data());
-        std::vector<size_t> left;
+        left.clear();
         for (size_t i = 0; i < without.size(); i++) {
-            const double least = least_distance(
-                    without[i], std::span(near).subspan(i * m, m));
-            set(without[i], least);
-            if (std::isinf(least)) {
-                left.push_back(without[i]);
+            find(i, std::span(near).subspan(i * m, m));
+            if (std::isinf(found[i].square)) {
+                left.push_back(i);
             }
         }
-        without = std::move(left);
     }
-    if (without.empty()) {
-        return out;
+    if (!left.empty()) {
+        const std::vector<size_t> others = centres.different();
+        parallel_for(left.size(), [&](size_t i) { find(left[i], others); });
     }
-    const std::vector<size_t> others = different_means(k, d, means);
-    parallel_for(without.size(), [&](size_t i) {
-        set(without[i], least_distance(without[i], others));
-    });
+    for (bool filled : {true, false}) { // the others have their values
+        for (size_t i = 0; i < without.size(); i++) {
+            const size_t c = without[i];
+            if (bool(centres.filled[c]) != filled) {
+                continue;
+            }
+            const auto [other, square] = found[i];
+            out[c] = std::isinf(square) ? otherwise
+                    : filled            ? square / (4 * d)
+                                        : out[other];
+        }
+    }
     return out;
 }
 

@@ -19,7 +19,8 @@ using NearestMeans = std::function<void(
  *
  * For a mean with different vectors their variance about their own centre; for
  * one with a single vector, or equal ones, that of the sphere halfway to the
- * nearest different mean; if there is none, `otherwise`.
+ * nearest centre of another mean's vectors; if there is none, `otherwise`. A
+ * mean without vectors has the value of the nearest mean that has some.
  *
  * O(k d), and O(k d) more for each mean of the second kind: by a backend,
  * which is quick at it, where there is nearest_means.
@@ -27,8 +28,9 @@ using NearestMeans = std::function<void(
  * @param nearest    statistics of EStep::hard
  * @param means      those it was for, size k * d
  * @param otherwise  positive
- * @param nearest_means  may err by rounding; empty: distances to all means
- *                   are computed here
+ * @param nearest_means  may err by rounding; the nearest centre is that of one
+ *                   of the four nearest means then; empty: distances to all
+ * means are computed here
  * @return           a mean over dimensions, positive, size k */
 std::vector<double> local_variances(
         const SufficientStats& nearest,

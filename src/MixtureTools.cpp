@@ -323,6 +323,12 @@ std::vector<SweepEntry> sweep(
                 ks.end()) {
         throw_invalid("ks: expected at least one number, all ascending");
     }
+    if (ks.back() > source.n) { // before the others are fitted
+        throw_invalid(
+                "ks: %zu, expected at most the number of vectors, %zu",
+                ks.back(),
+                source.n);
+    }
     std::vector<SweepEntry> out;
     TrainingOptions grown = options;
     grown.init = Initialisation::given_means;

@@ -96,7 +96,7 @@ TEST(LocalVariance, ReachesHalfwayWhereVectorsDoNotDiffer) {
     const auto found = measured(data, means);
     const double far = 1e6 - 100.5;
     const double expected[] = {
-            25 / 8., 25 / 8., 0.125, far * far / 8, 25 / 8., 100 / 8.};
+            25 / 8., 25 / 8., 0.125, far * far / 8, 25 / 8., 25 / 8.};
     for (size_t c = 0; c < 6; c++) {
         EXPECT_NEAR(found[c], expected[c], 1e-6 * expected[c]) << c;
     }
@@ -113,6 +113,7 @@ TEST(LocalVariance, AsksForTheNearestMeans) {
     }
     gmm::SufficientStats stats(Covariance::isotropic, k, d);
     stats.n_k.assign(k, 1);
+    stats.sum_x.assign(means.begin(), means.end());
     const auto expected = gmm::local_variances(stats, means, 777);
     size_t asked = 0;
     const auto nearest = [&](const std::vector<size_t>& wanted,
@@ -133,6 +134,20 @@ TEST(LocalVariance, AsksForTheNearestMeans) {
     };
     EXPECT_EQ(gmm::local_variances(stats, means, 777, nearest), expected);
     EXPECT_EQ(asked, k);
+}
+
+/// Two means of one component that has been split, on equal vectors: they are
+/// no distance apart, whichever has these vectors.
+TEST(LocalVariance, HalvesOnEqualVectorsHaveWhatTheWholeHas) {
+    const RealData data(5, 2, {1, 1, 1, 1, 1, 1, 1, 1, 4, 5});
+    const std::vector<float> whole = {1, 1, 4, 5};
+    const std::vector<float> halves = {1.01f, 1, 0.99f, 1, 4, 5};
+    const auto expected = measured(data, whole);
+    const auto found = measured(data, halves);
+    EXPECT_NEAR(expected[0], 25 / 8., 1e-6);
+    EXPECT_NEAR(found[0], expected[0], 1e-6);
+    EXPECT_NEAR(found[1], expected[0], 1e-6);
+    EXPECT_NEAR(found[2], expected[1], 1e-6);
 }
 
 TEST(LocalVariance, HasAValueWhereAllAreEqual) {

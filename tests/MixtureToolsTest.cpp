@@ -9,20 +9,10 @@
 
 #include "ExpectInvalid.h"
 #include "FullCovariance.h"
-#include "RealData.h"
 #include "Split.h"
-
-using gmm::Covariance;
-using gmm::GaussianMixture;
+#include "TrainingTools.h"
 
 namespace {
-
-const Covariance kAll[] = {
-        Covariance::isotropic,
-        Covariance::diagonal,
-        Covariance::tied_spherical,
-        Covariance::full,
-        Covariance::tied};
 
 GaussianMixture fitted(const RealData& data, size_t k, Covariance covariance) {
     gmm::TrainingOptions options;
@@ -141,113 +131,6 @@ TEST(MixtureTools, SamplesHaveTheMomentsOfTheMixture) {
     }
 }
 
-TEST(MixtureTools, SweepFindsHowManyGroupsThereAre) {
-    GaussianMixture truth;
-    truth.covariance = Covariance::isotropic;
-    truth.d = 2;
-    truth.k = 4;
-    truth.means = {0, 0, 30, 0, 0, 30, 30, 30};
-    truth.variances = {1, 2, 1, 3};
-    truth.log_weights.assign(4, std::log(0.25f));
-    std::vector<float> x(2 * 4000);
-    gmm::sample(truth, 4000, 1, x.data());
-    const auto source = gmm::memory_source(x.data(), 4000, 2);
-    const auto backend = gmm::make_cpu_backend();
-    gmm::TrainingOptions options;
-    options.niter = 60;
-    options.tolerance = 1e-7;
-    const auto all =
-            sweep(*source, nullptr, {1, 2, 3, 4, 6}, options, *backend);
-    ASSERT_EQ(all.size(), 5u);
-    size_t best = 0;
-    for (size_t i = 0; i < all.size(); i++) {
-        EXPECT_EQ(all[i].result.model.k, all[i].k);
-        EXPECT_NEAR(
-                all[i].bic,
-                bic(all[i].result.model, *source, nullptr, *backend),
-                1e-6 * std::abs(all[i].bic));
-        best = all[i].bic < all[best].bic ? i : best;
-    }
-    EXPECT_EQ(all[best].k, 4u);
-    EXPECT_INVALID(sweep(*source, nullptr, {}, options, *backend), "ks");
-    EXPECT_INVALID(sweep(*source, nullptr, {3, 3}, options, *backend), "ks");
-    EXPECT_INVALID(grow(truth, 3, 1), "k = 3");
-}
-
-/// A component that was split leaves the saddle that it stood on.
-TEST(MixtureTools, SweepsOfEveryKindSplitGroups) {
-    const size_t n = 2000, d = 3;
-    std::mt19937_64 random(1);
-    std::normal_distribution<float> normal;
-    std::vector<float> x(n * d);
-    for (size_t i = 0; i < n; i++) {
-        for (size_t j = 0; j < d; j++) {
-            x[i * d + j] = normal(random) + 8 * float(j == i % 3);
-        }
-    }
-    const auto source = gmm::memory_source(x.data(), n, d);
-    const auto backend = gmm::make_cpu_backend();
-    for (int kind = 0; kind <= int(Covariance::tied); kind++) {
-        gmm::TrainingOptions options;
-        options.covariance = Covariance(kind);
-        options.niter = 100;
-        const auto all =
-                sweep(*source, nullptr, {1, 2, 3, 4}, options, *backend);
-        const auto best = std::min_element(
-                all.begin(), all.end(), [](const auto& a, const auto& b) {
-                    return a.bic < b.bic;
-                });
-        EXPECT_EQ(best->k, 3u) << kind;
-        // -1.5 log(2 pi e) - log 3: what groups of deviation 1 have.
-        EXPECT_NEAR(
-                score(all[2].result.model, *source, nullptr, *backend),
-                -5.36,
-                0.08)
-                << kind;
-    }
-}
-
-/// Copies could have ever smaller variances, and a likelihood without end.
-TEST(MixtureTools, ASweepOverCopiesEnds) {
-    GaussianMixture truth;
-    truth.d = 2;
-    truth.k = 3;
-    truth.means = {10, 10, 14, 8, 9, 15};
-    truth.variances = {1, 2, 1};
-    truth.log_weights.assign(3, -std::log(3.0f));
-    std::vector<float> x(2 * 600);
-    gmm::sample(truth, 600, 1, x.data());
-    std::fill_n(x.begin(), 60 * 2, 0.0f);
-    const auto source = gmm::memory_source(x.data(), 600, 2);
-    const auto backend = gmm::make_cpu_backend();
-    for (Covariance covariance :
-         {Covariance::isotropic, Covariance::diagonal, Covariance::full}) {
-        SCOPED_TRACE(int(covariance));
-        gmm::TrainingOptions options;
-        options.covariance = covariance;
-        const auto all =
-                sweep(*source,
-                      nullptr,
-                      {1, 2, 3, 4, 5, 6, 7, 8, 9, 10},
-                      options,
-                      *backend);
-        const auto best = std::min_element(
-                all.begin(), all.end(), [](const auto& a, const auto& b) {
-                    return a.bic < b.bic;
-                });
-        EXPECT_GE(best->k, 3u);
-        EXPECT_LE(best->k, 7u);
-        for (const auto& entry : all) {
-            for (size_t c = 0; c < entry.k; c++) {
-                for (double v :
-                     gmm::component_variances(entry.result.model, c)) {
-                    EXPECT_GT(v, 1e-4) << entry.k;
-                }
-            }
-        }
-    }
-}
-
 /// Their log-densities are large and alike: floats would lose the difference.
 TEST(MixtureTools, ResponsibilitiesOfFarRows) {
     const auto backend = gmm::make_cpu_backend();
@@ -338,47 +221,6 @@ TEST(MixtureTools, RowsTooFarForFloats) {
             EXPECT_FALSE(std::isnan(stats.n_k[0] + stats.n_k[1]))
                     << int(kind) << " " << far;
         }
-    }
-}
-
-/// Not even where one component becomes many at once.
-TEST(MixtureTools, GrownComponentsDiffer) {
-    for (size_t d : {1, 2, 3}) {
-        GaussianMixture m;
-        m.d = d;
-        m.k = 1;
-        m.means.assign(d, 0);
-        m.variances = {1};
-        m.log_weights = {0};
-        const GaussianMixture grown = gmm::grow(m, 64, 7);
-        std::set<std::vector<float>> different;
-        for (size_t c = 0; c < 64; c++) {
-            different.insert(std::vector<float>(
-                    grown.means.begin() + c * d,
-                    grown.means.begin() + (c + 1) * d));
-        }
-        EXPECT_EQ(different.size(), 64u) << d;
-    }
-}
-
-/// A sweep that leaves numbers out finds groups as one that does not.
-TEST(MixtureTools, ASweepWithGapsFindsGroups) {
-    std::mt19937_64 random(1);
-    std::normal_distribution<float> normal;
-    std::vector<float> x(4000);
-    for (size_t i = 0; i < x.size(); i++) {
-        x[i] = 20 * float(i % 4) + normal(random);
-    }
-    const auto source = gmm::memory_source(x.data(), x.size(), 1);
-    const auto backend = gmm::make_cpu_backend();
-    gmm::TrainingOptions options;
-    options.niter = 100;
-    const auto swept = gmm::sweep(*source, nullptr, {1, 4}, options, *backend);
-    ASSERT_EQ(swept.size(), 2u);
-    std::vector<float> means = swept[1].result.model.means;
-    std::sort(means.begin(), means.end());
-    for (size_t c = 0; c < 4; c++) {
-        EXPECT_NEAR(means[c], 20 * float(c), 1);
     }
 }
 
