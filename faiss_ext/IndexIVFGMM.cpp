@@ -299,6 +299,17 @@ void IndexIVFGMM<IVF>::update_vectors(
 }
 
 template <class IVF>
+void IndexIVFGMM<IVF>::reconstruct(idx_t key, float* recons) const {
+    FAISS_THROW_IF_NOT_MSG(
+            !this->direct_map.no(), "reconstruct needs a direct map");
+    FAISS_THROW_IF_NOT_FMT(
+            has_id(this->direct_map, key),
+            "reconstruct: key = %zd, expected the id of a vector in the index",
+            ssize_t(key));
+    IVF::reconstruct(key, recons);
+}
+
+template <class IVF>
 void IndexIVFGMM<IVF>::check_compatible_for_merge(
         const faiss::Index& other) const {
     auto that = dynamic_cast<const IndexIVFGMM*>(&other);
@@ -314,9 +325,7 @@ void IndexIVFGMM<IVF>::check_compatible_for_merge(
             "merge_from: max_assign = %zd, expected %zd",
             that->max_assign,
             max_assign);
-    FAISS_THROW_IF_NOT_MSG(
-            quantizer_means(*this) == quantizer_means(*that),
-            "merge_from: the means differ");
+    check_same_encoding("merge_from", *that, *this);
 }
 
 template <class IVF>

@@ -69,10 +69,12 @@ struct IVFGMM {
      * not if max_codes or the nprobe of a SearchParametersIVF caps it). With an
      * IDSelector a search goes on until as many vectors that pass have been
      * looked at as one without it looks at, and, whatever nprobe is given (but
-     * not beyond max_codes), until there are k; where few pass, all lists are
-     * compared whole. range_search takes the largest of the
-     * settings that reach it for 1, 10 and 100 neighbours, looks at more where
-     * it finds more, and beyond 100 until twice as much brings nearly nothing.
+     * not beyond max_codes), until there are k, by codes; where few pass, all
+     * lists are compared whole. For numbers of neighbours that were not
+     * measured see Calibration::choose. range_search takes what the
+     * settings that reach it for 1, 10 and 100 neighbours need, looks at more
+     * where it finds more, and beyond 100 until twice as much brings nearly
+     * nothing.
      */
     float target_recall = 0;
 
@@ -102,6 +104,8 @@ struct IVFGMM {
      * before this one. The entry is skipped if one of them is probed. Entries
      * are sorted by it, so that what is skipped comes in runs. */
     std::vector<std::vector<int32_t>> earlier_lists;
+    /// The max_assign that these are of, as additions and reading set it.
+    size_t filled_assign = 0;
     Calibration calibration;
 
     /** Trains on vectors that need not be in memory, as
@@ -191,8 +195,10 @@ faiss::MetricType metric_among(Args... args) {
  * Functions of FAISS that change the lists themselves do not know of cells.
  * What they append is searched (not by codes alone, which refuse it), and where
  * a list became shorter a search by codes says so; but what they put in the
- * place of other entries (ivflib's SlidingIndexWindow and set_invlist_range)
- * cannot be seen: optimize() after each such call makes the cells anew.
+ * place of other entries (ivflib's set_invlist_range) cannot be seen:
+ * optimize() after each such call makes the cells anew. ivflib's
+ * SlidingIndexWindow counts on the order of entries, which cells change: give
+ * it an index with cells_per_list = 1, or use remove_ids() and add().
  *
  * Errors are FaissExceptions that name the argument, its value and what was
  * expected, and leave the index as it was; so do memory that does not suffice
@@ -279,6 +285,8 @@ struct IndexIVFGMM : IVF, IVFGMM {
     /// Of an id that is there several times the vector that the direct map
     /// names is replaced; throws for one if max_assign > 1.
     void update_vectors(int nv, const idx_t* idx, const float* v) override;
+    /// Throws without a direct map, and for an id that is not there.
+    void reconstruct(idx_t key, float* recons) const override;
     void merge_from(faiss::Index& other, idx_t add_id) override;
     void check_compatible_for_merge(const faiss::Index& other) const override;
     void copy_subset_to(

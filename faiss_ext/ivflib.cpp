@@ -88,6 +88,7 @@ void add_all(const faiss::IndexIVF& from, faiss::IndexIVF& to) {
 
 std::unique_ptr<faiss::IndexIVF> swap_to_gmm(
         const faiss::IndexIVF& index, gmm::Covariance covariance) {
+    check_metric(index.metric_type);
     FAISS_THROW_IF_NOT_MSG(
             index.is_trained && index.quantizer &&
                     size_t(index.quantizer->ntotal) == index.nlist,

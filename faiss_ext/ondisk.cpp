@@ -47,6 +47,7 @@ struct Part {
         const std::unique_ptr<faiss::Index> index(
                 read_index(path.c_str(), faiss::IO_FLAG_MMAP));
         faiss::IndexIVF& ivf = ivf_of(index.get(), path.c_str());
+        ivf.set_direct_map_type(faiss::DirectMap::NoMap); // what stays has none
         try {
             whole.check_compatible_for_merge(ivf);
         } catch (const faiss::FaissException& e) {

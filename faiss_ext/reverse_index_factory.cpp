@@ -3,6 +3,7 @@
 #include <faiss/IndexFlat.h>
 #include <faiss/IndexHNSW.h>
 #include <faiss/IndexIDMap.h>
+#include <faiss/IndexIVFFlat.h>
 #include <faiss/IndexIVFPQFastScan.h>
 #include <faiss/IndexPreTransform.h>
 #include <faiss/IndexRefine.h>
@@ -81,6 +82,9 @@ std::string describe_code(const faiss::IndexIVF* ivf) {
     auto sq = dynamic_cast<const faiss::IndexIVFScalarQuantizer*>(ivf);
     if (const std::string name = sq ? describe(sq->sq) : ""; !name.empty()) {
         return name;
+    }
+    if (dynamic_cast<const faiss::IndexIVFFlatDedup*>(ivf)) {
+        return "FlatDedup";
     }
     if (dynamic_cast<const faiss::IndexIVFFlat*>(ivf)) {
         return "Flat";

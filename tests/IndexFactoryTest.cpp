@@ -153,17 +153,29 @@ TEST(IndexFactory, WhatItMakesWorks) {
 
 TEST(IndexFactory, ReverseGivesTheStringBack) {
     for (const char* description :
-         {"GMM100,Flat",        "GMM64x8_Diag,PQ16x6",
-          "GMM64,PQ16",         "GMM2048_Tied,SQ8",
-          "GMM16,SQ4",          "GMM16,SQ6",
-          "GMM16,SQfp16",       "GMM32_Tied,PQ32x4fs",
-          "GMM32,PQ32x4fsr_64", "OPQ16_64,GMM32,PQ16,RFlat",
-          "PCA64,GMM32,SQ8",    "PCAR64,GMM32,SQ8",
-          "PCAW64,GMM32,SQ8",   "RR64,L2norm,GMM32,SQ8",
-          "ITQ64,GMM32,Flat",   "GMM32,PQ16,RFlat",
-          "GMM32,PQ8np",        "GMM32,PQ16x6np",
-          "IDMap2,IVF32,Flat",  "GMM32,PQ16,Refine(SQ8)",
-          "IVF100,Flat",        "Flat"}) {
+         {"GMM100,Flat",
+          "GMM64x8_Diag,PQ16x6",
+          "GMM64,PQ16",
+          "GMM2048_Tied,SQ8",
+          "GMM16,SQ4",
+          "GMM16,SQ6",
+          "GMM16,SQfp16",
+          "GMM32_Tied,PQ32x4fs",
+          "GMM32,PQ32x4fsr_64",
+          "OPQ16_64,GMM32,PQ16,RFlat",
+          "PCA64,GMM32,SQ8",
+          "PCAR64,GMM32,SQ8",
+          "PCAW64,GMM32,SQ8",
+          "RR64,L2norm,GMM32,SQ8",
+          "ITQ64,GMM32,Flat",
+          "GMM32,PQ16,RFlat",
+          "GMM32,PQ8np",
+          "GMM32,PQ16x6np",
+          "IVF32,FlatDedup",
+          "IDMap2,IVF32,Flat",
+          "GMM32,PQ16,Refine(SQ8)",
+          "IVF100,Flat",
+          "Flat"}) {
         EXPECT_EQ(
                 faiss_ext::reverse_index_factory(make(description).get()),
                 description);

@@ -4,10 +4,16 @@
 #include <limits>
 #include <numeric>
 
+#include <faiss/IndexIVFPQ.h>
+#include <faiss/IndexScalarQuantizer.h>
 #include <faiss/impl/AuxIndexStructures.h>
+#include <faiss/impl/io.h>
 
 #include "IvfTestTools.h"
 #include "faiss_ext/IndexGMM.h"
+#include "faiss_ext/index_factory.h"
+#include "faiss_ext/index_io.h"
+#include "faiss_ext/ivflib.h"
 
 namespace faiss_ext {
 namespace {
@@ -521,6 +527,94 @@ TEST(IndexIVFGMMErrors, SubsetsAreOfATrainedIndexAndInOrder) {
             index->copy_subset_to(*other, Kind(2), 20, 10), "a2 = 10");
     EXPECT_FAISS_ERROR(index->copy_subset_to(*other, Kind(1), 0, 0), "a1 = 0");
     EXPECT_EQ(other->ntotal, 0);
+}
+
+/// Codes about other means, or by another codec, are other vectors.
+TEST(IndexIVFGMMErrors, SubsetsAreOfTheSameTraining) {
+    using Kind = faiss_ext::subset_type_t;
+    for (const char* description : {"GMM16,Flat", "GMM16,PQ8x4", "GMM16,SQ8"}) {
+        const auto make = [&](const Vectors& x) {
+            std::unique_ptr<faiss::Index> index(
+                    index_factory(int(x.d), description, faiss::METRIC_L2));
+            index->train(x.n, x.x.data());
+            return index;
+        };
+        const auto from = make(rows_of(base(), 0, 1000));
+        from->add(500, base().x.data());
+        auto& ivf = dynamic_cast<faiss::IndexIVF&>(*from);
+        const auto same = clone_index(from.get());
+        same->reset();
+        auto& same_ivf = dynamic_cast<faiss::IndexIVF&>(*same);
+        ivf.copy_subset_to(same_ivf, Kind(0), 0, 200);
+        EXPECT_EQ(same->ntotal, 200) << description;
+        const auto other = make(rows_of(base(), 1000, 2000));
+        auto& other_ivf = dynamic_cast<faiss::IndexIVF&>(*other);
+        EXPECT_FAISS_ERROR(
+                ivf.copy_subset_to(other_ivf, Kind(0), 0, 200), "means");
+        EXPECT_EQ(other->ntotal, 0) << description;
+    }
+    // as many bytes, of another quantizer; and of another metric
+    const size_t d = base().d;
+    std::unique_ptr<faiss::Index> index(
+            index_factory(int(d), "GMM16,SQ8", faiss::METRIC_L2));
+    index->train(1000, base().x.data());
+    index->add(100, base().x.data());
+    auto& sq = dynamic_cast<faiss::IndexIVF&>(*index);
+    faiss::IndexIVFPQ pq(sq.quantizer, d, kLists, d, 8);
+    pq.train(1000, base().x.data());
+    EXPECT_FAISS_ERROR(
+            sq.copy_subset_to(pq, Kind(0), 0, 10), "quantizers of residuals");
+    faiss::IndexIVFScalarQuantizer ip(
+            sq.quantizer,
+            d,
+            kLists,
+            faiss::ScalarQuantizer::QT_8bit,
+            faiss::METRIC_INNER_PRODUCT);
+    ip.is_trained = true;
+    EXPECT_FAISS_ERROR(sq.copy_subset_to(ip, Kind(0), 0, 10), "metric");
+}
+
+/// What fp16 makes infinite is named and changes nothing.
+TEST(IndexIVFGMMErrors, ValuesThatTheCodecHasNoRoomFor) {
+    for (auto metric : {faiss::METRIC_L2, faiss::METRIC_INNER_PRODUCT}) {
+        std::unique_ptr<faiss::Index> index(
+                index_factory(int(base().d), "GMM16,SQfp16", metric));
+        index->train(base().n, base().x.data());
+        index->add(1500, base().x.data());
+        Vectors wide = rows_of(base(), 0, 1200);
+        wide.x[700 * wide.d + 5] = 1e5f;
+        EXPECT_FAISS_ERROR(index->add(1200, wide.x.data()), "holds 100000");
+        EXPECT_EQ(index->ntotal, 1500);
+        faiss::VectorIOWriter writer;
+        faiss_ext::write_index(index.get(), &writer);
+        wide.x[700 * wide.d + 5] = 6e4f;
+        index->add(1200, wide.x.data());
+        extract_gmm(index.get())->calibrate(300, nullptr);
+        faiss_ext::write_index(index.get(), &writer);
+    }
+}
+
+/// What the caller takes away is named, not presumed.
+TEST(IndexIVFGMMErrors, CellsAreThoseThatItWasFilledWith) {
+    for (const char* description : {"GMM16,Flat", "GMM16,RaBitQ4"}) {
+        std::unique_ptr<faiss::Index> index(
+                index_factory(int(base().d), description, faiss::METRIC_L2));
+        index->train(base().n, base().x.data());
+        index->add(2000, base().x.data());
+        IVFGMM& gmm = *extract_gmm(index.get());
+        const PairCells kept = gmm.cells;
+        if (description[6] == 'F') {
+            gmm.cells.codes = CellCodes();
+        } else {
+            gmm.cells = PairCells();
+        }
+        EXPECT_FAISS_ERROR(find(*index, queries(), 10), "cells");
+        EXPECT_FAISS_ERROR(index->add(10, base().x.data()), "cells");
+        EXPECT_FAISS_ERROR(
+                index->remove_ids(faiss::IDSelectorRange(0, 10)), "cells");
+        gmm.cells = kept;
+        EXPECT_GE(find(*index, queries(), 10).ids[0], 0);
+    }
 }
 
 TEST(IndexIVFGMMErrors, AnArrayMapTakesNoIdsAndHasNoGaps) {

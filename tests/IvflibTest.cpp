@@ -152,6 +152,8 @@ TEST(SwapToGMM, BadInputIsNamed) {
     EXPECT_FAISS_ERROR(swap_to_gmm(*fast), "IndexIVFPQ");
     auto swapped = swap_to_gmm(*filled("IVF32,Flat"));
     EXPECT_FAISS_ERROR(swap_to_gmm(*swapped), "IndexIVFFlat");
+    auto l1 = filled("IVF32,Flat", faiss::METRIC_L1);
+    EXPECT_FAISS_ERROR(swap_to_gmm(*l1), "metric");
 }
 
 TEST(Calibrate, QueriesAreTransformedOnTheWay) {

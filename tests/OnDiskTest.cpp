@@ -272,6 +272,18 @@ TEST(OnDisk, ADirectMapIsReadFromAMappedFile) {
     }
 }
 
+TEST(OnDisk, PartsMayHaveADirectMap) {
+    const TemporaryFolder folder;
+    auto index = trained("GMM16,Flat");
+    auto part = clone_index(index.get());
+    part->add(100, base().x.data());
+    dynamic_cast<faiss::IndexIVF&>(*part).set_direct_map_type(
+            faiss::DirectMap::Hashtable);
+    faiss_ext::write_index(part.get(), folder.file("part").c_str());
+    merge_ondisk(index.get(), {folder.file("part")}, folder.file("lists"));
+    EXPECT_EQ(index->ntotal, 100);
+}
+
 /// Codes are in memory only; FAISS reads no file of empty lists.
 TEST(OnDisk, CodesAloneAndNothingAreRefused) {
     const TemporaryFolder folder;

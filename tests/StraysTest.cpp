@@ -7,12 +7,14 @@
 
 #include <faiss/IVFlib.h>
 #include <faiss/impl/AuxIndexStructures.h>
+#include <faiss/impl/io.h>
 #include <faiss/invlists/InvertedLists.h>
 
 #include "IvfTestTools.h"
 #include "faiss_ext/IndexIVFRaBitQGMM.h"
 #include "faiss_ext/ListShard.h"
 #include "faiss_ext/index_factory.h"
+#include "faiss_ext/index_io.h"
 #include "faiss_ext/ivflib.h"
 #include "quick_training.h"
 
@@ -175,6 +177,89 @@ TEST(Strays, CopiesAreNotTakenForOthers) {
         c.ivf->nprobe = kLists;
         EXPECT_TRUE(refuses([&] { find(*c.index, queries(), 10); }));
     }
+}
+
+/// As many as a list has, which says nothing of how many copies there are of
+/// each; what was not filled so changes nothing.
+TEST(Strays, ComeIntoAnIndexOfCopies) {
+    const Changed c = make("GMM16x1,Flat", 3);
+    size_t list = 0;
+    while (c.gmm->earlier_lists[list].empty()) {
+        list++;
+    }
+    const size_t n = c.ivf->invlists->list_size(list);
+    for (size_t i = 0; i <= n; i++) {
+        const float* row = queries().row(i % 20);
+        c.ivf->invlists->add_entry(
+                list, idx_t(kN + i), reinterpret_cast<const uint8_t*>(row));
+    }
+    c.ivf->ntotal += idx_t(n + 1);
+    c.ivf->nprobe = kLists;
+    EXPECT_EQ(find(*c.index, queries(), 10).dis[0], 0);
+    c.gmm->max_assign = 2;
+    EXPECT_FAISS_ERROR(find(*c.index, queries(), 10), "expected 3");
+    EXPECT_FAISS_ERROR(c.index->add(1, base().x.data()), "expected 3");
+    EXPECT_FAISS_ERROR(c.gmm->optimize(), "expected 3");
+    EXPECT_EQ(c.ivf->invlists->list_size(list), 2 * n + 1);
+    c.gmm->max_assign = 3;
+    c.index->add(1, base().x.data());
+    EXPECT_EQ(c.index->ntotal, idx_t(kN + n + 2));
+    faiss::VectorIOWriter writer;
+    faiss_ext::write_index(c.index.get(), &writer);
+    EXPECT_FALSE(writer.data.empty());
+}
+
+/// optimize() does what the message says, also where all entries had gone.
+TEST(Strays, ComeIntoAnEmptiedIndexOfCopies) {
+    const Changed c = make("GMM16x1,Flat", 2);
+    c.ivf->remove_ids(faiss::IDSelectorRange(0, kN));
+    EXPECT_EQ(c.ivf->ntotal, 0);
+    for (size_t i = 0; i < 200; i++) {
+        c.ivf->invlists->add_entry(
+                i % kLists,
+                idx_t(i),
+                reinterpret_cast<const uint8_t*>(base().row(i)));
+    }
+    c.ivf->ntotal = 200;
+    EXPECT_FAISS_ERROR(find(*c.index, queries(), 10), "optimize()");
+    c.gmm->optimize();
+    c.ivf->nprobe = kLists;
+    EXPECT_GE(find(*c.index, queries(), 10).ids[9], 0);
+}
+
+/// The direct map goes on naming what FAISS made it name.
+TEST(Strays, OfOneIdTheMapNamesTheSame) {
+    const Changed c = make("GMM16,Flat");
+    c.ivf->set_direct_map_type(faiss::DirectMap::Hashtable);
+    std::vector<idx_t> ids;
+    for (idx_t i = 0; i < 20; i++) {
+        ids.push_back(kN + i % 4);
+    }
+    std::vector<uint8_t> codes(20 * c.ivf->sa_code_size());
+    c.ivf->sa_encode(20, queries().x.data(), codes.data());
+    c.ivf->add_sa_codes(20, codes.data(), ids.data());
+    const auto named = [&] {
+        std::vector<float> x(4 * base().d);
+        for (size_t i = 0; i < 4; i++) {
+            c.ivf->reconstruct(idx_t(kN + i), &x[i * base().d]);
+        }
+        return x;
+    };
+    const std::vector<float> before = named();
+    faiss::VectorIOWriter writer;
+    faiss_ext::write_index(c.index.get(), &writer); // takes them in
+    EXPECT_EQ(named(), before);
+    c.ivf->update_vectors(1, &ids[2], base().x.data());
+    size_t left = 0; // of what the map named
+    std::vector<float> x(base().d);
+    for (size_t list = 0; list < kLists; list++) {
+        for (size_t i = 0; i < c.ivf->invlists->list_size(list); i++) {
+            c.ivf->reconstruct_from_offset(int64_t(list), int64_t(i), x.data());
+            left += c.ivf->invlists->get_single_id(list, i) == ids[2] &&
+                    std::equal(x.begin(), x.end(), &before[2 * base().d]);
+        }
+    }
+    EXPECT_EQ(left, 0u);
 }
 
 TEST(Strays, WhatTheMessageSaysHelps) {

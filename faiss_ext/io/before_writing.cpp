@@ -17,7 +17,8 @@ namespace {
 /// that changes the index does. Where they removed, there is nothing to take.
 void adopt_untracked(const faiss::IndexIVF& ivf, const IVFGMM& gmm) {
     if (gmm.max_assign == 0 ||
-        (gmm.max_assign == 1) != gmm.earlier_lists.empty()) {
+        (gmm.max_assign == 1) != gmm.earlier_lists.empty() ||
+        (gmm.max_assign > 1 && gmm.max_assign != gmm.filled_assign)) {
         return;
     }
     const GMMIndexRef index{

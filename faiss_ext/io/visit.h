@@ -257,6 +257,7 @@ void visit_ivf_gmm(Archive& ar, Index& ivf, G& g) {
                 lists,
                 shape.nlist);
         g.earlier_lists.resize(lists);
+        g.filled_assign = g.max_assign;
     }
     for (size_t i = 0; i < lists; i++) {
         ar.array(

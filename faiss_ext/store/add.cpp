@@ -1,10 +1,12 @@
 #include "faiss_ext/store/add.h"
 
 #include <algorithm>
+#include <cstring>
 #include <memory>
 #include <numeric>
 #include <optional>
 
+#include <faiss/IndexScalarQuantizer.h>
 #include <faiss/impl/FaissAssert.h>
 #include <faiss/impl/IDSelector.h>
 
@@ -131,6 +133,31 @@ void Block::with_copies(size_t n, const idx_t* lists) {
     first_id = 0;
 }
 
+/// Of values beyond fp16 an SQfp16 makes infinities, by which no cell is found.
+void check_halves(
+        const faiss::IndexIVF& ivf,
+        size_t n,
+        const float* x,
+        const uint8_t* codes) {
+    auto sq = dynamic_cast<const faiss::IndexIVFScalarQuantizer*>(&ivf);
+    if (!sq || sq->sq.qtype != faiss::ScalarQuantizer::QT_fp16) {
+        return;
+    }
+    constexpr uint16_t kExponent = 0x7c00; // infinities and NaN
+    for (size_t i = 0; i < n; i++) {
+        for (size_t j = 0; j < size_t(ivf.d); j++) {
+            uint16_t half;
+            memcpy(&half, codes + i * ivf.code_size + 2 * j, sizeof(half));
+            FAISS_THROW_IF_NOT_FMT(
+                    (half & kExponent) != kExponent,
+                    "x: a row holds %g in dimension %zu, expected at most "
+                    "65504 (from its list's mean), the largest of SQfp16",
+                    x[i * ivf.d + j],
+                    j);
+        }
+    }
+}
+
 void Block::enter(Edit& edit) {
     const faiss::IndexIVF& ivf = index.ivf;
     rows = rows_by_list(n_entries, entry_lists, ivf.nlist);
@@ -139,6 +166,7 @@ void Block::enter(Edit& edit) {
     if (has_vectors(ivf) && !dynamic_cast<const faiss::IndexIVFFlat*>(&ivf)) {
         codes.resize(n_entries * ivf.code_size);
         ivf.encode_vectors(n_entries, x, entry_lists, codes.data());
+        check_halves(ivf, n_entries, x, codes.data());
         bytes = codes.data();
     }
     const size_t width = index.gmm.max_assign - 1;
@@ -303,6 +331,7 @@ void update_vectors(
 size_t remove_ids(GMMIndexRef index, const faiss::IDSelector& sel) {
     check_writable(index.ivf);
     check_max_assign(index.ivf, index.gmm);
+    check_cells_kept(index.ivf, index.gmm);
     Edit edit(index);
     std::optional<std::vector<idx_t>> ids;
     if (!index.ivf.direct_map.no() && map_is_complete(index)) {
@@ -326,6 +355,7 @@ bool has_subset(
         idx_t a2) {
     FAISS_THROW_IF_NOT_MSG(
             other.is_trained, "copy_subset_to: expected a trained index");
+    check_same_encoding("copy_subset_to", from, other);
     const bool of_parts = kind == 1 || kind == 3; // newer FAISS: a2 of a1 parts
     if (from.ntotal == 0 && kind == 2) {          // FAISS divides by it
         return false;

@@ -30,7 +30,8 @@ void update_vectors(
 size_t remove_ids(GMMIndexRef index, const faiss::IDSelector& sel);
 
 /** Whether copy_subset_to has anything to copy. Throws for what FAISS would not
- * survive or count: an untrained index, a1 and a2 out of their ranges.
+ * survive or count, an untrained index, a1 and a2 out of their ranges, and
+ * where the codes of one are nothing to the other (check_same_encoding()).
  *
  * @param kind  FAISS's SUBSET_TYPE_*
  */

@@ -151,6 +151,13 @@ void check_assign(const faiss::IndexIVF& ivf, const IVFGMM& gmm) {
             gmm.assign_threshold);
 }
 
+bool has_copies(const IVFGMM& gmm) {
+    return std::any_of(
+            gmm.earlier_lists.begin(),
+            gmm.earlier_lists.end(),
+            [](const auto& of_list) { return !of_list.empty(); });
+}
+
 void check_max_assign(const faiss::IndexIVF& ivf, const IVFGMM& gmm) {
     FAISS_THROW_IF_NOT_FMT(
             gmm.max_assign > 0 && gmm.max_assign <= ivf.nlist,
@@ -161,23 +168,9 @@ void check_max_assign(const faiss::IndexIVF& ivf, const IVFGMM& gmm) {
             gmm.max_assign == 1 || has_vectors(ivf),
             "max_assign = %zu, expected 1 in an index of codes alone",
             gmm.max_assign);
-    const auto& earlier = gmm.earlier_lists;
-    size_t list = 0;
-    while (list < earlier.size() && earlier[list].empty()) {
-        list++;
-    }
-    size_t filled_with = gmm.max_assign;
-    if (list < earlier.size()) { // untracked entries make the list longer
-        const size_t n = ivf.invlists->list_size(list);
-        const size_t known =
-                earlier[list].size() / std::max<size_t>(gmm.max_assign - 1, 1);
-        if (n == 0 || (n < known && earlier[list].size() % n > 0)) {
-            throw_shortened(list, n, known, false);
-        }
-        filled_with = 1 + (earlier[list].size() + n - 1) / n;
-    } else if (ivf.ntotal > 0) {
-        filled_with = 1;
-    }
+    const size_t filled_with = has_copies(gmm) ? gmm.filled_assign
+            : ivf.ntotal > 0                   ? 1
+                                               : gmm.max_assign;
     FAISS_THROW_IF_NOT_FMT(
             gmm.max_assign == filled_with,
             "max_assign = %zu, expected %zu, which the index was filled with "

@@ -27,6 +27,9 @@ struct Assignment {
 Assignment assign_copies(
         GMMIndexRef index, size_t n, const float* x, const idx_t* homes);
 
+/// Whether some entries are known to have copies, or to be none.
+bool has_copies(const IVFGMM& gmm);
+
 /// Throws FaissException unless max_assign is from 1 to nlist and what the
 /// index was filled with;
 void check_max_assign(const faiss::IndexIVF& ivf, const IVFGMM& gmm);

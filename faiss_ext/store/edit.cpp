@@ -268,6 +268,7 @@ void Edit::prepare() {
         first_copies = true;
         index.gmm.earlier_lists.resize(index.ivf.nlist);
     }
+    index.gmm.filled_assign = index.gmm.max_assign;
     enter_ids();
     gmm::parallel_for(
             lists.size(),

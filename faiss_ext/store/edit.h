@@ -21,6 +21,9 @@ struct Arrivals {
     idx_t add_id = 0;           ///< added to either
     /// max_assign > 1: earlier_lists of each entry, or empty: all are primary
     std::vector<int32_t> earlier;
+    /// Of each entry, whether the direct map names it, or empty: all; else it
+    /// goes on naming another of the same id.
+    std::vector<uint8_t> named;
 
     size_t row(size_t r) const {
         return rows ? rows[r] : r;

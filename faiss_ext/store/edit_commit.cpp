@@ -25,7 +25,9 @@ void Edit::set(
         size_t r,
         size_t place) noexcept {
     entries.set(place, a.id(r), a.codes + a.row(r) * index.ivf.code_size);
-    if (a.earlier.empty() || a.earlier[r * (index.gmm.max_assign - 1)] < 0) {
+    const bool primary =
+            a.earlier.empty() || a.earlier[r * (index.gmm.max_assign - 1)] < 0;
+    if (primary && (a.named.empty() || a.named[r])) {
         entries.enter_in_map(place, a.id(r));
     }
     if (!index.gmm.cells.empty()) {

@@ -5,6 +5,8 @@
 #include <typeinfo>
 
 #include <faiss/IndexFlat.h>
+#include <faiss/IndexIVFPQ.h>
+#include <faiss/IndexScalarQuantizer.h>
 #include <faiss/impl/FaissAssert.h>
 #include <faiss/invlists/OnDiskInvertedLists.h>
 
@@ -62,6 +64,68 @@ std::vector<float> quantizer_means(const faiss::IndexIVF& ivf) {
     std::vector<float> means(ivf.nlist * ivf.d);
     ivf.quantizer->reconstruct_n(0, ivf.nlist, means.data());
     return means;
+}
+
+void check_same_encoding(
+        const char* call,
+        const faiss::IndexIVF& from,
+        const faiss::IndexIVF& to) {
+    FAISS_THROW_IF_NOT_FMT(
+            from.d == to.d && from.nlist == to.nlist &&
+                    from.code_size == to.code_size,
+            "%s: d = %d, nlist = %zu, code_size = %zu, expected %d, %zu, %zu "
+            "of the index that the entries go to",
+            call,
+            int(from.d),
+            size_t(from.nlist),
+            size_t(from.code_size),
+            int(to.d),
+            size_t(to.nlist),
+            size_t(to.code_size));
+    FAISS_THROW_IF_NOT_FMT(
+            from.metric_type == to.metric_type,
+            "%s: metric %d, expected %d",
+            call,
+            int(from.metric_type),
+            int(to.metric_type));
+    if (to.quantizer && to.quantizer != from.quantizer) { // FAISS needs none
+        FAISS_THROW_IF_NOT_FMT(
+                size_t(to.quantizer->ntotal) == to.nlist,
+                "%s: quantizer: %zd means, expected nlist = %zu",
+                call,
+                ssize_t(to.quantizer->ntotal),
+                size_t(to.nlist));
+        FAISS_THROW_IF_NOT_FMT(
+                quantizer_means(from) == quantizer_means(to),
+                "%s: the means differ",
+                call);
+    }
+    bool same = true;
+    auto pq = dynamic_cast<const faiss::IndexIVFPQ*>(&from);
+    auto to_pq = dynamic_cast<const faiss::IndexIVFPQ*>(&to);
+    if (pq && to_pq) {
+        same = pq->by_residual == to_pq->by_residual &&
+                pq->pq.centroids == to_pq->pq.centroids;
+    }
+    auto sq = dynamic_cast<const faiss::IndexIVFScalarQuantizer*>(&from);
+    auto to_sq = dynamic_cast<const faiss::IndexIVFScalarQuantizer*>(&to);
+    if (sq && to_sq) {
+        same = sq->by_residual == to_sq->by_residual &&
+                sq->sq.qtype == to_sq->sq.qtype &&
+                sq->sq.trained == to_sq->sq.trained;
+    }
+    FAISS_THROW_IF_NOT_FMT(
+            same && !pq == !to_pq && !sq == !to_sq,
+            "%s: the quantizers of residuals differ",
+            call);
+}
+
+void check_cells_kept(const faiss::IndexIVF& ivf, const IVFGMM& gmm) {
+    const PairCells& cells = gmm.cells;
+    FAISS_THROW_IF_NOT_MSG(
+            cells.empty() ? has_vectors(ivf) : !cells.codes.empty(),
+            "cells: expected those that the index was filled with, codes and "
+            "all");
 }
 
 MeansView::MeansView(const faiss::IndexIVF& ivf)

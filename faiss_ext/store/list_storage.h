@@ -38,6 +38,17 @@ void decode_list(
 /// The means as floats, size nlist * d.
 std::vector<float> quantizer_means(const faiss::IndexIVF& ivf);
 
+/// Throws, naming the call, where codes of one index are not those of the same
+/// vectors in the other: other means, or other parameters of the quantizer.
+void check_same_encoding(
+        const char* call,
+        const faiss::IndexIVF& from,
+        const faiss::IndexIVF& to);
+
+/// Throws where a search or a change presumes cells that the caller has taken
+/// away.
+void check_cells_kept(const faiss::IndexIVF& ivf, const IVFGMM& gmm);
+
 /// The same, copied only where the quantizer does not hold them so.
 class MeansView {
 public:

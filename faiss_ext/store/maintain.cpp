@@ -320,6 +320,7 @@ void maintain(GMMIndexRef index) {
 
 Growth::Growth(GMMIndexRef index, const char* call)
         : index(index), call(call), before(index.ivf.ntotal) {
+    check_cells_kept(index.ivf, index.gmm);
     if (index.gmm.code_bits != 0) {
         CellCodes::check_bits(index.gmm.code_bits);
     }

@@ -4,11 +4,15 @@
 
 #include <faiss/impl/FaissAssert.h>
 
+#include "faiss_ext/impl/errors.h"
+#include "faiss_ext/store/copies.h"
 #include "faiss_ext/store/edit.h"
 
 namespace faiss_ext {
 
-bool adopt_strays(GMMIndexRef index, size_t list) {
+namespace {
+
+void check_not_shortened(GMMIndexRef index, size_t list) {
     const size_t known = known_size(index, list);
     const size_t n = index.ivf.invlists->list_size(list);
     if (n < known) {
@@ -18,6 +22,14 @@ bool adopt_strays(GMMIndexRef index, size_t list) {
                 known,
                 has_vectors(index.ivf) && index.gmm.max_assign == 1);
     }
+}
+
+} // namespace
+
+bool adopt_strays(GMMIndexRef index, size_t list) {
+    check_not_shortened(index, list);
+    const size_t known = known_size(index, list);
+    const size_t n = index.ivf.invlists->list_size(list);
     if (known == n) {
         return false;
     }
@@ -42,9 +54,18 @@ bool adopt_strays(GMMIndexRef index, size_t list) {
     a.n = n - known;
     a.codes = codes.data();
     a.ids = ids.data();
+    faiss::DirectMap& map = index.ivf.direct_map;
+    for (size_t r = 0; r < a.n && !map.no(); r++) {
+        const idx_t* place = map_slot(map, ids[r]);
+        a.named.push_back(
+                !place || *place < 0 ||
+                *place == idx_t(faiss::lo_build(list, known + r)));
+    }
     if (!index.gmm.cells.empty()) {
         std::vector<float> x(a.n * index.ivf.d);
         decode_codes(index.ivf, list, a.n, codes.data(), x.data());
+        check_storable(
+                "an entry that FAISS put in", a.n, index.ivf.d, x.data());
         a.place(index, x.data(), MeansView(index.ivf).data());
     }
     edit.prepare();
@@ -53,8 +74,14 @@ bool adopt_strays(GMMIndexRef index, size_t list) {
 }
 
 void adopt_strays(GMMIndexRef index) {
+    if (has_copies(index.gmm)) {
+        check_max_assign(index.ivf, index.gmm);
+    }
     if (index.gmm.cells.empty() && index.gmm.max_assign == 1) {
         return;
+    }
+    for (size_t i = 0; i < index.ivf.nlist; i++) { // none is changed yet
+        check_not_shortened(index, i);
     }
     for (size_t i = 0; i < index.ivf.nlist; i++) {
         adopt_strays(index, i);

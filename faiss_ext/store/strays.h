@@ -10,7 +10,8 @@ namespace faiss_ext {
 /// list is as it was if it throws. Returns whether there was anything.
 bool adopt_strays(GMMIndexRef index, size_t list);
 
-/// The same for all lists, one after the other.
+/// The same for all lists, none of which is changed if one has become shorter
+/// or max_assign is not what the index was filled with.
 void adopt_strays(GMMIndexRef index);
 
 } // namespace faiss_ext
