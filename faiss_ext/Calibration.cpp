@@ -6,6 +6,8 @@
 
 #include <faiss/impl/FaissAssert.h>
 
+#include "faiss_ext/rank/SearchPlan.h"
+
 namespace faiss_ext {
 
 namespace {
@@ -43,8 +45,36 @@ Calibration::Point cheapest(
     return curve.points.back();
 }
 
+/// The last point is all lists, or all codes where there is nothing else.
+float entries_per_list(const Calibration& c) {
+    const Calibration::Point& everything = c.curves.back().points.back();
+    return everything.by_codes ? 1 : float(c.ntotal) / everything.budget;
+}
+
 Calibration::Choice choice(const Calibration::Point& p) {
     return {p, p.by_codes ? ProbeOrder::codes : ProbeOrder::distance, p.budget};
+}
+
+/// What finds what either finds; of lists and codes that is codes, as many as
+/// the lists hold, by a bound that leaves out nothing.
+Calibration::Choice both(
+        const Calibration::Choice& p,
+        const Calibration::Point& q,
+        float per_list) {
+    Calibration::Point out = p;
+    out.bound = std::max(p.bound, q.bound);
+    if (p.by_codes == q.by_codes) {
+        out.budget = std::max(p.budget, q.budget);
+    } else {
+        out.by_codes = true;
+        out.bound = std::max(out.bound, kSureBound);
+        out.budget = std::max(
+                p.by_codes ? p.budget : per_list * p.budget,
+                q.by_codes ? q.budget : per_list * q.budget);
+    }
+    Calibration::Choice found = choice(out);
+    found.mixed = p.mixed || p.by_codes != q.by_codes;
+    return found;
 }
 
 } // namespace
@@ -57,7 +87,13 @@ Calibration::Choice Calibration::choose(
         return c.k >= wanted;
     });
     if (at != curves.end()) {
-        return choice(cheapest(*at, nq, target_recall));
+        const Point p = cheapest(*at, nq, target_recall);
+        if (at->k == wanted || at == curves.begin()) {
+            return choice(p);
+        }
+        // what many need less of few may need more: a bound that is sure
+        const Point fewer = cheapest(*(at - 1), nq, target_recall);
+        return both(choice(p), fewer, entries_per_list(*this));
     }
     Point p = cheapest(curves.back(), nq, target_recall);
     p.budget *= float(wanted) / curves.back().k;
@@ -66,16 +102,14 @@ Calibration::Choice Calibration::choose(
 
 Calibration::Choice Calibration::choose_for_range(float target_recall) const {
     check(*this, target_recall);
-    Point most = cheapest(curves[0], nq, target_recall);
-    for (const Curve& c : curves) {
-        const Point p = cheapest(c, nq, target_recall);
-        if (p.by_codes != most.by_codes) {
-            return choice(p.by_codes ? most : p); // lists are the surer
-        }
-        most.budget = std::max(most.budget, p.budget);
-        most.bound = std::max(most.bound, p.bound);
+    Choice most = choice(cheapest(curves[0], nq, target_recall));
+    for (size_t i = 1; i < curves.size(); i++) {
+        most =
+                both(most,
+                     cheapest(curves[i], nq, target_recall),
+                     entries_per_list(*this));
     }
-    return choice(most);
+    return most;
 }
 
 std::string Calibration::report() const {

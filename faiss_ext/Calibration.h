@@ -65,12 +65,15 @@ struct Calibration {
         ProbeOrder order; ///< codes or distance
         float parameter;  ///< the budget
         bool by_mass = false;
+        bool mixed = false; ///< codes for what are lists in one curve
     };
 
     /** The cheapest setting that reached the recall, and half of a standard
-     * error more, of the curve of the least
-     * k that is not below k. Above all of them the budget of the last grows
-     * with k. The last point of a curve is all lists.
+     * error more, of the curve of k. Between two curves what both their
+     * settings need: the larger budget and bound, and codes, as many as the
+     * lists hold, where one is lists (recall, codes, distances and cost are
+     * those of the upper curve then). Above all curves the budget of the last
+     * grows with k. The last point of a curve is all lists.
      *
      * Throws FaissException if not fitted, or target is not in (0, 1].
      *
@@ -79,7 +82,7 @@ struct Calibration {
     Choice choose(float target_recall, size_t k = 0) const;
 
     /// The same for all vectors within a radius, which are as many as they are:
-    /// the largest budget that any of the curves asks for.
+    /// what the settings of all curves need.
     Choice choose_for_range(float target_recall) const;
 
     /// The curves at a few targets, as a table.

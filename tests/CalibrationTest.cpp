@@ -376,7 +376,8 @@ TEST(Calibration, NeverCostsMoreThanKMeansOrder) {
             params.target_recall = target;
             const Outcome o = outcome(*index, q, truth, params);
             const double limit = plain_cost(plain, o.recall);
-            EXPECT_LE(o.distances, 1.02 * limit) << target;
+            // in time: a few more distances may take less of it
+            EXPECT_LE(o.distances, 1.05 * limit) << target;
             EXPECT_GE(o.recall, target - 0.05) << target;
         }
         for (size_t nprobe : {1, 2, 5, 12, 30}) {
@@ -517,6 +518,7 @@ TEST(Calibration, CostsThatAreKnownAreKept) {
 Calibration two_curves() {
     Calibration c;
     c.fitted = true;
+    c.ntotal = 5000;
     // by_codes, budget, bound, recall, codes, distances, cost
     c.curves = {
             {1,
@@ -538,10 +540,16 @@ TEST(Calibration, ChoosesTheCheapestThatWasMeasured) {
     EXPECT_EQ(c.choose(0.79f, 1).bound, 2);
     EXPECT_EQ(c.choose(0.81f, 1).budget, 64);
     EXPECT_EQ(c.choose(1, 1).recall, 1);
-    // the least k that is not below
-    for (size_t k : {2, 5, 10}) {
+    EXPECT_EQ(c.choose(0.4f, 10).budget, 300);
+    EXPECT_EQ(c.choose(0.4f, 10).bound, 0.5f);
+    EXPECT_EQ(c.choose(0.85f, 10).budget, 900);
+    // in between what both need: of lists their entries, none left out
+    for (size_t k : {2, 5, 9}) {
         EXPECT_EQ(c.choose(0.4f, k).budget, 300) << k;
-        EXPECT_EQ(c.choose(0.85f, k).budget, 900) << k;
+        EXPECT_EQ(c.choose(0.4f, k).bound, 1) << k;
+        EXPECT_TRUE(c.choose(0.85f, k).by_codes) << k;
+        EXPECT_EQ(c.choose(0.85f, k).budget, 5000) << k;
+        EXPECT_EQ(c.choose(0.85f, k).bound, 3) << k;
     }
     // more of the last for more
     EXPECT_EQ(c.choose(0.85f, 11).budget, 990);
@@ -550,8 +558,10 @@ TEST(Calibration, ChoosesTheCheapestThatWasMeasured) {
     // a radius may have few or many within
     EXPECT_EQ(c.choose_for_range(0.4f).budget, 300);
     EXPECT_EQ(c.choose_for_range(0.4f).bound, 1);
-    EXPECT_EQ(c.choose_for_range(0.85f).budget, 64);
-    EXPECT_FALSE(c.choose_for_range(0.85f).by_codes);
+    EXPECT_EQ(c.choose_for_range(0.85f).budget, 5000);
+    EXPECT_EQ(c.choose_for_range(0.85f).bound, 3);
+    EXPECT_EQ(c.choose_for_range(1).budget, 64);
+    EXPECT_FALSE(c.choose_for_range(1).by_codes);
 }
 
 TEST(Calibration, SettingsInTheWordsOfEarlierVersions) {
@@ -598,6 +608,7 @@ TEST(Calibration, WrongInputLeavesTheIndexAsItWas) {
     refused("nq = 19", 19, q.x.data(), 10);
     refused("nq = 0", 0, nullptr, 10);
     refused("nq = 2001", 2001, nullptr, 10);
+    refused("xq: n = ", size_t(1) << 62, q.x.data(), 10);
     refused("k = 0", 100, q.x.data(), 0);
     refused("k = 2000", 100, q.x.data(), 2000);
     Vectors bad = q;

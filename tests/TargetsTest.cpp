@@ -92,6 +92,117 @@ TEST(Targets, TheFewThatPassAreFound) {
     }
 }
 
+/// k nobody measured, and groups so far apart beside their width that products
+/// about one centre confuse what is within: all that is true is found by
+/// distances in double.
+TEST(Targets, NumbersOfNeighboursBetweenAndGroupsFarApart) {
+    for (auto [d, spread] : {std::pair{64, 0.02f}, {16, 1e-3f}}) {
+        const Vectors all = groups(5700, d, 50, spread);
+        const Vectors x = rows_of(all, 0, 5000);
+        const Vectors q = rows_of(all, 5500, 5700);
+        auto index = trained(x, 64);
+        index->add(x.n, x.x.data());
+        index->calibrate(500, all.row(5000));
+        for (size_t k : {1, 3, 10, 30, 100}) {
+            const Found truth = exact(model_of(x), q, k, faiss::METRIC_L2);
+            for (float target : {0.9f, 0.95f, 0.99f}) {
+                SearchParametersIVFGMM params;
+                params.target_recall = target;
+                EXPECT_GE(
+                        outcome(*index, q, truth, params).recall, target - 0.02)
+                        << d << " " << k << " " << target;
+            }
+        }
+    }
+}
+
+/// Half of the queries have the same few nearest by inner product, which a
+/// calibration on the index's own vectors must not take for copies.
+TEST(Targets, WhatManyAskForIsNoCopy) {
+    const size_t n = 5400, d = 64;
+    std::mt19937 random(2);
+    std::normal_distribution<float> normal;
+    Vectors all{n, d, std::vector<float>(n * d)};
+    for (size_t i = 0; i < n; i++) {
+        for (size_t j = 0; j < d; j++) {
+            all.x[i * d + j] =
+                    i % 2 ? normal(random) : 5 + 0.01f * normal(random);
+        }
+    }
+    const Vectors x = rows_of(all, 0, 5000);
+    const Vectors q = rows_of(all, 5000, n);
+    auto index = trained(x, 64, faiss::METRIC_INNER_PRODUCT);
+    index->calibrate_on_add = true;
+    index->add(x.n, x.x.data());
+    for (size_t k : {1, 10}) {
+        const Found truth =
+                exact(model_of(x), q, k, faiss::METRIC_INNER_PRODUCT);
+        for (float target : {0.9f, 0.95f}) {
+            SearchParametersIVFGMM params;
+            params.target_recall = target;
+            EXPECT_GE(outcome(*index, q, truth, params).recall, target - 0.02)
+                    << k;
+        }
+    }
+}
+
+/// Many are as near as the eleventh nearest, few as the nearest.
+TEST(Targets, VectorsOfSmallIntegers) {
+    for (auto [levels, d] : {std::pair{2, 32}, {4, 16}}) {
+        std::mt19937 random(levels);
+        Vectors all{12500, size_t(d), std::vector<float>(12500 * d)};
+        for (float& v : all.x) {
+            v = float(random() % levels);
+        }
+        const Vectors x = rows_of(all, 0, 12000);
+        const Vectors q = rows_of(all, 12000, 12500);
+        auto index = trained(x, 96);
+        index->calibrate_on_add = true;
+        index->add(x.n, x.x.data());
+        for (size_t k : {1, 10}) {
+            const Found truth = exact(model_of(x), q, k, faiss::METRIC_L2);
+            for (float target : {0.9f, 0.95f}) {
+                SearchParametersIVFGMM params;
+                params.target_recall = target;
+                EXPECT_GE(
+                        outcome(*index, q, truth, params).recall, target - 0.03)
+                        << levels << " " << k;
+            }
+        }
+    }
+}
+
+/// A third of the groups pass: what a query of another group finds is farther
+/// away than anything that was calibrated on.
+TEST(Targets, SelectorsThatGoByThePlace) {
+    const size_t d = 48, n_groups = 100;
+    const Vectors all = groups(12700, d, n_groups, 0.6f);
+    const Vectors x = rows_of(all, 0, 12000);
+    const Vectors q = rows_of(all, 12500, 12700);
+    Model passing;
+    std::vector<idx_t> ids;
+    for (size_t i = 0; i < x.n; i++) { // of one half space
+        if (x.row(i)[0] + x.row(i)[1] > 0.7f) {
+            ids.push_back(idx_t(i));
+            passing[idx_t(i)] = {x.row(i), x.row(i) + d};
+        }
+    }
+    auto index = trained(x, 128);
+    index->add(x.n, x.x.data());
+    index->calibrate(500, all.row(12000));
+    faiss::IDSelectorBatch sel(ids.size(), ids.data());
+    for (size_t k : {1, 10, 100}) {
+        const Found truth = exact(passing, q, k, faiss::METRIC_L2);
+        SearchParametersIVFGMM params;
+        params.sel = &sel;
+        for (float target : {0.8f, 0.9f}) {
+            params.target_recall = target;
+            EXPECT_GE(outcome(*index, q, truth, params).recall, target - 0.02)
+                    << k;
+        }
+    }
+}
+
 /// Of the vectors within the distance of the 10th to 1000th neighbour.
 TEST(Targets, RangesOfManyVectors) {
     const Vectors x = rows_of(base(), 0, 20000);

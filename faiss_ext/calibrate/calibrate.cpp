@@ -48,8 +48,10 @@ public:
     /// Codes and distances a query, and recall at k.
     Point operator()(const SearchPlan& plan, size_t k) {
         // Whole lists show what is hidden, too: nearest of all.
-        const size_t n_hidden =
-                truth.hidden.empty() ? 0 : truth.hidden[0].size();
+        size_t n_hidden = 0;
+        for (const std::vector<idx_t>& of_query : truth.hidden) {
+            n_hidden = std::max(n_hidden, of_query.size());
+        }
         const size_t n = k + (plan.by_codes ? 0 : n_hidden);
         distances.resize(nq * n);
         labels.resize(nq * n);
@@ -70,9 +72,10 @@ public:
             }
             wanted_k = k;
         }
-        size_t found = 0;
+        size_t found = 0, there = 0;
         for (size_t q = 0; q < nq; q++) {
             const std::vector<idx_t>& w = wanted[q];
+            there += std::min(k, w.size());
             const auto begin = labels.begin() + q * n;
             found += std::min(
                     k, size_t(std::count_if(begin, begin + n, [&](idx_t l) {
@@ -80,7 +83,7 @@ public:
                     })));
         }
         Point p = {};
-        p.recall = float(double(found) / (nq * k));
+        p.recall = there > 0 ? float(double(found) / there) : 1;
         p.codes = float(double(counts.codes) / nq);
         p.distances = float(double(counts.distances) / nq);
         return p;
@@ -320,14 +323,17 @@ Calibration calibrate_index(
             "nq = %zu, expected at most ntotal = %zd",
             nq,
             size_t(ivf.ntotal));
+    const bool own_queries = !xq;
+    if (!own_queries) {
+        check_rows("xq", int64_t(nq), ivf.d, xq);
+        check_storable("xq", nq, ivf.d, xq);
+    }
     std::vector<float> drawn;
     std::vector<idx_t> self(nq, -1);
-    const bool own_queries = !xq;
     if (own_queries) {
         draw_queries(index, nq, drawn, self);
         xq = drawn.data();
     }
-    check_storable("xq", nq, ivf.d, xq);
 
     Calibration c;
     c.costs = index.gmm.calibration.costs;

@@ -4,7 +4,9 @@
 #include <cmath>
 #include <limits>
 #include <random>
+#include <unordered_map>
 
+#include <faiss/IndexIVFFlat.h>
 #include <faiss/impl/FaissAssert.h>
 #include <faiss/utils/distances.h>
 
@@ -14,6 +16,7 @@
 #include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/impl/simd.h"
+#include "faiss_ext/scan/VectorDecoder.h"
 #include "faiss_ext/scan/gmm_search.h"
 
 namespace faiss_ext {
@@ -28,6 +31,17 @@ constexpr size_t kBlock = 8192;
 constexpr size_t kQueries = 32;
 /// Of the norms: what rounding can do to a distance made of products.
 constexpr float kRounding = 1e-6f;
+/// What so large a share of the queries, and more than a few, are near to is a
+/// copy of none of them, and what others will ask for.
+constexpr double kHub = 0.05;
+constexpr size_t kFewQueries = 5;
+/// Where as many are as near as the first that is not left out, as among
+/// vectors of small integers, any of them is found more easily than the nearest
+/// of a query.
+constexpr double kTies = 2;
+/// Where groups are far apart, products confuse what is within: below so large
+/// a share of the norms a distance may be wrong by that of them.
+constexpr float kNearOfNorms = 1e-3f, kConfused = 1e-5f;
 
 /// Distances from inner products, in place.
 FAISS_EXT_SIMD_CLONES
@@ -91,9 +105,7 @@ public:
 
     size_t width = 0;
     std::vector<GroundTruth::Near> best;
-
-private:
-    float bound = std::numeric_limits<float>::infinity();
+    float bound = std::numeric_limits<float>::infinity(); ///< of those to come
 };
 
 } // namespace
@@ -153,6 +165,14 @@ GroundTruth exact_neighbours(
                         ip ? 2 : query_norms[q],
                         scale_of(q),
                         row);
+                for (size_t j = 0; j < n && !ip; j++) {
+                    const float size = norms[j] + query_norms[q];
+                    if (row[j] < kNearOfNorms * size &&
+                        row[j] - kConfused * size < nearest[q].bound) {
+                        row[j] = faiss::fvec_L2sqr(
+                                &queries[q * d], &x[j * d], d);
+                    }
+                }
                 nearest[q].look(row, where, self[q]);
             }
         });
@@ -177,15 +197,29 @@ GroundTruth exact_neighbours(
     truth.rounding.resize(nq);
     truth.hidden.resize(own ? nq : 0);
     truth.distances_left_out.resize(truth.hidden.size());
+    // decoded about the list's mean, or summed from tables
+    const bool rounded = !dynamic_cast<const faiss::IndexIVFFlat*>(&ivf);
+    const VectorDecoder decode(ivf);
     gmm::parallel_for(nq, [&](size_t q) {
         nearest[q].cut();
         auto& near = truth.near[q] = std::move(nearest[q].best);
-        std::sort(near.begin(), near.end(), nearer);
-        truth.rounding[q] = kRounding * (ip ? 2 : query_norms[q]);
-        if (own) {
-            truth.hide(q, left_out, self[q]);
+        std::vector<float> vector(ip ? 0 : d);
+        for (size_t j = 0; j < near.size() && !ip; j++) {
+            decode(faiss::lo_listno(near[j].location),
+                   faiss::lo_offset(near[j].location),
+                   vector.data());
+            near[j].distance = faiss::fvec_L2sqr(xq + q * d, vector.data(), d);
         }
+        std::sort(near.begin(), near.end(), nearer);
+        const size_t kept = kNearPerNeighbour * k + left_out;
+        near.resize(std::min(near.size(), kept));
+        truth.rounding[q] = ip ? 2 * kRounding
+                : rounded      ? kRounding * query_norms[q]
+                               : 0;
     });
+    if (own) {
+        truth.hide(left_out, self);
+    }
     return truth;
 }
 
@@ -237,42 +271,75 @@ GroundTruth code_neighbours(
                         2 * kRounding * std::abs(scaled));
             }
         }
-        if (own) {
-            truth.hide(q, left_out, self[q]);
-        }
+    }
+    if (own) {
+        truth.hide(left_out, self);
     }
     return truth;
 }
 
-void GroundTruth::hide(size_t q, size_t left_out, idx_t self) {
-    const size_t n =
-            std::min(left_out, std::max<size_t>(near[q].size(), 1) - 1);
-    hidden[q].push_back(self);
-    for (size_t j = 0; j < n; j++) {
-        hidden[q].push_back(near[q][j].location);
+bool GroundTruth::has_ties(size_t left_out) const {
+    size_t queries = 0, equal = 0;
+    for (size_t q = 0; q < near.size(); q++) {
+        if (near[q].size() <= left_out || !(near[q][left_out].distance > 0)) {
+            continue; // copies are no ties
+        }
+        const float there = near[q][left_out].distance;
+        queries++;
+        equal += std::count_if(
+                near[q].begin(), near[q].end(), [&](const Near& each) {
+                    return std::abs(each.distance - there) <=
+                            kRounding * there + rounding[q];
+                });
     }
-    std::sort(hidden[q].begin(), hidden[q].end());
-    for (size_t j = 0; j < n; j++) {
-        distances_left_out[q].push_back(near[q][j].distance);
+    return equal > kTies * queries;
+}
+
+void GroundTruth::hide(size_t left_out, const std::vector<idx_t>& self) {
+    if (has_ties(left_out)) {
+        left_out = 0;
     }
-    near[q].erase(near[q].begin(), near[q].begin() + n);
+    const auto n_hidden = [&](size_t q) {
+        return std::min(left_out, std::max<size_t>(near[q].size(), 1) - 1);
+    };
+    std::unordered_map<idx_t, size_t> times;
+    for (size_t q = 0; q < near.size(); q++) {
+        for (size_t j = 0; j < n_hidden(q); j++) {
+            times[near[q][j].location]++;
+        }
+    }
+    const size_t most = std::max(kFewQueries, size_t(kHub * near.size()));
+    for (size_t q = 0; q < near.size(); q++) {
+        hidden[q].push_back(self[q]);
+        const auto begin = near[q].begin();
+        const auto left = std::stable_partition(
+                begin, begin + n_hidden(q), [&](const Near& each) {
+                    return times[each.location] <= most;
+                });
+        for (auto each = begin; each != left; ++each) {
+            hidden[q].push_back(each->location);
+            distances_left_out[q].push_back(each->distance);
+        }
+        std::sort(hidden[q].begin(), hidden[q].end());
+        near[q].erase(begin, left);
+    }
 }
 
 std::vector<float> GroundTruth::nearer(size_t k) const {
     std::vector<float> out;
     for (size_t q = 0; q < hidden.size(); q++) {
-        const std::vector<float>& before = distances_left_out[q];
-        const std::vector<Near>& after = near[q];
-        const auto at = [&](size_t i) {
-            return after[std::min(i, after.size() - 1)].distance;
-        };
-        if (after.empty()) {
+        if (near[q].empty()) {
             out.push_back(1);
             continue;
         }
-        const float now = at(k - 1);
-        const float then =
-                k <= before.size() ? before[k - 1] : at(k - 1 - before.size());
+        const size_t last = std::min(k, near[q].size()) - 1;
+        const float now = near[q][last].distance;
+        std::vector<float> all = distances_left_out[q];
+        for (size_t i = 0; i <= last; i++) {
+            all.push_back(near[q][i].distance);
+        }
+        std::nth_element(all.begin(), all.begin() + last, all.end());
+        const float then = all[last];
         out.push_back(now > 0 ? std::clamp(then / now, 0.0f, 1.0f) : 1);
     }
     return out;
@@ -280,6 +347,9 @@ std::vector<float> GroundTruth::nearer(size_t k) const {
 
 std::vector<idx_t> GroundTruth::wanted(size_t q, size_t k) const {
     const std::vector<Near>& all = near[q];
+    if (all.empty()) { // no distance is finite
+        return {};
+    }
     const size_t last = std::min(k, all.size()) - 1;
     const float farthest = all[last].distance * (1 + kRounding) + rounding[q];
     std::vector<idx_t> out;

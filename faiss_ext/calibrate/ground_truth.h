@@ -26,9 +26,11 @@ struct GroundTruth {
     /// Of each query, what the k-th distance would be with nothing but the
     /// query itself hidden, over what it is: size of `hidden`.
     std::vector<float> nearer(size_t k) const;
-    /// Hides a query that is itself in the index, at `self`, and its `left_out`
-    /// nearest, which are not among `near` any more.
-    void hide(size_t q, size_t left_out, idx_t self);
+    /// Hides queries that are themselves in the index, at `self`, and of each
+    /// the `left_out` nearest, but for what many queries are near to, and none
+    /// where many are equally near. They are not among `near` any more.
+    void hide(size_t left_out, const std::vector<idx_t>& self);
+    bool has_ties(size_t left_out) const;
     /// What rounding can do to distances, over the distance and beside it.
     std::vector<float> rounding;
 };
@@ -37,8 +39,9 @@ struct GroundTruth {
  * products.
  *
  * A query that is itself in the index, at `self` (or -1), is left out, and so
- * are its `left_out` nearest: vectors of one picture or document have
- * near-duplicates that a new query has not, and are easier to find.
+ * are its `left_out` nearest, if not many queries are near to them: vectors of
+ * one picture or document have near-duplicates that a new query has not, and
+ * are easier to find.
  */
 GroundTruth exact_neighbours(
         GMMIndexRef index,

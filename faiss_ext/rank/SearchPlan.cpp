@@ -18,13 +18,10 @@ namespace faiss_ext {
 
 namespace {
 
-/// Entries that a selector is asked about to learn how many pass.
-constexpr size_t kAsked = 1000;
-
 double passing_share(const faiss::IndexIVF& ivf, const faiss::IDSelector& sel) {
     size_t asked = 0, passed = 0;
-    const size_t each = kAsked / ivf.nlist + 1;
-    const size_t step = std::max<size_t>(1, ivf.nlist / kAsked);
+    const size_t each = kAskedForShare / ivf.nlist + 1;
+    const size_t step = std::max<size_t>(1, ivf.nlist / kAskedForShare);
     for (size_t i = 0; i < ivf.nlist; i += step) {
         const size_t n = ivf.invlists->list_size(i);
         const size_t stride = std::max<size_t>(1, n / each);
@@ -33,7 +30,8 @@ double passing_share(const faiss::IndexIVF& ivf, const faiss::IDSelector& sel) {
             asked++;
         }
     }
-    return asked > 0 ? std::max(double(passed), 0.5) / asked : 1;
+    // neither none nor all for sure
+    return asked > 0 ? std::clamp(double(passed), 0.5, asked - 0.5) / asked : 1;
 }
 
 SearchParametersIVFGMM settings(
@@ -150,17 +148,19 @@ RangeBudget range_budget(const SearchPlan& plan, const Call& call) {
 void plan_for_target(SearchPlan& plan, const Call& call) {
     const Calibration& c = call.gmm.calibration;
     const bool range = call.k == 0;
-    const Calibration::Point point = range ? c.choose_for_range(call.target)
-                                           : c.choose(call.target, call.k);
+    const Calibration::Choice point = range ? c.choose_for_range(call.target)
+                                            : c.choose(call.target, call.k);
     const double growth = c.ntotal > 0 ? double(call.ivf.ntotal) / c.ntotal : 1;
-    plan.by_codes = (point.by_codes || range) && !call.gmm.cells.codes.empty();
+    // by codes a selector is asked about what is near, and seen to go by it
+    plan.by_codes = (point.by_codes || range || plan.sel) &&
+            !call.gmm.cells.codes.empty();
     if (plan.by_codes) {
         const double unit = point.by_codes ? 1 : call.per_list();
         plan.budget = std::min(
                 unit * point.budget * std::max(growth, 1.0),
                 call.most_entries());
         // neither was measured where lists were chosen
-        plan.by_effort = point.by_codes;
+        plan.by_effort = point.by_codes && !point.mixed;
         plan.bound = point.by_codes ? point.bound : kSureBound;
         if (range) {
             plan.bound = std::max(plan.bound, bound_of_share(call.target));
@@ -236,6 +236,7 @@ SearchPlan make_plan(
         size_t k) {
     check_trained(ivf);
     check_max_assign(ivf, gmm);
+    check_cells_kept(ivf, gmm);
     bool nprobe_given;
     const SearchParametersIVFGMM p = settings(ivf, gmm, params, nprobe_given);
     check(p);

@@ -26,6 +26,9 @@ constexpr size_t compared_first(size_t k) {
 /// Cells are chosen in about so many nanoseconds.
 constexpr double kChoosing = 1500;
 
+/// Entries that a selector is asked about to learn how many of all pass.
+constexpr size_t kAskedForShare = 1000;
+
 /// What a search takes, in nanoseconds.
 struct Costs {
     double scan = 0;     ///< an entry of a list that is compared whole

@@ -121,6 +121,9 @@ public:
             add_to_pool(scan.candidates, n);
             compare_some(compared_first(k), collector);
             done = near_bucket + 1;
+            if (passing_lie_elsewhere()) {
+                set_slack(std::max(plan.bound, kSureBound));
+            }
         }
         if (Collector::is_range && limited && plan.sel && n_asked == 0) {
             // of a small range few candidates would be asked about
@@ -153,6 +156,14 @@ public:
             look_on(done, q_norm, k, collector);
         } else if (plan.passing > 0) {
             look_for_passing(done, q_norm, k, collector);
+            if (!Collector::is_range && passing_lie_elsewhere()) {
+                set_slack(std::max(plan.bound, kSureBound));
+                if (!selector.all_scored()) {
+                    selector.score_beyond(kNoLimit, done);
+                    done = 1;
+                }
+                look_on(done, q_norm, k, collector);
+            }
         }
         if (plan.all_if_few && !(collector.threshold() < kNone)) {
             // Fewer than k that pass: whatever there is.
@@ -218,6 +229,9 @@ private:
     static constexpr size_t kPool = 64;
     /// See look_on().
     static constexpr size_t kFurther = 4;
+    /// Of the entries near a query as few as so many deviations less than of
+    /// all pass a selector that goes by what is near what.
+    static constexpr double kUnlikely = 2;
     /// See look_for_passing(): less is not worth it.
     static constexpr double kMoreThanHeld = 1.25;
     static constexpr double kAnyTime = std::numeric_limits<double>::infinity();
@@ -232,6 +246,16 @@ private:
                 Distances::of_codes ? 0 : bound * gmm.cells.codes.error;
         slack2 = one * one;
         rounding2 = bound * bound * scan.rounding2();
+    }
+
+    /// Whether what passes the selector lies elsewhere, farther away than what
+    /// was calibrated on: nothing must be left out by its estimate then. The
+    /// share of all that pass is known from a sample, too.
+    bool passing_lie_elsewhere() const {
+        const double variance = plan.share * (1 - plan.share) *
+                (1 / (double(n_asked) + 1) + 1 / double(kAskedForShare));
+        return plan.passing > 0 &&
+                passing() < plan.share - kUnlikely * std::sqrt(variance);
     }
 
     /** Looks at the segments.
@@ -426,7 +450,7 @@ private:
      * the query it can be far less. */
     template <class Collector>
     void look_for_passing(
-            size_t first, float q_norm, size_t k, Collector& collector) {
+            size_t& first, float q_norm, size_t k, Collector& collector) {
         while (first > 0 && is_more(first)) {
             const double held = double(selector.entries_up_to(first - 1));
             const double wanted =
