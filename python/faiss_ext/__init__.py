@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._core import (
     IO_FLAG_MMAP,
+    IO_FLAG_ONDISK_SAME_DIR,
     IO_FLAG_READ_ONLY,
     METRIC_INNER_PRODUCT,
     METRIC_L2,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "IO_FLAG_MMAP",
+    "IO_FLAG_ONDISK_SAME_DIR",
     "IO_FLAG_READ_ONLY",
     "METRIC_INNER_PRODUCT",
     "METRIC_L2",

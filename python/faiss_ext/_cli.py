@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_module
-import os
 import sys
 import time
 from enum import Enum
@@ -15,7 +14,8 @@ import typer
 from rich.table import Table
 
 from . import _arrays, _core, _files, _sweep
-from ._factory import index_factory, read_index, swap_to_gmm
+from ._factory import index_factory, swap_to_gmm
+from ._index import deserialize_index
 from ._selectors import SearchParameters
 from ._steps import (
     Metric,
@@ -320,13 +320,21 @@ def sweep(
     """Recall against queries a second and distances, for many settings."""
     check_out(html, inputs=[*index_files, queries, groundtruth, base])
     truth = None
+    first = None
     results = []
     for file in index_files:
         index = open_index(file)
+        kind = (index.d, index.metric_type)
         if truth is None:
+            first = kind
             vectors = open_queries(queries, index.d)
             xq = _arrays.floats(vectors.array(), "queries")
             truth = true_neighbors(groundtruth, base, vectors, k, index)
+        elif kind != first:
+            raise ValueError(
+                f"{file}: d and metric {kind}, expected {first} of "
+                f"{index_files[0]}: its neighbours are others"
+            )
         stderr.print(f"{file}: {index!r}", highlight=False, markup=False)
         rows = _sweep.sweep(index, xq, truth, repeat=repeat)
         sizes = index.list_sizes() if index._core.has_lists() else None
@@ -339,14 +347,9 @@ def sweep(
                 "rows": rows,
             }
         )
-    if html is not None:
-        from ._report import write_report
-
-        write_report(html, results, k=k, nq=len(xq))
     if json:
         print(json_module.dumps({"k": k, "nq": len(xq), "results": results}))
-        return
-    for result in results:
+    for result in [] if json else results:
         table = Table(title=f"{result['file']}: {result['factory']}")
         for name in ("setting", f"recall@{k}", "queries/s", "distances"):
             table.add_column(name, justify="right")
@@ -358,6 +361,10 @@ def sweep(
                 f"{row['distances']:,.0f}",
             )
         stdout.print(table)
+    if html is not None:  # what was measured is printed whatever comes
+        from ._report import write_report
+
+        write_report(html, results, k=k, nq=len(xq))
 
 
 @app.command()
@@ -379,14 +386,10 @@ def convert(
         facts = facts_of(swapped)
     else:
         data = _core.serialize_stock(index._core)
-        partial = out.with_name(out.name + ".partial")
-        try:
-            data.tofile(partial)
-            os.replace(partial, out)
-        finally:
-            partial.unlink(missing_ok=True)
-        size = out.stat().st_size
-        facts = facts_of(read_index(out))
+        with _files.replacing(out) as file:
+            file.write(data.data)
+        size = len(data)
+        facts = facts_of(deserialize_index(data))
     say(json, {"out": str(out), "bytes": size, **facts})
 
 

@@ -17,6 +17,7 @@ METRIC_L2: int
 METRIC_INNER_PRODUCT: int
 IO_FLAG_MMAP: int
 IO_FLAG_READ_ONLY: int
+IO_FLAG_ONDISK_SAME_DIR: int
 
 class FaissError(RuntimeError, ValueError):
     """Wrong input, or a state in which a call cannot be."""

@@ -137,8 +137,10 @@ class Diagonal(_ByDimension):
         return (k, d)
 
     def variances(self, stats: Any, n_k: Doubles, means: Doubles) -> Doubles:
-        scatter = stats.sum_x2 / n_k[:, np.newaxis] - np.square(means)
-        return _variance(scatter)
+        square = stats.sum_x2 / n_k[:, np.newaxis]
+        scatter = square - np.square(means)
+        # What doubles leave of a variance of 0, in each dimension's own unit.
+        return np.where(scatter > 1e-12 * square, scatter, 0.0)
 
     def mean_variance(self, covariances: Doubles, k: int) -> Doubles:
         return np.asarray(covariances.mean(axis=1))

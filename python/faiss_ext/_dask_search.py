@@ -18,8 +18,8 @@ from ._dask_shards import (
     check_file,
     check_has_vectors,
     check_shard,
-    load_shard,
     read_manifest,
+    searched_shard,
 )
 from ._selectors import SearchParameters
 
@@ -29,7 +29,7 @@ Found = tuple[NDArray[np.float32], NDArray[np.int64]]
 def _search_shard(
     path: str, sha256: str, queries: Any, k: int, nprobe: int
 ) -> Found:
-    index = load_shard(path, sha256)
+    index = searched_shard(path, sha256)
     if not index._core.has_lists():
         return index.search(queries, k)
     order = "distance" if index.has_mixture else None
@@ -55,7 +55,7 @@ def _search_whole(
     k: int,
     params: dict[str, Any],
 ) -> Found:
-    return load_shard(path, sha256).search(
+    return searched_shard(path, sha256).search(
         queries, k, params=SearchParameters(**params)
     )
 

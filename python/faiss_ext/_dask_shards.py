@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from . import _core
 from ._factory import read_index, write_index
 from ._index import Index
 
@@ -75,16 +76,19 @@ def check_shard(path: Path, sha256: str) -> None:
         )
 
 
-def load_shard(path: str, sha256: str, cached: bool = True) -> Index:
-    if cached:
-        return _load_once(path, sha256)
+def load_shard(path: str, sha256: str) -> Index:
     check_shard(Path(path), sha256)
     return read_index(path)
 
 
 @functools.lru_cache(maxsize=4)
-def _load_once(path: str, sha256: str) -> Index:
-    return load_shard(path, sha256, False)
+def searched_shard(path: str, sha256: str) -> Index:
+    """Kept, and not to be changed. Vectors on disk are those beside the file,
+    wherever its folder has been moved."""
+    check_shard(Path(path), sha256)
+    return read_index(
+        path, _core.IO_FLAG_ONDISK_SAME_DIR | _core.IO_FLAG_READ_ONLY
+    )
 
 
 def write_manifest(manifest: dict[str, Any], path: Path) -> None:

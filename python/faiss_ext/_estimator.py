@@ -18,6 +18,7 @@ from ._evaluation import Evaluation
 from ._fit_input import (
     MERGE_UP_TO,
     check_parameters,
+    fitted_or_as_before,
     goes_on,
     merged,
     relative_weights,
@@ -155,6 +156,10 @@ class GaussianMixture(Evaluation, DensityMixin, BaseEstimator):
             For data or parameters that cannot be, naming them.
         """
         check_parameters(self)
+        with fitted_or_as_before(self):
+            return self._fit(X, sample_weight)
+
+    def _fit(self, X: Any, sample_weight: Any) -> GaussianMixture:
         warm = goes_on(self)
         if sample_weight is None and self._fits_on_device():
             d = self.n_features_in_ if warm else None

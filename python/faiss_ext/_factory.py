@@ -75,7 +75,8 @@ def read_index(path: str | os.PathLike[str], io_flags: int = 0) -> Index:
     path : str or path
     io_flags : int
         IO_FLAG_MMAP leaves lists and codes in the file, which must not be
-        cut meanwhile.
+        cut meanwhile; of lists that are on disk, IO_FLAG_ONDISK_SAME_DIR
+        finds their file beside this one, IO_FLAG_READ_ONLY leaves it as it is.
 
     Returns
     -------

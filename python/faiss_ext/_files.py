@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import stat
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,6 +150,8 @@ class _Parquet(Vectors):
         )
 
     def _batches(self, rows: int) -> Iterator[NDArray[Any]]:
+        from pyarrow import compute
+
         done = 0
         for batch in self._file.iter_batches(rows, columns=[self._column]):
             column = batch.column(0)
@@ -155,7 +160,10 @@ class _Parquet(Vectors):
                     f"{self.path}: {self._column!r} has a null near row {done}"
                 )
             flat = column.flatten().to_numpy(zero_copy_only=False)
-            if len(flat) % len(column):
+            lengths = compute.list_value_length(column).to_numpy(
+                zero_copy_only=False
+            )
+            if (lengths != lengths[0]).any():
                 raise ValueError(
                     f"{self.path}: {self._column!r} has lists of different "
                     f"lengths near row {done}"
@@ -201,6 +209,14 @@ def _vecs(path: str, dtype: Any) -> NDArray[Any]:
     n = size // (4 + d * item)
     row = np.dtype([("d", np.int32), ("x", dtype, (d,))])
     rows = np.memmap(path, row, "r", shape=(n,))
+    for begin in range(0, n, BLOCK_ROWS):
+        other = np.flatnonzero(rows["d"][begin : begin + BLOCK_ROWS] != d)
+        if len(other):
+            at = begin + int(other[0])
+            raise ValueError(
+                f"{path}: row {at} has {rows['d'][at]} values, expected the "
+                f"first row's {d}"
+            )
     return rows["x"]
 
 
@@ -277,6 +293,33 @@ IDS: dict[str, Any] = {".npy": np.int64, ".ibin": np.int32}
 DISTANCES: dict[str, Any] = {".npy": np.float32, ".fbin": np.float32}
 
 
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A file that takes the place of the old one, of its mode, once it is
+    whole. What is there and no regular file is written to."""
+    out = Path(os.path.realpath(path))
+    if out.exists() and not out.is_file():
+        with open(out, "wb") as there:
+            yield there
+        return
+    mode = stat.S_IMODE(out.stat().st_mode) if out.exists() else None
+    fd, name = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            if mode is None:
+                mask = os.umask(0)
+                os.umask(mask)
+                mode = 0o666 & ~mask
+            os.fchmod(fd, mode)
+            yield file
+            file.flush()
+            os.fsync(fd)
+        os.replace(name, out)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
 def dtype_of_name(path: str | os.PathLike[str], dtypes: dict[str, Any]) -> Any:
     """What a file of this name holds, of IDS or DISTANCES; ValueError for
     another ending."""
@@ -292,17 +335,18 @@ def write_matrix(path: str | os.PathLike[str], rows: NDArray[Any]) -> None:
     """Writes integers as IDS and other numbers as DISTANCES; the old file or
     the new one is there."""
     dtype = dtype_of_name(path, IDS if rows.dtype.kind in "iu" else DISTANCES)
-    if dtype is np.int32 and rows.size and rows.max() > 2**31 - 1:
+    if (
+        dtype is np.int32
+        and rows.size
+        and not (-(2**31) <= rows.min() and rows.max() < 2**31)
+    ):
         raise ValueError(f"{path}: ids do not fit in int32, use .npy")
-    out = Path(path)
-    partial = out.with_name(out.name + ".partial")
-    try:
-        with open(partial, "wb") as file:
-            if out.suffix.lower() == ".npy":
-                np.save(file, rows.astype(dtype))
-            else:
-                np.array(rows.shape, np.uint32).tofile(file)
-                rows.astype(dtype).tofile(file)
-        os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)
+    data = np.ascontiguousarray(rows, dtype)
+    with replacing(path) as file:
+        if Path(path).suffix.lower() == ".npy":
+            np.lib.format.write_array_header_1_0(
+                file, np.lib.format.header_data_from_array_1_0(data)
+            )
+        else:
+            file.write(np.array(rows.shape, np.uint32).tobytes())
+        file.write(data.data)

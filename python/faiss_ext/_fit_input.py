@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numbers
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -49,6 +51,23 @@ def relative_weights(
     return np.asarray(np.ldexp(weights, -round(np.log2(mean))), np.float32)
 
 
+@contextmanager
+def fitted_or_as_before(model: Any) -> Iterator[None]:
+    """What fitting has set is taken back if it fails."""
+
+    def is_fitted(name: str) -> bool:
+        return name.endswith("_") or name == "_fitted_type"
+
+    before = {k: v for k, v in vars(model).items() if is_fitted(k)}
+    try:
+        yield
+    except BaseException:
+        for name in [name for name in vars(model) if is_fitted(name)]:
+            delattr(model, name)
+        vars(model).update(before)
+        raise
+
+
 def check_parameters(model: Any) -> None:
     """Of a GaussianMixture: throws naming the one that cannot be."""
     for name, least in (
@@ -68,6 +87,10 @@ def check_parameters(model: Any) -> None:
             raise TypeError(f"{name} = {value!r}, expected an integer")
         if not value >= least:
             raise ValueError(f"{name} = {value}, expected >= {least}")
+    if not model.reg_covar <= float(np.finfo(np.float32).max):
+        raise ValueError(
+            f"reg_covar = {model.reg_covar}, expected a finite float32"
+        )
     covariance_kind(model.covariance_type)
     for name, choices in (
         ("init_params", ("kmeans", "k-means++", "random_from_data")),

@@ -330,6 +330,9 @@ class Index(Filling):
     def merge_from(self, other: Index, add_id: int = 0) -> None:
         """Moves the vectors of `other` here, with `add_id` added to their ids.
 
+        Of IVF indexes, alone or behind the same transformations; other
+        wrappers are refused.
+
         Parameters
         ----------
         other : Index

@@ -9,6 +9,8 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
+from ._files import replacing
+
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -188,5 +190,5 @@ def write_report(
         "rows": "\n".join(rows),
         "results": data,
     }
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(page)
+    with replacing(path) as file:
+        file.write(page.encode())

@@ -211,7 +211,9 @@ def parameters(params: Any) -> _core.SearchParameters | None:
         for name in ("nprobe", "max_codes")
         if hasattr(params, name)
     }
-    if not read and not hasattr(params, "sel"):
+    names = [c.__name__ for c in type(params).__mro__]
+    kind = next((n for n in names if n.startswith("SearchParameters")), "")
+    if not read and kind != "SearchParameters":
         raise TypeError(
             f"params: a {type(params).__name__}, expected SearchParameters"
         )

@@ -73,14 +73,10 @@ def open_queries(path: str, d: int, least: int = 1) -> _files.Vectors:
 
 def write_file(index: Index, out: Path) -> int:
     """A new file in the place of an old one, or the old one."""
-    partial = out.with_name(out.name + ".partial")
     try:
-        write_index(index, partial)
-        os.replace(partial, out)
+        write_index(index, out)
     except _core.FaissError as error:
         raise OSError(str(error)) from None
-    finally:
-        partial.unlink(missing_ok=True)
     return out.stat().st_size
 
 
@@ -179,6 +175,11 @@ def true_neighbors(
 ) -> np.ndarray[Any, Any]:
     if groundtruth is not None:
         truth = _files.open_vectors(groundtruth, "neighbors").array()
+        if truth.dtype.kind not in "iu":
+            raise ValueError(
+                f"{groundtruth}: {truth.dtype}, expected ids, which are "
+                "integers"
+            )
         if truth.shape[0] != queries.n or truth.shape[1] < k:
             raise ValueError(
                 f"{groundtruth}: shape {truth.shape}, expected {queries.n} "

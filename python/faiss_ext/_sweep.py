@@ -58,11 +58,11 @@ def exact_neighbors(
 
 
 def recall_of(found: NDArray[Any], truth: NDArray[Any]) -> float:
-    """Share of the true neighbours that were found."""
+    """Share of the true neighbours that were found; -1 is none."""
     hits = 0
     for f, t in zip(found, truth, strict=True):
-        hits += len(np.intersect1d(f, t))
-    return hits / truth.size
+        hits += len(np.intersect1d(f, t[t >= 0]))
+    return hits / max(1, int(np.count_nonzero(truth >= 0)))
 
 
 def measure(

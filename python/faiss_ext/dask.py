@@ -58,7 +58,7 @@ def _build_shard(
     blocks: list[Block],
     block_names: list[str],
 ) -> dict[str, Any]:
-    index = load_shard(f"{folder}/trained.index", trained_sha256, False)
+    index = load_shard(f"{folder}/trained.index", trained_sha256)
     if index.has_mixture:
         index.calibrate_on_add = False
     at = begin
@@ -177,9 +177,7 @@ def merge(
     if on_disk:
         check_has_vectors(parts, "merge with on_disk=True")
     folder = Path(manifest).resolve().parent
-    index = load_shard(
-        str(folder / "trained.index"), parts["trained_sha256"], False
-    )
+    index = load_shard(str(folder / "trained.index"), parts["trained_sha256"])
     if on_disk:
         paths = [folder / shard["file"] for shard in parts["shards"]]
         for path, shard in zip(paths, parts["shards"], strict=True):
@@ -203,7 +201,7 @@ def merge(
         index.calibrate_on_add = False
     for shard in parts["shards"]:
         index.merge_from(
-            load_shard(str(folder / shard["file"]), shard["sha256"], False)
+            load_shard(str(folder / shard["file"]), shard["sha256"])
         )
     if calibrates:
         index.calibrate_on_add = True

@@ -1,12 +1,15 @@
 #include <cmath>
 #include <string>
 #include <type_traits>
+#include <typeinfo>
 #include <utility>
 
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <faiss/IndexPreTransform.h>
+#include <faiss/VectorTransform.h>
 #include <faiss/impl/FaissAssert.h>
 
 #include "FullCovariance.h"
@@ -176,6 +179,24 @@ void reconstruct_batch(
     }
 }
 
+bool same_chain(
+        const faiss::IndexPreTransform& a, const faiss::IndexPreTransform& b) {
+    if (a.chain.size() != b.chain.size()) {
+        return false;
+    }
+    for (size_t i = 0; i < a.chain.size(); i++) {
+        const faiss::VectorTransform &x = *a.chain[i], &y = *b.chain[i];
+        auto linear_x = dynamic_cast<const faiss::LinearTransform*>(&x);
+        auto linear_y = dynamic_cast<const faiss::LinearTransform*>(&y);
+        if (typeid(x) != typeid(y) || x.d_in != y.d_in || x.d_out != y.d_out ||
+            (linear_x &&
+             (linear_x->A != linear_y->A || linear_x->b != linear_y->b))) {
+            return false;
+        }
+    }
+    return true;
+}
+
 void merge_from(PyIndex& self, PyIndex& other, int64_t add_id) {
     FAISS_THROW_IF_NOT_MSG(
             &self != &other, "other: expected an index other than this one");
@@ -187,12 +208,33 @@ void merge_from(PyIndex& self, PyIndex& other, int64_t add_id) {
                 "set_direct_map(\"none\") drops it",
                 one == &self ? "merge_from, this index" : "other");
     }
+    // Older FAISS has none for wrappers, newer none for all.
+    std::vector<faiss::Index*> wrappers;
+    faiss::Index *to = self.index.get(), *from = other.index.get();
+    while (auto pre = dynamic_cast<faiss::IndexPreTransform*>(to)) {
+        auto other_pre = dynamic_cast<faiss::IndexPreTransform*>(from);
+        FAISS_THROW_IF_NOT_MSG(
+                other_pre && same_chain(*pre, *other_pre),
+                "other: expected an index behind the same transformations");
+        wrappers.insert(wrappers.end(), {to, from});
+        to = pre->index;
+        from = other_pre->index;
+    }
+    auto ivf = dynamic_cast<faiss::IndexIVF*>(to);
+    auto other_ivf = dynamic_cast<faiss::IndexIVF*>(from);
+    FAISS_THROW_IF_NOT_MSG(
+            ivf,
+            "merge_from: expected an IVF index, alone or behind "
+            "transformations");
+    FAISS_THROW_IF_NOT_MSG(
+            other_ivf,
+            "other: expected an IVF index, alone or behind transformations");
     const LongCall long_call;
-#if FAISS_EXT_FAISS_VERSION > 10703
-    self.index->merge_from(*other.index, add_id);
-#else
-    self.ivf("merge_from").merge_from(other.ivf("other"), add_id);
-#endif
+    ivf->merge_from(*other_ivf, add_id);
+    for (size_t i = 0; i < wrappers.size(); i += 2) {
+        wrappers[i]->ntotal = ivf->ntotal;
+        wrappers[i + 1]->ntotal = other_ivf->ntotal;
+    }
 }
 
 void set_direct_map(PyIndex& self, const std::string& type) {

@@ -138,6 +138,7 @@ void bind_index_io(nb::module_& m) {
           nb::arg("covariance_type"));
     m.attr("IO_FLAG_MMAP") = int(faiss::IO_FLAG_MMAP);
     m.attr("IO_FLAG_READ_ONLY") = int(faiss::IO_FLAG_READ_ONLY);
+    m.attr("IO_FLAG_ONDISK_SAME_DIR") = int(faiss::IO_FLAG_ONDISK_SAME_DIR);
     m.attr("METRIC_L2") = int(faiss::METRIC_L2);
     m.attr("METRIC_INNER_PRODUCT") = int(faiss::METRIC_INNER_PRODUCT);
 }

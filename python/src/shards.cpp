@@ -73,7 +73,10 @@ void bind_shards(nb::module_& m) {
                         const LongCall long_call;
                         std::unique_ptr<faiss::Index> index(
                                 faiss_ext::read_index(
-                                        path.c_str(), faiss::IO_FLAG_MMAP));
+                                        path.c_str(),
+                                        faiss::IO_FLAG_MMAP |
+                                                faiss::IO_FLAG_ONDISK_SAME_DIR |
+                                                faiss::IO_FLAG_READ_ONLY));
                         new (self) ListShard(std::move(index), shard, shards);
                     },
                     nb::arg("path"),

@@ -6,7 +6,7 @@ import pathlib
 import subprocess
 import sys
 import textwrap
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -241,8 +241,9 @@ def test_parameters_of_faiss(filled: faiss_ext.Index, queries: Floats) -> None:
         filled.search(
             queries, 5, params=faiss.SearchParametersIVF(sel=batch, nprobe=2)
         )
-    with pytest.raises(TypeError, match="params"):
-        filled.search(queries, 5, params="nprobe=3")
+    for other in ("nprobe=3", faiss.SearchParametersHNSW(efSearch=500)):
+        with pytest.raises(TypeError, match="params"):
+            filled.search(queries, 5, params=cast(Any, other))
 
 
 def test_the_methods_that_users_call_have_faiss_names(

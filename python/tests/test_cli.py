@@ -391,6 +391,21 @@ main()
     assert not list(folder.glob("*.partial"))
 
 
+def test_indexes_of_other_metrics_have_other_neighbours(
+    built: Any, folder: Any
+) -> None:
+    ip = folder / "ip.index"
+    run(
+        *("build", "GMM16,Flat", folder / "base.u8bin", "-o", ip),
+        *("--metric", "ip"),
+    )
+    truth = ("-q", folder / "query.fbin", "--groundtruth")
+    done = run("sweep", built[0], ip, *truth, folder / "truth.ibin", code=1)
+    assert "ip.index" in done.stderr
+    done = run("sweep", built[0], *truth, folder / "query.fbin", code=1)
+    assert "integers" in done.stderr
+
+
 def test_help_lists_the_commands() -> None:
     text = run("--help").stdout
     for command in (

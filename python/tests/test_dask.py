@@ -257,6 +257,29 @@ def on_disk(built: Any, folder: Any, queries: Floats | None = None) -> Any:
     return manifest
 
 
+def test_a_moved_folder_has_vectors_of_its_own(
+    cluster: Any, built: Any, queries: Floats, tmp_path: pathlib.Path
+) -> None:
+    """What `merge` wrote is searched where it lies, by who may only read."""
+    manifest = on_disk(built, tmp_path / "merged", queries)
+    settings = dict(nprobe=16)
+    D, labels = fdask.search(manifest, queries, 5, params=settings)
+    moved = tmp_path / "moved"
+    shutil.move(manifest.parent, moved)
+    for file in moved.iterdir():
+        file.chmod(0o444)
+    for shards in (None, 2):
+        D2, labels2 = fdask.search(
+            moved / "manifest.json",
+            queries,
+            5,
+            params=settings,
+            shards=shards,
+        )
+        np.testing.assert_array_equal(D2, D)
+        same_but_for_ties(D, labels2, labels, f"{shards} shards")
+
+
 PARAMETERS: list[dict[str, Any]] = [
     dict(nprobe=1, probe_order="codes"),
     dict(nprobe=3),

@@ -407,3 +407,11 @@ def test_verbose(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "Initialization 0" in out
     assert "Iteration 2: lower bound" in out
+
+
+@pytest.mark.parametrize("unit", [1e-8, 1e-4, 1e4, 1e8])
+def test_columns_may_have_any_unit(unit: float) -> None:
+    X = np.random.default_rng(0).normal(size=(2000, 4))
+    X[:, 0] *= unit
+    ours = GaussianMixture(1, covariance_type="diag", reg_covar=0).fit(X)
+    np.testing.assert_allclose(ours.covariances_[0], X.var(axis=0), rtol=1e-4)

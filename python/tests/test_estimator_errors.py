@@ -176,3 +176,24 @@ def test_warm_starts_go_on_from_what_was_fitted(
     for name, value in vars(m).items():
         np.testing.assert_array_equal(value, before[name], err_msg=name)
     assert m.fit(X).predict(X).shape == (3000,)
+
+
+def test_a_fit_that_fails_leaves_what_was_fitted() -> None:
+    X = blobs(n=300)
+    m = GaussianMixture(2, covariance_type="full", reg_covar=0).fit(X)
+    before = {k: v for k, v in vars(m).items() if k.endswith("_")}
+    proba = m.predict_proba(X)
+    doubled = np.hstack([X, X[:, :1]])  # singular
+    with pytest.raises(ValueError, match="positive definite"):
+        m.fit(doubled)
+    after = {k: v for k, v in vars(m).items() if k.endswith("_")}
+    assert after.keys() == before.keys()
+    assert all(after[k] is before[k] for k in before)
+    np.testing.assert_array_equal(m.predict_proba(X), proba)
+    fresh = GaussianMixture(2, covariance_type="full", reg_covar=0)
+    with pytest.raises(ValueError):
+        fresh.fit(doubled)
+    assert not [k for k in vars(fresh) if k.endswith("_")]
+    for bad in (np.inf, 1e300):
+        with pytest.raises(ValueError, match="^reg_covar = "):
+            GaussianMixture(2, reg_covar=bad).fit(X)

@@ -126,11 +126,43 @@ def test_parquet_lists_of_different_lengths(tmp_path: pathlib.Path) -> None:
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet as pq
 
-    pq.write_table(
-        pa.table({"v": [[1.0, 2.0]] * 5 + [[1.0]]}), tmp_path / "x.parquet"
-    )
-    with pytest.raises(ValueError, match=r"x\.parquet: .*different"):
-        _files.open_vectors(tmp_path / "x.parquet").array()
+    for odd in ([[1.0]], [[1.0], [1.0, 2.0, 3.0]]):  # also as many in all
+        pq.write_table(
+            pa.table({"v": [[1.0, 2.0]] * 5 + odd}), tmp_path / "x.parquet"
+        )
+        with pytest.raises(ValueError, match=r"x\.parquet: .*different"):
+            _files.open_vectors(tmp_path / "x.parquet").array()
+
+
+def test_rows_of_fvecs_are_of_one_length(tmp_path: pathlib.Path) -> None:
+    rows = np.zeros(5, [("d", np.int32), ("x", np.float32, (4,))])
+    rows["d"] = 4
+    rows["d"][3] = 5
+    rows.tofile(tmp_path / "x.fvecs")
+    with pytest.raises(ValueError, match=r"x\.fvecs: row 3 has 5 values"):
+        _files.open_vectors(tmp_path / "x.fvecs")
+
+
+def test_what_is_written_keeps_links_and_modes(
+    x: NDArray[Any], tmp_path: pathlib.Path
+) -> None:
+    real, link = tmp_path / "real.npy", tmp_path / "link.npy"
+    real.write_bytes(b"old")
+    real.chmod(0o600)
+    link.symlink_to(real)
+    _files.write_matrix(link, x)
+    assert link.is_symlink()
+    assert real.stat().st_mode & 0o777 == 0o600
+    np.testing.assert_array_equal(np.load(real), x)
+    with pytest.raises(RuntimeError):
+        with _files.replacing(link) as file:
+            file.write(b"half")
+            raise RuntimeError
+    np.testing.assert_array_equal(np.load(real), x)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "link.npy",
+        "real.npy",
+    ]
 
 
 def test_other_files(tmp_path: pathlib.Path) -> None:
@@ -166,3 +198,5 @@ def test_write_matrix_refuses(x: NDArray[Any], tmp_path: pathlib.Path) -> None:
         _files.write_matrix(tmp_path / "y.ibin", x.astype(np.float32))
     with pytest.raises(ValueError, match="int32"):
         _files.write_matrix(tmp_path / "y.ibin", x + 2**40)
+    with pytest.raises(ValueError, match="int32"):
+        _files.write_matrix(tmp_path / "y.ibin", x - 2**40)

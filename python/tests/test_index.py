@@ -212,6 +212,39 @@ def test_merge_from_moves_vectors(
     np.testing.assert_array_equal(found, np.arange(5500, 5510))
 
 
+@pytest.mark.parametrize("name", ["PCA16,GMM16,Flat", "L2norm,GMM16,SQ8"])
+def test_merge_from_behind_transformations(name: str, base: Floats) -> None:
+    whole = make(name, base[:2000])
+    other = faiss_ext.clone_index(whole)
+    foreign = make(name, base[2000:4000])
+    foreign.add(base[:2000])
+    whole.add(base[:3000])
+    other.add(base[3000:3500])
+    whole.merge_from(other, 3000)
+    assert (len(whole), len(other)) == (3500, 0)
+    again = faiss_ext.deserialize_index(faiss_ext.serialize_index(whole))
+    again.nprobe = again.nlist
+    np.testing.assert_array_equal(
+        again.assign(base[3100:3110]), np.arange(3100, 3110)
+    )
+    with pytest.raises(ValueError):
+        whole.merge_from(foreign, 3500)
+    assert (len(whole), len(foreign)) == (3500, 2000)
+
+
+@pytest.mark.parametrize("name", ["GMM16,SQ8,RFlat", "IDMap,IVF16,Flat"])
+def test_merge_from_through_other_wrappers_is_refused(
+    name: str, base: Floats
+) -> None:
+    index, other = (make(name, base[:2000]) for _ in range(2))
+    for one in (index, other):
+        one.add_with_ids(base[:2000], np.arange(2000))
+    with pytest.raises(ValueError, match="merge_from"):
+        index.merge_from(other, 2000)
+    assert (len(index), len(other)) == (2000, 2000)
+    assert index.search(base[:5], 3)[1].max() < 2000
+
+
 def test_reset_keeps_what_was_trained(filled: faiss_ext.Index) -> None:
     means = filled.mixture().means
     filled.reset()
