@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -16,7 +17,9 @@ from ._progress import Bar
 
 
 class Kmeans:
-    """k-means, with the signature of faiss.Kmeans.
+    """k-means, with the parameters of faiss.Kmeans.
+
+    But ``frozen_centroids`` and ``update_index``.
 
     Parameters
     ----------
@@ -82,7 +85,9 @@ class Kmeans:
         self.max_points_per_centroid = _arrays.count(
             max_points_per_centroid, "max_points_per_centroid"
         )
-        self.min_points_per_centroid = min_points_per_centroid
+        self.min_points_per_centroid = _arrays.count(
+            min_points_per_centroid, "min_points_per_centroid", 0
+        )
         self.seed = _arrays.count(seed, "seed", None)
         self.gpu = gpu
         self.init = _arrays.choice(init, "init", ("random", "k-means++"))
@@ -128,6 +133,14 @@ class Kmeans:
         if len(a) < self.k:
             raise ValueError(
                 f"x: {len(a)} vectors, expected at least k = {self.k}"
+            )
+        least = self.k * self.min_points_per_centroid
+        if len(a) < least:
+            warnings.warn(
+                f"x: {len(a)} vectors, expected at least {least}, "
+                f"min_points_per_centroid = {self.min_points_per_centroid} "
+                f"for each of k = {self.k}",
+                stacklevel=2,
             )
         most = self.k * self.max_points_per_centroid
         if len(a) > most:

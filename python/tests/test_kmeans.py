@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,15 @@ def test_a_progress_that_raises_stops_it(base: Floats) -> None:
     with pytest.raises(KeyError, match="enough"):
         k.train(base, progress=stop)
     assert k.centroids is None
+
+
+def test_few_vectors_are_warned_of(base: Floats) -> None:
+    with pytest.warns(UserWarning, match="expected at least 156"):
+        Kmeans(128, 4, niter=1).train(base[:155])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Kmeans(128, 4, niter=1).train(base[:156])
+        Kmeans(128, 4, niter=1, min_points_per_centroid=0).train(base[:9])
 
 
 def test_wrong_input(base: Floats) -> None:
