@@ -211,8 +211,11 @@ private:
 
     /** Budget by budget with the bounds that are worth it. A larger one is
      * tried once the one before has found enough or finds no more; one is given
-     * up where a larger has found as much for less. */
+     * up where a larger has found as much for less, or all lists would be
+     * compared in less time. */
     void try_codes() {
+        const float all_lists =
+                c.costs.query + c.costs.scan * float(index.ivf.ntotal);
         plan.by_codes = plan.by_effort = true;
         plan.nprobe = 0;
         constexpr size_t n_bounds = std::size(kBounds);
@@ -243,7 +246,7 @@ private:
                 const float before =
                         t.points.empty() ? -1 : t.points.back().recall;
                 t.stalled = p.recall > before + 5e-4f ? 0 : t.stalled + 1;
-                t.over = t.stalled == 3;
+                t.over = t.stalled == 3 || p.cost > all_lists;
                 for (size_t larger = b + 1; larger < begun; larger++) {
                     t.over |= any_beats(tried[larger].points, p, p.cost);
                 }
