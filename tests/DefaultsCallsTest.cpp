@@ -50,18 +50,24 @@ TEST(DefaultsCalls, IdsOfAllKinds) {
     }
 }
 
+/// So many different ones, ascending.
+std::vector<idx_t> some_ids(size_t count, size_t n, std::mt19937& rng) {
+    std::vector<idx_t> ids;
+    while (ids.size() < count) {
+        ids.push_back(rng() % n);
+        std::sort(ids.begin(), ids.end());
+        ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+    }
+    return ids;
+}
+
 TEST(DefaultsCalls, Selectors) {
     for (auto metric : kMetrics) {
         const Situation s = sift(1, 1, metric);
         Pair pair(s);
         std::mt19937 rng(1);
         for (size_t passing : {12, 1200}) { // 0.1 %, 10 %
-            std::vector<idx_t> ids;
-            while (ids.size() < passing) {
-                ids.push_back(rng() % s.base.n);
-                std::sort(ids.begin(), ids.end());
-                ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
-            }
+            const std::vector<idx_t> ids = some_ids(passing, s.base.n, rng);
             faiss::IDSelectorBatch sel(ids.size(), ids.data());
             for (size_t k : {1, 10, 100}) {
                 const auto last = last_distances(s, k, &sel);
@@ -105,12 +111,7 @@ TEST(DefaultsCalls, SelectorsWithATarget) {
         pair.gmm->target_recall = 0.95f;
         std::mt19937 rng(1);
         for (size_t passing : {12, 60, 1200}) {
-            std::vector<idx_t> ids;
-            while (ids.size() < passing) {
-                ids.push_back(rng() % s.base.n);
-                std::sort(ids.begin(), ids.end());
-                ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
-            }
+            const std::vector<idx_t> ids = some_ids(passing, s.base.n, rng);
             faiss::IDSelectorBatch sel(ids.size(), ids.data());
             faiss::SearchParameters params;
             params.sel = &sel;

@@ -173,16 +173,16 @@ TEST(Targets, VectorsOfSmallIntegers) {
     }
 }
 
-/// A third of the groups pass: what a query of another group finds is farther
-/// away than anything that was calibrated on.
+/// What is in a half space passes: what a query of the other half finds is
+/// farther away than anything that was calibrated on.
 TEST(Targets, SelectorsThatGoByThePlace) {
-    const size_t d = 48, n_groups = 100;
-    const Vectors all = groups(12700, d, n_groups, 0.6f);
+    const size_t d = 48;
+    const Vectors all = groups(12700, d, 100, 0.6f);
     const Vectors x = rows_of(all, 0, 12000);
     const Vectors q = rows_of(all, 12500, 12700);
     Model passing;
     std::vector<idx_t> ids;
-    for (size_t i = 0; i < x.n; i++) { // of one half space
+    for (size_t i = 0; i < x.n; i++) {
         if (x.row(i)[0] + x.row(i)[1] > 0.7f) {
             ids.push_back(idx_t(i));
             passing[idx_t(i)] = {x.row(i), x.row(i) + d};

@@ -111,7 +111,7 @@ public:
             return;
         }
         scan.start(rotated);
-        set_slack(unlike ? std::max(plan.bound, kSureBound) : plan.bound);
+        set_slack(unlike);
         size_t done = 0; // buckets
         if (!Collector::is_range) {
             selector.choose(
@@ -122,7 +122,7 @@ public:
             compare_some(compared_first(k), collector);
             done = near_bucket + 1;
             if (passing_lie_elsewhere()) {
-                set_slack(std::max(plan.bound, kSureBound));
+                set_slack(true);
             }
         }
         if (Collector::is_range && limited && plan.sel && n_asked == 0) {
@@ -157,7 +157,7 @@ public:
         } else if (plan.passing > 0) {
             look_for_passing(done, q_norm, k, collector);
             if (!Collector::is_range && passing_lie_elsewhere()) {
-                set_slack(std::max(plan.bound, kSureBound));
+                set_slack(true);
                 if (!selector.all_scored()) {
                     selector.score_beyond(kNoLimit, done);
                     done = 1;
@@ -240,8 +240,10 @@ private:
     static constexpr double kStillNear = 0.7;
 
     /// The code's error, unless it is what is asked for, and that of the
-    /// tables.
-    void set_slack(float bound) {
+    /// tables, by the plan's bound or one that leaves out nothing.
+    void set_slack(bool sure) {
+        const float bound =
+                sure ? std::max(plan.bound, kSureBound) : plan.bound;
         const float one =
                 Distances::of_codes ? 0 : bound * gmm.cells.codes.error;
         slack2 = one * one;

@@ -12,7 +12,9 @@ namespace faiss_ext {
 
 namespace {
 
-void check_not_shortened(GMMIndexRef index, size_t list) {
+/// Entries of a list that FAISS's functions appended; throws where they removed
+/// some.
+size_t strays_of(GMMIndexRef index, size_t list) {
     const size_t known = known_size(index, list);
     const size_t n = index.ivf.invlists->list_size(list);
     if (n < known) {
@@ -22,17 +24,18 @@ void check_not_shortened(GMMIndexRef index, size_t list) {
                 known,
                 has_vectors(index.ivf) && index.gmm.max_assign == 1);
     }
+    return n - known;
 }
 
 } // namespace
 
 bool adopt_strays(GMMIndexRef index, size_t list) {
-    check_not_shortened(index, list);
-    const size_t known = known_size(index, list);
-    const size_t n = index.ivf.invlists->list_size(list);
-    if (known == n) {
+    const size_t strays = strays_of(index, list);
+    if (strays == 0) {
         return false;
     }
+    const size_t known = known_size(index, list);
+    const size_t n = known + strays;
     if (!has_vectors(index.ivf)) {
         check_codes_alone(list, n, known);
     }
@@ -81,7 +84,7 @@ void adopt_strays(GMMIndexRef index) {
         return;
     }
     for (size_t i = 0; i < index.ivf.nlist; i++) { // none is changed yet
-        check_not_shortened(index, i);
+        strays_of(index, i);
     }
     for (size_t i = 0; i < index.ivf.nlist; i++) {
         adopt_strays(index, i);

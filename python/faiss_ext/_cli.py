@@ -298,6 +298,21 @@ def search(
     say(json, facts)
 
 
+def print_tables(results: list[dict[str, Any]], k: int) -> None:
+    for result in results:
+        table = Table(title=f"{result['file']}: {result['factory']}")
+        for name in ("setting", f"recall@{k}", "queries/s", "distances"):
+            table.add_column(name, justify="right")
+        for row in result["rows"]:
+            table.add_row(
+                row["setting"],
+                f"{row['recall']:.4f}",
+                f"{row['qps']:,.0f}",
+                f"{row['distances']:,.0f}",
+            )
+        stdout.print(table)
+
+
 @app.command()
 def sweep(
     index_files: Annotated[
@@ -349,18 +364,8 @@ def sweep(
         )
     if json:
         print(json_module.dumps({"k": k, "nq": len(xq), "results": results}))
-    for result in [] if json else results:
-        table = Table(title=f"{result['file']}: {result['factory']}")
-        for name in ("setting", f"recall@{k}", "queries/s", "distances"):
-            table.add_column(name, justify="right")
-        for row in result["rows"]:
-            table.add_row(
-                row["setting"],
-                f"{row['recall']:.4f}",
-                f"{row['qps']:,.0f}",
-                f"{row['distances']:,.0f}",
-            )
-        stdout.print(table)
+    else:
+        print_tables(results, k)
     if html is not None:  # what was measured is printed whatever comes
         from ._report import write_report
 

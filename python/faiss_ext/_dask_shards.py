@@ -12,6 +12,7 @@ from typing import Any
 
 from . import _core
 from ._factory import read_index, write_index
+from ._files import replacing
 from ._index import Index
 
 FORMAT = 1
@@ -92,9 +93,8 @@ def searched_shard(path: str, sha256: str) -> Index:
 
 
 def write_manifest(manifest: dict[str, Any], path: Path) -> None:
-    partial = path.with_name("manifest.json.partial")
-    partial.write_text(json.dumps(manifest, indent=1) + "\n")
-    os.replace(partial, path)
+    with replacing(path) as file:
+        file.write((json.dumps(manifest, indent=1) + "\n").encode())
 
 
 def check_has_vectors(parts: dict[str, Any], what: str) -> None:
