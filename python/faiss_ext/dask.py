@@ -12,6 +12,8 @@ see. A worker with one thread leaves all its cores to OpenMP.
 from __future__ import annotations
 
 import os
+import shutil
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +117,8 @@ def build(
     Returns
     -------
     Path
-        The manifest, ``out/manifest.json``. Ids are numbers of rows.
+        The manifest, ``out/manifest.json``. Ids are numbers of rows. A build
+        that fails leaves what was in `out` as it was.
     """
     rows = Rows(x, block_rows)
     index = index_factory(rows.d, factory, metric)
@@ -123,24 +126,32 @@ def build(
     shard_rows = _arrays.count(shard_rows, "shard_rows")
     nlist = index.nlist if hasattr(index, "nlist") else 1
     index.train(rows.sample(sample_rows, max(65536, 256 * nlist)))
-    folder = Path(out)
+    folder = Path(out).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    trained = write_shard(index, folder / "trained.index")
     each = max(1, shard_rows // rows.block_rows)
-    tasks = []
-    for number, first in enumerate(range(0, len(rows.blocks), each)):
-        tasks.append(
-            delayed(_build_shard)(
-                str(folder.resolve()),
-                trained,
-                f"shard{number:05d}.index",
-                first * rows.block_rows,
-                rows.blocks[first : first + each],
-                rows.names[first : first + each],
+    # What an earlier build left stays whole until all of this one is there.
+    partial = folder / f"{uuid.uuid4().hex}.partial"
+    partial.mkdir()
+    try:
+        trained = write_shard(index, partial / "trained.index")
+        tasks = []
+        for number, first in enumerate(range(0, len(rows.blocks), each)):
+            tasks.append(
+                delayed(_build_shard)(
+                    str(partial),
+                    trained,
+                    f"shard{number:05d}.index",
+                    first * rows.block_rows,
+                    rows.blocks[first : first + each],
+                    rows.names[first : first + each],
+                )
             )
-        )
-    with Bar(verbose, len(tasks), "building", "shards") as bar:
-        shards = computed(tasks, bar)
+        with Bar(verbose, len(tasks), "building", "shards") as bar:
+            shards = computed(tasks, bar)
+        for name in ["trained.index", *(shard["file"] for shard in shards)]:
+            os.replace(partial / name, folder / name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     manifest = {
         "format": FORMAT,
         "factory": factory,

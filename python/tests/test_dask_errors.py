@@ -121,6 +121,31 @@ def test_damaged_and_missing_shards_are_refused(
         fdask.merge(folder / "manifest.json")
 
 
+def test_a_build_that_fails_leaves_the_one_before(
+    built: Any, base: Floats, queries: Floats, tmp_path: pathlib.Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(built.parent, folder)
+    names = sorted(path.name for path in folder.iterdir())
+    wrong = base.copy()
+    wrong[-2] = np.nan  # not among those that training looks at
+    with pytest.raises(ValueError, match="not finite|NaN"):
+        fdask.build(
+            da.from_array(wrong, chunks=(800, 128)),
+            "GMM8,Flat",
+            folder,
+            sample_rows=500,
+            block_rows=700,
+        )
+    assert sorted(path.name for path in folder.iterdir()) == names
+    before, after = (
+        fdask.search(path / "manifest.json", queries, 3, nprobe=2)
+        for path in (built.parent, folder)
+    )
+    np.testing.assert_array_equal(before[1], after[1])
+    assert fdask.merge(folder / "manifest.json").ntotal == len(base)
+
+
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
 def test_queries_that_are_not_finite(
     wrong: float, merged: Any, queries: Floats
