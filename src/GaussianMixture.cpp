@@ -6,6 +6,7 @@
 
 #include "Error.h"
 #include "FullCovariance.h"
+#include "ParallelFor.h"
 
 namespace gmm {
 
@@ -170,8 +171,12 @@ void GaussianMixture::validate() const {
 
 // |(x - mean)^T U|^2 of an upper triangular U.
 static double mahalanobis_full(
-        size_t d, const float* x, const float* mean, const float* factor) {
-    std::vector<double> y(d);
+        size_t d,
+        const float* x,
+        const float* mean,
+        const float* factor,
+        std::vector<double>& y) {
+    y.assign(d, 0.0);
     for (size_t i = 0; i < d; i++) {
         const double diff = double(x[i]) - mean[i];
         for (size_t j = i; j < d; j++) {
@@ -200,8 +205,7 @@ void GaussianMixture::log_joint(size_t n, const float* x, double* out) const {
         at_mean[c] = log_weights[c] -
                 0.5 * (d * std::log(2 * std::numbers::pi) + log_det);
     }
-#pragma omp parallel for
-    for (size_t i = 0; i < n; i++) {
+    const auto of_row = [&](size_t i, std::vector<double>& y) {
         for (size_t c = 0; c < k; c++) {
             double mahalanobis = 0;
             if (matrices) {
@@ -209,7 +213,8 @@ void GaussianMixture::log_joint(size_t n, const float* x, double* out) const {
                         d,
                         x + i * d,
                         means.data() + c * d,
-                        precision_factor(*this, c));
+                        precision_factor(*this, c),
+                        y);
             }
             for (size_t j = 0; !matrices && j < d; j++) {
                 const double diff = double(x[i * d + j]) - means[c * d + j];
@@ -217,7 +222,16 @@ void GaussianMixture::log_joint(size_t n, const float* x, double* out) const {
             }
             out[i * k + c] = at_mean[c] - 0.5 * mahalanobis;
         }
-    }
+    };
+    parallel_workers(
+            n,
+            worth_threads(double(n) * k * d),
+            [&] {
+                return [&, y = std::vector<double>()](size_t i) mutable {
+                    of_row(i, y);
+                };
+            },
+            [](const auto&) {});
 }
 
 void GaussianMixture::log_prob(size_t n, const float* x, double* out) const {

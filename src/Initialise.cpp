@@ -276,12 +276,43 @@ struct PlusPlus {
     }
 
     void add_means(const std::vector<size_t>& chosen) {
+        with_products(chosen, [&](size_t, size_t i, const float* dot) {
+            for (size_t c = 0; c < chosen.size(); c++) {
+                nearest[i] =
+                        std::min(nearest[i], distance(i, chosen[c], dot[c]));
+            }
+            mass[i] = weight[i] * nearest[i];
+        });
+    }
+
+    /// Of some rows the one that as a mean leaves the least sum of masses
+    /// (greedy k-means++, as in Arthur and Vassilvitskii's own program).
+    size_t best_of(const std::vector<size_t>& rows) const {
+        const size_t m = rows.size();
+        std::vector<double> of_block((n + kRows - 1) / kRows * m);
+        with_products(rows, [&](size_t b, size_t i, const float* dot) {
+            for (size_t c = 0; c < m; c++) {
+                of_block[b * m + c] += weight[i] *
+                        std::min(nearest[i], distance(i, rows[c], dot[c]));
+            }
+        });
+        std::vector<double> sum(m);
+        for (size_t at = 0; at < of_block.size(); at++) {
+            sum[at % m] += of_block[at];
+        }
+        return rows[std::min_element(sum.begin(), sum.end()) - sum.begin()];
+    }
+
+private:
+    /// use(block, row, its products with the chosen rows) for all rows.
+    template <class Use>
+    void with_products(
+            const std::vector<size_t>& chosen, const Use& use) const {
         const size_t m = chosen.size();
         std::vector<float> means(m * d);
         for (size_t c = 0; c < m; c++) {
             std::copy_n(y + chosen[c] * d, d, means.data() + c * d);
         }
-        constexpr size_t kRows = 256;
         parallel_for((n + kRows - 1) / kRows, [&](size_t b) {
             const size_t begin = b * kRows;
             const size_t count = std::min(kRows, n - begin);
@@ -298,31 +329,27 @@ struct PlusPlus {
                   dot.data(),
                   m);
             for (size_t i = 0; i < count; i++) {
-                update(begin + i, chosen, dot.data() + i * m);
+                use(b, begin + i, dot.data() + i * m);
             }
         });
     }
 
-private:
+    static constexpr size_t kRows = 256;
     /// Of a float product, over the squared norms.
     static constexpr double kRounding = 1e-5;
 
     std::vector<double> weight;
     std::vector<double> nearest; ///< squared distance
 
-    void update(size_t i, const std::vector<size_t>& chosen, const float* dot) {
-        for (size_t c = 0; c < chosen.size(); c++) {
-            const double norms = norm[i] + norm[chosen[c]];
-            double distance = norms - 2.0 * dot[c];
-            // Of neighbours in a group far away rounding leaves nothing.
-            if (distance < 1e-3 * norms &&
-                distance - kRounding * norms < nearest[i]) {
-                distance = best_kernels().distance(
-                        d, y + i * d, y + chosen[c] * d, nullptr);
-            }
-            nearest[i] = std::min(nearest[i], distance);
-        }
-        mass[i] = weight[i] * nearest[i];
+    /// Squared, of two rows, of which the product is known.
+    double distance(size_t i, size_t j, float dot) const {
+        const double norms = norm[i] + norm[j];
+        const double distance = norms - 2.0 * dot;
+        // Of neighbours in a group far away rounding leaves nothing.
+        return distance < 1e-3 * norms &&
+                        distance - kRounding * norms < nearest[i]
+                ? best_kernels().distance(d, y + i * d, y + j * d, nullptr)
+                : distance;
     }
 };
 
@@ -342,9 +369,14 @@ static std::vector<size_t> plus_plus(
     while (out.size() < k) {
         const size_t round =
                 std::clamp<size_t>(out.size() / 16, 1, k - out.size());
-        const std::vector<size_t> chosen = rows.draw(round, random);
+        const bool greedy = round == 1 && !out.empty();
+        const size_t trials = greedy ? 2 + size_t(std::log(double(k))) : round;
+        std::vector<size_t> chosen = rows.draw(trials, random);
         if (chosen.empty()) {
             break;
+        }
+        if (greedy) {
+            chosen = {rows.best_of(chosen)};
         }
         for (size_t i : chosen) {
             taken[i] = true;

@@ -329,6 +329,7 @@ std::vector<SweepEntry> sweep(
                 ks.back(),
                 source.n);
     }
+    check_weights(source.n, weights, ks.back());
     std::vector<SweepEntry> out;
     TrainingOptions grown = options;
     grown.init = Initialisation::given_means;
@@ -347,8 +348,21 @@ std::vector<SweepEntry> sweep(
                     grow(result.model, to, options.seed + to);
             result = train(source, weights, to, grown, backend, &start);
         }
-        const Likelihood all =
-                log_likelihood(result.model, source, weights, backend);
+        Likelihood all = log_likelihood(result.model, source, weights, backend);
+        // One of these covers two groups well enough for EM to leave it so.
+        if (options.covariance == Covariance::full && !out.empty() &&
+            result.stop != Stop::callback) {
+            TrainingResult anew =
+                    train(source, weights, k, options, backend, nullptr);
+            const Likelihood other =
+                    log_likelihood(anew.model, source, weights, backend);
+            const Stop stop = anew.stop;
+            if (other.sum > all.sum) {
+                result = std::move(anew);
+                all = other;
+            }
+            result.stop = stop == Stop::callback ? stop : result.stop;
+        }
         const double p = double(num_parameters(result.model));
         out.push_back(
                 {result.model.k,

@@ -9,6 +9,7 @@
 #include <random>
 
 #include "FullCovariance.h"
+#include "Initialise.h"
 
 using gmm::EStep;
 using gmm::TrainingIteration;
@@ -243,4 +244,168 @@ TEST(EMTrainerFloors, OneVectorFarAwayChangesNoOtherVariance) {
             EXPECT_GT(tight, m.k / 2);
         }
     }
+}
+
+/// Two components a group, groups 1e4 deviations apart: what responsibilities
+/// of floats sum to counts beside squares of 1e8.
+TEST(EMTrainerFloors, TiedCovariancesOfGroupsFarApart) {
+    const size_t n = 4000, d = 4, groups = 5, k = 2 * groups;
+    std::mt19937_64 random(3);
+    std::normal_distribution<float> normal;
+    std::vector<float> centres(groups * d);
+    for (float& v : centres) {
+        v = 1e4f * normal(random);
+    }
+    RealData data(n, d, std::vector<float>(n * d));
+    for (size_t i = 0; i < n; i++) {
+        for (size_t j = 0; j < d; j++) {
+            data.x[i * d + j] = centres[i % groups * d + j] + normal(random);
+        }
+    }
+    GaussianMixture start;
+    start.covariance = Covariance::tied;
+    start.k = k;
+    start.d = d;
+    for (size_t c = 0; c < k; c++) {
+        for (size_t j = 0; j < d; j++) {
+            start.means.push_back(
+                    centres[c / 2 * d + j] + 0.7f * normal(random));
+        }
+    }
+    start.log_weights.assign(k, -std::log(float(k)));
+    start.precisions_cholesky.assign(d * d, 0);
+    for (size_t j = 0; j < d; j++) {
+        start.precisions_cholesky[j * (d + 1)] = 1;
+    }
+    gmm::Frame frame;
+    frame.center.assign(d, 0);
+    const auto source = gmm::memory_source(data.x.data(), n, d);
+    const auto backend = gmm::make_cpu_backend();
+    backend->set_data(*source, nullptr, frame);
+    backend->set_model(start);
+    gmm::SufficientStats stats;
+    backend->accumulate(EStep::soft, stats);
+
+    std::vector<double> joint(n * k), n_k(k), sum(k * d);
+    start.log_joint(n, data.x.data(), joint.data());
+    const auto responsibility = [&](size_t i, size_t c) {
+        double total = 0;
+        for (size_t b = 0; b < k; b++) {
+            total += std::exp(joint[i * k + b] - joint[i * k + c]);
+        }
+        return 1 / total;
+    };
+    for (size_t i = 0; i < n; i++) {
+        for (size_t c = 0; c < k; c++) {
+            const double r = responsibility(i, c);
+            n_k[c] += r;
+            for (size_t j = 0; j < d; j++) {
+                sum[c * d + j] += r * data.x[i * d + j];
+            }
+        }
+    }
+    size_t at = k; // of the lower triangle
+    for (size_t j = 0; j < d; j++) {
+        at += j;
+        double expected = 0, found = stats.sum_x2[at++];
+        for (size_t c = 0; c < k; c++) {
+            found -= stats.sum_x[c * d + j] * stats.sum_x[c * d + j] /
+                    stats.n_k[c];
+            for (size_t i = 0; i < n; i++) {
+                const double diff = data.x[i * d + j] - sum[c * d + j] / n_k[c];
+                expected += responsibility(i, c) * diff * diff;
+            }
+        }
+        EXPECT_NEAR(found / n, expected / n, 2e-3 * expected / n) << j;
+    }
+}
+
+/// Of few vectors what is small decides whether a component comes back.
+TEST(EMTrainerFloors, AComponentThatHardlyAnyVectorIsLeftToComesBack) {
+    const size_t n = 40, d = 2;
+    RealData data(n, d, std::vector<float>(n * d));
+    std::mt19937_64 random(4);
+    std::normal_distribution<float> normal;
+    for (float& v : data.x) {
+        v = 0.3f * normal(random);
+    }
+    GaussianMixture start;
+    start.covariance = Covariance::isotropic;
+    start.k = 2;
+    start.d = d;
+    start.means = {0, 0, 7.5f, 0}; // e^-28 of a vector
+    start.variances = {1, 1};
+    start.log_weights.assign(2, std::log(0.5f));
+    for (Covariance covariance : {Covariance::isotropic, Covariance::full}) {
+        start.covariance = covariance;
+        if (gmm::has_matrices(covariance)) {
+            start.variances.clear();
+            start.precisions_cholesky = {1, 0, 0, 1, 1, 0, 0, 1};
+        }
+        gmm::Frame frame;
+        frame.center.assign(d, 0);
+        const auto source = gmm::memory_source(data.x.data(), n, d);
+        const auto backend = gmm::make_cpu_backend();
+        backend->set_data(*source, nullptr, frame);
+        backend->set_model(start);
+        gmm::SufficientStats stats;
+        backend->accumulate(EStep::soft, stats);
+        std::vector<double> joint(n * 2);
+        start.log_joint(n, data.x.data(), joint.data());
+        double expected = 0, sum = 0;
+        for (size_t i = 0; i < n; i++) {
+            const double r =
+                    1 / (1 + std::exp(joint[2 * i] - joint[2 * i + 1]));
+            expected += r;
+            sum += r * data.x[i * d];
+        }
+        EXPECT_NEAR(stats.n_k[1], expected, 1e-3 * expected);
+        EXPECT_NEAR(stats.sum_x[d] / stats.n_k[1], sum / expected, 1e-3);
+    }
+}
+
+/// Each start of k-means++ has a mean in every group, or nearly each.
+TEST(EMTrainerFloors, PlusPlusFindsTheGroups) {
+    const size_t n = 1800, d = 3, k = 9;
+    size_t complete = 0;
+    for (uint64_t seed = 0; seed < 60; seed++) {
+        std::mt19937_64 random(seed);
+        std::normal_distribution<float> normal;
+        std::vector<float> centres(k * d);
+        for (float& v : centres) {
+            v = 40 * normal(random);
+        }
+        std::vector<float> x(n * d);
+        for (size_t i = 0; i < n; i++) {
+            for (size_t j = 0; j < d; j++) {
+                x[i * d + j] = centres[i % k * d + j] + normal(random);
+            }
+        }
+        gmm::Frame frame;
+        frame.center.assign(d, 0);
+        const auto source = gmm::memory_source(x.data(), n, d);
+        const std::vector<float> means = gmm::initial_means(
+                *source,
+                nullptr,
+                frame,
+                k,
+                Initialisation::kmeans_plus_plus,
+                random);
+        size_t groups = 0;
+        for (size_t g = 0; g < k; g++) {
+            double least = HUGE_VAL;
+            for (size_t c = 0; c < k; c++) {
+                double square = 0;
+                for (size_t j = 0; j < d; j++) {
+                    const double diff =
+                            double(means[c * d + j]) - centres[g * d + j];
+                    square += diff * diff;
+                }
+                least = std::min(least, square);
+            }
+            groups += least < 36;
+        }
+        complete += groups == k;
+    }
+    EXPECT_GE(complete, 57u);
 }

@@ -231,3 +231,56 @@ TEST(Sweep, ASweepOverEqualRowsEndsWhereTheyDiffer) {
         EXPECT_EQ(best->k, 5u) << covariance;
     }
 }
+
+/// A full covariance covers two groups so well that splits alone leave it so.
+TEST(Sweep, FullCovariancesPartWhatOneCovers) {
+    size_t right = 0, all = 0;
+    for (const auto& [spacing, seed] :
+         {std::pair{10., 11}, {10., 3}, {30., 11}, {100., 7}}) {
+        std::mt19937_64 random(uint64_t(seed) * 7 + 1);
+        std::normal_distribution<double> normal;
+        const size_t d = 3 + seed % 4, groups = 2 + seed % 5, n = 1500;
+        std::vector<double> centres(groups * d);
+        for (bool apart = false; !apart;) {
+            apart = true;
+            for (double& v : centres) {
+                v = spacing * normal(random);
+            }
+            for (size_t a = 0; a < groups; a++) {
+                for (size_t b = 0; b < a; b++) {
+                    double square = 0;
+                    for (size_t j = 0; j < d; j++) {
+                        const double diff =
+                                centres[a * d + j] - centres[b * d + j];
+                        square += diff * diff;
+                    }
+                    apart = apart && std::sqrt(square) >= 1.2 * spacing;
+                }
+            }
+        }
+        std::vector<float> x(n * d);
+        for (size_t i = 0; i < n; i++) {
+            for (size_t j = 0; j < d; j++) {
+                x[i * d + j] =
+                        float(centres[i % groups * d + j] + normal(random));
+            }
+        }
+        gmm::TrainingOptions options;
+        options.covariance = Covariance::full;
+        options.niter = 100;
+        options.seed = uint64_t(seed);
+        options.init = Initialisation::kmeans_plus_plus;
+        options.tolerance = 1e-6;
+        const auto source = gmm::memory_source(x.data(), n, d);
+        const auto backend = gmm::make_cpu_backend();
+        const auto entries = sweep(
+                *source, nullptr, {1, 2, 3, 4, 5, 6, 7, 8}, options, *backend);
+        size_t best = 0;
+        for (size_t i = 0; i < entries.size(); i++) {
+            best = entries[i].bic < entries[best].bic ? i : best;
+        }
+        all++;
+        right += entries[best].k == groups;
+    }
+    EXPECT_EQ(right, all);
+}

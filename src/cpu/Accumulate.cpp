@@ -55,7 +55,7 @@ void CpuBackend::score(
         if (!std::isfinite(block.norm[i])) {
             throw_invalid(
                     "source: row %zu has a value that is not finite",
-                    begin + i);
+                    source->given_row(begin + i));
         }
     }
     if (!scorer.screens() ||
@@ -84,6 +84,7 @@ bool CpuBackend::score_rows(
         scorer.multiply(count, rows, scratch.v.data());
     }
     Candidates& candidates = scratch.candidates;
+    const float least_r = least();
     size_t budget = scorer.k; // some rows' before any has saved
     for (size_t i = 0; i < count; i++) {
         const float weight = weights ? weights[begin + i] : 1;
@@ -122,7 +123,7 @@ bool CpuBackend::score_rows(
         double dropped = candidates.tail;
         for (size_t e = 0; e < candidates.n; e++) {
             const float r = candidates.value[e];
-            if (r < kLeastResponsibility) {
+            if (r < least_r) {
                 dropped += r;
             } else {
                 scratch.found.push_back(

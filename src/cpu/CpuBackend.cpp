@@ -45,6 +45,15 @@ void CpuBackend::set_data(
     weights = new_weights;
     frame = new_frame;
     total_moments.clear();
+    for (auto& scorer : scorers) {
+        scorer.reset(); // how many vectors there are decides what counts
+    }
+}
+
+float CpuBackend::least() const {
+    return least_kept > 0
+            ? least_kept
+            : least_responsibility(source ? source->n : 0, model.k);
 }
 
 void CpuBackend::set_model(const GaussianMixture& new_model) {
@@ -62,7 +71,9 @@ const Scorer& CpuBackend::scorer(EStep step) {
     if (!wanted) {
         const bool tied = model.covariance == Covariance::tied;
         wanted = std::make_unique<const Scorer>(
-                tied && step == EStep::soft ? whitened(model) : model, step);
+                tied && step == EStep::soft ? whitened(model) : model,
+                step,
+                least());
     }
     return *wanted;
 }

@@ -40,6 +40,10 @@ struct Scratch {
 size_t block_rows(size_t k, size_t d);
 
 struct CpuBackend : Backend {
+    /// Responsibilities below this are left out; 0: by the number of vectors
+    /// and components (Scorer.h).
+    float least_kept = 0;
+
     std::string name() const override {
         return "cpu";
     }
@@ -73,12 +77,13 @@ private:
     std::mutex scorers_mutex; // top_components may run in several threads
 
     const Scorer& scorer(EStep step);
+    float least() const;
 
     // full and tied, in Matrices.cpp
     struct MatrixBlock;
     struct MatrixScratch;
     std::unique_ptr<const FullScorer> full_scorer;
-    std::vector<double> total_moments; // tied: the same in each pass
+    std::vector<double> total_moments; // tied: sum_i w_i y_i y_i^T
 
     const FullScorer& matrix_scorer();
     void accumulate_matrices(EStep step, SufficientStats& stats);

@@ -231,6 +231,7 @@ struct GroupedBackend : Backend {
                     return of[p] < of[q];
                 });
         CpuBackend some;
+        some.least_kept = kLeastResponsibility;
         std::vector<float> own, own_weights;
         SufficientStats own_stats;
         for (size_t i = 0; i < n;) {

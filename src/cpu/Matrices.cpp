@@ -12,8 +12,11 @@
 
 namespace gmm {
 
-double matrix_reach(size_t k) {
-    return std::log(double(k)) - std::log(double(kLeastResponsibility));
+/// Blocks that many threads may work on, if these have some 256 rows.
+static constexpr size_t kBlocksTogether = 32;
+
+double matrix_reach(size_t k, float least_responsibility) {
+    return std::log(double(k)) - std::log(double(least_responsibility));
 }
 
 GaussianMixture whitened(const GaussianMixture& model) {
@@ -60,16 +63,45 @@ struct CpuBackend::MatrixBlock : FrameBlock {
 
     std::vector<Entry> entries;  ///< in order of components
     std::vector<int32_t> offset; ///< of a component's entries, size k + 1
+    std::vector<double> kept;    ///< tied: sum_c w_i r_ic of each row's entries
     std::vector<double> moments; ///< sum_i w_i y_i y_i^T, size d * d, or none
+    /// The same with what kept is more than w_i, and less; none: 0
+    std::vector<double> excess, missing;
     double weight = 0;
     double objective = 0;
     double dropped_mass = 0;
+
+    /// sum_i w_i y_i y_i^T over the rows of positive weight.
+    template <class Weight>
+    void add_up(
+            size_t d,
+            const Weight& weight,
+            std::vector<double>& rows,
+            std::vector<double>& to) const {
+        to.clear();
+        for (size_t i = 0; i < norm.size() && to.empty(); i++) {
+            if (weight(i) > 0) {
+                to.assign(d * d, 0.0);
+            }
+        }
+        if (to.empty()) {
+            return;
+        }
+        OuterProducts sum(d, rows, to.data());
+        for (size_t i = 0; i < norm.size(); i++) {
+            if (weight(i) > 0) {
+                sum.add(weight(i), y.data() + i * d);
+            }
+        }
+        sum.flush();
+    }
 
     /// Takes over what is not negligible of all responsibilities.
     void take_all(
             const FullScorer::SmallScratch& from,
             const float* weights,
             size_t k,
+            float least,
             std::vector<int32_t>& index) {
         const size_t n = norm.size();
         index.resize(n);
@@ -80,8 +112,8 @@ struct CpuBackend::MatrixBlock : FrameBlock {
             offset[c] = int32_t(to - entries.data());
             const float* const r = from.r.data() + c * from.padded;
             float rest;
-            const size_t found = best_kernels().select(
-                    n, r, kLeastResponsibility, index.data(), &rest);
+            const size_t found =
+                    best_kernels().select(n, r, least, index.data(), &rest);
             if (!weights) {
                 dropped_mass += rest;
                 for (size_t e = 0; e < found; e++) {
@@ -90,7 +122,7 @@ struct CpuBackend::MatrixBlock : FrameBlock {
                 continue;
             }
             for (size_t i = 0; i < n; i++) {
-                if (r[i] < kLeastResponsibility) {
+                if (r[i] < least) {
                     dropped_mass += double(weights[i]) * r[i];
                 } else if (weights[i] != 0) {
                     *to++ = {int32_t(i), weights[i] * r[i]};
@@ -135,6 +167,7 @@ void CpuBackend::score_matrices(
     block.weight = block.objective = block.dropped_mass = 0;
     std::vector<Found>& found = scratch.found;
     found.clear();
+    const float least_r = least();
     auto weight_of = [&](size_t i) {
         return weights ? weights[begin + i] : 1.0f;
     };
@@ -142,7 +175,7 @@ void CpuBackend::score_matrices(
         if (!std::isfinite(block.norm[i])) {
             throw_invalid(
                     "source: row %zu has a value that is not finite",
-                    begin + i);
+                    source->given_row(begin + i));
         }
         block.weight += weight_of(i);
     }
@@ -151,13 +184,17 @@ void CpuBackend::score_matrices(
         matrix_scorer().is_small()) {
         FullScorer::SmallScratch& small = scratch.small;
         matrix_scorer().evaluate_small(
-                count, block.y.data(), matrix_reach(k), small);
+                count, block.y.data(), matrix_reach(k, least_r), small);
         for (size_t i = 0; i < count; i++) {
             const float weight = weight_of(i);
             block.objective += weight != 0 ? weight * small.log_prob[i] : 0.0;
         }
         block.take_all(
-                small, weights ? weights + begin : nullptr, k, scratch.index);
+                small,
+                weights ? weights + begin : nullptr,
+                k,
+                least_r,
+                scratch.index);
         return;
     }
     if (step == EStep::soft && model.covariance == Covariance::full) {
@@ -166,7 +203,7 @@ void CpuBackend::score_matrices(
                 count,
                 block.y.data(),
                 block.norm.data(),
-                matrix_reach(k),
+                matrix_reach(k, least_r),
                 full);
         scratch.top.assign(count, -std::numeric_limits<double>::infinity());
         scratch.sum.assign(count, 0.0);
@@ -186,7 +223,7 @@ void CpuBackend::score_matrices(
         for (const FullFound& f : full.found) {
             const double r = f.value / scratch.sum[f.row];
             const float weight = weight_of(f.row);
-            if (r < kLeastResponsibility) {
+            if (r < least_r) {
                 block.dropped_mass += weight * r;
             } else if (weight != 0) {
                 found.push_back({f.component, f.row, float(weight * r)});
@@ -211,6 +248,7 @@ void CpuBackend::score_matrices(
         rows = scratch.z.data();
         norm = scratch.norm.data();
     }
+    block.kept.assign(count, 0.0);
     scratch.v.resize(count * scores.stride);
     scores.multiply(count, rows, scratch.v.data());
     Candidates& candidates = scratch.candidates;
@@ -233,10 +271,11 @@ void CpuBackend::score_matrices(
         block.dropped_mass += weight * candidates.tail;
         for (size_t e = 0; e < candidates.n; e++) {
             const float r = candidates.value[e];
-            if (r < kLeastResponsibility) {
+            if (r < least_r) {
                 block.dropped_mass += weight * r;
             } else {
                 found.push_back({candidates.index[e], int32_t(i), weight * r});
+                block.kept[i] += weight * r;
             }
         }
     }
@@ -248,23 +287,32 @@ void CpuBackend::accumulate_matrices(EStep step, SufficientStats& stats) {
     const bool is_full = model.covariance == Covariance::full;
     stats = SufficientStats(model.covariance, k, d);
     const bool totals = !is_full && total_moments.empty();
+    const bool rounds = !is_full && step == EStep::soft;
 
     const SerialBlas serial_blas;
     const size_t threads = size_t(omp_get_max_threads());
-    const size_t rows = std::min(
-            is_full && step == EStep::soft ? matrix_scorer().block_rows()
-                                           : block_rows(k, d),
-            n);
-    const size_t n_blocks = (n + rows - 1) / rows;
     // A component's rows make one product for many blocks together; how many
     // does not depend on the threads, since it shows in the bits. 16 MB of
     // vectors, and 256 MB of responsibilities if none is negligible.
     const bool few = is_full && d <= kFewDimensions;
     const size_t group = (size_t(1) << (few ? 20 : 22)) / std::max(d, k / 8);
+    size_t rows = block_rows(k, d);
+    if (is_full && step == EStep::soft) {
+        const size_t for_threads = group / kBlocksTogether / 16 * 16;
+        rows = std::min(
+                matrix_scorer().block_rows(),
+                std::max<size_t>(for_threads, 256));
+    }
+    rows = std::min(rows, n);
+    const size_t n_blocks = (n + rows - 1) / rows;
     std::vector<MatrixBlock> blocks(
             std::clamp<size_t>(group / rows, 1, n_blocks));
     std::vector<MatrixScratch> scratch(threads, MatrixScratch(k));
     std::vector<double> total(totals ? d * d : 0);
+    // Responsibilities are floats and the least are left out. Moments of other
+    // weights than n_k and sum_x have would differ from n_k mu mu^T by what is
+    // small beside these and not beside the covariance.
+    std::vector<double> correction(rounds ? d * d : 0);
 
     for (size_t first = 0; first < n_blocks; first += blocks.size()) {
         blocks.resize(std::min(blocks.size(), n_blocks - first));
@@ -273,14 +321,23 @@ void CpuBackend::accumulate_matrices(EStep step, SufficientStats& stats) {
             MatrixScratch& mine = scratch[w];
             MatrixBlock& block = blocks[b];
             score_matrices(step, begin, std::min(rows, n - begin), mine, block);
+            const auto weight = [&](size_t i) {
+                return weights ? double(weights[begin + i]) : 1.;
+            };
             if (totals) {
-                block.moments.assign(d * d, 0.0);
-                OuterProducts sum(d, mine.rows, block.moments.data());
-                for (size_t i = 0; i < block.norm.size(); i++) {
-                    sum.add(weights ? weights[begin + i] : 1,
-                            block.y.data() + i * d);
-                }
-                sum.flush();
+                block.add_up(d, weight, mine.rows, block.moments);
+            }
+            if (rounds) {
+                block.add_up(
+                        d,
+                        [&](size_t i) { return block.kept[i] - weight(i); },
+                        mine.rows,
+                        block.excess);
+                block.add_up(
+                        d,
+                        [&](size_t i) { return weight(i) - block.kept[i]; },
+                        mine.rows,
+                        block.missing);
             }
         });
         const auto add_entries = [&](size_t c, size_t w) {
@@ -331,8 +388,14 @@ void CpuBackend::accumulate_matrices(EStep step, SufficientStats& stats) {
             stats.weight += block.weight;
             stats.objective += block.objective;
             stats.dropped_mass += block.dropped_mass;
-            for (size_t i = 0; i < total.size(); i++) {
+            for (size_t i = 0; totals && i < block.moments.size(); i++) {
                 total[i] += block.moments[i];
+            }
+            for (size_t i = 0; rounds && i < block.excess.size(); i++) {
+                correction[i] += block.excess[i];
+            }
+            for (size_t i = 0; rounds && i < block.missing.size(); i++) {
+                correction[i] -= block.missing[i];
             }
         }
     }
@@ -345,6 +408,9 @@ void CpuBackend::accumulate_matrices(EStep step, SufficientStats& stats) {
                 total_moments.begin(),
                 total_moments.end(),
                 stats.sum_x2.begin() + k);
+    }
+    if (rounds) {
+        add_packed(d, correction.data(), stats.sum_x2.data() + k);
     }
 }
 

@@ -8,7 +8,7 @@ namespace gmm {
 
 /// Beyond this many nats below the best, all k components together have less
 /// than the least responsibility.
-double matrix_reach(size_t k);
+double matrix_reach(size_t k, float least_responsibility);
 
 /** The mixture of kind `tied` in coordinates z = U^T y in which its covariance
  * is the identity: as tied_spherical, but for what the volumes differ by, which

@@ -61,7 +61,7 @@ void CpuBackend::top_of_matrices(
                     block.y.data(),
                     block.norm.data(),
                     all ? std::numeric_limits<double>::infinity()
-                        : matrix_reach(k),
+                        : matrix_reach(k, kLeastResponsibility),
                     scratch.full);
             scratch.top.assign(n, -std::numeric_limits<double>::infinity());
             scratch.sum.assign(n, 0.0);

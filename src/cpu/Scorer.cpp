@@ -17,6 +17,11 @@ static constexpr double kTolerance = 5e-4;
 // would tell little of them, and what all must allow for nothing of the others.
 static constexpr double kNarrow = 0.5;
 
+// EStep::hard: at most one mean of so many is narrow for being so many times
+// as far away (squared) as the others.
+static constexpr size_t kFarShare = 16;
+static constexpr double kFarError = 16;
+
 // With an error bound above this many nats, float log-joints select nothing.
 static constexpr double kUseless = 1e3;
 
@@ -45,7 +50,7 @@ double Candidates::normalise() {
     return shift + top + std::log(sum);
 }
 
-Scorer::Scorer(const GaussianMixture& model, EStep step)
+Scorer::Scorer(const GaussianMixture& model, EStep step, float least)
         : d(model.d), k(model.k),
           padded((model.k + kLanes - 1) / kLanes * kLanes), stride(padded),
           kernel(best_kernels()), step(step), means(model.means),
@@ -54,6 +59,8 @@ Scorer::Scorer(const GaussianMixture& model, EStep step)
           root_error(model.k) {
     rounding = std::ldexp(std::sqrt(double(d)) + 8, -24);
     const bool soft = step == EStep::soft;
+    reach = soft ? -std::log(double(least)) : 0;
+    visible = soft ? std::max(reach, -double(kNegligible)) : 0;
     if (soft && model.covariance == Covariance::diagonal) {
         prepare_diagonal(model);
     } else {
@@ -94,30 +101,33 @@ void Scorer::prepare_diagonal(const GaussianMixture& model) {
 void Scorer::prepare_product(const GaussianMixture& model) {
     const bool soft = step == EStep::soft;
     variance.resize(k);
+    std::vector<double> half_norm(k);
+    for (size_t c = 0; c < k; c++) {
+        variance[c] = soft ? model.variance(c, 0) : 1;
+        half_norm[c] = 0.5 * kernel.norm(d, means.data() + c * d) / variance[c];
+        if (soft) {
+            log_norm[c] = model.log_weights[c] -
+                    0.5 * double(d) *
+                            std::log(2 * std::numbers::pi * variance[c]);
+        }
+        fixed_error[c] = 3 * rounding * half_norm[c];
+    }
+    const double most = soft ? kNarrow : most_of_near_means();
     std::vector<float> factors(k * d);
 #pragma omp parallel for if (worth_threads(double(k) * d))
     for (size_t c = 0; c < k; c++) {
-        const float* const mean = means.data() + c * d;
-        const double var = soft ? model.variance(c, 0) : 1;
-        const double half_norm = 0.5 * kernel.norm(d, mean) / var;
-        if (soft) {
-            log_norm[c] = model.log_weights[c] -
-                    0.5 * double(d) * std::log(2 * std::numbers::pi * var);
-        }
-        variance[c] = var;
-        fixed_error[c] = 3 * rounding * half_norm;
-        if (fixed_error[c] > kNarrow) {
+        if (fixed_error[c] > most) {
             continue; // below
         }
         for (size_t j = 0; j < d; j++) {
-            factors[c * d + j] = mean[j] / var;
+            factors[c * d + j] = means[c * d + j] / variance[c];
         }
-        bias[c] = log_norm[c] - half_norm;
-        precision[c] = 1 / var;
+        bias[c] = log_norm[c] - half_norm[c];
+        precision[c] = 1 / variance[c];
     }
     std::vector<float> narrow_means;
     for (size_t c = 0; c < k; c++) {
-        if (fixed_error[c] > kNarrow) {
+        if (fixed_error[c] > most) {
             const float* const mean = means.data() + c * d;
             narrow.push_back(int32_t(c));
             narrow_means.insert(narrow_means.end(), mean, mean + d);
@@ -130,6 +140,16 @@ void Scorer::prepare_product(const GaussianMixture& model) {
     stride += scales.panels() * kLanes;
     products = PackedMeans(k, d, factors.data());
     screen = Screen(k, d, factors.data());
+}
+
+/** EStep::hard: beyond which error a mean is narrow. Few means far away, at
+ * vectors that are, would have all others compared exactly: distances are in no
+ * unit that says what is small. */
+double Scorer::most_of_near_means() const {
+    std::vector<double> sorted = fixed_error;
+    const auto near = sorted.begin() + (k - 1 - k / kFarShare);
+    std::nth_element(sorted.begin(), near, sorted.end());
+    return std::min(kNarrow, kFarError * *near);
 }
 
 void Scorer::multiply(size_t n, const float* y, float* v) const {
@@ -188,7 +208,7 @@ double Scorer::row_error(float largest) const {
         return HUGE_VAL;
     }
     const double mahalanobis =
-            std::max(largest_log_norm - largest, 0.0) - kNegligible;
+            std::max(largest_log_norm - largest, 0.0) + visible;
     return error_bound(mahalanobis, most_fixed, most_root);
 }
 
@@ -220,8 +240,6 @@ void Scorer::select(
         all_exact(y, out);
         return;
     }
-    const bool soft = step == EStep::soft;
-    const double reach = soft ? -std::log(double(kLeastResponsibility)) : 0.0;
     out.shift = largest;
     out.n = kernel.split(
             padded,
@@ -231,7 +249,7 @@ void Scorer::select(
             out.index.data(),
             out.value.data(),
             &out.tail);
-    const double tolerance = soft ? kTolerance : 0;
+    const double tolerance = step == EStep::soft ? kTolerance : 0;
     if (error > tolerance) {
         refine(y, tolerance, out);
     }
@@ -253,7 +271,7 @@ bool Scorer::select_screened(
         return false;
     }
     const bool soft = step == EStep::soft;
-    const double below = (soft ? -kNegligible : 0.0) + 2 * error;
+    const double below = visible + 2 * error;
     out.tail = 0; // what is left is negligible
     out.n = screen.select(v, largest - below, out.index.data());
     // The likeliest first: its log-joint may leave fewer of the others.

@@ -13,6 +13,16 @@ namespace gmm {
 
 /// Responsibilities below this are left out of the M-step.
 constexpr float kLeastResponsibility = 1e-7f;
+/// The same of up to kFewPairs vectors times components, of which a pass takes
+/// milliseconds: what is this small decides whether a component that hardly any
+/// vector is left to comes back.
+constexpr float kLeastOfFew = 1e-17f;
+constexpr double kFewPairs = 1e7;
+
+inline float least_responsibility(size_t n, size_t k) {
+    return double(n) * double(k) <= kFewPairs ? kLeastOfFew
+                                              : kLeastResponsibility;
+}
 
 /// The components that may matter to one vector.
 struct Candidates {
@@ -51,7 +61,8 @@ struct Scorer {
     size_t padded; ///< k rounded up to kLanes
     size_t stride; ///< of rows of v: padded, and room behind for multiply()
 
-    Scorer(const GaussianMixture& model, EStep step);
+    /// @param least  responsibilities below it may be left out
+    Scorer(const GaussianMixture& model, EStep step, float least);
 
     /** The part of the log-joints that is a matrix product.
      *
@@ -63,8 +74,8 @@ struct Scorer {
     /// Completes a row of v, given |y|^2; its largest value.
     float finish(double norm, float* v) const;
 
-    /** Selects the components whose responsibility may reach
-     * kLeastResponsibility; EStep::hard: those that may be the nearest.
+    /** Selects the components whose responsibility may reach the least one
+     * that counts; EStep::hard: those that may be the nearest.
      *
      * @param v        a row completed by finish()
      * @param largest  what finish() returned
@@ -130,12 +141,16 @@ private:
     double most_fixed, most_root;
     double largest_log_norm;
     double rounding;
+    /// How far below the best log-joints are kept, and seen in log p(y); hard:
+    /// 0
+    double reach, visible;
 
     bool diagonal() const {
         return !precisions.empty();
     }
     void prepare_diagonal(const GaussianMixture& model);
     void prepare_product(const GaussianMixture& model);
+    double most_of_near_means() const;
     void multiply_narrow(size_t n, const float* y, float* v) const;
     float put_narrow(float largest, float* v) const;
     double error_bound(double mahalanobis, double fixed, double root) const;
