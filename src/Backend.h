@@ -94,6 +94,13 @@ std::unique_ptr<Backend> make_grouped_cpu_backend(size_t nearby = 16);
 /// why_not says what is missing.
 bool cuda_available(std::string* why_not = nullptr);
 
+/// Dimensions and components that the CUDA backend takes at most.
+constexpr size_t kMaxCudaDimension = 2048;
+constexpr size_t kMaxCudaComponents = size_t(1) << 23;
+constexpr bool cuda_takes(size_t d, size_t k) {
+    return d <= kMaxCudaDimension && k <= kMaxCudaComponents;
+}
+
 /// Throws DeviceError if there is none.
 std::unique_ptr<Backend> make_cuda_backend();
 

@@ -33,11 +33,13 @@ struct CudaOptions {
     /// evaluated in fp32. The worst of 100,000 rows is off by up to 10 times as
     /// much.
     double tolerance = 0.0052;
-    /// bytes of device memory to use at most; 0: nine tenths of what is free.
+    /// bytes of device memory to use at most for rows, scratch and sums, beside
+    /// the model; 0: nine tenths of what is free.
     /// Whether all rows fit decides in which blocks they are added, and so the
     /// last bits of sums
     size_t memory_limit = 0;
-    /// CUDA device numbers that share the data; empty: the current device
+    /// CUDA device numbers that share the data; empty: the current device, or
+    /// the first that can be used if that cannot
     std::vector<int> devices;
 };
 
@@ -52,7 +54,7 @@ struct CudaReport {
     size_t long_rows = 0;        ///< of these, with long lists
     size_t dense_rows = 0;       ///< and through the dense path
     size_t responsibilities = 0; ///< that were summed on the sparse path
-    size_t device_bytes = 0;     ///< allocated now, data included
+    size_t device_bytes = 0;     ///< allocated now: data, scratch and sums
     bool resident = false;       ///< data were kept on the device
     bool exact = false;          ///< pairs may have been evaluated in fp32
     /// of the pass's first block, ms: choice of components (one GEMM and its

@@ -153,7 +153,8 @@ double score(const gmm::TrainingResult& result) {
 } // namespace
 
 Fit fit_mixture(const GpuGMMClustering& clus, const TrainingSet& set) {
-    const std::unique_ptr<gmm::Backend> backend = gmm::cuda_available()
+    const std::unique_ptr<gmm::Backend> backend =
+            gmm::cuda_available() && gmm::cuda_takes(clus.d, clus.k)
             ? gmm::make_cuda_backend(clus.cuda)
             : clus.k >= clus.kNearGroupsFrom &&
                     !gmm::has_matrices(clus.covariance)

@@ -46,11 +46,24 @@ bool usable(int device, std::string* why_not) {
     return false;
 }
 
-void require(bool ok, const char* what, size_t value, size_t expected) {
-    if (!ok) {
-        throw InvalidArgument(
-                std::string(what) + " is " + std::to_string(value) +
-                ", expected " + std::to_string(expected));
+/// The current device, if it can be used, or the first that can; -1: none.
+int default_device(std::string* why_not) {
+    const int count = device_count(why_not);
+    const int current = count > 0 ? cuda::current_device() : -1;
+    if (count > 0 && usable(current, why_not)) {
+        return current;
+    }
+    for (int i = 0; i < count; i++) {
+        if (i != current && usable(i, nullptr)) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+void check_model_is_there(size_t k) {
+    if (k == 0) {
+        throw_invalid("set_model must come first");
     }
 }
 
@@ -60,9 +73,10 @@ void require(bool ok, const char* what, size_t value, size_t expected) {
  * could be seen beside the pass itself. */
 struct CudaBackend : Backend {
     explicit CudaBackend(const CudaOptions& options) {
+        const cuda::KeepDevice keep;
         std::vector<int> devices = options.devices;
         if (devices.empty()) {
-            devices = {cuda::current_device()};
+            devices = {default_device(nullptr)};
         }
         std::string why_not;
         const int count = device_count(&why_not);
@@ -78,6 +92,12 @@ struct CudaBackend : Backend {
         }
     }
 
+    ~CudaBackend() override {
+        const cuda::KeepDevice keep;
+        engines.clear();
+        full_engines.clear();
+    }
+
     std::string name() const override {
         return "cuda";
     }
@@ -86,18 +106,25 @@ struct CudaBackend : Backend {
             const VectorSource& source,
             const float* weights,
             const Frame& frame) override {
-        require(source.d > 0 && source.d <= kMaxDimension,
-                "source.d",
-                source.d,
-                kMaxDimension);
-        require(frame.center.size() == source.d,
-                "frame.center's size",
-                frame.center.size(),
-                source.d);
-        require(frame.variances.empty() || frame.variances.size() == source.d,
-                "frame.variances' size",
-                frame.variances.size(),
-                source.d);
+        const cuda::KeepDevice keep;
+        if (source.d == 0 || !cuda_takes(source.d, 1)) {
+            throw_invalid(
+                    "source.d = %zu, expected 1 to %zu on a GPU",
+                    source.d,
+                    kMaxCudaDimension);
+        }
+        if (frame.center.size() != source.d) {
+            throw_invalid(
+                    "frame.center: %zu values, expected source.d = %zu",
+                    frame.center.size(),
+                    source.d);
+        }
+        if (!frame.variances.empty() && frame.variances.size() != source.d) {
+            throw_invalid(
+                    "frame.variances: %zu values, expected 0 or source.d = %zu",
+                    frame.variances.size(),
+                    source.d);
+        }
         float largest = 0;
         for (size_t i = 0; weights && i < source.n; i++) {
             if (!(weights[i] >= 0) || std::isinf(weights[i])) {
@@ -139,12 +166,20 @@ struct CudaBackend : Backend {
     }
 
     void set_model(const GaussianMixture& model) override {
-        require(d > 0, "d of the data (set_data comes first)", d, model.d);
-        require(model.d == d, "model.d", model.d, d);
-        require(model.k > 0 && model.k <= kMaxComponents,
-                "model.k",
-                model.k,
-                kMaxComponents);
+        const cuda::KeepDevice keep;
+        if (model.d != d) {
+            throw_invalid(
+                    "model.d = %zu, expected that of set_data, which must come "
+                    "first: %zu",
+                    model.d,
+                    d);
+        }
+        if (!cuda_takes(d, model.k)) {
+            throw_invalid(
+                    "model.k = %zu, expected at most %zu on a GPU",
+                    model.k,
+                    kMaxCudaComponents);
+        }
         model.validate();
         if (k > 0 &&
             has_matrices(covariance) != has_matrices(model.covariance)) {
@@ -162,8 +197,9 @@ struct CudaBackend : Backend {
     }
 
     void accumulate(EStep step, SufficientStats& stats) override {
+        const cuda::KeepDevice keep;
         const std::lock_guard lock(mutex);
-        require(k > 0, "model.k (set_model comes first)", k, 1);
+        check_model_is_there(k);
         // The caller may have moved from what it gave.
         if (spare.covariance != covariance || spare.k != k || spare.d != d ||
             spare.n_k.size() != k || spare.sum_x.size() != k * d ||
@@ -198,10 +234,15 @@ struct CudaBackend : Backend {
             float* distances,
             float* log_prob,
             EStep order) override {
+        const cuda::KeepDevice keep;
         const std::lock_guard lock(mutex);
-        require(k > 0, "model.k (set_model comes first)", k, 1);
-        require(x.d == d, "x.d", x.d, d);
-        require(m >= 1 && m <= k, "m", m, k);
+        check_model_is_there(k);
+        if (x.d != d) {
+            throw_invalid("x.d = %zu, expected %zu", x.d, d);
+        }
+        if (m == 0 || m > k) {
+            throw_invalid("m = %zu, expected 1 to k = %zu", m, k);
+        }
         const size_t parts = engines.size();
         each_engine([&](size_t i) {
             const size_t begin = x.n * i / parts, end = x.n * (i + 1) / parts;
@@ -253,9 +294,6 @@ struct CudaBackend : Backend {
         }
     }
 
-    static constexpr size_t kMaxDimension = 2048;
-    static constexpr size_t kMaxComponents = size_t(1) << 23;
-
     /// An engine has one model prepared and one scratch.
     std::mutex mutex;
     std::vector<std::unique_ptr<Engine>> engines;
@@ -277,17 +315,7 @@ struct CudaBackend : Backend {
 } // namespace
 
 bool cuda_available(std::string* why_not) {
-    std::string why;
-    const int count = device_count(&why);
-    for (int i = 0; i < count; i++) {
-        if (usable(i, &why)) {
-            return true;
-        }
-    }
-    if (why_not) {
-        *why_not = why;
-    }
-    return false;
+    return default_device(why_not) >= 0;
 }
 
 std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options) {

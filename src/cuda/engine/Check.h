@@ -44,6 +44,23 @@ void allow_shared(Kernel* kernel, int bytes) {
           "asking for shared memory");
 }
 
+/// The calling thread's device is what it was when *this ends.
+struct KeepDevice {
+    KeepDevice() noexcept {
+        if (cudaGetDevice(&before) != cudaSuccess) {
+            before = -1;
+        }
+    }
+    ~KeepDevice() {
+        if (before >= 0) {
+            cudaSetDevice(before);
+        }
+    }
+    KeepDevice(const KeepDevice&) = delete;
+
+    int before = -1;
+};
+
 /// Whatever is on which side.
 template <class T>
 void copy(T* to, const T* from, size_t n, cudaStream_t stream) {

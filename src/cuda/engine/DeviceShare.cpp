@@ -84,10 +84,10 @@ double DeviceShare::total_weight() const {
     return sum;
 }
 
-void DeviceShare::require_finite(unsigned long long first_bad) {
+void DeviceShare::require_finite(unsigned long long first_bad) const {
     if (first_bad != ~0ull) {
         throw InvalidArgument(
-                "vector " + std::to_string(first_bad) +
+                "vector " + std::to_string(source_->given_row(first_bad)) +
                 " holds a value that is not finite; every value must be");
     }
 }

@@ -35,7 +35,7 @@ protected:
     double total_weight() const;
 
     /// Throws InvalidArgument that names the row, unless it is ~0: none.
-    static void require_finite(unsigned long long first_bad);
+    void require_finite(unsigned long long first_bad) const;
 
     /// A pass begins: its marks are of the steps of its first block.
     void clear_marks() {

@@ -91,17 +91,10 @@ __global__ void gather_kernel(
 }
 
 /// The calling thread's device, for a while.
-struct OnDevice {
+struct OnDevice : cuda::KeepDevice {
     explicit OnDevice(int device) {
-        check(cudaGetDevice(&before), "current device");
         check(cudaSetDevice(device), "choosing the device");
     }
-    ~OnDevice() {
-        cudaSetDevice(before);
-    }
-    OnDevice(const OnDevice&) = delete;
-
-    int before = 0;
 };
 
 struct ContiguousDeviceSource : DeviceSource {

@@ -19,8 +19,6 @@ inline double list_bits(Precision precision) {
 }
 
 /** One device's share of the work: its rows, its scratch, its sums.
- *
- * The calling thread must have chosen the device.
  */
 struct Engine : DeviceShare {
     Engine(int device, const CudaOptions& options);

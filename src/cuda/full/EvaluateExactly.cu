@@ -1,3 +1,5 @@
+#include <type_traits>
+
 #include "cuda/engine/Check.h"
 #include "cuda/full/Full.h"
 
@@ -5,9 +7,12 @@ namespace gmm::cuda::full {
 
 namespace {
 
-constexpr int kPairs = 8; ///< that are computed together
+/// Of pairs that are computed together; as many as shared memory holds.
+constexpr int kMostPairs = 8;
+constexpr int kWideDimension = 1536; ///< beyond which these are half as many
 
 /// One block a tile; most find nothing to do.
+template <int kPairs>
 __global__ void __launch_bounds__(kTilePairs) exact_kernel(
         const FullModelView model,
         const FullRows rows,
@@ -108,11 +113,19 @@ void evaluate_exactly(
     if (tiles == 0) {
         return;
     }
-    const int bytes = kPairs * model.d * int(sizeof(double));
-    allow_shared(exact_kernel, bytes);
-    exact_kernel<<<tiles, kTilePairs, bytes, stream>>>(
-            model, rows, lists, totals, tolerance);
-    check_launch("exact_kernel");
+    const auto run = [&]<int kPairs>(std::integral_constant<int, kPairs>) {
+        const int bytes = kPairs * model.d * int(sizeof(double));
+        allow_shared(exact_kernel<kPairs>, bytes);
+        exact_kernel<kPairs><<<tiles, kTilePairs, bytes, stream>>>(
+                model, rows, lists, totals, tolerance);
+        check_launch("exact_kernel");
+    };
+    // 99 KB on the least of devices
+    if (model.d <= kWideDimension) {
+        run(std::integral_constant<int, kMostPairs>());
+    } else {
+        run(std::integral_constant<int, kMostPairs / 2>());
+    }
 }
 
 } // namespace gmm::cuda::full

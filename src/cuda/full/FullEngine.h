@@ -11,9 +11,7 @@ namespace gmm::cuda {
 
 /** One device's share of the work for the kinds `full` and `tied`: its rows,
  * all of them or a block at a time, its scratch, its sums (full: of all second
- * moments, 4 k d (d + 1) bytes).
- *
- * The calling thread must have chosen the device. */
+ * moments, 4 k d (d + 1) bytes). */
 struct FullEngine : DeviceShare {
     using DeviceShare::DeviceShare;
     ~FullEngine();

@@ -183,8 +183,8 @@ __device__ void write_sums(
 }
 
 /** All of the E-step for few components of few dimensions, in double: a block
- * takes tiles of 128 rows; its warps first evaluate 16 rows each under all
- * components, then sum all of the tile's rows for eight components each, whose
+ * takes tiles of 256 rows; its warps first evaluate 16 rows each under all
+ * components, then sum all of the tile's rows for four components each, whose
  * sums stay in registers until the block has no more rows. */
 template <int P>
 __global__ void __launch_bounds__(kThreads, 1)
