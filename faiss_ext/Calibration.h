@@ -16,14 +16,17 @@ namespace faiss_ext {
  */
 struct Calibration {
     bool fitted = false;
+    /// Neighbours that may be asked for are fewer.
+    static constexpr size_t kMaxK = size_t(1) << 20;
     size_t k = 0;            ///< neighbours that it was asked for
     size_t ntotal = 0;       ///< vectors in the index then
     size_t nq = 0;           ///< queries that were searched
     bool own_queries = true; ///< drawn from the index's vectors
     float norm2 = 0;         ///< PairCells::norm2 then; 0: not known
-    /** Of its queries the farthest from its nearest mean, squared (of unit
-     * length for inner products); 0: not known, as in files of before 0.3.1.
-     * A query farther than that is unlike what was calibrated on. */
+    /** Of its queries, but for a few outliers, the farthest from its nearest
+     * mean, squared (of unit length for inner products); 0: not known, as in
+     * files of before 0.3.1. A query farther than that is unlike what was
+     * calibrated on. */
     float farthest = 0;
     std::vector<float> queries; ///< those given, size nq * d, or empty
 

@@ -7,14 +7,13 @@
 #include <regex>
 #include <vector>
 
-#include <faiss/IndexIDMap.h>
-#include <faiss/IndexRefine.h>
 #include <faiss/index_factory.h>
 
 #include "faiss_ext/IndexGMM.h"
 #include "faiss_ext/IndexIVFGMM.h"
 #include "faiss_ext/IndexIVFRaBitQGMM.h"
 #include "faiss_ext/impl/convert.h"
+#include "faiss_ext/ivflib.h"
 
 namespace faiss_ext {
 
@@ -179,46 +178,6 @@ void set_gmm_quantizer(
     ivf.quantizer_trains_alone = 1;
 }
 
-/// The IVF index behind transforms and id maps alone, or nullptr.
-faiss::IndexIVF* ivf_behind(faiss::Index* index) {
-    while (faiss::Index** inner = inside(index)) {
-        if (dynamic_cast<faiss::IndexRefine*>(index)) {
-            return nullptr;
-        }
-        index = *inner;
-    }
-    return dynamic_cast<faiss::IndexIVF*>(index);
-}
-
-/** An IVF index keeps ids itself. faiss::IndexIDMap takes them for positions
- * when something is removed, and gives wrong ids after that, so the index that
- * it wraps stands for it. Of IndexIDMap2, which reconstructs by id, a direct
- * map stays.
- */
-std::unique_ptr<faiss::Index> without_id_maps(
-        std::unique_ptr<faiss::Index> index) {
-    faiss::Index* root = index.get();
-    for (faiss::Index** slot = &root; slot && *slot;) {
-        auto map = dynamic_cast<faiss::IndexIDMap*>(*slot);
-        faiss::IndexIVF* ivf = ivf_behind(*slot);
-        if (!map || !ivf) {
-            slot = inside(*slot);
-            continue;
-        }
-        if (dynamic_cast<faiss::IndexIDMap2*>(map)) {
-            ivf->set_direct_map_type(faiss::DirectMap::Hashtable);
-        }
-        map->own_fields = false;
-        *slot = map->index;
-        if (slot == &root) {
-            index.reset(root); // deletes the map
-        } else {
-            delete map;
-        }
-    }
-    return index;
-}
-
 } // namespace
 
 faiss::Index* index_factory(
@@ -245,11 +204,11 @@ faiss::Index* index_factory(
             second == tokens.end(),
             "index_factory: \"%s\" is a second GMM",
             second->c_str());
-    static const std::regex no_parts("O?PQ0+(\\D.*)?");
+    static const std::regex zero("(^|\\D)0+(\\D|$)");
     for (const std::string& token : tokens) { // FAISS divides by it
         FAISS_THROW_IF_NOT_FMT(
-                !std::regex_match(token, no_parts),
-                "index_factory: M = 0 in \"%s\", expected at least 1",
+                token == *found || !std::regex_search(token, zero),
+                "index_factory: a number in \"%s\" is 0, expected at least 1",
                 token.c_str());
     }
     const GMMToken token = parse_token(*found);

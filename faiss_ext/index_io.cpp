@@ -175,19 +175,25 @@ uint64_t stamped_length(const Start& start, const faiss::IOReader* reader) {
     // Anything else is damage, and must not make the mixture go.
     FAISS_THROW_IF_NOT_FMT(
             stamp == kStamp && length >= kStampEnd,
-            "read_index: \"%s\" is corrupted (stamp)",
+            "read_index: \"%s\" is no index, or is corrupted (stamp)",
             reader->name.c_str());
     return length;
 }
 
 /// What FAISS leaves out with IO_FLAG_MMAP where lists have a file of their
 /// own.
-void map_lists_on_disk(faiss::Index& root) {
+void map_lists_on_disk(faiss::Index& root, int io_flags) {
     faiss::Index* index = &root;
     auto* ivf = dynamic_cast<faiss::IndexIVF*>(*unwrap(&index));
     auto* lists = ivf ? dynamic_cast<faiss::OnDiskInvertedLists*>(ivf->invlists)
                       : nullptr;
-    if (lists && !lists->ptr && lists->totsize > 0) {
+    if (!lists) {
+        return;
+    }
+    if ((io_flags & faiss::IO_FLAG_MMAP) == faiss::IO_FLAG_MMAP) {
+        lists->read_only = true;
+    }
+    if (!lists->ptr && lists->totsize > 0) {
         lists->do_mmap();
     }
 }
@@ -196,7 +202,7 @@ void map_lists_on_disk(faiss::Index& root) {
 std::unique_ptr<faiss::Index> read_plain(
         faiss::IOReader* reader, int io_flags) {
     auto index = read_stock(reader, io_flags);
-    map_lists_on_disk(*index);
+    map_lists_on_disk(*index, io_flags);
     return index;
 }
 
@@ -210,7 +216,7 @@ std::unique_ptr<faiss::Index> finish(
         const FileMemory* mapped) {
     faiss::Index* root = index.release();
     try {
-        map_lists_on_disk(*root); // where a direct map is checked
+        map_lists_on_disk(*root, io_flags); // where a direct map is checked
         read_gmm(
                 &root,
                 {reader, trailer.payload_length, trailer.version, mapped});

@@ -47,11 +47,13 @@ void write_index(const faiss::Index* index, faiss::IOWriter* writer);
  * file that it is mapped from: its changes stay in memory until it is written.
  * From readers that cannot go back FAISS's part is held in memory until it is
  * parsed. Lists on disk are in another file, which the index names and FAISS
- * opens.
- * Every length of the trailer is checked before memory is taken. Trailers of
- * all versions so far are read (io/format.h). One of a later version is
- * refused; faiss::read_index opens the file, and swap_to_gmm (ivflib.h) makes a
- * new mixture.
+ * opens: read-only with IO_FLAG_MMAP, too. What an index with such lists
+ * changes is in their file at once, and in its own once it is written: until
+ * then it must not be read again, since cells and codes are of what was there
+ * before. Every length of the trailer is checked before memory is taken.
+ * Trailers of all versions so far are read (io/format.h). One of a later
+ * version is refused; faiss::read_index opens the file, and swap_to_gmm
+ * (ivflib.h) makes a new mixture.
  */
 faiss::Index* read_index(const char* filename, int io_flags = 0);
 faiss::Index* read_index(faiss::IOReader* reader, int io_flags = 0);

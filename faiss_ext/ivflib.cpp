@@ -5,10 +5,13 @@
 #include <numeric>
 #include <vector>
 
+#include <faiss/IndexIDMap.h>
 #include <faiss/IndexIVFPQ.h>
 #include <faiss/IndexPreTransform.h>
+#include <faiss/IndexRefine.h>
 #include <faiss/impl/ThreadedIndex.h>
 #include <faiss/impl/io.h>
+#include <faiss/invlists/OnDiskInvertedLists.h>
 #include <faiss/utils/distances.h>
 
 #include "faiss_ext/GpuGMMClustering.h"
@@ -17,6 +20,7 @@
 #include "faiss_ext/impl/convert.h"
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/index_io.h"
+#include "faiss_ext/io/before_writing.h"
 #include "faiss_ext/store/list_storage.h"
 
 namespace faiss_ext {
@@ -173,13 +177,116 @@ void calibrate(faiss::Index* index, size_t nq, const float* xq, size_t k) {
     }
 }
 
+/// The IVF index behind transforms and id maps alone, or nullptr.
+static faiss::IndexIVF* ivf_behind(faiss::Index* index) {
+    while (faiss::Index** inner = inside(index)) {
+        if (dynamic_cast<faiss::IndexRefine*>(index)) {
+            return nullptr;
+        }
+        index = *inner;
+    }
+    return dynamic_cast<faiss::IndexIVF*>(index);
+}
+
+/// Entries get the ids that the map has for theirs.
+static void rename_entries(faiss::IndexIVF& ivf, const faiss::IndexIDMap& map) {
+    const bool mapped = !ivf.direct_map.no() ||
+            dynamic_cast<const faiss::IndexIDMap2*>(&map);
+    if (ivf.ntotal == 0) {
+        if (mapped) {
+            ivf.set_direct_map_type(faiss::DirectMap::Hashtable);
+        }
+        return;
+    }
+    check_writable(ivf);
+    faiss::InvertedLists& lists = *ivf.invlists;
+    for (size_t list = 0; list < ivf.nlist; list++) {
+        check_writable(ivf, list);
+        faiss::InvertedLists::ScopedIds ids(&lists, list);
+        for (size_t j = 0; j < lists.list_size(list); j++) {
+            FAISS_THROW_IF_NOT_FMT(
+                    ids[j] >= 0 && size_t(ids[j]) < map.id_map.size(),
+                    "entry %zu of list %zu is number %zd of an IndexIDMap that "
+                    "has %zu",
+                    j,
+                    list,
+                    ssize_t(ids[j]),
+                    map.id_map.size());
+        }
+    }
+    ivf.set_direct_map_type(faiss::DirectMap::NoMap);
+    std::vector<uint8_t> code(ivf.code_size);
+    for (size_t list = 0; list < ivf.nlist; list++) {
+        for (size_t j = 0; j < lists.list_size(list); j++) {
+            const idx_t id = map.id_map[lists.get_single_id(list, j)];
+            {
+                faiss::InvertedLists::ScopedCodes old(&lists, list, j);
+                std::copy_n(old.get(), code.size(), code.begin());
+            }
+            lists.update_entry(list, j, id, code.data());
+        }
+    }
+    if (mapped) {
+        ivf.set_direct_map_type(faiss::DirectMap::Hashtable);
+    }
+}
+
+std::unique_ptr<faiss::Index> without_id_maps(
+        std::unique_ptr<faiss::Index> index) {
+    for (;;) {
+        // the innermost first, whose ids those around it know
+        faiss::Index* root = index.get();
+        faiss::Index** innermost_map = nullptr;
+        for (faiss::Index** slot = &root; slot && *slot; slot = inside(*slot)) {
+            if (dynamic_cast<faiss::IndexIDMap*>(*slot) && ivf_behind(*slot)) {
+                innermost_map = slot;
+            }
+        }
+        if (!innermost_map) {
+            return index;
+        }
+        auto map = dynamic_cast<faiss::IndexIDMap*>(*innermost_map);
+        rename_entries(*ivf_behind(map), *map);
+        faiss::Index* const inner = map->index;
+        map->own_fields = false;
+        if (innermost_map == &root) {
+            index.reset(inner); // deletes the map
+        } else {
+            *innermost_map = inner;
+            delete map;
+        }
+    }
+}
+
 std::unique_ptr<faiss::Index> clone_index(const faiss::Index* index) {
+    const auto parts = innermost(const_cast<faiss::Index*>(index));
+    int io_flags = 0;
+    for (const faiss::Index* part : parts) {
+        const faiss::OnDiskInvertedLists* lists = lists_on_disk(part);
+        FAISS_THROW_IF_NOT_FMT(
+                !lists || lists->read_only,
+                "clone_index: the index's lists are in \"%s\", which a copy "
+                "would write to as well; expected lists in memory, or an index "
+                "read with IO_FLAG_READ_ONLY",
+                lists->filename.c_str());
+        io_flags |= lists ? faiss::IO_FLAG_READ_ONLY : 0;
+    }
     faiss::VectorIOWriter writer;
-    write_index(index, &writer);
+    faiss_ext::write_index(index, &writer);
     faiss::VectorIOReader reader;
     reader.data = std::move(writer.data);
-    return std::unique_ptr<faiss::Index>(
-            read_index(static_cast<faiss::IOReader*>(&reader)));
+    std::unique_ptr<faiss::Index> copy(faiss_ext::read_index(
+            static_cast<faiss::IOReader*>(&reader), io_flags));
+    // How to train is in no file.
+    const auto copies = innermost(copy.get());
+    for (size_t i = 0; i < parts.size(); i++) {
+        auto from = dynamic_cast<const faiss::IndexIVF*>(parts[i]);
+        if (auto to = dynamic_cast<faiss::IndexIVF*>(copies[i]); from && to) {
+            to->cp = from->cp;
+            to->verbose = from->verbose;
+        }
+    }
+    return copy;
 }
 
 IVFGMM* extract_gmm(faiss::Index* index) {

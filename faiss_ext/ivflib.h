@@ -41,8 +41,23 @@ std::unique_ptr<faiss::IndexIVF> swap_to_gmm(
  */
 void calibrate(faiss::Index* index, size_t nq, const float* xq, size_t k = 10);
 
+/** The index without IndexIDMap and IndexIDMap2 around its IVF index, which
+ * keep ids themselves: lists get the ids that the maps hold, and stay where
+ * they are. Once something was removed FAISS's IndexIDMap gives wrong ids,
+ * since it takes those of an IVF index for positions. Of IndexIDMap2, which
+ * reconstructs by id, a direct map stays, and of a direct map one of ids as
+ * they now are.
+ *
+ * Transforms on the way stay; maps around other indexes, and those of an
+ * IndexRefine, too. Throws FaissException, having changed nothing, for lists
+ * that cannot change and for entries that a map does not know.
+ */
+std::unique_ptr<faiss::Index> without_id_maps(
+        std::unique_ptr<faiss::Index> index);
+
 /// A copy with mixture, cells and calibration (faiss::clone_index copies the
-/// stock part alone). Throws where write_index would, as of mapped lists.
+/// stock part alone). Throws where write_index would, as of mapped lists, and
+/// for lists in a file unless they are read-only: the two would share it.
 std::unique_ptr<faiss::Index> clone_index(const faiss::Index* index);
 
 /// The GMM part of an index, wherever it is wrapped (IndexPreTransform,

@@ -21,6 +21,7 @@
 #include "faiss_ext/impl/convert.h"
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/index_io.h"
+#include "faiss_ext/io/AtomicFileWriter.h"
 #include "faiss_ext/ivflib.h"
 #include "faiss_ext/store/maintain.h"
 
@@ -61,11 +62,10 @@ struct Part {
     }
 };
 
-/// A file of that size, for all of which the file system has room: writes to a
-/// mapped file on a full disk end in a signal.
-void make_file(const std::string& path, size_t bytes) {
-    const int fd =
-            open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+/// A new file of that size beside `path`, for all of which the file system has
+/// room: writes to a mapped file on a full disk end in a signal.
+void make_file(const std::string& path, size_t bytes, std::string& name) {
+    const int fd = open_new_beside(path, O_RDWR, 0666, name);
     const int error = fd < 0 ? errno
             : bytes > 0      ? posix_fallocate(fd, 0, off_t(bytes))
                              : 0;
@@ -96,12 +96,14 @@ void flush(const std::string& path, int flags) {
             std::strerror(error));
 }
 
-/// Lists of the parts' sizes, filled, in a file.
+/// Lists of the parts' sizes, filled, in a file beside `path`, whose name is
+/// told as soon as there is one.
 std::unique_ptr<faiss::OnDiskInvertedLists> write_lists(
         const faiss::IndexIVF& ivf,
         const std::vector<Part>& parts,
         const std::string& path,
-        bool shift_ids) {
+        bool shift_ids,
+        std::string& name) {
     const size_t nlist = ivf.nlist;
     auto out = std::make_unique<faiss::OnDiskInvertedLists>(
             nlist, ivf.code_size, path.c_str());
@@ -116,7 +118,8 @@ std::unique_ptr<faiss::OnDiskInvertedLists> write_lists(
         list.offset = bytes;
         bytes += list.capacity * (ivf.code_size + sizeof(idx_t));
     }
-    make_file(path, bytes);
+    make_file(path, bytes, name);
+    out->filename = name;
     if (bytes > 0) { // nothing cannot be mapped
         out->totsize = bytes;
         out->do_mmap();
@@ -176,15 +179,14 @@ void merge_ondisk(
         n += opened.back().n;
     }
     FAISS_THROW_IF_NOT_MSG(n > 0, "parts: expected some entries in them");
-    const std::string partial =
-            ivfdata + "." + std::to_string(getpid()) + ".partial";
+    std::string partial;
     // Whatever needs memory comes before the file has its name.
     const auto parent = std::filesystem::path(ivfdata).parent_path();
     const std::string folder = (parent.empty() ? "." : parent).string();
     std::string filename = ivfdata;
     std::unique_ptr<faiss::OnDiskInvertedLists> lists;
     try {
-        lists = write_lists(ivf, opened, partial, shift_ids);
+        lists = write_lists(ivf, opened, ivfdata, shift_ids, partial);
         flush(partial, 0); // before another has its name
         FAISS_THROW_IF_NOT_FMT(
                 std::rename(partial.c_str(), ivfdata.c_str()) == 0,
@@ -192,7 +194,9 @@ void merge_ondisk(
                 ivfdata.c_str(),
                 std::strerror(errno));
     } catch (...) {
-        unlink(partial.c_str());
+        if (!partial.empty()) {
+            unlink(partial.c_str());
+        }
         throw;
     }
     flush(folder, O_DIRECTORY);

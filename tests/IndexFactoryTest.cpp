@@ -246,7 +246,15 @@ TEST(IndexFactory, UnknownTokensAreNamed) {
                  {"Bar32,GMM16,Flat", "Bar32"},
                  {"GMM16,GMM32,Flat", "\"GMM32\""},
                  {"IVF16(GMM4),Flat", "parentheses"},
-                 {"GMM16,PQ7", "GMM16,PQ7"}}) {
+                 {"GMM16,PQ7", "GMM16,PQ7"},
+                 {"GMM16,PQ8+0", "\"PQ8+0\" is 0"},
+                 {"GMM16,PQ8x0", "\"PQ8x0\" is 0"},
+                 {"GMM16,PQ8x4fs_0", "\"PQ8x4fs_0\" is 0"},
+                 {"GMM16,RQ0x8", "\"RQ0x8\" is 0"},
+                 {"GMM16,Flat,Refine(PQ0)", "\"Refine(PQ0)\" is 0"},
+                 {"GMM16,Flat,Refine(IVF0,Flat)", "is 0"},
+                 {"PCA0,GMM16,Flat", "\"PCA0\" is 0"},
+                 {"OPQ4_0,GMM16,PQ4np", "\"OPQ4_0\" is 0"}}) {
         EXPECT_FAISS_ERROR(make(wrong.first), wrong.second);
     }
     EXPECT_FAISS_ERROR(make("GMM16,Flat", faiss::METRIC_L2, 0), "d = 0");

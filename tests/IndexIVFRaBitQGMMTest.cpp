@@ -532,6 +532,22 @@ TEST(IndexIVFRaBitQGMM, TargetRecallIsOfAllCodes) {
     EXPECT_FAISS_ERROR(find(*never, q, 1), "calibrat");
 }
 
+TEST(IndexIVFRaBitQGMM, ATargetAndASelectorSeeAllOfFew) {
+    const Vectors x = sift_base(900), q = sift_queries(100);
+    auto index = make_empty(x, 16, 4);
+    index->add(x.n, x.x.data());
+    faiss::IDSelectorRange half(0, 450);
+    SearchParametersIVFGMM all;
+    all.nprobe = index->nlist;
+    all.sel = &half;
+    const Found truth = find(*index, q, 10, &all);
+    index->calibrate(q.n, q.x.data(), 10);
+    SearchParametersIVFGMM p;
+    p.target_recall = 0.9f;
+    p.sel = &half;
+    EXPECT_GE(outcome(*index, q, truth, p).recall, 0.9);
+}
+
 TEST(IndexIVFRaBitQGMM, ParameterSpace) {
     const Vectors x = clustered(1500, 16, 1);
     std::unique_ptr<faiss::Index> index(
@@ -658,10 +674,10 @@ TEST(IndexIVFRaBitQGMM, FactoryStrings) {
         }
         EXPECT_GE(own, 40u) << text;
     }
-    for (const char* text :
-         {"GMM16,RaBitQ3", "GMM16,RaBitQ0", "GMM16,RaBitQ12"}) {
+    for (const char* text : {"GMM16,RaBitQ3", "GMM16,RaBitQ12"}) {
         EXPECT_FAISS_ERROR(index_factory(32, text, kL2), "1, 2 or 4 bits");
     }
+    EXPECT_FAISS_ERROR(index_factory(32, "GMM16,RaBitQ0", kL2), "is 0");
     EXPECT_ANY_THROW(index_factory(32, "GMM16,RaBitQx", kL2));
 }
 

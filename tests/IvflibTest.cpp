@@ -4,6 +4,7 @@
 #include <memory>
 #include <numeric>
 
+#include <faiss/IVFlib.h>
 #include <faiss/IndexFlat.h>
 #include <faiss/IndexIDMap.h>
 #include <faiss/IndexIVFFlat.h>
@@ -255,6 +256,64 @@ TEST(ExtractGMM, FindsItOrNothing) {
     const faiss::Index* constant = index.get();
     EXPECT_EQ(extract_gmm(constant), extract_gmm(index.get()));
     EXPECT_NE(extract_gmm(constant), nullptr);
+}
+
+/// Lists get the ids that the maps held, and removal leaves them right.
+TEST(Ivflib, IdMapsAreLeftOut) {
+    for (const char* description :
+         {"IDMap,IVF16,Flat",
+          "IDMap2,IVF16,Flat",
+          "IDMap2,PCA32,IVF16,Flat",
+          "IDMap,IVF16,SQ8"}) {
+        const size_t n = 2000;
+        const float* const x = base().x.data();
+        std::unique_ptr<faiss::Index> index(
+                faiss::index_factory(kD, description));
+        std::vector<idx_t> ids(n);
+        for (size_t i = 0; i < n; i++) {
+            ids[i] = idx_t(1000000 + 7 * i);
+        }
+        index->train(n, x);
+        index->add_with_ids(n, x, ids.data());
+        const bool reconstructs =
+                dynamic_cast<faiss::IndexIDMap2*>(index.get()) != nullptr;
+        index = without_id_maps(std::move(index));
+        EXPECT_FALSE(dynamic_cast<faiss::IndexIDMap*>(index.get()));
+        auto& ivf = dynamic_cast<faiss::IndexIVF&>(
+                *faiss::ivflib::extract_index_ivf(index.get()));
+        EXPECT_EQ(!ivf.direct_map.no(), reconstructs);
+        ivf.nprobe = ivf.nlist;
+        ivf.remove_ids(faiss::IDSelectorArray(100, ids.data()));
+        std::vector<float> distances(n);
+        std::vector<idx_t> labels(n);
+        index->search(n, x, 1, distances.data(), labels.data());
+        size_t own = 0;
+        for (size_t i = 100; i < n; i++) {
+            own += labels[i] == ids[i];
+        }
+        EXPECT_GE(own, 1890u) << description; // SQ8 and PCA: some ties
+    }
+    // what the map does not know changes nothing
+    std::unique_ptr<faiss::Index> index(
+            faiss::index_factory(kD, "IDMap,IVF16,Flat"));
+    index->train(2000, base().x.data());
+    std::vector<idx_t> ids(2000);
+    std::iota(ids.begin(), ids.end(), 0);
+    index->add_with_ids(2000, base().x.data(), ids.data());
+    dynamic_cast<faiss::IndexIDMap&>(*index).id_map.resize(1000);
+    EXPECT_FAISS_ERROR(without_id_maps(std::move(index)), "that has 1000");
+    EXPECT_TRUE(without_id_maps(nullptr) == nullptr);
+}
+
+TEST(Ivflib, ACloneIsTrainedAlike) {
+    std::unique_ptr<faiss::Index> index(index_factory(kD, "PCA32,GMM16,Flat"));
+    auto& cp = faiss::ivflib::extract_index_ivf(index.get())->cp;
+    cp.niter = 3;
+    cp.seed = 7;
+    const auto copy = clone_index(index.get());
+    const auto& other = faiss::ivflib::extract_index_ivf(copy.get())->cp;
+    EXPECT_EQ(other.niter, 3);
+    EXPECT_EQ(other.seed, 7);
 }
 
 } // namespace

@@ -10,6 +10,9 @@
 #include <filesystem>
 #include <fstream>
 #include <set>
+#include <thread>
+
+#include <omp.h>
 
 #include <faiss/IndexPreTransform.h>
 #include <faiss/index_io.h>
@@ -249,6 +252,60 @@ TEST(OnDisk, AddingOneByOneToWhatIsLeft) {
             }
             EXPECT_EQ(stored, expected) << description << " " << kept;
         }
+    }
+}
+
+/// A list that grows maps the file of all lists anew.
+TEST(OnDisk, ListsGrowBesideEachOther) {
+    const int threads = omp_get_max_threads();
+    omp_set_num_threads(4);
+    for (int repeat = 0; repeat < 5; repeat++) {
+        const TemporaryFolder folder;
+        auto index = trained("GMM64,Flat");
+        auto& ivf = dynamic_cast<faiss::IndexIVF&>(*index);
+        ivf.replace_invlists(
+                new faiss::OnDiskInvertedLists(
+                        ivf.nlist, ivf.code_size, folder.file("lists").c_str()),
+                true);
+        for (size_t i = 0; i < kN; i += 400) {
+            index->add(400, base().row(i));
+        }
+        check_consistent(ivf, *extract_gmm(index.get()), model_of(base()));
+    }
+    omp_set_num_threads(threads);
+}
+
+TEST(OnDisk, ListsInAFileAreNotCopied) {
+    const TemporaryFolder folder;
+    auto index = trained("PCA48,GMM16,Flat");
+    merge_ondisk(
+            index.get(),
+            write_parts(*index, folder, false),
+            folder.file("lists"));
+    EXPECT_FAISS_ERROR(clone_index(index.get()), "which a copy would write to");
+    faiss_ext::write_index(index.get(), folder.file("index").c_str());
+    const auto read_only = read(folder.file("index"), faiss::IO_FLAG_READ_ONLY);
+    const Vectors q = sift_queries(20);
+    EXPECT_EQ(find(*clone_index(read_only.get()), q, 5), find(*index, q, 5));
+}
+
+TEST(OnDisk, TwoMayWriteToOneName) {
+    const TemporaryFolder folder;
+    auto first = trained("GMM16,Flat");
+    auto second = clone_index(first.get());
+    const auto parts = write_parts(*first, folder, false);
+    const auto merge = [&](faiss::Index* index) {
+        merge_ondisk(index, parts, folder.file("lists"));
+    };
+    {
+        std::jthread other(merge, second.get());
+        merge(first.get());
+    }
+    for (auto* index : {first.get(), second.get()}) {
+        check_consistent(
+                dynamic_cast<faiss::IndexIVF&>(*index),
+                *extract_gmm(index),
+                model_of(base()));
     }
 }
 

@@ -66,6 +66,36 @@ bool is_link(const std::string& path) {
 
 } // namespace
 
+int open_new_beside(
+        const std::string& path,
+        int access,
+        mode_t mode,
+        std::string& name,
+        FileSystem& files) {
+    // Not from 0: where each process has the same number (in containers), what
+    // killed ones left behind would use up the names.
+    static std::atomic<unsigned> counter{std::random_device{}()};
+    const std::string own = std::filesystem::path(path).filename();
+    const std::string begin = folder_of(path) + "/.";
+    for (int i = 0; i < kMaxNames; i++) {
+        std::string end = std::to_string(getpid());
+        end += '-' + std::to_string(counter++) + ".tmp";
+        name = begin + own.substr(0, kMaxName - 2 - end.size()) + '.' + end;
+        const int fd = files.open(
+                name.c_str(), access | O_CREAT | O_EXCL | O_CLOEXEC, mode);
+        if (fd >= 0) {
+            return fd;
+        }
+        if (errno != EEXIST) {
+            break;
+        }
+    }
+    const int error = errno;
+    name.clear(); // not ours
+    errno = error;
+    return -1;
+}
+
 AtomicFileWriter::AtomicFileWriter(const std::string& path, FileSystem& files)
         : files(files), path(path) {
     name = path;
@@ -149,27 +179,9 @@ void AtomicFileWriter::open_beside(const struct stat* old) {
         fail("open", errno);
     }
     open_folder();
-    // Not from 0: where each process has the same number (in containers), what
-    // killed ones left behind would use up the names.
-    static std::atomic<unsigned> counter{std::random_device{}()};
-    const std::string own = std::filesystem::path(path).filename();
-    for (int i = 0; fd < 0 && i < kMaxNames; i++) {
-        std::string end = std::to_string(getpid());
-        end += '-' + std::to_string(counter++) + ".tmp";
-        temporary = folder + "/.";
-        temporary += own.substr(0, kMaxName - 2 - end.size());
-        temporary += '.' + end;
-        fd = files.open(
-                temporary.c_str(),
-                O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC,
-                old ? 0600 : 0666);
-        if (fd < 0) {
-            const int error = errno;
-            temporary.clear(); // not ours
-            if (error != EEXIST || i + 1 == kMaxNames) {
-                fail("make a file beside", error);
-            }
-        }
+    fd = open_new_beside(path, O_WRONLY, old ? 0600 : 0666, temporary, files);
+    if (fd < 0) {
+        fail("make a file beside", errno);
     }
     if (!old) {
         return;

@@ -28,6 +28,20 @@ struct FileSystem {
     static FileSystem& real();
 };
 
+/** A new file in the folder of `path`, ".NAME.PID-N.tmp", which nobody else
+ * writes.
+ *
+ * @param access  O_WRONLY or O_RDWR
+ * @param name    output: the file's, empty if there is none
+ * @return  its descriptor; -1: errno says why there is none
+ */
+int open_new_beside(
+        const std::string& path,
+        int access,
+        mode_t mode,
+        std::string& name,
+        FileSystem& files = FileSystem::real());
+
 /** Writes a file so that it is the old one or the new one, whatever happens.
  *
  * What is written goes to a new file in the same folder, ".NAME.PID-N.tmp";

@@ -13,10 +13,9 @@ namespace faiss_ext {
 
 namespace {
 
-/// Counters and the k of a calibration: far above what there is, and far below
+/// Counters: far above what there is, and far below
 /// what sums and products of them overflow at.
 constexpr size_t kMaxCount = size_t(1) << 48;
-constexpr size_t kMaxK = size_t(1) << 20;
 /// Vectors in no list that even an empty index may count.
 constexpr size_t kNowhere = 500;
 
@@ -188,7 +187,7 @@ size_t check_copies(const faiss::IndexIVF& ivf, const IVFGMM& gmm) {
 }
 
 void check_calibration(const Calibration& c, size_t d) {
-    check_count_below("calibration.k", c.k, kMaxK);
+    check_count_below("calibration.k", c.k, Calibration::kMaxK);
     check_count_below("calibration.ntotal", c.ntotal, kMaxCount);
     check_count_below("calibration.nq", c.nq, kMaxCount / d);
     check_size("calibration.queries", c.queries, c.own_queries ? 0 : c.nq * d);
@@ -214,7 +213,8 @@ void check_calibration(const Calibration& c, size_t d) {
     size_t before = 0;
     for (const auto& curve : c.curves) {
         FAISS_THROW_IF_NOT_FMT(
-                curve.k > before && curve.k < kMaxK && !curve.points.empty(),
+                curve.k > before && curve.k < Calibration::kMaxK &&
+                        !curve.points.empty(),
                 "calibration: a curve of k = %zu with %zu points, expected k "
                 "increasing and at least one point",
                 curve.k,

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "faiss_ext/impl/simd.h"
+
 namespace faiss_ext {
 
 FreePlace::FreePlace(
@@ -41,6 +43,10 @@ size_t FreePlace::moves(size_t from, size_t to) const noexcept {
 
 void FreePlace::leave(size_t entry) noexcept {
     entries.prefetch(entry);
+    prefetch_bytes(offset, (L + 1) * sizeof(*offset));
+    for (size_t r = 0; r < n_rings; r++) {
+        prefetch_bytes(partner + r * L / n_rings, sizeof(*partner));
+    }
     at = std::upper_bound(offset, offset + L + 1, uint32_t(entry)) - offset;
     entries.prefetch(offset[at] - 1);
     hole = entry;

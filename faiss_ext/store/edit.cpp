@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numeric>
 
+#include <faiss/invlists/OnDiskInvertedLists.h>
+
 #include "ParallelFor.h"
 #include "faiss_ext/coarse/centre.h"
 #include "faiss_ext/coarse/coarse.h"
@@ -270,6 +272,9 @@ void Edit::prepare() {
     }
     index.gmm.filled_assign = index.gmm.max_assign;
     enter_ids();
+    // A list on disk that grows maps the file of all of them anew.
+    const bool grow_apart = dynamic_cast<const faiss::OnDiskInvertedLists*>(
+                                    index.ivf.invlists) != nullptr;
     gmm::parallel_for(
             lists.size(),
             [&](size_t i) {
@@ -278,11 +283,16 @@ void Edit::prepare() {
                     sort_copies(lists[i]);
                 }
                 choose_way(lists[i]);
-                if (lists[i].n_new() > 0) {
+                if (lists[i].n_new() > 0 && !grow_apart) {
                     grow(lists[i]);
                 }
             },
             entries >= kParallelEntries);
+    for (ListEdit& edit : lists) {
+        if (edit.n_new() > 0 && grow_apart) {
+            grow(edit);
+        }
+    }
 }
 
 Edit::~Edit() {
