@@ -291,7 +291,8 @@ void IndexIVFGMM<IVF>::update_vectors(
         std::vector<float> rows;
         for (const auto& [id, row] : last) {
             ids.push_back(id);
-            rows.insert(rows.end(), v + row * this->d, v + (row + 1) * this->d);
+            const float* const x = v + size_t(row) * this->d;
+            rows.insert(rows.end(), x, x + this->d);
         }
         return update_vectors(int(ids.size()), ids.data(), rows.data());
     }

@@ -5,6 +5,7 @@
 #include <faiss/impl/AuxIndexStructures.h>
 
 #include "IvfTestTools.h"
+#include "faiss_ext/store/list_storage.h"
 
 namespace faiss_ext {
 namespace {
@@ -336,6 +337,58 @@ TEST(IndexIVFGMMCopies, SelectorsRangesAndReconstruction) {
                 base().row(again.ids[j] + 1),
                 &vectors[j * base().d]));
     }
+}
+
+/// What was found by a copy is found.
+TEST(IndexIVFGMMCopies, CalibrationCountsWhatCopiesFind) {
+    auto index = empty_index({2, 0}, base());
+    index->add(base().n, base().x.data());
+    index->calibrate(queries().n, queries().x.data(), 10);
+    const Found truth =
+            exact(model_of(base()), queries(), 10, faiss::METRIC_L2);
+    for (const auto& curve : index->calibration.curves) {
+        if (curve.k != 10) {
+            continue;
+        }
+        for (const Calibration::Point& point : curve.points) {
+            index->nprobe = size_t(point.budget);
+            ASSERT_FALSE(point.by_codes);
+            EXPECT_NEAR(
+                    recall(find(*index, queries(), 10),
+                           truth,
+                           faiss::METRIC_L2),
+                    point.recall,
+                    0.005)
+                    << index->nprobe;
+        }
+    }
+}
+
+TEST(IndexIVFGMMCopies, ListsThatWereGivenAreKept) {
+    auto index = empty_index({2, 0.05f}, base());
+    std::vector<idx_t> homes(base().n);
+    for (size_t i = 0; i < homes.size(); i++) {
+        homes[i] = i % 3 == 0 ? -1 : idx_t(i % kLists);
+    }
+    static_cast<faiss::IndexIVF&>(*index).add_core(
+            base().n, base().x.data(), nullptr, homes.data());
+    std::vector<size_t> lists_of(base().n);
+    for (size_t list = 0; list < kLists; list++) {
+        faiss::InvertedLists::ScopedIds ids(index->invlists, list);
+        for (size_t j = 0; j < index->invlists->list_size(list); j++) {
+            const size_t row = size_t(ids[j]);
+            lists_of[row]++;
+            if (is_primary(*index, list, j)) {
+                EXPECT_EQ(idx_t(list), homes[row]);
+            }
+        }
+    }
+    size_t copies = 0;
+    for (size_t i = 0; i < base().n; i++) {
+        EXPECT_EQ(lists_of[i] == 0, homes[i] < 0) << i;
+        copies += lists_of[i] == 2;
+    }
+    EXPECT_GT(copies, 0u);
 }
 
 TEST(IndexIVFGMMCopies, CapsStopsAndTargetsWork) {

@@ -69,6 +69,10 @@ public:
             wanted.resize(nq);
             for (size_t q = 0; q < nq; q++) {
                 wanted[q] = truth.wanted(q, k);
+                if (copies) {
+                    to_ids(wanted[q].begin(), wanted[q].end());
+                    std::sort(wanted[q].begin(), wanted[q].end());
+                }
             }
             wanted_k = k;
         }
@@ -77,6 +81,9 @@ public:
             const std::vector<idx_t>& w = wanted[q];
             there += std::min(k, w.size());
             const auto begin = labels.begin() + q * n;
+            if (copies) {
+                to_ids(begin, begin + n);
+            }
             found += std::min(
                     k, size_t(std::count_if(begin, begin + n, [&](idx_t l) {
                         return std::binary_search(w.begin(), w.end(), l);
@@ -90,10 +97,22 @@ public:
     }
 
 private:
+    /// A vector may be found by its copy in another list.
+    template <class Iterator>
+    void to_ids(Iterator begin, Iterator end) const {
+        std::transform(begin, end, begin, [&](idx_t location) {
+            return location < 0 ? location
+                                : index.ivf.invlists->get_single_id(
+                                          faiss::lo_listno(location),
+                                          faiss::lo_offset(location));
+        });
+    }
+
     GMMIndexRef index;
     size_t nq;
     const float* xq;
     const GroundTruth& truth;
+    const bool copies = index.gmm.max_assign > 1;
     size_t wanted_k = 0;
     std::vector<std::vector<idx_t>> wanted; ///< of each query
     std::vector<float> distances;
@@ -291,19 +310,24 @@ private:
     float dearest = 0; ///< cost of codes that found everything; 0: none did
 };
 
-/// Calibration::farthest
+/// Calibration::farthest. The few beyond a share of all and a fifth more are
+/// outliers: one would have all queries pass for usual ones.
+constexpr double kUsual = 0.98;
+constexpr float kOutlier = 1.2f;
+
 float farthest_from_means(GMMIndexRef index, size_t nq, const float* xq) {
     SearchPlan plan;
     plan.nprobe = 1;
     std::vector<float> coarse(nq);
     std::vector<idx_t> keys(nq);
     probe(index.ivf, index.gmm, plan, nq, xq, coarse.data(), keys.data());
-    float out = 0;
     for (size_t q = 0; q < nq; q++) {
         const float* x = xq + q * index.ivf.d;
-        out = std::max(out, distance_to_mean(index.ivf, x, coarse[q]));
+        coarse[q] = distance_to_mean(index.ivf, x, coarse[q]);
     }
-    return out;
+    std::sort(coarse.begin(), coarse.end());
+    return std::min(
+            coarse.back(), kOutlier * coarse[size_t(kUsual * double(nq - 1))]);
 }
 
 } // namespace
@@ -317,10 +341,11 @@ Calibration calibrate_index(
             nq,
             kMinQueries);
     FAISS_THROW_IF_NOT_FMT(
-            k > 0 && size_t(ivf.ntotal) > k,
-            "k = %zu, expected above 0 and below ntotal = %zd",
+            k > 0 && size_t(ivf.ntotal) > k && k < Calibration::kMaxK,
+            "k = %zu, expected above 0 and below ntotal = %zd and %zu",
             k,
-            size_t(ivf.ntotal));
+            size_t(ivf.ntotal),
+            Calibration::kMaxK);
     FAISS_THROW_IF_NOT_FMT(
             xq || nq <= size_t(ivf.ntotal),
             "nq = %zu, expected at most ntotal = %zd",

@@ -186,11 +186,12 @@ GroundTruth exact_neighbours(
                 where.push_back(faiss::lo_build(i, j));
                 x.insert(x.end(), &list_x[j * d], &list_x[j * d] + d);
             }
-        }
-        if (where.size() >= kBlock || i + 1 == ivf.nlist) {
-            compare();
+            if (where.size() == kBlock) {
+                compare();
+            }
         }
     }
+    compare();
 
     GroundTruth truth;
     truth.near.resize(nq);

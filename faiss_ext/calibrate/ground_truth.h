@@ -11,7 +11,7 @@ namespace faiss_ext {
 struct GroundTruth {
     struct Near {
         idx_t location; ///< (list, offset) pair
-        float distance; ///< in the units of coarse_distances
+        float distance; ///< in the units of a query's coarse distances
     };
     /// More than k of each query, nearest first.
     std::vector<std::vector<Near>> near;

@@ -112,7 +112,7 @@ private:
 
 void Block::with_copies(size_t n, const idx_t* lists) {
     const size_t d = index.ivf.d;
-    copies = assign_copies(index, n, x, lists);
+    copies = assign_copies(index, n, x, lists, nearest.lists.empty());
     own_lists = copies->homes;
     own_lists.insert(
             own_lists.end(),
@@ -300,11 +300,6 @@ void update_vectors(
     check_trained(index.ivf);
     check_writable(index.ivf);
     check_assign(index.ivf, index.gmm);
-    const Nearest nearest(index, n, v);
-    const std::vector<idx_t>& homes = nearest.lists;
-    FAISS_THROW_IF_NOT_MSG(
-            std::find(homes.begin(), homes.end(), -1) == homes.end(),
-            "update_vectors: the quantizer finds no list for a vector");
     Edit edit(index);
     edit.ids_stay = true;
     if (index.gmm.max_assign ==
@@ -320,6 +315,12 @@ void update_vectors(
                 vectors,
                 n);
     }
+    // After what adopts entries, by which cells may turn.
+    const Nearest nearest(index, n, v);
+    const std::vector<idx_t>& homes = nearest.lists;
+    FAISS_THROW_IF_NOT_MSG(
+            std::find(homes.begin(), homes.end(), -1) == homes.end(),
+            "update_vectors: the quantizer finds no list for a vector");
     Block block(index, n, v, ids, 0, homes.data(), nearest);
     block.enter(edit);
     edit.prepare();

@@ -32,7 +32,9 @@ void add_copy(
     }
 }
 
-Assignment by_responsibility(GMMIndexRef index, size_t n, const float* x) {
+/// @param homes  or nullptr: the most responsible components
+Assignment by_responsibility(
+        GMMIndexRef index, size_t n, const float* x, const idx_t* homes) {
     const size_t d = index.ivf.d, width = index.gmm.max_assign - 1;
     const size_t m = std::min(index.gmm.max_assign, index.ivf.nlist);
     std::vector<int64_t> component(n * m);
@@ -67,14 +69,16 @@ Assignment by_responsibility(GMMIndexRef index, size_t n, const float* x) {
     });
     Assignment out;
     for (size_t r = 0; r < n; r++) {
-        out.homes.push_back(component[r * m]);
-        std::vector<int32_t> lists = {int32_t(component[r * m])};
-        for (size_t c = 1; c < m; c++) {
+        const idx_t home = homes ? homes[r] : component[r * m];
+        out.homes.push_back(home);
+        std::vector<int32_t> lists = {int32_t(home)};
+        for (size_t c = 0; c < m && home >= 0 && lists.size() <= width; c++) {
+            const idx_t other = component[r * m + c];
             const float responsibility =
                     std::exp(log_joint[r * m + c] - log_prob[r]);
-            if (responsibility >= index.gmm.assign_threshold) {
-                add_copy(out, r, component[r * m + c], lists, width);
-                lists.push_back(int32_t(component[r * m + c]));
+            if (other != home && responsibility >= index.gmm.assign_threshold) {
+                add_copy(out, r, other, lists, width);
+                lists.push_back(int32_t(other));
             }
         }
     }
@@ -92,9 +96,13 @@ std::vector<float> Assignment::gather(size_t d, const float* x) const {
 }
 
 Assignment assign_copies(
-        GMMIndexRef index, size_t n, const float* x, const idx_t* homes) {
+        GMMIndexRef index,
+        size_t n,
+        const float* x,
+        const idx_t* homes,
+        bool given) {
     if (index.gmm.assign_threshold > 0) {
-        return by_responsibility(index, n, x);
+        return by_responsibility(index, n, x, given ? homes : nullptr);
     }
     const size_t d = index.ivf.d, width = index.gmm.max_assign - 1;
     const size_t m = std::min(kCandidates, index.ivf.nlist);

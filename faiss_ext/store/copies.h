@@ -22,10 +22,16 @@ struct Assignment {
 /** Chooses homes and copies by assign_threshold, or by direction and ratio
  * (see IVFGMM::assign_ratio) among the 8 nearest lists.
  *
- * @param homes  as the quantizer assigned them, size n
+ * @param homes  size n; a vector of -1 gets neither list nor copies
+ * @param given  the caller chose the homes, and not the quantizer, which
+ *               assign_threshold overrules
  */
 Assignment assign_copies(
-        GMMIndexRef index, size_t n, const float* x, const idx_t* homes);
+        GMMIndexRef index,
+        size_t n,
+        const float* x,
+        const idx_t* homes,
+        bool given);
 
 /// Whether some entries are known to have copies, or to be none.
 bool has_copies(const IVFGMM& gmm);

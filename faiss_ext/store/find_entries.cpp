@@ -22,7 +22,10 @@ std::optional<uint64_t> place_of(GMMIndexRef index, idx_t id, bool& adopted) {
         return {};
     }
     const size_t list = faiss::lo_listno(*slot);
-    adopted |= adopt_strays(index, list);
+    if (adopt_strays(index, list)) {
+        adopted = true;
+        slot = map_slot(index.ivf.direct_map, id); // the map may have grown
+    }
     const faiss::InvertedLists& lists = *index.ivf.invlists;
     const size_t entry = faiss::lo_offset(*slot); // now
     FAISS_THROW_IF_NOT_FMT(

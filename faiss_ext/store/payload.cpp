@@ -48,11 +48,13 @@ void Payload::fit(
         const float* means,
         uint16_t* out) {
     const float a = cells.a[list];
+    const uint32_t fitted_size = cells.fitted_size[list];
     cells.fit_list(list, n, d, x, means, out);
     try {
         encode(cells, list, n, x, nullptr, norms, out);
     } catch (...) {
         cells.a[list] = a;
+        cells.fitted_size[list] = fitted_size;
         throw;
     }
 }
