@@ -37,9 +37,9 @@ namespace faiss_ext {
  * The error of <P (q - m), o> is normal, of standard deviation
  * `error` |q - m| (|q| for inner products).
  *
- * Memory: (groups * 2 + 8) bytes an entry, D rounded up to 16 bits * 8 / bits.
- * Entries lie in blocks of 16, by the place that they have in their list: the
- * bytes of their columns group by group, 16 A, 16 B. They may be mapped.
+ * Memory: (groups * 2 + 8) bytes an entry, D rounded up to a multiple of 16 /
+ * bits. Entries lie in blocks of 16, by the place that they have in their list:
+ * the bytes of their columns group by group, 16 A, 16 B. They may be mapped.
  */
 struct CellCodes {
     CodeShape shape; ///< bits = 0: there are no codes

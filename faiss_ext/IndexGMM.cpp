@@ -329,7 +329,7 @@ void IndexGMM::search(
     } catch (const faiss::FaissException&) {
         // FAISS's fast-scan indexes ask in a parallel region, which no
         // exception may leave.
-        if (!omp_in_parallel()) {
+        if (omp_get_level() == 0) { // counts regions of one thread, too
             throw;
         }
         const idx_t wanted = n * std::max<idx_t>(k, 0);

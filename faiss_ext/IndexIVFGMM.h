@@ -122,6 +122,7 @@ struct IVFGMM {
      * @param nq  at least 20
      * @param xq  size nq * d; nullptr: nq vectors of the index, as if neither
      *            they nor their k nearest were in it
+     * @param k   below ntotal and 2^20
      */
     virtual void calibrate(size_t nq, const float* xq, size_t k = 10) = 0;
 
@@ -143,9 +144,10 @@ struct IVFGMM {
      * same. Of target_recall while calibration is due: the setting chosen is
      * that for the vectors that there were, scaled to the present number. That
      * kept the target while half of SIFT replaced the other half, and missed
-     * 0.9 by 0.02 where what came was unlike all that the index was trained on
-     * (bench/results/trust.md). An index that never was calibrated is searched
-     * through. */
+     * 0.9 by 0.02 where the far ones came (bench/results/trust.md); where a
+     * third or more lies in clusters that the index has not seen, it can miss
+     * by 0.1 to 0.4 for these: then maintain() should not wait. An index that
+     * never was calibrated is searched through. */
     virtual bool maintenance_due() const = 0;
 
     /** Does what is due, and nothing if nothing is. Each step is whole: a list

@@ -191,7 +191,22 @@ ListShard::Bytes ListShard::answer(
     FAISS_THROW_IF_NOT_MSG(k > 0, "k = 0, expected at least 1");
     const auto request = from_bytes<AskedEntries>(bytes, n);
     const PairCells& cells = gmm->cells;
-    for (const AskedEntries& a : request) {
+    for (size_t i = 0; i < request.size(); i++) {
+        const AskedEntries& a = request[i];
+        if (i > 0 && request[i - 1].query == a.query) {
+            const AskedEntries& before = request[i - 1];
+            FAISS_THROW_IF_NOT_FMT(
+                    a.kind == before.kind &&
+                            (a.list != before.list || a.begin >= before.end),
+                    "request: of query %u, items of two kinds, or entries of "
+                    "list %u that do not ascend",
+                    a.query,
+                    a.list);
+        }
+        FAISS_THROW_IF_NOT_FMT(
+                a.kind != AskedEntries::cell || a.begin < a.end,
+                "request: a cell of list %u without entries",
+                a.list);
         const bool whole = a.kind == AskedEntries::neighbours;
         FAISS_THROW_IF_NOT_FMT(
                 whole ? has_vectors(*inner)

@@ -30,7 +30,7 @@ namespace faiss_ext {
  * Plain arrays beside FAISS's inverted lists, whose entries are sorted by
  * cell. Memory O(nlist * L). Entries that FAISS's own functions appended to a
  * list behind the index's back belong to no cell until they are adopted
- * (store/edit.h).
+ * (store/strays.h).
  */
 struct PairCells {
     size_t nlist = 0;

@@ -38,7 +38,7 @@ ProbeOrder probe_order_from_string(const std::string& name);
 
 /** From a query's K log-likelihoods and distances to the lists to probe.
  *
- * The one place that orders whole lists; cells are ordered by CellSearch.
+ * The one place that orders whole lists; cells are ordered by CellSelector.
  */
 struct ProbePolicy {
     ProbeOrder order = ProbeOrder::distance;

@@ -20,7 +20,7 @@ namespace faiss_ext {
  * A GMM index reads the source in every iteration (IVFGMM::train_from), through
  * the transforms before it. Everything else learns from a sample in memory:
  * transforms and codecs from 65,536 rows, an IVF index of FAISS's own from
- * max_points_per_centroid for a list.
+ * max_points_per_centroid for a list, at least 65,536.
  *
  * Throws FaissException for a source of another dimension, of too few rows,
  * with a value that is not finite (naming its row), or that cannot be read. The

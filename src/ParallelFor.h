@@ -15,9 +15,9 @@ inline bool worth_threads(double multiplications) {
     return multiplications > 1e5;
 }
 
-/** Runs worker(i) for i < n, in each thread with a worker of its own that
- * make() gives (and that may hold memory of that thread); after that
- * finish(worker), one thread at a time.
+/** Runs worker(i) for i < n, in each thread that is given an i with a worker of
+ * its own that make() gives (and that may hold memory of that thread); after
+ * that finish(worker), one thread at a time.
  *
  * Once something has thrown no further i is begun, and no other worker
  * finishes.
@@ -42,13 +42,16 @@ void parallel_workers(
 #pragma omp parallel
     {
         try {
-            auto worker = make();
-            for (size_t i; !failed && (i = next++) < n;) {
-                worker(i);
-            }
-            const std::lock_guard<std::mutex> lock(finishing);
-            if (!failed) {
-                finish(worker);
+            size_t i = next++;
+            if (i < n) { // a worker may be large, and threads many
+                auto worker = make();
+                for (; i < n && !failed; i = next++) {
+                    worker(i);
+                }
+                const std::lock_guard<std::mutex> lock(finishing);
+                if (!failed) {
+                    finish(worker);
+                }
             }
         } catch (...) {
             if (!failed.exchange(true)) {

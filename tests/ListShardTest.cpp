@@ -6,6 +6,7 @@
 #include "IvfTestTools.h"
 #include "faiss_ext/index_factory.h"
 #include "faiss_ext/ivflib.h"
+#include "faiss_ext/scan/told.h"
 #include "quick_training.h"
 
 namespace faiss_ext {
@@ -242,6 +243,30 @@ TEST(ListShard, WrongInput) {
         memcpy(&other[2 * sizeof(uint32_t)], &kind, sizeof(kind));
         EXPECT_FAISS_ERROR(shards[0].answer(q.n, x, 5, other), "kind");
     }
+    // cells in another order, of two kinds, or empty
+    const auto items = [](const ListShard::Bytes& bytes) {
+        std::vector<AskedEntries> out(bytes.size() / sizeof(AskedEntries));
+        memcpy(out.data(), bytes.data(), bytes.size());
+        return out;
+    };
+    const auto bytes_of = [](const std::vector<AskedEntries>& asked) {
+        ListShard::Bytes out(asked.size() * sizeof(AskedEntries));
+        memcpy(out.data(), asked.data(), out.size());
+        return out;
+    };
+    const auto honest = items(step.requests[0]);
+    ASSERT_GE(honest.size(), 1u);
+    ASSERT_GT(honest[0].end, honest[0].begin);
+    auto turned = std::vector<AskedEntries>(2, honest[0]); // the same twice
+    EXPECT_FAISS_ERROR(
+            shards[0].answer(q.n, x, 5, bytes_of(turned)), "do not ascend");
+    turned[1].begin = turned[1].end;
+    EXPECT_FAISS_ERROR(
+            shards[0].answer(q.n, x, 5, bytes_of(turned)), "without entries");
+    turned[1] = honest[0];
+    turned[1].kind = AskedEntries::nearest;
+    EXPECT_FAISS_ERROR(
+            shards[0].answer(q.n, x, 5, bytes_of(turned)), "two kinds");
     const auto no_cells = shards_of(*filled("GMM32x1,Flat", faiss::METRIC_L2));
     EXPECT_FAISS_ERROR(
             no_cells[0].answer(q.n, x, 5, step.requests[0]), "kind 0");

@@ -70,6 +70,29 @@ SearchParametersIVFGMM target(float recall) {
     return params;
 }
 
+/// Outliers among the vectors do not make queries from elsewhere usual ones.
+TEST(UnlikeQueries, AreRecognisedBesideOutliers) {
+    Vectors x = rows_of(all_sift(), 0, kStored);
+    float usual = 0;
+    for (bool outliers : {false, true}) {
+        for (size_t i = 0; outliers && i < x.n; i += 100) {
+            for (size_t j = 0; j < x.d; j++) {
+                x.x[i * x.d + j] *= 4;
+            }
+        }
+        std::unique_ptr<faiss::Index> index(index_factory(x.d, "GMM64,Flat"));
+        index->train(x.n, x.x.data());
+        index->add(x.n, x.x.data());
+        const float farthest = extract_gmm(index.get())->calibration.farthest;
+        usual = outliers ? usual : farthest;
+        EXPECT_LT(farthest, 1.5f * usual);
+        const Vectors q = moved(1, 60);
+        const Found truth = exact(model_of(x), q, 10, faiss::METRIC_L2);
+        EXPECT_GE(outcome(*index, q, truth, target(0.9f)).recall, 0.9)
+                << outliers;
+    }
+}
+
 TEST(UnlikeQueries, LookOnForATarget) {
     for (const char* description :
          {"GMM64,Flat", "GMM64,SQ8", "GMM64_HNSW16,Flat"}) {

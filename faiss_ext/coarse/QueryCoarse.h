@@ -27,7 +27,7 @@ public:
         return means != nullptr;
     }
 
-    /// @param all  coarse_distances of the query; must stay valid
+    /// @param all  the query's distances to all means; must stay valid
     void start(const float* all, float least, float largest);
     /// @param q  the query, if by_graph(); must stay valid
     void start_graph(const float* q);

@@ -44,15 +44,11 @@ using subset_type_t = faiss::InvertedLists::subset_type_t;
 using subset_type_t = int;
 #endif
 
-inline faiss::InvertedListScanner* make_scanner(
-        const faiss::IndexIVF& index,
-        bool store_pairs,
-        const faiss::IDSelector* sel,
-        [[maybe_unused]] const faiss::SearchParametersIVF* params) {
+inline faiss::InvertedListScanner* make_scanner(const faiss::IndexIVF& index) {
 #if FAISS_EXT_FAISS_VERSION > 10703
-    return index.get_InvertedListScanner(store_pairs, sel, params);
+    return index.get_InvertedListScanner(false, nullptr, nullptr);
 #else
-    return index.get_InvertedListScanner(store_pairs, sel);
+    return index.get_InvertedListScanner(false, nullptr);
 #endif
 }
 

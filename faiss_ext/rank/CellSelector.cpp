@@ -146,7 +146,8 @@ void CellSelector::nearest_lists(size_t lists, std::vector<uint32_t>& out) {
 
 void CellSelector::score(size_t entries) {
     if (coarse->by_graph()) {
-        while (n_entries < entries && coarse->more_lists(portion)) {
+        while ((n_entries < entries || n_lists < n_forced) &&
+               coarse->more_lists(portion)) {
             for (uint32_t list : portion) {
                 score_list(list, n_lists < n_forced);
             }

@@ -56,9 +56,9 @@ public:
      *
      *     n (c / t)^2 >= entries,    1/2 <= c / t <= 2,
      *
-     * with c the distance of the bucket's cells and t what is known of the
-     * k-th neighbour's: a query whose neighbours are near already has less to
-     * look for.
+     * with c the squared distance of the bucket's cells and t what is known of
+     * the k-th neighbour's: a query whose neighbours are near already has less
+     * to look for.
      */
     size_t bucket_of_effort(double entries, float t) const;
 

@@ -220,7 +220,6 @@ void plan_codes_alone(SearchPlan& plan, Call call) {
     plan.nprobe = 0;
     if (call.target > 0 && plan.sel) {
         grow_for_selector(plan, call);
-        plan.by_effort = true;
     }
     if (plan.max_codes > 0) {
         plan.budget = std::min(plan.budget, double(plan.max_codes));

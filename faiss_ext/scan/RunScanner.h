@@ -37,7 +37,7 @@ struct RunScanner {
             const SearchPlan& plan_in,
             bool store_pairs_in)
             : ivf(ivf_in), plan(plan_in), store_pairs(store_pairs_in),
-              scanner(make_scanner(ivf_in, false, nullptr, nullptr)) {}
+              scanner(make_scanner(ivf_in)) {}
 
     void set_query(const float* q) {
         query = q;

@@ -331,7 +331,9 @@ SearchCounts search_lists(
         MakeHandlers&& make_handlers) {
     using Handlers = decltype(make_handlers());
     SearchCounts counts;
-    const size_t block = std::max<size_t>(1, kProbes / plan.nprobe);
+    // Queries from elsewhere are given all lists.
+    const size_t most = std::isfinite(plan.farthest) ? ivf.nlist : plan.nprobe;
+    const size_t block = std::max<size_t>(1, kProbes / most);
     for (size_t begin = 0; begin < n; begin += block) {
         const size_t n_block = std::min(block, n - begin);
         const float* const queries = x + begin * ivf.d;
