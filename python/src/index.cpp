@@ -8,7 +8,9 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <faiss/IndexIDMap.h>
 #include <faiss/IndexPreTransform.h>
+#include <faiss/IndexRefine.h>
 #include <faiss/VectorTransform.h>
 #include <faiss/impl/FaissAssert.h>
 
@@ -140,10 +142,27 @@ void update_vectors(
     ivf.update_vectors(int(x.shape(0)), ids.data(), x.data());
 }
 
+/// Whether a vector's id is its place, which FAISS does not check: neither
+/// lists nor a map of ids say what is there.
+bool ids_are_places(const faiss::Index* index) {
+    while (true) {
+        if (auto pre = dynamic_cast<const faiss::IndexPreTransform*>(index)) {
+            index = pre->index;
+        } else if (
+                auto refine = dynamic_cast<const faiss::IndexRefine*>(index)) {
+            index = refine->refine_index;
+        } else {
+            return !dynamic_cast<const faiss::IndexIVF*>(index) &&
+                    !dynamic_cast<const faiss::IndexIDMap*>(index);
+        }
+    }
+}
+
 void reconstruct_n(PyIndex& self, int64_t first, Matrix<float> out) {
     const int64_t n = int64_t(out.shape(0));
     FAISS_THROW_IF_NOT_FMT(
-            first >= 0 && first + n <= self.index->ntotal,
+            first >= 0 && n <= self.index->ntotal &&
+                    first <= self.index->ntotal - n,
             "n0 = %zd and ni = %zd, expected a range within the index's "
             "ntotal = %zd",
             ssize_t(first),
@@ -173,6 +192,17 @@ void reconstruct_batch(
     check_ids(out.shape(0), ids);
     FAISS_THROW_IF_NOT_MSG(
             out.shape(1) == size_t(self.index->d), "x: expected d columns");
+    if (ids_are_places(self.index.get())) {
+        for (size_t i = 0; i < ids.shape(0); i++) {
+            const int64_t id = ids.data()[i];
+            FAISS_THROW_IF_NOT_FMT(
+                    id >= 0 && id < self.index->ntotal,
+                    "key = %zd, expected an id of at least 0 and below the "
+                    "index's ntotal = %zd",
+                    ssize_t(id),
+                    ssize_t(self.index->ntotal));
+        }
+    }
     const LongCall long_call;
     for (size_t i = 0; i < ids.shape(0); i++) {
         self.index->reconstruct(ids.data()[i], &out(i, 0));

@@ -228,6 +228,39 @@ def test_reconstruct(filled: faiss_ext.Index) -> None:
         filled.reconstruct(1, np.empty(5, np.float32))
 
 
+@pytest.mark.parametrize(
+    "factory", ["Flat", "PCA4,Flat", "GMM2,PQ4x4,RFlat", "SQ8", "HNSW8"]
+)
+def test_ids_that_are_places_are_checked(factory: str) -> None:
+    x = np.random.default_rng(0).normal(size=(100, 8)).astype(np.float32)
+    index = faiss_ext.index_factory(8, factory)
+    index.train(x)
+    index.add(x)
+    for wrong in (-1, 100, -(1 << 40), (1 << 63) - 1):
+        with pytest.raises(
+            ValueError, match=f"^key = {wrong}, expected .*100"
+        ):
+            index.reconstruct(wrong)
+        with pytest.raises(
+            ValueError, match=f"^key = {wrong}, expected .*100"
+        ):
+            index.reconstruct_batch([99, wrong])
+        with pytest.raises(ValueError, match=f"^n0 = {wrong} and ni = 1, exp"):
+            index.reconstruct_n(wrong, 1)
+    np.testing.assert_allclose(
+        index.reconstruct(99), index.reconstruct_n()[99]
+    )
+
+
+def test_ids_of_a_map_are_its_own() -> None:
+    x = np.eye(8, dtype=np.float32)
+    index = faiss_ext.index_factory(8, "IDMap2,Flat")
+    index.add_with_ids(x, np.arange(8) + 100)
+    np.testing.assert_array_equal(index.reconstruct(107), x[7])
+    with pytest.raises(ValueError):
+        index.reconstruct(7)
+
+
 def test_merge_from(filled: faiss_ext.Index, base: Floats) -> None:
     with pytest.raises(ValueError, match="other"):
         filled.merge_from(filled)
