@@ -56,15 +56,21 @@ void bind_sufficient_stats(nb::module_& m) {
                              covariance_name(s.covariance),
                              s.k,
                              s.d,
-                             s.n_k,
-                             s.sum_x,
-                             s.sum_x2,
+                             copied(s.n_k, {s.n_k.size()}),
+                             copied(s.sum_x, {s.sum_x.size()}),
+                             copied(s.sum_x2, {s.sum_x2.size()}),
                              s.weight,
                              s.objective,
                              s.dropped_mass);
                  })
             .def("__setstate__", [](Stats& s, nb::tuple state) {
                 auto values = [&](size_t i) {
+                    Vector<const double> array;
+                    if (nb::try_cast(state[i], array)) {
+                        return std::vector<double>(
+                                array.data(), array.data() + array.size());
+                    }
+                    // a list, as earlier versions wrote it
                     return nb::cast<std::vector<double>>(state[i]);
                 };
                 new (&s) Stats(

@@ -24,7 +24,7 @@ from sklearn.pipeline import make_pipeline  # noqa: E402
 from sklearn.preprocessing import StandardScaler  # noqa: E402
 from sklearn.utils.estimator_checks import parametrize_with_checks  # noqa: E402
 
-from faiss_ext import GaussianMixture  # noqa: E402
+from faiss_ext import GaussianMixture, _core  # noqa: E402
 
 KINDS = ("spherical", "diag", "tied_spherical", "full", "tied")
 
@@ -373,6 +373,32 @@ def test_pickle_and_pipeline() -> None:
     m = make_pipeline(StandardScaler(), GaussianMixture(3, random_state=0))
     y = m.fit(X).predict(X)
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(m)).predict(X), y)
+
+
+def test_statistics_are_pickled_as_arrays() -> None:
+    X = blobs(n=50).astype(np.float32)
+    center, scale, _ = _core.frame_of(X, None)
+    engine = _core.EStepEngine(X, None, center, scale, "cpu")
+    stats = engine.accumulate(
+        "diag",
+        X[:2],
+        np.ones((2, 7), np.float32),
+        np.full(2, -0.7, np.float32),
+        False,
+    )
+    state = stats.__getstate__()
+    assert sum(isinstance(v, np.ndarray) for v in state) == 3
+    # as earlier versions wrote it
+    of_lists = tuple(
+        v.tolist() if isinstance(v, np.ndarray) else v for v in state
+    )
+    for given in (state, of_lists):
+        back = _core.SufficientStats.__new__(_core.SufficientStats)
+        back.__setstate__(given)
+        for name in ("n_k", "sum_x", "sum_x2", "weight", "objective"):
+            np.testing.assert_array_equal(
+                getattr(back, name), getattr(stats, name)
+            )
 
 
 def test_one_component_is_the_moments() -> None:
