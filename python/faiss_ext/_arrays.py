@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numbers
+import re
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,6 +22,7 @@ _Scalar = TypeVar("_Scalar", bound=np.generic)
 _ON_CPU = (1, 3)  # DLPack's kDLCPU and kDLCUDAHost
 _ON_CUDA = 2
 _READ_IN_PLACE = ("float32", "float16", "uint8")
+_INT64 = np.iinfo(np.int64)
 
 
 def on_device(x: Any) -> bool:
@@ -157,11 +160,42 @@ def float_blocks(a: NDArray[Any]) -> Iterator[tuple[int, Floats]]:
         yield begin, np.ascontiguousarray(block, dtype=np.float32)
 
 
-def device_blocks(x: Any, name: str, d: int) -> Iterator[Floats]:
-    """What is on a device, a block at a time."""
+def device_blocks(x: Any, name: str, d: int) -> Iterator[tuple[int, Floats]]:
+    """(first row, block) of what is on a device."""
     step = max(1, BLOCK_BYTES // (4 * d))
     for begin in range(0, len(x), step):
-        yield floats(x[begin : begin + step], name, d)
+        yield begin, floats(x[begin : begin + step], name, d)
+
+
+@contextmanager
+def block_of(
+    name: str, begin: int = 0, rows: Ids | None = None
+) -> Iterator[None]:
+    """Errors of a block `x` say which row of `name` it is: they are counted
+    from `begin`, or are those `rows`."""
+
+    def named(found: re.Match[str]) -> str:
+        row = int(found[1])
+        return f"{name}: row {begin + row if rows is None else rows[row]}"
+
+    try:
+        yield
+    except ValueError as error:
+        message, found = re.subn(r"^x: row (\d+)", named, str(error))
+        if not found:
+            raise
+        raise type(error)(message) from None
+
+
+def check_finite(a: NDArray[Any], name: str, begin: int = 0) -> None:
+    """Throws naming the first row, counted from `begin`, with a value that is
+    not finite in float32."""
+    if a.dtype.kind != "f":
+        return
+    with np.errstate(over="ignore"):
+        for at, block in float_blocks(a):
+            with block_of(name, begin + at):
+                _core.check_finite("x", block)
 
 
 def given_blocks(x: Any) -> Any:
@@ -187,7 +221,7 @@ def ids(x: Any, name: str, n: int | None = None) -> Ids:
         a = a.astype(np.int64)  # an empty list
     if a.dtype.kind not in "iu":
         raise TypeError(f"{name}: dtype {a.dtype}, expected integers")
-    if a.dtype == np.uint64 and a.size and a.max() > np.iinfo(np.int64).max:
+    if a.dtype == np.uint64 and a.size and a.max() > _INT64.max:
         raise ValueError(f"{name}: {a.max()} does not fit in int64")
     if a.ndim != 1:
         raise ValueError(f"{name}: shape {a.shape}, expected one dimension")
@@ -198,16 +232,23 @@ def ids(x: Any, name: str, n: int | None = None) -> Ids:
     return np.ascontiguousarray(a, dtype=np.int64)
 
 
-def count(value: Any, name: str, least: int | None = 1) -> int:
-    """`value` as an int of at least `least`."""
+def count(
+    value: Any, name: str, least: int | None = 1, most: int = _INT64.max
+) -> int:
+    """`value` as an int of at least `least`, and of 64 bits."""
     if isinstance(value, bool) or not isinstance(
         value, (numbers.Integral, np.integer)
     ):
         bound = "" if least is None else f" of at least {least}"
         raise TypeError(f"{name} = {value!r}, expected an integer{bound}")
-    if least is not None and value < least:
-        raise ValueError(f"{name} = {value}, expected at least {least}")
-    return int(value)
+    number = int(value)
+    if least is None:
+        least = _INT64.min
+    if number < least:
+        raise ValueError(f"{name} = {number}, expected at least {least}")
+    if number > most:
+        raise ValueError(f"{name} = {number}, expected at most {most}")
+    return number
 
 
 def choice(value: Any, name: str, choices: Collection[str]) -> str:
@@ -243,14 +284,14 @@ def out(
     )
 
 
-def sample_rows(a: Any, most: int, seed: int) -> Any:
-    """At most that many rows, evenly drawn, in their order; of what is on a
-    device there."""
+def sample_rows(a: Any, most: int, seed: int) -> tuple[Any, Ids | None]:
+    """At most that many rows, evenly drawn, in their order, and their numbers
+    (None for all); of what is on a device there."""
     if len(a) <= most:
-        return a
+        return a, None
     rows = np.random.default_rng(seed).choice(len(a), most, replace=False)
     rows.sort()
-    return a[rows]
+    return a[rows], rows
 
 
 def sample_blocks(
@@ -264,6 +305,7 @@ def sample_blocks(
     reservoir: Floats | None = None
     for number, x in enumerate(blocks):
         block = floats(x, f"{name}[{number}]", d)
+        _core.check_finite(f"{name}[{number}]", block)
         if reservoir is None:
             room = most - seen
             kept.append(block[:room].copy())

@@ -14,6 +14,7 @@ from ._index import Index, core_of, deserialize_index
 
 #: FAISS keeps dimensions in 32 bits, and the bytes of a vector, too.
 _MOST_DIMENSIONS = (1 << 29) - 1
+_INT_MAX = (1 << 31) - 1
 
 
 def index_factory(
@@ -41,18 +42,27 @@ def index_factory(
     ValueError
         Naming the part of the string that is not understood.
     """
-    d = _arrays.count(d, "d")
-    if d > _MOST_DIMENSIONS:
-        raise ValueError(f"d = {d}, expected at most {_MOST_DIMENSIONS}")
+    d = _arrays.count(d, "d", most=_MOST_DIMENSIONS)
     if not isinstance(description, str):
         raise TypeError(f"description = {description!r}, expected a string")
     if "\0" in description:
         raise ValueError(
             f"description = {description!r}, expected no zero byte"
         )
-    return Index(
-        _core.index_factory(d, description, _arrays.count(metric, "metric", 0))
-    )
+    metric = _arrays.count(metric, "metric", 0, _INT_MAX)
+    return Index(_core.index_factory(d, description, metric))
+
+
+def _path(path: Any) -> str:
+    try:
+        text = os.fsdecode(path)
+    except TypeError:
+        raise TypeError(
+            f"path = {path!r}, expected a string or a path"
+        ) from None
+    if "\0" in text:
+        raise ValueError(f"path = {text!r}, expected no zero byte")
+    return text
 
 
 def write_index(index: Index, path: str | os.PathLike[str]) -> None:
@@ -64,7 +74,7 @@ def write_index(index: Index, path: str | os.PathLike[str]) -> None:
     path : str or path
         The old file or the new one is there, whatever happens.
     """
-    _core.write_index(core_of(index), os.fspath(path))
+    _core.write_index(core_of(index), _path(path))
 
 
 def read_index(path: str | os.PathLike[str], io_flags: int = 0) -> Index:
@@ -87,8 +97,10 @@ def read_index(path: str | os.PathLike[str], io_flags: int = 0) -> Index:
     ValueError
         For a file that is truncated, damaged or foreign.
     """
+    path = _path(path)
+    io_flags = _arrays.count(io_flags, "io_flags", 0, _INT_MAX)
     try:
-        return Index(_core.read_index(os.fspath(path), io_flags))
+        return Index(_core.read_index(path, io_flags))
     except _core.FaissError as error:
         if os.path.isdir(path):
             raise IsADirectoryError(
@@ -99,7 +111,7 @@ def read_index(path: str | os.PathLike[str], io_flags: int = 0) -> Index:
             raise _core.FaissError(
                 f"{path}: {size} bytes, expected more of an index"
             ) from None
-        if os.fspath(path) in str(error):
+        if path in str(error):
             raise
         raise _core.FaissError(f"{path}: {error}") from None
 
@@ -181,6 +193,11 @@ def swap_to_gmm(index: Any, covariance_type: str = "spherical") -> Index:
     Index
         Calibrated on vectors of its own; set `target_recall` or `nprobe`.
     """
+    _arrays.choice(
+        covariance_type,
+        "covariance_type",
+        ("spherical", "diag", "tied_spherical"),
+    )
     if isinstance(index, Index):
         out = clone_index(index)
     else:

@@ -8,6 +8,12 @@ from . import _core
 from ._core import Calibration, ClusteringParameters
 
 T = TypeVar("T")
+_EXPECTED = {
+    bool: "True or False",
+    int: "an integer of at least 0",
+    float: "a number",
+    str: "a string",
+}
 
 
 class _Field(Generic[T]):
@@ -36,9 +42,11 @@ class _Field(Generic[T]):
         try:
             setattr(index._core, self.name, value)
         except TypeError:
-            raise TypeError(
-                f"{self.name} = {value!r}: a {type(value).__name__} is not "
-                "what it can be"
+            kind = type(self.__get__(index))
+            wrong = ValueError if isinstance(value, kind) else TypeError
+            raise wrong(
+                f"{self.name} = {value!r}, expected {_EXPECTED[kind]}"
+                + (", of 31 bits" if wrong is ValueError else "")
             ) from None
         except _core.FaissError as error:
             if self.name in str(error):

@@ -55,20 +55,25 @@ class Filling(Fields):
                 )
             self._core.train(sample)
             return
-        if _arrays.on_device(x) and len(x) > most:
-            x = _arrays.sample_rows(x, most, abs(seed))
+        rows = None
+        if _arrays.on_device(x):
+            x, rows = _arrays.sample_rows(x, most, abs(seed))
         if self.has_mixture:
             there = _arrays.readable_on_device(x, self.d)
             if there is not None:
-                self._core.train_source(there)
+                with _arrays.block_of("x", rows=rows):
+                    self._core.train_source(there)
                 return
         a = _arrays.matrix(x, "x", self.d)
         if _arrays.is_source(a):
             self._core.train_source(a)
             return
-        if not (a.dtype == np.float32 and a.flags.c_contiguous):
-            a = _arrays.sample_rows(a, most, abs(seed))
-        self._core.train(_arrays.floats(np.asarray(a), "x"))
+        if rows is None and not (
+            a.dtype == np.float32 and a.flags.c_contiguous
+        ):
+            a, rows = _arrays.sample_rows(a, most, abs(seed))
+        with _arrays.block_of("x", rows=rows):
+            self._core.train(_arrays.floats(np.asarray(a), "x"))
 
     def add(self, x: Any) -> None:
         """Adds vectors, with the ids ntotal, ntotal + 1, ...
@@ -91,16 +96,17 @@ class Filling(Fields):
             total = len(x)
         with Bar(self.verbose, total, "adding", "vectors") as bar:
 
-            def add(named: tuple[str, Floats]) -> None:
-                name, block = named
+            def add(named: tuple[str, int, Floats]) -> None:
+                name, begin, block = named
                 before = self.ntotal
                 try:
-                    self._core.add(block)
+                    with _arrays.block_of(name, begin):
+                        self._core.add(block)
                 except _core.FaissError as error:
-                    if name == "x" or not str(error).startswith("x:"):
+                    if name == "x" or not str(error).startswith(name):
                         raise
                     raise _core.FaissError(
-                        f"{name}{str(error)[1:]} (ntotal was {before})"
+                        f"{error} (ntotal was {before})"
                     ) from None
                 bar.advance(len(block))
 
@@ -117,27 +123,30 @@ class Filling(Fields):
         a = _arrays.matrix(x, "x", self.d)
         numbers = _arrays.ids(ids, "ids", len(a))
 
-        def blocks() -> Iterator[tuple[Floats, Ids]]:
+        def blocks() -> Iterator[tuple[int, Floats, Ids]]:
             for begin, block in _arrays.float_blocks(a):
-                yield block, numbers[begin : begin + len(block)]
+                yield begin, block, numbers[begin : begin + len(block)]
 
         with Bar(self.verbose, len(a), "adding", "vectors") as bar:
 
-            def add(pair: tuple[Floats, Ids]) -> None:
-                self._core.add_with_ids(*pair)
-                bar.advance(len(pair[0]))
+            def add(numbered: tuple[int, Floats, Ids]) -> None:
+                begin, block, of_block = numbered
+                with _arrays.block_of("x", begin):
+                    self._core.add_with_ids(block, of_block)
+                bar.advance(len(block))
 
             self._add(blocks(), add)
 
-    def _blocks(self, x: Any) -> Iterator[tuple[str, Floats]]:
-        """What they are called in errors, and blocks."""
+    def _blocks(self, x: Any) -> Iterator[tuple[str, int, Floats]]:
+        """What they are called in errors, their first row there, and
+        blocks."""
         if _arrays.on_device(x):
             on_host = _arrays.device_blocks(x, "x", self.d)
-            yield from (("x", block) for block in on_host)
+            yield from (("x", *block) for block in on_host)
             return
         if not _arrays.is_blocks(x):
             a = _arrays.matrix(x, "x", self.d)
-            yield from (("x", block) for _, block in _arrays.float_blocks(a))
+            yield from (("x", *block) for block in _arrays.float_blocks(a))
             return
         total = self.ntotal
         for number, of_x in enumerate(x):
@@ -149,7 +158,7 @@ class Filling(Fields):
             except ValueError as error:
                 raise ValueError(f"{error} (ntotal was {total})") from None
             total += len(a)
-            yield from ((name, block) for _, block in _arrays.float_blocks(a))
+            yield from ((name, *block) for block in _arrays.float_blocks(a))
 
     def _add(self, blocks: Iterator[Any], add: Any) -> None:
         """Calibrates once, with the last block; where the next one cannot be

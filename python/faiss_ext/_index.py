@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
@@ -127,7 +128,7 @@ class Index(Filling):
         """
         core = self._core
         x = _arrays.floats(x, "x")
-        if type(k) is not int or k < 1:
+        if type(k) is not int or not 0 < k < 1 << 31:
             k = _arrays.count(k, "k")
         shape = (x.shape[0], k)
         distances = _arrays.out(D, "D", shape, np.float32)
@@ -235,7 +236,13 @@ class Index(Filling):
         x : array of shape (n, d)
         """
         x = _arrays.floats(x, "x", self.d)
-        self._core.update_vectors(_arrays.ids(ids, "ids", len(x)), x)
+        numbers = _arrays.ids(ids, "ids", len(x))
+        try:
+            self._core.update_vectors(numbers, x)
+        except _core.FaissError as error:  # in the words of FAISS's arguments
+            message = re.sub("^v: ", "x: ", str(error))
+            message = re.sub(r"^idx\[", "ids[", message)
+            raise _core.FaissError(message) from None
 
     def set_direct_map(self, type: str) -> None:
         """Keeps where each id is, for `reconstruct` and `update_vectors`.
@@ -246,7 +253,9 @@ class Index(Filling):
             An array is for the ids 0, 1, 2, ... and does not let vectors be
             removed.
         """
-        self._core.set_direct_map(type)
+        self._core.set_direct_map(
+            _arrays.choice(type, "type", ("none", "array", "hashtable"))
+        )
 
     def make_direct_map(self, on: bool = True) -> None:
         """``set_direct_map("array")``, or ``"none"``, as faiss names it.
@@ -276,7 +285,7 @@ class Index(Filling):
             For an id that is not there, or without a direct map.
         """
         out = _arrays.out(x, "x", (self.d,), np.float32)
-        ids = _arrays.ids([_arrays.count(key, "key", -(1 << 63))], "key")
+        ids = _arrays.ids([_arrays.count(key, "key", None)], "key")
         self._core.reconstruct_batch(ids, out.reshape(1, -1))
         return out
 
@@ -302,8 +311,9 @@ class Index(Filling):
         ValueError
             For an id that is not there.
         """
+        n0 = _arrays.count(n0, "n0", None)
         if ni == -1:
-            ni = self.ntotal - n0
+            ni = max(0, self.ntotal - n0)
         ni = _arrays.count(ni, "ni", 0)
         out = _arrays.out(x, "x", (ni, self.d), np.float32)
         self._core.reconstruct_n(n0, out)
@@ -343,7 +353,9 @@ class Index(Filling):
             raise TypeError(
                 f"other: a {type(other).__name__}, expected a faiss_ext.Index"
             )
-        self._core.merge_from(other._core, add_id)
+        self._core.merge_from(
+            other._core, _arrays.count(add_id, "add_id", None)
+        )
 
     def reset(self) -> None:
         """Removes all vectors; what was trained stays."""
@@ -416,6 +428,10 @@ class Index(Filling):
         description : str
             ``"nprobe=16,probe_mass=0.9"``
         """
+        if not isinstance(description, str):
+            raise TypeError(
+                f"description = {description!r}, expected a string"
+            )
         self._core.set_parameters(description)
 
     # Beside faiss
@@ -459,9 +475,21 @@ def deserialize_index(data: Any) -> Index:
     Index
     """
     if not isinstance(data, np.ndarray):
-        data = np.frombuffer(data, dtype=np.uint8)
+        try:
+            data = np.frombuffer(data, dtype=np.uint8)
+        except TypeError:
+            raise TypeError(
+                f"data: a {type(data).__name__}, expected bytes"
+            ) from None
     if data.dtype != np.uint8 or data.ndim != 1:
         raise TypeError(
             f"data: dtype {data.dtype}, shape {data.shape}, expected bytes"
         )
-    return Index(_core.deserialize(np.ascontiguousarray(data)))
+    try:
+        return Index(_core.deserialize(np.ascontiguousarray(data)))
+    except _core.FaissError as error:
+        if not str(error).startswith("read error"):
+            raise
+        raise _core.FaissError(
+            f"data: {len(data)} bytes, expected more of an index"
+        ) from None

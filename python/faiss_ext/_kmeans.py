@@ -38,7 +38,8 @@ class Kmeans:
     int_centroids : bool
         Centroids are rounded at the end.
     max_points_per_centroid : int
-        Training uses a random sample of so many vectors a centroid.
+        Training uses a random sample of so many vectors a centroid, among
+        those with a weight above 0.
     min_points_per_centroid : int
         Fewer than so many a centroid are warned of.
     seed : int
@@ -77,7 +78,7 @@ class Kmeans:
     ) -> None:
         self.d = _arrays.count(d, "d")
         self.k = _arrays.count(k, "k")
-        self.niter = _arrays.count(niter, "niter", 0)
+        self.niter = _arrays.count(niter, "niter", 0, (1 << 31) - 1)
         self.nredo = _arrays.count(nredo, "nredo")
         self.verbose = verbose
         self.spherical = spherical
@@ -121,15 +122,7 @@ class Kmeans:
             The last objective: the sum of squared distances.
         """
         a = _arrays.matrix(x, "x", self.d)
-        w = None
-        if weights is not None:
-            w = np.ascontiguousarray(
-                _arrays.as_array(weights, "weights"), np.float32
-            )
-            if w.shape != (len(a),):
-                raise ValueError(
-                    f"weights: shape {w.shape}, expected ({len(a)},)"
-                )
+        w = None if weights is None else self._weights(weights, len(a))
         if len(a) < self.k:
             raise ValueError(
                 f"x: {len(a)} vectors, expected at least k = {self.k}"
@@ -142,14 +135,15 @@ class Kmeans:
                 f"for each of k = {self.k}",
                 stacklevel=2,
             )
+        _arrays.check_finite(a, "x")
         most = self.k * self.max_points_per_centroid
         if len(a) > most:
-            rows = np.random.default_rng(abs(self.seed)).choice(
-                len(a), most, replace=False
+            rows = self._drawn(
+                len(a) if w is None else np.flatnonzero(w), most
             )
-            rows.sort()
             a = np.ascontiguousarray(a[rows])
             w = None if w is None else w[rows]
+        a = _arrays.real(a)
         means = None
         if init_centroids is not None:
             means = _arrays.floats(init_centroids, "init_centroids", self.d)
@@ -170,6 +164,33 @@ class Kmeans:
         self.obj = np.array(best["obj"])
         self.iteration_stats = best["stats"]
         return float(self.obj[-1]) if len(self.obj) else 0.0
+
+    def _weights(self, weights: Any, n: int) -> Floats:
+        w = np.ascontiguousarray(
+            _arrays.as_array(weights, "weights"), np.float32
+        )
+        if w.shape != (n,):
+            raise ValueError(f"weights: shape {w.shape}, expected ({n},)")
+        wrong = np.flatnonzero(~((w >= 0) & (w < np.inf)))
+        if len(wrong):
+            raise ValueError(
+                f"weights[{wrong[0]}] = {w[wrong[0]]}, expected a finite "
+                "value of at least 0"
+            )
+        positive = np.count_nonzero(w)
+        if positive < self.k:
+            raise ValueError(
+                f"weights: {positive} are positive, expected at least "
+                f"k = {self.k}"
+            )
+        return w
+
+    def _drawn(self, among: int | Ids, most: int) -> Ids:
+        """Row numbers among those, or below that, in their order."""
+        if not isinstance(among, int) and len(among) <= most:
+            return among
+        random = np.random.default_rng(abs(self.seed))
+        return np.sort(random.choice(among, most, replace=False))
 
     def _run(
         self,
@@ -238,7 +259,8 @@ class Kmeans:
         labels = np.empty((len(a), 1), np.int64)
         for begin, block in _arrays.float_blocks(a):
             end = begin + len(block)
-            index.search(block, 1, D=D[begin:end], I=labels[begin:end])
+            with _arrays.block_of("x", begin):
+                index.search(block, 1, D=D[begin:end], I=labels[begin:end])
         return D[:, 0], labels[:, 0]
 
     @property

@@ -30,7 +30,9 @@ def IDSelectorRange(imin: int, imax: int) -> IDSelector:
     -------
     IDSelector
     """
-    return _core.IDSelectorRange(imin, imax)
+    return _core.IDSelectorRange(
+        _arrays.count(imin, "imin", None), _arrays.count(imax, "imax", None)
+    )
 
 
 def IDSelectorBatch(ids: Any) -> IDSelector:
@@ -73,6 +75,8 @@ def selector(sel: Any, name: str = "sel") -> IDSelector | None:
     if sel is None or isinstance(sel, IDSelector):
         return sel
     if isinstance(sel, range):
+        for end in ("start", "stop"):
+            _arrays.count(getattr(sel, end), f"{name}.{end}", None)
         if sel.step == 1:
             return IDSelectorRange(sel.start, sel.stop)
         return IDSelectorBatch(np.arange(sel.start, sel.stop, sel.step))

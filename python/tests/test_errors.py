@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pathlib
 import pickle
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 import faiss_ext
 from conftest import Floats
+from faiss_ext import _arrays
 
 
 def bad(base: Floats, what: Any) -> Any:
@@ -112,12 +114,16 @@ def test_a_numpy_k_is_fine(filled: faiss_ext.Index, queries: Floats) -> None:
     [
         ("nprobe", 0, ValueError),
         ("nprobe", "many", TypeError),
+        ("nprobe", "3", TypeError),
         ("max_codes", -1, ValueError),
         ("probe_mass", 0, ValueError),
         ("target_recall", 1, ValueError),
         ("target_recall", -0.1, ValueError),
         ("probe_order", "best", ValueError),
-        ("cells_per_list", -1, TypeError),
+        ("cells_per_list", -1, ValueError),
+        ("cells_per_list", 2**70, ValueError),
+        ("cells_per_list", 1.5, TypeError),
+        ("calibrate_on_add", "no", TypeError),
         ("code_bits", 3, ValueError),
         ("max_assign", 0, ValueError),
         ("max_assign", 5, ValueError),
@@ -130,7 +136,7 @@ def test_a_numpy_k_is_fine(filled: faiss_ext.Index, queries: Floats) -> None:
 def test_fields(name: Any, value: Any, error: Any) -> None:
     index = faiss_ext.index_factory(8, "GMM4,Flat")
     before = getattr(index, name)
-    with pytest.raises(error, match=name):
+    with pytest.raises(error, match=f"{name}.*(expected|none of)"):
         setattr(index, name, value)
     assert getattr(index, name) == before
 
@@ -210,8 +216,13 @@ def test_update_vectors(filled: faiss_ext.Index, base: Floats) -> None:
     with pytest.raises(ValueError, match="99999"):
         filled.update_vectors([1, 99999], base[:2])
     np.testing.assert_array_equal(filled.reconstruct(1), base[1])
-    with pytest.raises(ValueError, match="type"):
-        filled.set_direct_map("tree")
+    with pytest.raises(ValueError, match=r"^ids\[1\] = 99999"):
+        filled.update_vectors([1, 99999], base[:2])
+    with pytest.raises(ValueError, match="^x: row 7 .* nan"):
+        filled.update_vectors(np.arange(50), bad(base, "nan"))
+    for wrong in ("tree", 3):
+        with pytest.raises(ValueError, match=f"^type = {wrong!r}, expected"):
+            filled.set_direct_map(wrong)  # type: ignore[arg-type]
 
 
 def test_reconstruct(filled: faiss_ext.Index) -> None:
@@ -367,6 +378,23 @@ def test_files(tmp_path: pathlib.Path, filled: faiss_ext.Index) -> None:
         )
     with pytest.raises(TypeError, match="data"):
         faiss_ext.deserialize_index(np.zeros(8))
+    with pytest.raises(TypeError, match="^data: a str, expected bytes"):
+        faiss_ext.deserialize_index("index")
+    with pytest.raises(ValueError, match="^data: 0 bytes, expected more"):
+        faiss_ext.deserialize_index(b"")
+    with pytest.raises(TypeError, match="^io_flags = 'r', expected an integ"):
+        faiss_ext.read_index(tmp_path / "text", "r")  # type: ignore[arg-type]
+    calls: list[Any] = [
+        faiss_ext.read_index,
+        lambda path: faiss_ext.write_index(filled, path),
+    ]
+    for call in calls:
+        with pytest.raises(
+            ValueError, match=r"^path = 'a\\x00b', expected no"
+        ):
+            call("a\0b")
+        with pytest.raises(TypeError, match="^path = 3, expected a string"):
+            call(3)
 
 
 def test_pickles_that_were_damaged(filled: faiss_ext.Index) -> None:
@@ -470,7 +498,101 @@ def test_factory_arguments() -> None:
 
 
 def test_the_mixtures_errors_call_vectors_x() -> None:
-    x = np.zeros((50, 4), np.float32)
+    x = np.zeros((50, 4), np.float16)
     x[3, 2] = np.nan
-    with pytest.raises(ValueError, match="^x: row 3, dimension 2 is nan"):
-        faiss_ext.Kmeans(4, 2).train(x)
+    with pytest.raises(ValueError, match="^x: row 3"):
+        faiss_ext.index_factory(4, "GMM2,Flat").train(x)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (
+            lambda i: faiss_ext.IDSelectorRange(
+                1.5,  # type: ignore[arg-type]
+                3,
+            ),
+            TypeError,
+            "imin = 1.5",
+        ),
+        (
+            lambda i: faiss_ext.IDSelectorRange(0, 2**63),
+            ValueError,
+            "imax = 9",
+        ),
+        (
+            lambda i: faiss_ext.SearchParameters(sel=range(2**64)),
+            ValueError,
+            r"sel\.stop = 18446744073709551616, expected at most 9223",
+        ),
+        (
+            lambda i: i.remove_ids(range(-(2**64), 0, 2)),
+            ValueError,
+            r"ids\.start = -18446744073709551616, expected at least -9223",
+        ),
+        (
+            lambda i: faiss_ext.SearchParameters(nprobe=2**70),
+            ValueError,
+            "nprobe = 1180591620717411303424, expected at most 9223",
+        ),
+        (lambda i: i.merge_from(copy.copy(i), "x"), TypeError, "add_id = 'x'"),
+        (lambda i: i.set_parameters(3), TypeError, "description = 3, expect"),
+        (lambda i: i.reconstruct_n(1.5, 2), TypeError, "n0 = 1.5, expected"),
+        (lambda i: i.search([[0] * 128], 2**70), ValueError, "k = 118"),
+        (
+            lambda i: faiss_ext.swap_to_gmm(
+                i,
+                3,  # type: ignore[arg-type]
+            ),
+            ValueError,
+            "covariance_type = 3, expected",
+        ),
+        (
+            lambda i: faiss_ext.index_factory(8, "Flat", 2**40),
+            ValueError,
+            "metric = 1099511627776, expected at most",
+        ),
+    ],
+)
+def test_arguments_are_checked_before_the_bindings(
+    call: Any, error: Any, match: str, trained: faiss_ext.Index
+) -> None:
+    with pytest.raises(error, match=f"^{match}"):
+        call(trained)
+
+
+def wide(n: int, row: int) -> NDArray[np.float64]:
+    """Rows that are converted in several blocks, one with a NaN."""
+    x = np.random.default_rng(0).normal(size=(n, 8))
+    x[row, 3] = np.nan
+    return x
+
+
+def test_rows_of_what_is_converted_are_the_users(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_arrays, "BLOCK_BYTES", 1 << 10)
+    x = wide(500, 321)
+    index = faiss_ext.index_factory(8, "GMM4,Flat")
+    index.train(np.nan_to_num(x))
+    for call in (index.add, lambda x: index.add_with_ids(x, np.arange(500))):
+        with pytest.raises(ValueError, match="^x: row 321 has the value nan"):
+            call(x)
+    with pytest.raises(ValueError, match=r"^x\[1\]: row 321 .*\(ntotal was"):
+        index.add(iter([x[:3], x]))
+    kmeans = faiss_ext.Kmeans(8, 2, niter=1)
+    kmeans.train(np.nan_to_num(x))
+    with pytest.raises(ValueError, match="^x: row 321 has the value nan"):
+        kmeans.assign(x)
+
+
+def test_rows_of_a_sample_are_the_users() -> None:
+    x = wide(70000, 321)
+    x[::7] = np.nan  # some are drawn
+    index = faiss_ext.index_factory(8, "GMM4,Flat")
+    with pytest.raises(ValueError, match=r"^x: row (\d+) has") as error:
+        index.train(x)
+    row = int(str(error.value).split()[2])
+    assert row % 7 == 0 and row > 0
+    with pytest.raises(ValueError, match=r"^x\[1\]: row 0 has the value nan"):
+        index.train(iter([x[1:3], x]))

@@ -104,6 +104,44 @@ def test_other_dtypes(base_u8: NDArray[np.uint8]) -> None:
     a.train(base_u8[:2000])
     b.train(base_u8[:2000].astype(np.float64))
     np.testing.assert_array_equal(a.centroids, b.centroids)
+    x = base_u8[:2000, :8]
+    for other in (
+        x.astype(">f4"),
+        x.astype(np.longdouble),
+        np.asfortranarray(x.astype(np.float16)),
+        x > 20,
+    ):
+        a, b = Kmeans(8, 4, niter=2), Kmeans(8, 4, niter=2)
+        a.train(other)
+        b.train(np.ascontiguousarray(other, np.float32))
+        np.testing.assert_array_equal(a.centroids, b.centroids)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_all_rows_are_checked_and_named(dtype: Any) -> None:
+    x = np.random.default_rng(0).normal(size=(5000, 8)).astype(dtype)
+    x[4321, 3] = np.nan
+    for seed in range(5):
+        with pytest.raises(ValueError, match="^x: row 4321 has the value nan"):
+            Kmeans(8, 10, seed=seed).train(x)
+
+
+def test_the_sample_is_of_rows_that_weigh() -> None:
+    x = np.random.default_rng(0).normal(size=(5000, 8)).astype(np.float32)
+    w = np.zeros(5000)
+    w[100:120] = 1
+    k = Kmeans(8, 10, niter=2, min_points_per_centroid=0)
+    k.train(x, weights=w)
+    np.testing.assert_allclose(
+        k.assign(x[100:120])[0].sum(), k.obj[-1], rtol=0.5
+    )
+    w[:3000] = 1
+    k.train(x, weights=w)
+    with pytest.raises(ValueError, match="^weights: 0 are positive, expect"):
+        k.train(x, weights=0 * w)
+    w[7] = -1
+    with pytest.raises(ValueError, match=r"^weights\[7\] = -1.*, expected"):
+        k.train(x, weights=w)
 
 
 def test_int_centroids(base: Floats) -> None:
