@@ -48,6 +48,10 @@ class CovarianceKind(Protocol):
     def covariances_of(self, precisions: Doubles) -> Doubles:
         """Raises ValueError for what can be no precisions."""
 
+    def check_start(self, covariances: Doubles, scale: float) -> None:
+        """Raises ValueError where `for_core` of precisions_init's is 0 or
+        infinite."""
+
     def mean_variance(self, covariances: Doubles, k: int) -> Doubles:
         """Over dimensions, shape (k,)."""
 
@@ -57,6 +61,10 @@ class CovarianceKind(Protocol):
 
 #: Less is what float32 makes of a variance of 0, where the data's is 1.
 _LEAST = 1e-13
+_OUT_OF_RANGE = (
+    "precisions_init: expected precisions whose inverses fit in float32 where "
+    "the data's variance is 1"
+)
 _NEEDED = "fewer n_components, another start or more reg_covar is needed"
 
 
@@ -106,6 +114,12 @@ class _ByDimension:
         if not (precisions > 0).all():
             raise ValueError("precisions_init: expected positive values")
         return np.asarray(1 / precisions)
+
+    def check_start(self, covariances: Doubles, scale: float) -> None:
+        with np.errstate(over="ignore", under="ignore"):
+            variances = self.for_core(covariances, scale)
+        if not ((variances > 0) & (variances < np.inf)).all():
+            raise ValueError(_OUT_OF_RANGE)
 
     def drawn(self, covariances: Doubles, y: Any, noise: Doubles) -> Doubles:
         deviation = np.sqrt(covariances)
@@ -241,6 +255,13 @@ class _Matrices:
             raise ValueError(failure)
         _factors(precisions, failure)
         return np.asarray(np.linalg.inv(precisions))
+
+    def check_start(self, covariances: Doubles, scale: float) -> None:
+        with np.errstate(over="ignore", under="ignore"):
+            factors = self.for_core(covariances, scale)
+        diagonals = np.diagonal(factors, axis1=-2, axis2=-1)
+        if not (np.isfinite(factors).all() and (diagonals > 0).all()):
+            raise ValueError(_OUT_OF_RANGE)
 
 
 class Full(_Matrices):

@@ -17,7 +17,9 @@ from ._covariances import covariance_kind
 from ._evaluation import Evaluation
 from ._fit_input import (
     MERGE_UP_TO,
+    MOST,
     check_parameters,
+    check_range,
     fitted_or_as_before,
     goes_on,
     merged,
@@ -167,6 +169,7 @@ class GaussianMixture(Evaluation, DensityMixin, BaseEstimator):
             if there is not None and len(there) >= self.n_components:
                 return self._fit_on_device(there)
         X = self._validate(X, reset=not warm)
+        check_range(X)
         weights = None
         if sample_weight is not None:
             weights = relative_weights(sample_weight, X)
@@ -198,7 +201,7 @@ class GaussianMixture(Evaluation, DensityMixin, BaseEstimator):
         random = check_random_state(self.random_state)
         most = max(16384, 256 * self.n_components)
         seed = int(random.randint(np.iinfo(np.int32).max))
-        start = as_array(sample_rows(X, most, seed), "X")
+        start = as_array(sample_rows(X, most, seed)[0], "X")
         engine = _core.EStepEngine(X, None, center, scale, "cuda")
         return self._fit_by(engine, Frame(None, center, scale), start, None)
 
@@ -313,6 +316,13 @@ class GaussianMixture(Evaluation, DensityMixin, BaseEstimator):
                 )
             if value is not None and not np.isfinite(value).all():
                 raise ValueError(f"{name}: expected finite values")
+            if name == "means_init" and (
+                value is not None and (np.abs(value) > MOST).any()
+            ):
+                raise ValueError(
+                    f"{name}: {np.abs(value).max():g} in size, expected at "
+                    f"most {MOST:g}"
+                )
         w, means, precisions = given.values()
         if w is not None and (
             not (w >= 0).all() or not np.isclose(w.sum(), 1)
@@ -322,6 +332,7 @@ class GaussianMixture(Evaluation, DensityMixin, BaseEstimator):
             )
         if precisions is not None:
             variances = kind.covariances_of(precisions)
+            kind.check_start(variances, frame.scale)
         if w is None or means is None or precisions is None:
             seed = int(random.randint(np.iinfo(np.int32).max))
             start = means

@@ -18,6 +18,19 @@ BACKENDS = ("auto", "cpu", "cuda")
 #: Rows of data up to this many numbers are sorted and merged before fitting,
 #: so that a weight of 2 is the same as a row that comes twice.
 MERGE_UP_TO = 1 << 18
+#: The size of values of which differences are float32.
+MOST = 1e37
+
+
+def check_range(X: NDArray[Any]) -> None:
+    """Throws naming the first value of float64 that is too large."""
+    if X.dtype != np.float64 or (X.min() >= -MOST and X.max() <= MOST):
+        return
+    row, column = np.argwhere(np.abs(X) > MOST)[0]
+    raise ValueError(
+        f"X: row {row}, dimension {column} is {X[row, column]:g}, expected at "
+        f"most {MOST:g} in size"
+    )
 
 
 def merged(

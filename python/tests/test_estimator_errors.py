@@ -76,9 +76,34 @@ def test_rows_that_cannot_be() -> None:
 def test_wrong_numbers_are_named(base: Floats) -> None:
     with pytest.raises(TypeError, match="n_components = 2.5.* an integer"):
         GaussianMixture(2.5).fit(base)  # type: ignore[arg-type]
-    huge = np.random.default_rng(0).normal(size=(20, 3)) * 1e200
-    with pytest.raises(ValueError, match="^x: row 0"):
-        GaussianMixture(2).fit(huge)
+    for n in (500, 50000):  # merged, and too many for it
+        X = blobs(n=n)
+        for huge, said in ((1e39, r"1e\+39"), (-1e200, r"-1e\+200")):
+            X[123, 2] = huge
+            match = f"^X: row 123, dimension 2 is {said}, expected"
+            with pytest.raises(ValueError, match=match):
+                GaussianMixture(2).fit(X)
+
+
+@pytest.mark.parametrize("kind", ["spherical", "diag", "tied", "full"])
+@pytest.mark.parametrize("value", [1e-300, 1e300])
+def test_starts_out_of_range_are_named(kind: str, value: float) -> None:
+    X = blobs(n=300)
+    precisions = {
+        "spherical": np.full(2, value),
+        "diag": np.full((2, 7), value),
+        "tied": value * np.eye(7),
+        "full": value * np.stack([np.eye(7)] * 2),
+    }[kind]
+    with pytest.raises(ValueError, match="^precisions_init: expected"):
+        GaussianMixture(
+            2, covariance_type=kind, precisions_init=precisions
+        ).fit(X)
+    if value > 1:
+        means = np.zeros((2, 7))
+        means[1, 3] = -value
+        with pytest.raises(ValueError, match="^means_init: 1e.300 in size"):
+            GaussianMixture(2, covariance_type=kind, means_init=means).fit(X)
 
 
 def test_out_is_written_or_refused() -> None:
