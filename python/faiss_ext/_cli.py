@@ -52,7 +52,7 @@ Base = Annotated[str, typer.Argument(help=_FILES)]
 IndexFile = Annotated[Path, typer.Argument(help="A file of an index")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The file to write")]
 Json = Annotated[bool, typer.Option("--json", help="Prints JSON")]
-K = Annotated[int, typer.Option("-k", min=1, help="Neighbours")]
+K = Annotated[int, typer.Option("-k", min=1, max=_INT_MAX, help="Neighbours")]
 Queries = Annotated[
     Optional[str], typer.Option("--queries", "-q", help="Queries, a file")
 ]
@@ -139,10 +139,16 @@ def build(
     vectors = _files.open_vectors(base)
     # What is wrong with queries is said before the work.
     asked = None if queries is None else open_queries(queries, vectors.d)
-    if asked is not None and not index_factory(vectors.d, factory).has_mixture:
-        raise ValueError(
-            f"--queries: they calibrate a GMM index, and {factory} is none"
-        )
+    for option, given in (
+        ("--queries", queries),
+        ("--target-recall", target_recall),
+    ):
+        if given is not None and not (
+            index_factory(vectors.d, factory).has_mixture
+        ):
+            raise ValueError(
+                f"{option} = {given}: for a GMM index, and {factory} is none"
+            )
     index = train_index(factory, vectors, metric, niter, seed, sample, json)
     add_vectors(index, vectors, json)
     if asked is not None:
@@ -229,7 +235,7 @@ def calibrate(
     if json:
         say(True, {"out": str(out or index_file), "choices": choices})
     else:
-        stdout.print(index.calibration.report(), highlight=False)
+        stdout.print(index.calibration.report())
 
 
 def _parameters(
@@ -279,7 +285,9 @@ def search(
         for block in vectors.blocks(4096):
             begin = time.perf_counter()
             end = at + len(block)
-            D[at:end], labels[at:end] = index.search(block, k, params=params)
+            with _arrays.block_of(queries, at):
+                found = index.search(block, k, params=params)
+            D[at:end], labels[at:end] = found
             seconds += time.perf_counter() - begin
             at = end
             advance(len(block))
@@ -343,14 +351,15 @@ def sweep(
         if truth is None:
             first = kind
             vectors = open_queries(queries, index.d)
-            xq = _arrays.floats(vectors.array(), "queries")
+            xq = _arrays.floats(vectors.array(), queries)
+            _core.check_finite(queries, xq)
             truth = true_neighbors(groundtruth, base, vectors, k, index)
         elif kind != first:
             raise ValueError(
                 f"{file}: d and metric {kind}, expected {first} of "
                 f"{index_files[0]}: its neighbours are others"
             )
-        stderr.print(f"{file}: {index!r}", highlight=False, markup=False)
+        stderr.print(f"{file}: {index!r}", soft_wrap=True)
         rows = _sweep.sweep(index, xq, truth, repeat=repeat)
         sizes = index.list_sizes() if index._core.has_lists() else None
         results.append(
@@ -406,8 +415,11 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:
-        stderr.print(f"faiss-ext: {error}", markup=False, highlight=False)
+        stderr.print(f"faiss-ext: {error}", soft_wrap=True)
         sys.exit(3)
+    except MemoryError as error:
+        stderr.print(f"faiss-ext: out of memory: {error}", soft_wrap=True)
+        sys.exit(1)
     except (ValueError, TypeError, ImportError) as error:
-        stderr.print(f"faiss-ext: {error}", markup=False, highlight=False)
+        stderr.print(f"faiss-ext: {error}", soft_wrap=True)
         sys.exit(1)

@@ -83,8 +83,11 @@ def write_file(index: Index, out: Path) -> int:
 def counted(
     vectors: _files.Vectors, advance: Callable[[int], None]
 ) -> Iterator[Any]:
+    at = 0
     for block in vectors.blocks():
+        _arrays.check_finite(block, vectors.path, at)
         yield block
+        at += len(block)
         advance(len(block))
 
 

@@ -18,8 +18,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
-stderr = Console(stderr=True)
-stdout = Console()
+# Names of files are no markup.
+stderr = Console(stderr=True, markup=False, emoji=False, highlight=False)
+stdout = Console(markup=False, emoji=False, highlight=False)
 
 
 def say(json: bool, facts: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -332,6 +333,34 @@ def test_what_cannot_be_written_is_said_before_the_work(
     )
     assert "target_recall = 2" in done.stderr and "adding" not in done.stderr
     assert not (folder / "b.index").exists()
+
+
+def test_names_of_files_are_no_markup(built: Any, folder: Any) -> None:
+    (folder / "a[").mkdir()
+    names = ["a[/b].index", "[red]b.index", "x:x:.index"]
+    for name in names:
+        shutil.copy(built[0], folder / name)
+        assert name in run("info", name, cwd=folder).stdout
+        missing = run("add", name, f"{name}.fbin", code=3, cwd=folder)
+        assert f"{name}.fbin: no such file" in missing.stderr
+    truth = ("-q", "query.fbin", "--groundtruth", "truth.ibin")
+    done = run("sweep", *names, *truth, "--repeat", 1, cwd=folder)
+    for name in names:
+        assert f"{name}: " in done.stdout and f"{name}: " in done.stderr
+
+
+def test_rows_that_are_wrong_are_the_files(built: Any, folder: Any) -> None:
+    x = np.zeros((5000, 128), np.float32)
+    x[4500, 3] = np.nan
+    np.save(folder / "nan.npy", x)
+    command = ("search", built[0], "nan.npy", "-o", "ids.npy")
+    done = run(*command, code=1, cwd=folder)
+    assert "nan.npy: row 4500 has the value nan" in done.stderr
+    long = _files._Mapped("long.npy", x.reshape(-1, 2))
+    with pytest.raises(
+        ValueError, match=f"^long.npy: row {4500 * 64 + 1} has"
+    ):
+        list(_steps.counted(long, lambda n: None))
 
 
 @pytest.mark.slow

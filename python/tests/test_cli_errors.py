@@ -112,6 +112,26 @@ def test_seeds_that_do_not_fit(folder: Any) -> None:
     )
 
 
+def test_counts_that_do_not_fit(folder: Any) -> None:
+    search = "search a.index q.fbin -o i.npy"
+    refuses(f"{search} -k 99999999999", typer.BadParameter, "2147483647")
+    refuses(
+        f"{search} --nprobe 99999999999999999999",
+        ValueError,
+        "^nprobe = 99999999999999999999, expected at most",
+    )
+
+
+@pytest.mark.parametrize("option", ["--queries q.fbin", "--target-recall .9"])
+def test_what_is_for_a_mixture_needs_one(option: str, folder: Any) -> None:
+    name, _ = option.split()
+    refuses(
+        f"build IVF16,Flat base.fbin -o b.index {option}",
+        ValueError,
+        f"^{name} = .*: for a GMM index, and IVF16,Flat is none",
+    )
+
+
 @pytest.mark.parametrize("name", ["j.hdf5", "j.parquet", "j.npy", "j.index"])
 @pytest.mark.parametrize("data", [b"", b"junkjunkjunk"])
 def test_files_of_something_else_are_named(
