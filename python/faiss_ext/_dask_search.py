@@ -222,13 +222,13 @@ def search(
         raise ValueError("nprobe, params: expected one of the two")
     if params is not None:
         if isinstance(params, SearchParameters):
-            if params.sel is not None:
-                raise TypeError(
-                    "params: a selector does not travel, expected a dict "
-                    "with sel as ids, a mask or a range"
-                )
             params = params._given()
         SearchParameters(**params)  # wrong input is told here
+        if hasattr(params.get("sel"), "is_member"):
+            raise TypeError(
+                "params: a selector does not travel, expected a dict "
+                "with sel as ids, a mask or a range"
+            )
         if "merged" not in parts:
             raise ValueError(
                 f"{manifest}: its shards are not merged on disk; "

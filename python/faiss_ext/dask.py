@@ -174,6 +174,9 @@ def merge(
 ) -> Index:
     """All shards as one index, calibrated.
 
+    What ``on_disk=True`` returns must not be added to while `search` is used:
+    the vectors would go into the file that workers read.
+
     Parameters
     ----------
     manifest : str or path

@@ -81,9 +81,10 @@ def test_wrong_input(base: Floats, tmp_path: pathlib.Path) -> None:
 def test_what_does_not_travel_is_refused(
     built: Any, base: Floats, queries: Floats, tmp_path: pathlib.Path
 ) -> None:
-    params = faiss_ext.SearchParameters(sel=[1, 2])
-    with pytest.raises(TypeError, match="params: a selector"):
-        fdask.search(built, queries, 3, params=params)
+    sel = faiss_ext.IDSelectorBatch([1, 2])
+    for params in (faiss_ext.SearchParameters(sel=sel), {"sel": sel}):
+        with pytest.raises(TypeError, match="params: a selector"):
+            fdask.search(built, queries, 3, params=params)
     for x in (base, [[0.0]], None):
         with pytest.raises(
             TypeError, match=f"x: of type {type(x).__name__}, expected a dask"
