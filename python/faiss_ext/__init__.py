@@ -14,6 +14,7 @@ alone is `GaussianMixture`, a scikit-learn estimator.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from ._core import (
@@ -91,6 +92,11 @@ __all__ = [
     "why_no_cuda",
     "write_index",
 ]
+
+
+if hasattr(os, "register_at_fork"):
+    # OpenMP's threads are not in the child, which would wait for them.
+    os.register_at_fork(after_in_child=lambda: omp_set_num_threads(1))
 
 
 def __getattr__(name: str) -> Any:

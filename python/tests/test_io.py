@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import os
 import pathlib
 import pickle
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -112,3 +115,29 @@ def test_indexes_cross_to_other_processes(
 
 def test_clone_index(any_kind: Any, queries: Floats) -> None:
     same(any_kind, faiss_ext.clone_index(any_kind), queries)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")
+def test_forked_processes_search_and_train() -> None:
+    program = """
+import multiprocessing
+import numpy as np
+import faiss_ext
+faiss_ext.omp_set_num_threads(2)
+x = np.random.default_rng(0).normal(size=(5000, 16)).astype(np.float32)
+def make(_):
+    index = faiss_ext.index_factory(16, "GMM4,Flat")
+    index.cp.niter = 2
+    index.train(x)
+    index.add(x)
+    return index
+index = make(0)
+I = index.search(x, 3)[1]
+def search(_):
+    return index.search(x, 3)[1]
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    assert (pool.map(search, [0, 1])[0] == I).all()
+    assert len(pool.map(make, [0])[0]) == len(x)
+assert faiss_ext.omp_get_max_threads() == 2
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=200)
