@@ -42,7 +42,8 @@ class Rows:
         if isinstance(x, (str, os.PathLike)):
             x = [x]
         try:
-            paths = [os.fspath(p) for p in x]
+            # Workers may be in other folders.
+            paths = [os.path.abspath(p) for p in x]
         except TypeError:
             raise TypeError(
                 f"x: of type {type(x).__name__}, expected a dask array "
