@@ -99,13 +99,15 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: omp_set_num_threads(1))
 
 
-def __getattr__(name: str) -> Any:
-    # scikit-learn is not needed for anything else, and slow to import.
-    if name == "GaussianMixture":
-        from ._estimator import GaussianMixture
+if not TYPE_CHECKING:  # to a checker any name would be there
 
-        return GaussianMixture
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        # scikit-learn is not needed for anything else, and slow to import.
+        if name == "GaussianMixture":
+            from ._estimator import GaussianMixture
+
+            return GaussianMixture
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -16,7 +16,7 @@ _EXPECTED = {
 }
 
 
-class _Field(Generic[T]):
+class _ReadOnly(Generic[T]):
     """A field of the C++ index."""
 
     def __init__(self, doc: str) -> None:
@@ -26,7 +26,7 @@ class _Field(Generic[T]):
         self.name = name
 
     @overload
-    def __get__(self, index: None, owner: Any = None) -> _Field[T]: ...
+    def __get__(self, index: None, owner: Any = None) -> _ReadOnly[T]: ...
     @overload
     def __get__(self, index: Fields, owner: Any = None) -> T: ...
     def __get__(self, index: Any, owner: Any = None) -> Any:
@@ -37,6 +37,10 @@ class _Field(Generic[T]):
         except _core.FaissError as error:
             # hasattr, copy and pickle ask for what may not be there.
             raise AttributeError(str(error)) from None
+
+
+class _Field(_ReadOnly[T]):
+    """One that can be set."""
 
     def __set__(self, index: Fields, value: T) -> None:
         try:
@@ -61,17 +65,17 @@ class Fields:
 
     _core: _core.Index
 
-    d = _Field[int]("Dimension of the vectors.")
-    ntotal = _Field[int]("Vectors in it.")
-    is_trained = _Field[bool]("Whether `add` may be called.")
-    metric_type = _Field[int]("METRIC_L2 or METRIC_INNER_PRODUCT.")
+    d = _ReadOnly[int]("Dimension of the vectors.")
+    ntotal = _ReadOnly[int]("Vectors in it.")
+    is_trained = _ReadOnly[bool]("Whether `add` may be called.")
+    metric_type = _ReadOnly[int]("METRIC_L2 or METRIC_INNER_PRODUCT.")
     verbose = _Field[bool](
         "Prints what it does; for what comes in blocks a bar of tqdm's, where "
         "it is installed."
     )
-    nlist = _Field[int]("Lists, or components.")
-    code_size = _Field[int]("Bytes of a vector.")
-    cp = _Field[ClusteringParameters](
+    nlist = _ReadOnly[int]("Lists, or components.")
+    code_size = _ReadOnly[int]("Bytes of a vector.")
+    cp = _ReadOnly[ClusteringParameters](
         "How it is trained: niter, seed, max_points_per_centroid, ..."
     )
     nprobe = _Field[int]("A search costs as much as so many average lists.")
@@ -97,7 +101,7 @@ class Fields:
     covariance_type = _Field[str](
         '"spherical", "diag" or "tied_spherical"; set it before training.'
     )
-    backend = _Field[str]('What trained it, "cpu" or "cuda".')
+    backend = _ReadOnly[str]('What trained it, "cpu" or "cuda".')
     cells_per_list = _Field[int](
         "Cells in each list; 0: from the list sizes, 1: plain IVF."
     )
@@ -112,10 +116,10 @@ class Fields:
     assign_threshold = _Field[float](
         "Above 0: copies go to components of that responsibility."
     )
-    calibration = _Field[Calibration](
+    calibration = _ReadOnly[Calibration](
         "What was learnt from known neighbours, a copy."
     )
-    direct_map = _Field[str]("The type of map, see `set_direct_map`.")
+    direct_map = _ReadOnly[str]("The type of map, see `set_direct_map`.")
     calibrate_on_add = _Field[bool](
         "Calibrates again whenever the index has grown by 1.3."
     )

@@ -120,6 +120,27 @@ def test_mypy_is_content(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.slow
+def test_mypy_sees_what_cannot_be(tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("mypy")
+    (tmp_path / "wrong.py").write_text(
+        "import faiss_ext\n"
+        "from faiss_ext import Foo\n"
+        "index = faiss_ext.indx_factory(3, 'x')\n"
+        "faiss_ext.index_factory(3, 'Flat').d = 3\n"
+        "faiss_ext.index_factory(3, 'Flat').nprobe = 3\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "wrong.py"],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        cwd=tmp_path,
+    )
+    for line, found in ((2, True), (3, True), (4, True), (5, False)):
+        assert (f"wrong.py:{line}: error" in done.stdout) is found, done.stdout
+
+
+@pytest.mark.slow
 def test_pyright_is_content(tmp_path: pathlib.Path) -> None:
     pytest.importorskip("pyright")
     (tmp_path / "pyrightconfig.json").write_text(
