@@ -10,9 +10,11 @@ ROOT = pathlib.Path(__file__).parents[1]
 HEADERS = (
     "faiss_ext/index_factory.h",
     "faiss_ext/IndexIVFGMM.h",
+    "faiss_ext/IndexIVFRaBitQGMM.h",
     "faiss_ext/ivflib.h",
     "faiss_ext/sources.h",
     "faiss_ext/ondisk.h",
+    "faiss_ext/ListShard.h",
     "faiss_ext/index_io.h",
     "faiss_ext/Calibration.h",
     "faiss_ext/ProbePolicy.h",
