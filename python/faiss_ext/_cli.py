@@ -49,8 +49,20 @@ class To(str, Enum):
 
 
 Base = Annotated[str, typer.Argument(help=_FILES)]
-IndexFile = Annotated[Path, typer.Argument(help="A file of an index")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="The file to write")]
+# What is not readable is said by who reads it, and an output need not be.
+IndexFile = Annotated[
+    Path, typer.Argument(readable=False, help="A file of an index")
+]
+Out = Annotated[
+    Path,
+    typer.Option("--out", "-o", readable=False, help="The file to write"),
+]
+NewFile = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--out", "-o", readable=False, help="Instead of the index's own file"
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Prints JSON")]
 K = Annotated[int, typer.Option("-k", min=1, max=_INT_MAX, help="Neighbours")]
 Queries = Annotated[
@@ -59,7 +71,9 @@ Queries = Annotated[
 
 
 @app.command()
-def info(file: Path, json: Json = False) -> None:
+def info(
+    file: Annotated[Path, typer.Argument(readable=False)], json: Json = False
+) -> None:
     """What is in a file of an index or of vectors."""
     name = _files.split_name(file)[0]
     if Path(name).suffix.lower() in _files.ENDINGS:
@@ -171,10 +185,7 @@ def build(
 def add(
     index_file: IndexFile,
     base: Base,
-    out: Annotated[
-        Optional[Path],
-        typer.Option("--out", "-o", help="Instead of the index's own file"),
-    ] = None,
+    out: NewFile = None,
     json: Json = False,
 ) -> None:
     """Adds vectors to an index, with the ids that come next."""
@@ -205,10 +216,7 @@ def calibrate(
     target_recall: Annotated[
         Optional[float], typer.Option(help="Kept in the file")
     ] = None,
-    out: Annotated[
-        Optional[Path],
-        typer.Option("--out", "-o", help="Instead of the index's own file"),
-    ] = None,
+    out: NewFile = None,
     json: Json = False,
 ) -> None:
     """Fits order and stop of searches to queries like yours."""
@@ -255,7 +263,8 @@ def search(
     out: Out,
     k: K = 10,
     distances_out: Annotated[
-        Optional[Path], typer.Option(help="Distances, too: .npy or .fbin")
+        Optional[Path],
+        typer.Option(readable=False, help="Distances, too: .npy or .fbin"),
     ] = None,
     nprobe: Annotated[Optional[int], typer.Option(min=1)] = None,
     target_recall: Annotated[Optional[float], typer.Option()] = None,
@@ -281,7 +290,10 @@ def search(
     labels = np.empty((vectors.n, k), np.int64)
     at = 0
     seconds = 0.0
-    with progress("searching", vectors.n, json) as advance:
+    with (
+        progress("searching", vectors.n, json) as advance,
+        _sweep.set_to(index, params) as params,
+    ):
         for block in vectors.blocks(4096):
             begin = time.perf_counter()
             end = at + len(block)
@@ -324,7 +336,8 @@ def print_tables(results: list[dict[str, Any]], k: int) -> None:
 @app.command()
 def sweep(
     index_files: Annotated[
-        list[Path], typer.Argument(help="Files of indexes, one or more")
+        list[Path],
+        typer.Argument(readable=False, help="Files of indexes, one or more"),
     ],
     queries: Annotated[str, typer.Option("--queries", "-q", help=_FILES)],
     groundtruth: Annotated[
@@ -336,7 +349,8 @@ def sweep(
     k: K = 10,
     repeat: Annotated[int, typer.Option(min=1)] = 3,
     html: Annotated[
-        Optional[Path], typer.Option(help="A report with pictures")
+        Optional[Path],
+        typer.Option(readable=False, help="A report with pictures"),
     ] = None,
     json: Json = False,
 ) -> None:

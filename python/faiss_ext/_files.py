@@ -234,6 +234,8 @@ def check_file(path: str | os.PathLike[str]) -> None:
         raise IsADirectoryError(f"{path}: a folder, expected a file")
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{path}: no such file")
+    if not os.access(path, os.R_OK):
+        raise PermissionError(f"{path}: it may not be read")
 
 
 def open_vectors(path: str | os.PathLike[str], part: str = "train") -> Vectors:
@@ -315,8 +317,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(fd)
         os.replace(name, out)
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = os.fspath(path)  # of a full disk
         raise
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypedDict
 
 import numpy as np
@@ -65,6 +66,29 @@ def recall_of(found: NDArray[Any], truth: NDArray[Any]) -> float:
     return hits / max(1, int(np.count_nonzero(truth >= 0)))
 
 
+@contextmanager
+def set_to(
+    index: Index, params: SearchParameters | None
+) -> Iterator[SearchParameters | None]:
+    """What a search with these takes: none where vectors are compared again
+    (RFlat), which FAISS gives no parameters; the index is set to them
+    meanwhile."""
+    if params is None or not hasattr(index, "k_factor"):
+        yield params
+        return
+    given = params._given()
+    if index.has_mixture and "nprobe" in given:
+        given.setdefault("target_recall", 0.0)
+    before = {name: getattr(index, name) for name in given}
+    try:
+        for name, value in given.items():
+            setattr(index, name, value)
+        yield None
+    finally:
+        for name, value in before.items():
+            setattr(index, name, value)
+
+
 def measure(
     index: Index,
     queries: NDArray[np.float32],
@@ -76,11 +100,12 @@ def measure(
     once) and distances a query."""
     k = truth.shape[1]
     best = np.inf
-    for _ in range(repeat):
-        _core.reset_stats()
-        begin = time.perf_counter()
-        found = index.search(queries, k, params=params)[1]
-        best = min(best, time.perf_counter() - begin)
+    with set_to(index, params) as params:
+        for _ in range(repeat):
+            _core.reset_stats()
+            begin = time.perf_counter()
+            found = index.search(queries, k, params=params)[1]
+            best = min(best, time.perf_counter() - begin)
     distances = _core.stats()["ndis"] / len(queries)
     return recall_of(found, truth), len(queries) / best, distances
 

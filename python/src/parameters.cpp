@@ -3,6 +3,7 @@
 #include <faiss/IndexIDMap.h>
 #include <faiss/IndexIVFPQ.h>
 #include <faiss/IndexPreTransform.h>
+#include <faiss/IndexRefine.h>
 #include <faiss/impl/FaissAssert.h>
 
 namespace faiss_ext_python {
@@ -56,6 +57,10 @@ faiss::SearchParameters* Parameters::make(
     if (auto ivf = dynamic_cast<const faiss::IndexIVF*>(&index)) {
         out = of_ivf(*this, *ivf, p);
     } else {
+        FAISS_THROW_IF_NOT_MSG(
+                !dynamic_cast<const faiss::IndexRefine*>(&index),
+                "params: an index with RFlat or Refine takes none, expected "
+                "its own fields to be set (nprobe, target_recall)");
         FAISS_THROW_IF_NOT_MSG(
                 !p.nprobe && !p.max_codes && !p.probe_order && !p.probe_mass &&
                         !p.target_recall,

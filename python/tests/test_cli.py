@@ -335,14 +335,34 @@ def test_what_cannot_be_written_is_said_before_the_work(
     assert not (folder / "b.index").exists()
 
 
+def test_a_refined_index(folder: Any) -> None:
+    said(
+        *("build", "GMM16,SQ4,RFlat", "base.u8bin", "-o", "r.index"),
+        cwd=folder,
+    )
+    truth = ("--groundtruth", "truth.ibin")
+    command = ("search", "r.index", "query.fbin", "-o", "r.npy", *truth)
+    one, all_lists = (
+        said(*command, "--nprobe", n, cwd=folder)["recall"] for n in (1, 16)
+    )
+    assert one < all_lists
+    results = said(
+        *("sweep", "r.index", "-q", "query.fbin", *truth, "--repeat", 1),
+        cwd=folder,
+    )["results"]
+    rows = {row["setting"]: row["recall"] for row in results[0]["rows"]}
+    assert rows["nprobe=1"] == pytest.approx(one)
+    assert rows["target_recall=0.99"] > rows["target_recall=0.5"]
+
+
 def test_names_of_files_are_no_markup(built: Any, folder: Any) -> None:
     (folder / "a[").mkdir()
     names = ["a[/b].index", "[red]b.index", "x:x:.index"]
     for name in names:
         shutil.copy(built[0], folder / name)
         assert name in run("info", name, cwd=folder).stdout
-        missing = run("add", name, f"{name}.fbin", code=3, cwd=folder)
-        assert f"{name}.fbin: no such file" in missing.stderr
+        missing = run("info", f"{name}.not", code=3, cwd=folder)
+        assert f"{name}.not: no such file" in missing.stderr
     truth = ("-q", "query.fbin", "--groundtruth", "truth.ibin")
     done = run("sweep", *names, *truth, "--repeat", 1, cwd=folder)
     for name in names:

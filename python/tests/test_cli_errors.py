@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pathlib
 from typing import Any
 
@@ -139,6 +141,27 @@ def test_files_of_something_else_are_named(
 ) -> None:
     (folder / name).write_bytes(data)
     refuses(f"info {name}", ValueError, f"^{name}: (?!.*ioctl)")
+
+
+def test_files_that_may_not_be_read(
+    folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        os, "access", lambda path, mode, **options: mode != os.R_OK
+    )
+    for command, name in (
+        ("info a.index", "a.index"),
+        ("search a.index q.fbin -o i.npy", "a.index"),
+        ("info q.fbin", "q.fbin"),
+        ("train GMM4,Flat q.fbin -o a.index", "q.fbin"),
+    ):
+        refuses(command, PermissionError, f"^{name}: it may not be read")
+
+
+def test_a_full_disk_is_told_with_the_files_name(folder: Any) -> None:
+    with pytest.raises(OSError, match=r"No space left on device: 'i\.npy'"):
+        with _files.replacing("i.npy"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_folders_are_no_files(folder: Any) -> None:

@@ -169,9 +169,9 @@ def test_fields_that_an_index_does_not_have() -> None:
 
 def test_read_only_fields(filled: faiss_ext.Index) -> None:
     with pytest.raises(AttributeError):
-        filled.ntotal = 3
+        filled.ntotal = 3  # type: ignore[misc]
     with pytest.raises(AttributeError):
-        filled.d = 3
+        filled.d = 3  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,13 @@ def test_parameters_of_a_flat_index(base: Floats, queries: Floats) -> None:
         index.search(queries, 3, params=SearchParameters(nprobe=2))
 
 
+def test_a_refined_index_takes_none(base: Floats, queries: Floats) -> None:
+    index = make("GMM16,SQ8,RFlat", base)
+    index.add(base)
+    with pytest.raises(ValueError, match="^params: an index with RFlat"):
+        index.search(queries, 3, params=SearchParameters(nprobe=2))
+
+
 def test_parameters_of_faiss_are_read_by_field(
     filled: faiss_ext.Index, queries: Floats
 ) -> None:
