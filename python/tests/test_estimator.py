@@ -383,7 +383,7 @@ def test_statistics_are_pickled_as_arrays() -> None:
         "diag",
         X[:2],
         np.ones((2, 7), np.float32),
-        np.full(2, -0.7, np.float32),
+        np.log([0.5, 0.5]).astype(np.float32),
         False,
     )
     state = stats.__getstate__()
