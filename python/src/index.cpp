@@ -158,6 +158,21 @@ bool ids_are_places(const faiss::Index* index) {
     }
 }
 
+/// Throws for a map of ids around lists, which takes their ids for places.
+void check_removes(const faiss::Index& index) {
+    const faiss::Index* inner = &index;
+    while (auto pre = dynamic_cast<const faiss::IndexPreTransform*>(inner)) {
+        inner = pre->index;
+    }
+    FAISS_THROW_IF_NOT_MSG(
+            !dynamic_cast<const faiss::IndexIDMap*>(inner) ||
+                    !dynamic_cast<const faiss::IndexIVF*>(
+                            faiss_ext::unwrap(inner)),
+            "remove_ids: faiss's IndexIDMap gives wrong ids once something was "
+            "removed from the IVF index in it; swap_to_gmm makes an index that "
+            "keeps them itself");
+}
+
 void reconstruct_n(PyIndex& self, int64_t first, Matrix<float> out) {
     const int64_t n = int64_t(out.shape(0));
     FAISS_THROW_IF_NOT_FMT(
@@ -175,7 +190,14 @@ void reconstruct_n(PyIndex& self, int64_t first, Matrix<float> out) {
     for (int64_t i = 0; i < n; i++) {
         out(i, 0) = NAN;
     }
-    self.index->reconstruct_n(first, n, out.data());
+    if (dynamic_cast<const faiss::IndexIDMap*>(self.index.get())) {
+        // FAISS's own asks in a parallel region, which no exception may leave.
+        for (int64_t i = 0; i < n; i++) {
+            self.index->reconstruct(first + i, &out(i, 0));
+        }
+    } else {
+        self.index->reconstruct_n(first, n, out.data());
+    }
     for (int64_t i = 0; i < n; i++) {
         FAISS_THROW_IF_NOT_FMT(
                 !std::isnan(out(i, 0)),
@@ -392,6 +414,7 @@ void bind_methods(nb::class_<PyIndex>& index) {
     index.def(
             "remove_ids",
             [](PyIndex& self, const Selector& sel) {
+                check_removes(*self.index);
                 const LongCall long_call;
                 return self.index->remove_ids(*sel.selector);
             },

@@ -108,6 +108,7 @@ void swap_to_gmm(PyIndex& self, const std::string& covariance_type) {
     }
     *place = made.release();
     delete ivf;
+    self.index = faiss_ext::without_id_maps(std::move(self.index));
 }
 
 } // namespace

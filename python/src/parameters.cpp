@@ -1,6 +1,7 @@
 #include "parameters.h"
 
 #include <faiss/IndexIDMap.h>
+#include <faiss/IndexIVFAdditiveQuantizer.h>
 #include <faiss/IndexIVFPQ.h>
 #include <faiss/IndexPreTransform.h>
 #include <faiss/IndexRefine.h>
@@ -55,6 +56,11 @@ faiss::SearchParameters* Parameters::make(
         return make(*map->index, p);
     }
     if (auto ivf = dynamic_cast<const faiss::IndexIVF*>(&index)) {
+        FAISS_THROW_IF_NOT_MSG(
+                !p.sel ||
+                        !dynamic_cast<
+                                const faiss::IndexIVFAdditiveQuantizer*>(ivf),
+                "params: an index of an additive quantizer takes no sel");
         out = of_ivf(*this, *ivf, p);
     } else {
         FAISS_THROW_IF_NOT_MSG(

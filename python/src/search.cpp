@@ -6,12 +6,15 @@
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 
+#include <faiss/IndexIVFFastScan.h>
+#include <faiss/IndexPreTransform.h>
 #include <faiss/IndexRefine.h>
 #include <faiss/impl/AuxIndexStructures.h>
 #include <faiss/impl/FaissAssert.h>
 
 #include "bindings.h"
 #include "faiss_ext/impl/errors.h"
+#include "faiss_ext/impl/faiss_compat.h"
 #include "interrupt.h"
 #include "parameters.h"
 
@@ -30,6 +33,8 @@ std::optional<faiss_ext::ProbeOrder> order_of(const Name& name) {
 
 /// FAISS finds nothing for a query with a NaN; Python says so.
 void check_queries(const faiss::Index& index, Matrix<const float> x) {
+    FAISS_THROW_IF_NOT_MSG(
+            index.is_trained, "the index is not trained; train comes first");
     FAISS_THROW_IF_NOT_FMT(
             x.shape(1) == size_t(index.d),
             "x: %zu columns, expected the index's d = %d",
@@ -130,6 +135,20 @@ nb::tuple range_search(
             to_numpy(std::move(labels), {found}));
 }
 
+/// FAISS's fast scan crashed here, until some version between these.
+void check_reconstructs(const faiss::Index& index) {
+#if FAISS_EXT_FAISS_VERSION < 11500
+    const faiss::Index* inner = &index;
+    while (auto pre = dynamic_cast<const faiss::IndexPreTransform*>(inner)) {
+        inner = pre->index;
+    }
+    FAISS_THROW_IF_NOT_MSG(
+            !dynamic_cast<const faiss::IndexIVFFastScan*>(inner),
+            "search_and_reconstruct: an IndexIVFPQFastScan reconstructs "
+            "nothing that it finds; search, and keep the vectors");
+#endif
+}
+
 void search_and_reconstruct(
         const PyIndex& self,
         Matrix<const float> x,
@@ -140,6 +159,7 @@ void search_and_reconstruct(
     const faiss::Index& index = *self.index;
     const size_t n = x.shape(0), d = x.shape(1), k = distances.shape(1);
     check_queries(index, x);
+    check_reconstructs(index);
     FAISS_THROW_IF_NOT_MSG(
             distances.shape(0) == n && labels.shape(0) == n &&
                     labels.shape(1) == k && recons.shape(0) == n &&

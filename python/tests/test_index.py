@@ -248,6 +248,58 @@ def test_merge_from_through_other_wrappers_is_refused(
     assert index.search(base[:5], 3)[1].max() < 2000
 
 
+@pytest.mark.parametrize(
+    "name", ["IDMap,IVF16,Flat", "IDMap2,IVF16,Flat", "IDMap2,PCA8,IVF16,SQ8"]
+)
+def test_a_swap_leaves_maps_of_ids_out(name: str, base: Floats) -> None:
+    x = base[:2000]
+    ids = np.arange(2000) * 7 + 10**6
+    index = make(name, x)
+    index.add_with_ids(x, ids)
+    with pytest.raises(ValueError, match="remove_ids.*swap_to_gmm"):
+        index.remove_ids(ids[:100])
+    swapped = faiss_ext.swap_to_gmm(index)
+    assert "IDMap" not in swapped.factory_string
+    assert swapped.remove_ids(ids[:100]) == 100
+    swapped.nprobe = 16
+    D, found = swapped.search(x[100:], 1)
+    assert (found[:, 0] == ids[100:]).mean() > 0.99
+    params = faiss_ext.SearchParameters(nprobe=16, sel=ids[500:600])
+    assert np.isin(swapped.search(x[:5], 3, params=params)[1], ids).all()
+    if "PCA" not in name and "IDMap2" in name:
+        np.testing.assert_array_equal(swapped.reconstruct(ids[700]), x[700])
+
+
+def test_a_range_of_ids_behind_a_map_is_an_error(base: Floats) -> None:
+    index = make("IDMap,Flat", base[:2000])
+    index.add_with_ids(base[:2000], np.arange(2000))
+    with pytest.raises(ValueError):
+        index.reconstruct_n(0, 2)
+    index = make("IDMap2,Flat", base[:2000])
+    index.add_with_ids(base[:2000], np.arange(2000) + 5)
+    with pytest.raises(ValueError):
+        index.reconstruct_n(0, 20)
+    np.testing.assert_array_equal(index.reconstruct_n(5, 3), base[:3])
+
+
+def test_what_faiss_crashes_at_is_an_error(base: Floats) -> None:
+    d = base.shape[1]
+    fast = faiss_ext.index_factory(d, f"GMM16,PQ{d // 2}x4fs")
+    with pytest.raises(ValueError, match="not trained"):
+        fast.search(base[:3], 3)
+    fast.train(base)
+    fast.add(base[:2000])
+    version = faiss_ext.faiss_version.split(".")
+    if (int(version[0]), int(version[1])) < (1, 15):
+        with pytest.raises(ValueError, match="FastScan"):
+            fast.search_and_reconstruct(base[:3], 3)
+    additive = make("IVF16,RQ4x4", base)
+    additive.add(base[:2000])
+    params = faiss_ext.SearchParameters(nprobe=2, sel=range(100))
+    with pytest.raises(ValueError, match="additive quantizer takes no sel"):
+        additive.search(base[:3], 3, params=params)
+
+
 def test_reset_keeps_what_was_trained(filled: faiss_ext.Index) -> None:
     means = filled.mixture().means
     filled.reset()
