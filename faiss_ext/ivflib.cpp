@@ -246,6 +246,9 @@ std::unique_ptr<faiss::Index> without_id_maps(
             return index;
         }
         auto map = dynamic_cast<faiss::IndexIDMap*>(*innermost_map);
+        FAISS_THROW_IF_NOT_MSG(
+                map->own_fields,
+                "without_id_maps: expected an IndexIDMap that owns its index");
         rename_entries(*ivf_behind(map), *map);
         faiss::Index* const inner = map->index;
         map->own_fields = false;

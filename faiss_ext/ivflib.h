@@ -49,8 +49,9 @@ void calibrate(faiss::Index* index, size_t nq, const float* xq, size_t k = 10);
  * they now are.
  *
  * Transforms on the way stay; maps around other indexes, and those of an
- * IndexRefine, too. Throws FaissException, having changed nothing, for lists
- * that cannot change and for entries that a map does not know.
+ * IndexRefine, too. Throws FaissException for lists that cannot change, for
+ * entries that a map does not know, and for a map that does not own what it
+ * wraps; the index is gone then.
  */
 std::unique_ptr<faiss::Index> without_id_maps(
         std::unique_ptr<faiss::Index> index);

@@ -232,8 +232,8 @@ namespace {
  *
  * As in k-means|| (Bahmani et al. 2012), distances are brought up to date once
  * a round; but a round adds only a sixteenth of the means there are already, so
- * that the draw is nearly k-means++'s and the first 16 are exactly that. All
- * rounds together cost one k-means iteration on the sample.
+ * that the draw is nearly k-means++'s. Each of the first 32 is the best of 2 +
+ * ln k draws. So many products as K + 32 ln K means have with the sample.
  */
 struct PlusPlus {
     size_t n;

@@ -88,12 +88,22 @@ std::unique_ptr<faiss::IndexIVF> make(const Case& c) {
     return std::unique_ptr<faiss::IndexIVF>(ivf);
 }
 
+/// As clone_index, but lists in a file are in the same one.
+std::unique_ptr<faiss::Index> copy_of(const faiss::Index& index) {
+    faiss::VectorIOWriter writer;
+    faiss_ext::write_index(&index, &writer);
+    faiss::VectorIOReader reader;
+    reader.data = std::move(writer.data);
+    return std::unique_ptr<faiss::Index>(
+            faiss_ext::read_index(static_cast<faiss::IOReader*>(&reader)));
+}
+
 std::unique_ptr<faiss::IndexIVF> copy_of(
         const faiss::IndexIVF& index, const Case& c) {
     if (!c.trained) {
         return make(c);
     }
-    std::unique_ptr<faiss::Index> out = clone_index(&index);
+    std::unique_ptr<faiss::Index> out = copy_of(index);
     auto* ivf = dynamic_cast<faiss::IndexIVF*>(out.release());
     return std::unique_ptr<faiss::IndexIVF>(ivf);
 }
@@ -164,7 +174,7 @@ std::vector<Case> cases() {
     auto merge = [](Index& i) {
         static std::unique_ptr<faiss::Index> other;
         const bool was = counting.exchange(false);
-        other = clone_index(&i);
+        other = copy_of(i);
         auto& ivf = dynamic_cast<faiss::IndexIVF&>(*other);
         ivf.replace_invlists( // not those of i, if they are in a file
                 new faiss::ArrayInvertedLists(ivf.nlist, ivf.code_size),
@@ -179,7 +189,7 @@ std::vector<Case> cases() {
         const std::string part = folder.file("part"),
                           lists = folder.file("lists"), there = "another file";
         const bool was = counting.exchange(false);
-        const auto filled = clone_index(&i);
+        const auto filled = copy_of(i);
         filled->add(300, base().row(0));
         faiss_ext::write_index(filled.get(), part.c_str());
         std::filesystem::remove(lists); // it could be mapped

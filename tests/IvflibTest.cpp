@@ -293,7 +293,7 @@ TEST(Ivflib, IdMapsAreLeftOut) {
         }
         EXPECT_GE(own, 1890u) << description; // SQ8 and PCA: some ties
     }
-    // what the map does not know changes nothing
+    // an entry that the map does not know
     std::unique_ptr<faiss::Index> index(
             faiss::index_factory(kD, "IDMap,IVF16,Flat"));
     index->train(2000, base().x.data());

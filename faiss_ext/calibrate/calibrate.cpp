@@ -310,10 +310,11 @@ private:
     float dearest = 0; ///< cost of codes that found everything; 0: none did
 };
 
-/// Calibration::farthest. The few beyond a share of all and a fifth more are
-/// outliers: one would have all queries pass for usual ones.
+/// Calibration::farthest. Where it is so many times as far (squared) as nearly
+/// all are, it is an outlier, which would have all queries pass for usual ones:
+/// half as many times is the limit then.
 constexpr double kUsual = 0.98;
-constexpr float kOutlier = 1.2f;
+constexpr float kOutlier = 4;
 
 float farthest_from_means(GMMIndexRef index, size_t nq, const float* xq) {
     SearchPlan plan;
@@ -326,8 +327,9 @@ float farthest_from_means(GMMIndexRef index, size_t nq, const float* xq) {
         coarse[q] = distance_to_mean(index.ivf, x, coarse[q]);
     }
     std::sort(coarse.begin(), coarse.end());
-    return std::min(
-            coarse.back(), kOutlier * coarse[size_t(kUsual * double(nq - 1))]);
+    const float usual = coarse[size_t(kUsual * double(nq - 1))];
+    return coarse.back() > kOutlier * usual ? kOutlier / 2 * usual
+                                            : coarse.back();
 }
 
 } // namespace

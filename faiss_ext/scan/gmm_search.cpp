@@ -318,6 +318,8 @@ SearchCounts search_codes(
 
 /// Lists of all queries together, whose numbers are kept at a time: 48 MB.
 constexpr size_t kProbes = size_t(4) << 20;
+/// Queries that are searched at once, however many lists each may look at.
+constexpr size_t kFewQueries = 512;
 
 /// The same of whole lists.
 template <class MakeHandlers>
@@ -331,9 +333,11 @@ SearchCounts search_lists(
         MakeHandlers&& make_handlers) {
     using Handlers = decltype(make_handlers());
     SearchCounts counts;
-    // Queries from elsewhere are given all lists.
-    const size_t most = std::isfinite(plan.farthest) ? ivf.nlist : plan.nprobe;
-    const size_t block = std::max<size_t>(1, kProbes / most);
+    // Queries from elsewhere are given all lists: few at a time may be.
+    size_t block = std::max<size_t>(1, kProbes / plan.nprobe);
+    if (std::isfinite(plan.farthest)) {
+        block = std::min(block, std::max(kProbes / ivf.nlist, kFewQueries));
+    }
     for (size_t begin = 0; begin < n; begin += block) {
         const size_t n_block = std::min(block, n - begin);
         const float* const queries = x + begin * ivf.d;

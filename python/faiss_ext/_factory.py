@@ -199,12 +199,12 @@ def swap_to_gmm(index: Any, covariance_type: str = "spherical") -> Index:
         ("spherical", "diag", "tied_spherical"),
     )
     if isinstance(index, Index):
-        out = clone_index(index)
+        out = deserialize_index(serialize_index(index))
     else:
         out = from_faiss(index)
+    what = out.factory_string or type(index).__name__
     try:
         _core.swap_to_gmm(out._core, covariance_type)
     except _core.FaissError as error:
-        what = out.factory_string or type(index).__name__
         raise _core.FaissError(f"{error} (index: {what})") from None
     return out

@@ -77,6 +77,8 @@ def set_to(
         yield params
         return
     given = params._given()
+    if "target_recall" in given and not index.has_mixture:
+        raise ValueError("params: target_recall is for a GMM index")
     if index.has_mixture and "nprobe" in given:
         given.setdefault("target_recall", 0.0)
     before = {name: getattr(index, name) for name in given}

@@ -117,8 +117,9 @@ def build(
     Returns
     -------
     Path
-        The manifest, ``out/manifest.json``. Ids are numbers of rows. A build
-        that fails leaves what was in `out` as it was.
+        The manifest, ``out/manifest.json``. Ids are numbers of rows. What an
+        earlier build left in `out` stays, and needs its room, until all of
+        this one is there.
     """
     rows = Rows(x, block_rows)
     index = index_factory(rows.d, factory, metric)
@@ -148,22 +149,22 @@ def build(
             )
         with Bar(verbose, len(tasks), "building", "shards") as bar:
             shards = computed(tasks, bar)
-        for name in ["trained.index", *(shard["file"] for shard in shards)]:
+        manifest = {
+            "format": FORMAT,
+            "factory": factory,
+            "d": rows.d,
+            "metric": metric,
+            "ntotal": rows.n,
+            "trained_sha256": trained,
+            "shards": shards,
+        }
+        write_manifest(manifest, partial / "manifest.json")
+        names = ["trained.index", *(shard["file"] for shard in shards)]
+        for name in [*names, "manifest.json"]:
             os.replace(partial / name, folder / name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    manifest = {
-        "format": FORMAT,
-        "factory": factory,
-        "d": rows.d,
-        "metric": metric,
-        "ntotal": rows.n,
-        "trained_sha256": trained,
-        "shards": shards,
-    }
-    path = folder / "manifest.json"
-    write_manifest(manifest, path)
-    return path
+    return folder / "manifest.json"
 
 
 def merge(

@@ -158,12 +158,16 @@ bool ids_are_places(const faiss::Index* index) {
     }
 }
 
+const faiss::Index* behind_transforms(const faiss::Index* index) {
+    while (auto pre = dynamic_cast<const faiss::IndexPreTransform*>(index)) {
+        index = pre->index;
+    }
+    return index;
+}
+
 /// Throws for a map of ids around lists, which takes their ids for places.
 void check_removes(const faiss::Index& index) {
-    const faiss::Index* inner = &index;
-    while (auto pre = dynamic_cast<const faiss::IndexPreTransform*>(inner)) {
-        inner = pre->index;
-    }
+    const faiss::Index* inner = behind_transforms(&index);
     FAISS_THROW_IF_NOT_MSG(
             !dynamic_cast<const faiss::IndexIDMap*>(inner) ||
                     !dynamic_cast<const faiss::IndexIVF*>(
@@ -190,7 +194,8 @@ void reconstruct_n(PyIndex& self, int64_t first, Matrix<float> out) {
     for (int64_t i = 0; i < n; i++) {
         out(i, 0) = NAN;
     }
-    if (dynamic_cast<const faiss::IndexIDMap*>(self.index.get())) {
+    if (dynamic_cast<const faiss::IndexIDMap*>(
+                behind_transforms(self.index.get()))) {
         // FAISS's own asks in a parallel region, which no exception may leave.
         for (int64_t i = 0; i < n; i++) {
             self.index->reconstruct(first + i, &out(i, 0));

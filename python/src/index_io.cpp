@@ -86,10 +86,12 @@ nb::object serialize_stock(const PyIndex& self) {
     return to_numpy(std::move(writer.data), {size});
 }
 
-/// Puts a GMM index in the place of the IVF index inside.
+/// Puts a GMM index in the place of the IVF index inside. After an error the
+/// index is good for nothing.
 void swap_to_gmm(PyIndex& self, const std::string& covariance_type) {
     const gmm::Covariance covariance = list_covariance(covariance_type);
     const LongCall long_call;
+    self.index = faiss_ext::without_id_maps(std::move(self.index));
     faiss::Index* root = self.index.get();
     faiss::Index** place = faiss_ext::unwrap(&root);
     auto ivf = dynamic_cast<faiss::IndexIVF*>(*place);
@@ -108,7 +110,6 @@ void swap_to_gmm(PyIndex& self, const std::string& covariance_type) {
     }
     *place = made.release();
     delete ivf;
-    self.index = faiss_ext::without_id_maps(std::move(self.index));
 }
 
 } // namespace

@@ -26,9 +26,11 @@ using Offset = std::optional<Vector<const double>>;
 /// Rows that are evaluated at once; what is kept of them is O(m), not O(k).
 constexpr size_t kBlock = 16384;
 
-std::unique_ptr<gmm::Backend> make_backend(const std::string& name) {
+std::unique_ptr<gmm::Backend> make_backend(
+        const std::string& name, size_t d, size_t k) {
     if (name == "auto") {
-        return make_backend(gmm::cuda_available() ? "cuda" : "cpu");
+        const bool gpu = gmm::cuda_available() && gmm::cuda_takes(d, k);
+        return make_backend(gpu ? "cuda" : "cpu", d, k);
     }
     if (name == "cpu") {
         return gmm::make_cpu_backend();
@@ -175,7 +177,7 @@ nb::dict train(
     std::string used;
     {
         const LongCall long_call;
-        const auto backend = make_backend(backend_name);
+        const auto backend = make_backend(backend_name, source->d, k);
         used = backend->name();
         result = gmm::train(
                 *source,
@@ -221,7 +223,7 @@ struct EStepEngine {
             Offset offset)
             : x(std::move(x_in)), source(make_source(x, offset)),
               weights(copy_weights(weights_in, source->n)),
-              backend(make_backend(backend_name)) {
+              backend(make_backend(backend_name, source->d, 1)) {
         if (center.shape(0) != source->d) {
             gmm::throw_invalid(
                     "center: %zu values, expected d = %zu",

@@ -270,6 +270,16 @@ def test_a_swap_leaves_maps_of_ids_out(name: str, base: Floats) -> None:
         np.testing.assert_array_equal(swapped.reconstruct(ids[700]), x[700])
 
 
+def test_a_map_that_faiss_left_wrong_is_named(base: Floats) -> None:
+    faiss = pytest.importorskip("faiss")
+    index = faiss.index_factory(base.shape[1], "IDMap,IVF16,Flat")
+    index.train(base[:2000])
+    index.add_with_ids(base[:2000], np.arange(2000) + 5)
+    index.remove_ids(np.arange(100) + 5)
+    with pytest.raises(ValueError, match="entry .* of an IndexIDMap"):
+        faiss_ext.swap_to_gmm(index)
+
+
 def test_a_range_of_ids_behind_a_map_is_an_error(base: Floats) -> None:
     index = make("IDMap,Flat", base[:2000])
     index.add_with_ids(base[:2000], np.arange(2000))
@@ -280,6 +290,10 @@ def test_a_range_of_ids_behind_a_map_is_an_error(base: Floats) -> None:
     with pytest.raises(ValueError):
         index.reconstruct_n(0, 20)
     np.testing.assert_array_equal(index.reconstruct_n(5, 3), base[:3])
+    behind = make("PCA8,IDMap2,Flat", base[:2000])
+    behind.add_with_ids(base[:2000], np.arange(2000) + 5)
+    with pytest.raises(ValueError):
+        behind.reconstruct_n(0, 1500)
 
 
 def test_what_faiss_crashes_at_is_an_error(base: Floats) -> None:

@@ -44,7 +44,6 @@ void CpuBackend::set_data(
     source = &new_source;
     weights = new_weights;
     frame = new_frame;
-    total_moments.clear();
     for (auto& scorer : scorers) {
         scorer.reset(); // how many vectors there are decides what counts
     }

@@ -83,7 +83,6 @@ private:
     struct MatrixBlock;
     struct MatrixScratch;
     std::unique_ptr<const FullScorer> full_scorer;
-    std::vector<double> total_moments; // tied: sum_i w_i y_i y_i^T
 
     const FullScorer& matrix_scorer();
     void accumulate_matrices(EStep step, SufficientStats& stats);

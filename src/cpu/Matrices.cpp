@@ -64,34 +64,20 @@ struct CpuBackend::MatrixBlock : FrameBlock {
     std::vector<Entry> entries;  ///< in order of components
     std::vector<int32_t> offset; ///< of a component's entries, size k + 1
     std::vector<double> kept;    ///< tied: sum_c w_i r_ic of each row's entries
-    std::vector<double> moments; ///< sum_i w_i y_i y_i^T, size d * d, or none
-    /// The same with what kept is more than w_i, and less; none: 0
-    std::vector<double> excess, missing;
+    std::vector<double>
+            moments; ///< sum_i kept_i y_i y_i^T, size d * d, or none
     double weight = 0;
     double objective = 0;
     double dropped_mass = 0;
 
-    /// sum_i w_i y_i y_i^T over the rows of positive weight.
-    template <class Weight>
-    void add_up(
-            size_t d,
-            const Weight& weight,
-            std::vector<double>& rows,
-            std::vector<double>& to) const {
-        to.clear();
-        for (size_t i = 0; i < norm.size() && to.empty(); i++) {
-            if (weight(i) > 0) {
-                to.assign(d * d, 0.0);
-            }
-        }
-        if (to.empty()) {
-            return;
-        }
-        OuterProducts sum(d, rows, to.data());
+    /// Of tied covariances: moments of what was kept. Of w_i they would differ
+    /// from n_k mu mu^T, since responsibilities are floats and the least are
+    /// left out, by what is small beside these and not beside the covariance.
+    void sum_moments(size_t d, std::vector<double>& rows) {
+        moments.assign(d * d, 0.0);
+        OuterProducts sum(d, rows, moments.data());
         for (size_t i = 0; i < norm.size(); i++) {
-            if (weight(i) > 0) {
-                sum.add(weight(i), y.data() + i * d);
-            }
+            sum.add(kept[i], y.data() + i * d);
         }
         sum.flush();
     }
@@ -265,6 +251,7 @@ void CpuBackend::score_matrices(
             const int32_t c = candidates.index[candidates.best()];
             block.objective -= weight * scores.distance(y, c);
             found.push_back({c, int32_t(i), weight});
+            block.kept[i] = weight;
             continue;
         }
         block.objective += weight * candidates.normalise();
@@ -286,8 +273,6 @@ void CpuBackend::accumulate_matrices(EStep step, SufficientStats& stats) {
     const size_t n = source->n, k = model.k, d = model.d;
     const bool is_full = model.covariance == Covariance::full;
     stats = SufficientStats(model.covariance, k, d);
-    const bool totals = !is_full && total_moments.empty();
-    const bool rounds = !is_full && step == EStep::soft;
 
     const SerialBlas serial_blas;
     const size_t threads = size_t(omp_get_max_threads());
@@ -308,11 +293,7 @@ void CpuBackend::accumulate_matrices(EStep step, SufficientStats& stats) {
     std::vector<MatrixBlock> blocks(
             std::clamp<size_t>(group / rows, 1, n_blocks));
     std::vector<MatrixScratch> scratch(threads, MatrixScratch(k));
-    std::vector<double> total(totals ? d * d : 0);
-    // Responsibilities are floats and the least are left out. Moments of other
-    // weights than n_k and sum_x have would differ from n_k mu mu^T by what is
-    // small beside these and not beside the covariance.
-    std::vector<double> correction(rounds ? d * d : 0);
+    std::vector<double> total(is_full ? 0 : d * d);
 
     for (size_t first = 0; first < n_blocks; first += blocks.size()) {
         blocks.resize(std::min(blocks.size(), n_blocks - first));
@@ -321,23 +302,8 @@ void CpuBackend::accumulate_matrices(EStep step, SufficientStats& stats) {
             MatrixScratch& mine = scratch[w];
             MatrixBlock& block = blocks[b];
             score_matrices(step, begin, std::min(rows, n - begin), mine, block);
-            const auto weight = [&](size_t i) {
-                return weights ? double(weights[begin + i]) : 1.;
-            };
-            if (totals) {
-                block.add_up(d, weight, mine.rows, block.moments);
-            }
-            if (rounds) {
-                block.add_up(
-                        d,
-                        [&](size_t i) { return block.kept[i] - weight(i); },
-                        mine.rows,
-                        block.excess);
-                block.add_up(
-                        d,
-                        [&](size_t i) { return weight(i) - block.kept[i]; },
-                        mine.rows,
-                        block.missing);
+            if (!is_full) {
+                block.sum_moments(d, mine.rows);
             }
         });
         const auto add_entries = [&](size_t c, size_t w) {
@@ -388,29 +354,13 @@ void CpuBackend::accumulate_matrices(EStep step, SufficientStats& stats) {
             stats.weight += block.weight;
             stats.objective += block.objective;
             stats.dropped_mass += block.dropped_mass;
-            for (size_t i = 0; totals && i < block.moments.size(); i++) {
+            for (size_t i = 0; i < total.size(); i++) {
                 total[i] += block.moments[i];
-            }
-            for (size_t i = 0; rounds && i < block.excess.size(); i++) {
-                correction[i] += block.excess[i];
-            }
-            for (size_t i = 0; rounds && i < block.missing.size(); i++) {
-                correction[i] -= block.missing[i];
             }
         }
     }
-    if (totals) {
-        total_moments.resize(d * (d + 1) / 2);
-        add_packed(d, total.data(), total_moments.data());
-    }
     if (!is_full) {
-        std::copy(
-                total_moments.begin(),
-                total_moments.end(),
-                stats.sum_x2.begin() + k);
-    }
-    if (rounds) {
-        add_packed(d, correction.data(), stats.sum_x2.data() + k);
+        add_packed(d, total.data(), stats.sum_x2.data() + k);
     }
 }
 

@@ -13,11 +13,11 @@ namespace gmm {
 
 /// Responsibilities below this are left out of the M-step.
 constexpr float kLeastResponsibility = 1e-7f;
-/// The same of up to kFewPairs vectors times components, of which a pass takes
-/// milliseconds: what is this small decides whether a component that hardly any
-/// vector is left to comes back.
+/// The same of up to kFewPairs vectors times components, where it costs little:
+/// what is this small decides whether a component that hardly any vector is
+/// left to comes back.
 constexpr float kLeastOfFew = 1e-17f;
-constexpr double kFewPairs = 1e7;
+constexpr double kFewPairs = 1e6;
 
 inline float least_responsibility(size_t n, size_t k) {
     return double(n) * double(k) <= kFewPairs ? kLeastOfFew

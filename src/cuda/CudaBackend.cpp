@@ -75,10 +75,10 @@ struct CudaBackend : Backend {
     explicit CudaBackend(const CudaOptions& options) {
         const cuda::KeepDevice keep;
         std::vector<int> devices = options.devices;
-        if (devices.empty()) {
-            devices = {default_device(nullptr)};
-        }
         std::string why_not;
+        if (devices.empty()) {
+            devices = {default_device(&why_not)};
+        }
         const int count = device_count(&why_not);
         for (int device : devices) {
             if (device < 0 || device >= count || !usable(device, &why_not)) {
