@@ -140,7 +140,7 @@ void run(
     }
     ASSERT_NO_FATAL_FAILURE(check_sound(*index));
     // it goes on living, and its file can be read
-    ASSERT_EQ(clone_index(index.get())->ntotal, index->ntotal);
+    ASSERT_EQ(copy_of(*index)->ntotal, index->ntotal);
     find(*index, rows_of(base(), 0, 3), 5);
 }
 
