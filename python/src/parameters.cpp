@@ -58,8 +58,8 @@ faiss::SearchParameters* Parameters::make(
     if (auto ivf = dynamic_cast<const faiss::IndexIVF*>(&index)) {
         FAISS_THROW_IF_NOT_MSG(
                 !p.sel ||
-                        !dynamic_cast<
-                                const faiss::IndexIVFAdditiveQuantizer*>(ivf),
+                        !dynamic_cast<const faiss::IndexIVFAdditiveQuantizer*>(
+                                ivf),
                 "params: an index of an additive quantizer takes no sel");
         out = of_ivf(*this, *ivf, p);
     } else {
