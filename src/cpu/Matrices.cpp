@@ -64,8 +64,7 @@ struct CpuBackend::MatrixBlock : FrameBlock {
     std::vector<Entry> entries;  ///< in order of components
     std::vector<int32_t> offset; ///< of a component's entries, size k + 1
     std::vector<double> kept;    ///< tied: sum_c w_i r_ic of each row's entries
-    std::vector<double>
-            moments; ///< sum_i kept_i y_i y_i^T, size d * d, or none
+    std::vector<double> moments; ///< tied: sum_i kept_i y_i y_i^T, d * d
     double weight = 0;
     double objective = 0;
     double dropped_mass = 0;
