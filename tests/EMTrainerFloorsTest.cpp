@@ -246,6 +246,20 @@ TEST(EMTrainerFloors, OneVectorFarAwayChangesNoOtherVariance) {
     }
 }
 
+/// The statistics of an E-step, in the data's own units.
+static gmm::SufficientStats soft_pass(
+        const RealData& data, const GaussianMixture& model) {
+    gmm::Frame frame;
+    frame.center.assign(data.d, 0);
+    const auto source = gmm::memory_source(data.x.data(), data.n, data.d);
+    const auto backend = gmm::make_cpu_backend();
+    backend->set_data(*source, nullptr, frame);
+    backend->set_model(model);
+    gmm::SufficientStats stats;
+    backend->accumulate(EStep::soft, stats);
+    return stats;
+}
+
 /// Two components a group, groups 1e4 deviations apart: what responsibilities
 /// of floats sum to counts beside squares of 1e8.
 TEST(EMTrainerFloors, TiedCovariancesOfGroupsFarApart) {
@@ -277,14 +291,7 @@ TEST(EMTrainerFloors, TiedCovariancesOfGroupsFarApart) {
     for (size_t j = 0; j < d; j++) {
         start.precisions_cholesky[j * (d + 1)] = 1;
     }
-    gmm::Frame frame;
-    frame.center.assign(d, 0);
-    const auto source = gmm::memory_source(data.x.data(), n, d);
-    const auto backend = gmm::make_cpu_backend();
-    backend->set_data(*source, nullptr, frame);
-    backend->set_model(start);
-    gmm::SufficientStats stats;
-    backend->accumulate(EStep::soft, stats);
+    const gmm::SufficientStats stats = soft_pass(data, start);
 
     std::vector<double> joint(n * k), n_k(k), sum(k * d);
     start.log_joint(n, data.x.data(), joint.data());
@@ -342,14 +349,7 @@ TEST(EMTrainerFloors, AComponentThatHardlyAnyVectorIsLeftToComesBack) {
             start.variances.clear();
             start.precisions_cholesky = {1, 0, 0, 1, 1, 0, 0, 1};
         }
-        gmm::Frame frame;
-        frame.center.assign(d, 0);
-        const auto source = gmm::memory_source(data.x.data(), n, d);
-        const auto backend = gmm::make_cpu_backend();
-        backend->set_data(*source, nullptr, frame);
-        backend->set_model(start);
-        gmm::SufficientStats stats;
-        backend->accumulate(EStep::soft, stats);
+        const gmm::SufficientStats stats = soft_pass(data, start);
         std::vector<double> joint(n * 2);
         start.log_joint(n, data.x.data(), joint.data());
         double expected = 0, sum = 0;

@@ -45,6 +45,8 @@ gmm::Covariance list_covariance(const std::string& name);
 
 /// The IVF index inside whatever is around it, or nullptr.
 faiss::IndexIVF* extract_ivf(faiss::Index& index);
+/// What is behind IndexPreTransforms.
+const faiss::Index* behind_transforms(const faiss::Index* index);
 
 /// A FAISS index and what Python may say to it.
 struct PyIndex {

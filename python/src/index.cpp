@@ -68,6 +68,13 @@ gmm::Covariance list_covariance(const std::string& name) {
     return covariance;
 }
 
+const faiss::Index* behind_transforms(const faiss::Index* index) {
+    while (auto pre = dynamic_cast<const faiss::IndexPreTransform*>(index)) {
+        index = pre->index;
+    }
+    return index;
+}
+
 faiss::IndexIVF* extract_ivf(faiss::Index& index) {
     faiss::Index* root = &index;
     return dynamic_cast<faiss::IndexIVF*>(*faiss_ext::unwrap(&root));
@@ -156,13 +163,6 @@ bool ids_are_places(const faiss::Index* index) {
                     !dynamic_cast<const faiss::IndexIDMap*>(index);
         }
     }
-}
-
-const faiss::Index* behind_transforms(const faiss::Index* index) {
-    while (auto pre = dynamic_cast<const faiss::IndexPreTransform*>(index)) {
-        index = pre->index;
-    }
-    return index;
 }
 
 /// Throws for a map of ids around lists, which takes their ids for places.

@@ -7,7 +7,6 @@
 #include <nanobind/stl/string.h>
 
 #include <faiss/IndexIVFFastScan.h>
-#include <faiss/IndexPreTransform.h>
 #include <faiss/IndexRefine.h>
 #include <faiss/impl/AuxIndexStructures.h>
 #include <faiss/impl/FaissAssert.h>
@@ -136,14 +135,11 @@ nb::tuple range_search(
 }
 
 /// FAISS's fast scan crashed here, until some version between these.
-void check_reconstructs(const faiss::Index& index) {
+void check_reconstructs([[maybe_unused]] const faiss::Index& index) {
 #if FAISS_EXT_FAISS_VERSION < 11500
-    const faiss::Index* inner = &index;
-    while (auto pre = dynamic_cast<const faiss::IndexPreTransform*>(inner)) {
-        inner = pre->index;
-    }
     FAISS_THROW_IF_NOT_MSG(
-            !dynamic_cast<const faiss::IndexIVFFastScan*>(inner),
+            !dynamic_cast<const faiss::IndexIVFFastScan*>(
+                    behind_transforms(&index)),
             "search_and_reconstruct: an IndexIVFPQFastScan reconstructs "
             "nothing that it finds; search, and keep the vectors");
 #endif
