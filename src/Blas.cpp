@@ -45,6 +45,7 @@ void dsyrk_(
 // Absent from every other BLAS.
 __attribute__((weak)) void openblas_set_num_threads(int);
 __attribute__((weak)) int openblas_get_num_threads();
+__attribute__((weak)) int openblas_get_parallel();
 }
 
 namespace gmm {
@@ -113,12 +114,20 @@ void add_outer_products(size_t n, size_t d, const double* a, double* c) {
     dsyrk_("U", "N", &columns, &rows, &one, a, &columns, &one, c, &columns);
 }
 
+/// Whether OpenBLAS has threads of its own. One that uses OpenMP's has none in
+/// a parallel region, and its setting is OpenMP's: not ours to change.
+static bool has_own_threads() {
+    constexpr int kOpenMP = 2;
+    return openblas_set_num_threads && openblas_get_num_threads &&
+            !(openblas_get_parallel && openblas_get_parallel() == kOpenMP);
+}
+
 static std::mutex guard_mutex;
 static int guards = 0;
 static int threads_before = 1;
 
 SerialBlas::SerialBlas() {
-    if (openblas_set_num_threads && openblas_get_num_threads) {
+    if (has_own_threads()) {
         std::lock_guard<std::mutex> lock(guard_mutex);
         if (guards++ == 0) {
             threads_before = openblas_get_num_threads();
@@ -128,7 +137,7 @@ SerialBlas::SerialBlas() {
 }
 
 SerialBlas::~SerialBlas() {
-    if (openblas_set_num_threads && openblas_get_num_threads) {
+    if (has_own_threads()) {
         std::lock_guard<std::mutex> lock(guard_mutex);
         if (--guards == 0) {
             openblas_set_num_threads(threads_before);

@@ -40,7 +40,8 @@ void add_outer_products(size_t n, size_t d, const double* a, double* c);
  *
  * Our own threads work on blocks of rows side by side; OpenBLAS's pool would
  * make them wait for each other. The setting is the process's own, so the last
- * guard to go restores it.
+ * guard to go restores it. Nothing changes where OpenBLAS uses OpenMP's
+ * threads.
  */
 struct SerialBlas {
     SerialBlas();

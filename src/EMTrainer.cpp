@@ -209,7 +209,8 @@ void Trainer::start_hierarchically() {
             model.covariance,
             model.k,
             2 * std::max(1, options.hard_iterations),
-            random);
+            random,
+            options.check ? options.check : [] {});
     model.means = std::move(start.means);
     model.variances.assign(
             num_variances(model.covariance, model.k, model.d), 1);

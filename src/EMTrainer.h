@@ -69,6 +69,9 @@ struct TrainingOptions {
     /// Called after each iteration; false stops the training, and what was
     /// reached is returned. May throw to abandon it.
     std::function<bool(const TrainingIteration&)> progress;
+    /// Called, in any thread, while what comes before the first iteration takes
+    /// long. May throw to abandon the training. Empty: nothing is called.
+    std::function<void()> check;
 };
 
 /// Why a training ended.

@@ -96,7 +96,8 @@ HierarchicalStart hierarchical_start(
         Covariance covariance,
         size_t k,
         int iterations,
-        std::mt19937_64& random) {
+        std::mt19937_64& random,
+        const std::function<void()>& check) {
     const size_t d = source.d;
     size_t available = source.n;
     if (weights) {
@@ -140,6 +141,7 @@ HierarchicalStart hierarchical_start(
         out.stats.weight += w;
     }
     parallel_for(groups, [&](size_t g) {
+        check();
         if (share[g] == 0) {
             return;
         }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <random>
 #include <vector>
 
@@ -25,6 +26,7 @@ struct HierarchicalStart {
  *
  * @param k           at most the number of vectors of positive weight
  * @param iterations  of k-means in each group, at least 1
+ * @param check       called before each group, in any thread; may throw
  */
 HierarchicalStart hierarchical_start(
         const VectorSource& source,
@@ -33,6 +35,7 @@ HierarchicalStart hierarchical_start(
         Covariance covariance,
         size_t k,
         int iterations,
-        std::mt19937_64& random);
+        std::mt19937_64& random,
+        const std::function<void()>& check = [] {});
 
 } // namespace gmm

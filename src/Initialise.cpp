@@ -411,8 +411,10 @@ std::vector<float> initial_means(
         available = std::count_if(
                 weights, weights + source.n, [](float w) { return w > 0; });
     }
-    // 16 rows for a mean choose well; many means cannot afford as many.
-    const size_t wanted = std::max(4 * k, std::min<size_t>(16 * k, 32768));
+    // 16 rows for a mean choose well, few means better among more rows; many
+    // means cannot afford as many.
+    const size_t wanted =
+            std::max({4 * k, std::min<size_t>(16 * k, 32768), size_t(4096)});
     const size_t count = by_distance ? std::min(available, wanted) : k;
     const std::vector<size_t> ids = sample_rows(
             source.n, weights, count, /*by_weight=*/!by_distance, random);

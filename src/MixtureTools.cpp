@@ -350,7 +350,10 @@ std::vector<SweepEntry> sweep(
         }
         Likelihood all = log_likelihood(result.model, source, weights, backend);
         // One of these covers two groups well enough for EM to leave it so.
-        if (options.covariance == Covariance::full && !out.empty() &&
+        if (!out.empty() &&
+            num_variances(options.covariance, 1, source.d) +
+                            num_factors(options.covariance, 1, source.d) >
+                    1 &&
             result.stop != Stop::callback) {
             TrainingResult anew =
                     train(source, weights, k, options, backend, nullptr);

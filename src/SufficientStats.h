@@ -48,7 +48,8 @@ struct SufficientStats {
  * (Dempster, Laird and Rubin 1977; Bishop, PRML, eq. 9.24 to 9.26).
  *
  * Components with n_k < min_count keep the means and variances that `model`
- * has on entry (with weight min_count / total): the trainer re-seeds them.
+ * has on entry (with the weight of min_count, or a millionth of all if that is
+ * more): the trainer re-seeds them.
  *
  * @param variance_floor  of each component, in the frame's units, > 0, size k;
  *                        or one for all. Full and tied: added to the diagonal,

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <random>
 #include <thread>
 
 #include "EMTrainer.h"
@@ -564,6 +565,49 @@ TEST(CpuBackend, QueriesFarAwayOrNotFinite) {
             EXPECT_FALSE(std::isnan(log_prob[i]));
         }
         EXPECT_TRUE(std::isfinite(log_prob[4]));
+    }
+}
+
+/// In float their distances are hundreds of nats off, and yet the one component
+/// that there is has all of them.
+TEST(CpuBackend, RowsFarAwayKeepTheirResponsibilities) {
+    for (auto covariance : {Covariance::isotropic, Covariance::diagonal}) {
+        for (size_t d : {64, 384, 768}) {
+            for (float far : {1e4f, 2e4f, 2.9e4f}) {
+                constexpr size_t kN = 200;
+                std::mt19937 random(3);
+                std::normal_distribution<double> normal;
+                std::vector<float> x(kN * d);
+                for (size_t i = 0; i < kN; i++) {
+                    std::vector<double> u(d);
+                    double sum = 0;
+                    for (double& v : u) {
+                        v = normal(random);
+                        sum += v * v;
+                    }
+                    for (size_t j = 0; j < d; j++) {
+                        x[i * d + j] = float(u[j] * far / std::sqrt(sum));
+                    }
+                }
+                GaussianMixture model;
+                model.covariance = covariance;
+                model.k = 1;
+                model.d = d;
+                model.means.assign(d, 0.3f);
+                model.variances.assign(
+                        covariance == Covariance::diagonal ? d : 1, 1.0f);
+                model.log_weights = {0};
+                Frame frame;
+                frame.center.assign(d, 0);
+                const auto source = gmm::memory_source(x.data(), kN, d);
+                const auto backend = gmm::make_cpu_backend();
+                backend->set_data(*source, nullptr, frame);
+                backend->set_model(model);
+                SufficientStats stats;
+                backend->accumulate(EStep::soft, stats);
+                EXPECT_NEAR(stats.n_k[0], double(kN), 1e-3) << d << " " << far;
+            }
+        }
     }
 }
 

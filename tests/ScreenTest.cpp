@@ -119,11 +119,14 @@ TEST_F(ScreenTest, DistancesAreAsExactAsIsSaid) {
     }
 }
 
-TEST_F(ScreenTest, FewComponentsOrDimensionsAreNotScreened) {
+TEST_F(ScreenTest, FewComponentsAndFewOrVeryManyDimensionsAreNotScreened) {
     const std::vector<float> f(1024 * 1024);
     EXPECT_EQ(Screen(16, 1024, f.data()).k, 0u);
     EXPECT_EQ(Screen(1024, 3, f.data()).k, 0u);
     EXPECT_EQ(Screen().k, 0u);
+    const std::vector<float> many(128 * 140'000); // sums beyond 31 bits
+    EXPECT_EQ(Screen(128, 133'145, many.data()).k, 0u);
+    EXPECT_EQ(Screen(128, 133'144, many.data()).k, 128u);
 }
 
 /// Where half of the components share each row, it is computed as ever: what

@@ -284,3 +284,38 @@ TEST(Sweep, FullCovariancesPartWhatOneCovers) {
     }
     EXPECT_EQ(right, all);
 }
+
+/// Halves of an old component of several groups may leave one that the start of
+/// its own number finds.
+TEST(Sweep, GroupsOnALine) {
+    for (auto covariance : {Covariance::diagonal, Covariance::tied}) {
+        size_t found = 0;
+        for (unsigned seed = 0; seed < 8; seed++) {
+            const size_t n = 1000, d = 3;
+            std::mt19937_64 random(seed);
+            std::normal_distribution<float> normal;
+            std::vector<float> x(n * d);
+            for (size_t i = 0; i < n; i++) {
+                const size_t group = random() % 5;
+                for (size_t j = 0; j < d; j++) {
+                    x[i * d + j] = normal(random) + (j == 0 ? 12.f * group : 0);
+                }
+            }
+            const auto source = gmm::memory_source(x.data(), n, d);
+            const auto backend = gmm::make_cpu_backend();
+            gmm::TrainingOptions options;
+            options.covariance = covariance;
+            options.niter = 100;
+            options.seed = seed;
+            options.init = gmm::Initialisation::kmeans_plus_plus;
+            const auto all = sweep(
+                    *source, nullptr, {1, 2, 3, 4, 5, 6, 7}, options, *backend);
+            const auto best = std::min_element(
+                    all.begin(), all.end(), [](const auto& p, const auto& q) {
+                        return p.bic < q.bic;
+                    });
+            found += best->k == 5;
+        }
+        EXPECT_GE(found, 7u) << to_string(covariance);
+    }
+}

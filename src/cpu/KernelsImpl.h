@@ -64,6 +64,7 @@ size_t split(
     const float floor = shift + kNegligible;
     const V lowest = V::all(threshold < floor ? threshold : floor);
     const V above = V::all(threshold), shifts = V::all(shift);
+    const V floors = V::all(floor);
     V sum = V::all(0);
     size_t n = 0;
     for (size_t i = 0; i < k; i += kLanes) {
@@ -72,7 +73,10 @@ size_t split(
             continue;
         }
         uint32_t selected = at_least(values, above);
-        sum = sum + without(exp_lanes(values - shifts), selected);
+        // exp_lanes() ends at e^-87, which is too much of what is far below
+        // where the shift turns out to be hundreds of nats too high
+        const uint32_t below = ~at_least(values, floors);
+        sum = sum + without(exp_lanes(values - shifts), selected | below);
         for (; selected != 0; selected &= selected - 1) {
             const size_t at = i + size_t(__builtin_ctz(selected));
             index[n] = int32_t(at);

@@ -14,6 +14,8 @@ namespace {
 using Ranked = std::pair<double, int32_t>;
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
+/// Blocks of rows for the threads, of so many rows at least.
+constexpr size_t kBlocks = 64, kLeastRows = 16;
 
 void keep_best(size_t m, std::vector<Ranked>& best) {
     std::partial_sort(
@@ -131,8 +133,10 @@ void CpuBackend::top_of_matrices(
 
     const SerialBlas serial_blas;
     const size_t threads = size_t(omp_get_max_threads());
-    const size_t rows = std::clamp<size_t>(
-            (x.n + threads - 1) / threads, 1, block_rows(k, d));
+    // Not by the threads: the blocks of a product show in its last bits.
+    const size_t rows = std::min(
+            block_rows(k, d),
+            std::max(kLeastRows, (x.n + kBlocks - 1) / kBlocks));
     std::vector<MatrixScratch> scratch(threads, MatrixScratch(k));
     parallel_for_workers((x.n + rows - 1) / rows, [&](size_t b, size_t w) {
         const size_t begin = b * rows;

@@ -25,10 +25,13 @@ const ByteKernels* byte_kernels() {
 
 // Below these a product is too small a part of a row's work.
 static constexpr size_t kLeastComponents = 128, kLeastDimensions = 32;
+// Of more, sums of products of bytes are no 32-bit numbers.
+static constexpr size_t kMostDimensions = (size_t(1) << 31) / (127 * 127);
 
 Screen::Screen(size_t n, size_t width, const float* factors) {
     kernel = byte_kernels();
-    if (!kernel || n < kLeastComponents || width < kLeastDimensions) {
+    if (!kernel || n < kLeastComponents || width < kLeastDimensions ||
+        width > kMostDimensions) {
         return;
     }
     k = n;

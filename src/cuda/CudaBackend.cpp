@@ -181,12 +181,11 @@ struct CudaBackend : Backend {
                     kMaxCudaComponents);
         }
         model.validate();
-        if (k > 0 &&
-            has_matrices(covariance) != has_matrices(model.covariance)) {
+        if (has_matrices(covariance) != has_matrices(model.covariance)) {
             bind(); // the others' memory is needed
         }
         covariance = model.covariance;
-        k = model.k;
+        k = 0; // none, unless all engines have it
         each_engine([&](size_t i) {
             if (has_matrices(covariance)) {
                 full_engines[i]->set_model(model);
@@ -194,6 +193,7 @@ struct CudaBackend : Backend {
                 engines[i]->set_model(model);
             }
         });
+        k = model.k;
     }
 
     void accumulate(EStep step, SufficientStats& stats) override {

@@ -136,9 +136,19 @@ void BlockUploader::run(
             return fetch(source, at, count, slot, device);
         });
     };
+    // A throw below leaves no copy that reads the source's rows, ...
+    struct Copies {
+        cudaStream_t stream;
+        bool done = false;
+        ~Copies() {
+            if (!done) {
+                cudaStreamSynchronize(stream);
+            }
+        }
+    } copies{copies_};
     int turn = 0;
-    // The future waits in its destructor: a throw below leaves no thread that
-    // writes into our buffers.
+    // ... and no thread that writes into our buffers: the future waits in its
+    // destructor, before the copies do.
     auto coming = next(begin, slots_[0]);
     for (size_t at = begin; at < end; turn ^= 1) {
         const Block block = coming.get();
@@ -151,6 +161,7 @@ void BlockUploader::run(
         use(block);
         check(cudaEventRecord(slot.used, stream), "recording an event");
     }
+    copies.done = true;
 }
 
 } // namespace gmm::cuda

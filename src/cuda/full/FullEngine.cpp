@@ -87,7 +87,7 @@ void FullEngine::accumulate(EStep step) {
             find_basis(count);
         }
     };
-    if (stays_ && !resident_) {
+    if (stays_ && !resident_ && n > 0) { // a device may have no rows
         feeder_.run(
                 *source_,
                 begin_,

@@ -31,11 +31,18 @@ FullEngine::ListSize FullEngine::count_all(int64_t begin, int64_t end) {
 }
 
 void FullEngine::each_list(int64_t begin, int64_t end, const UseList& use) {
-    const auto [pairs, tiles] = count_all(begin, end);
-    if (pairs > most_pairs_) {
+    const auto in_halves = [&] {
         const int64_t middle = begin + (end - begin + 1) / 2;
         each_list(begin, middle, use);
         each_list(middle, end, use);
+    };
+    if ((end - begin) * 64 * k_ > int64_t(UINT32_MAX)) {
+        in_halves(); // the device counts in 32 bits
+        return;
+    }
+    const auto [pairs, tiles] = count_all(begin, end);
+    if (pairs > most_pairs_) {
+        in_halves();
         return;
     }
     list_pairs(pairs_, begin, end, lists_, stream_);
