@@ -68,9 +68,8 @@ Calibration::Choice both(
     } else {
         out.by_codes = true;
         out.bound = std::max(out.bound, kSureBound);
-        out.budget = std::max(
-                p.by_codes ? p.budget : per_list * p.budget,
-                q.by_codes ? q.budget : per_list * q.budget);
+        out.budget =
+                float(std::max(p.in_codes(per_list), q.in_codes(per_list)));
     }
     Calibration::Choice found = choice(out);
     found.mixed = p.mixed || p.by_codes != q.by_codes;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <string>
 #include <vector>
@@ -55,6 +56,14 @@ struct Calibration {
         float codes;     ///< looked at by a query, on average
         float distances; ///< computed by a query, on average
         float cost;      ///< nanoseconds, by `costs`
+
+        /// The budget in codes: of whole lists, which queries are in more often
+        /// the longer they are, what they held.
+        double in_codes(double entries_per_list) const {
+            return by_codes
+                    ? budget
+                    : std::max<double>(entries_per_list * budget, distances);
+        }
     };
     /// Of one number of neighbours; cost and recall increasing.
     struct Curve {

@@ -20,6 +20,9 @@ float normal_error(int bits) {
     return bits == 1 ? 0.30f : bits == 2 ? 0.37f : 0.33f;
 }
 
+/// Columns of four bits whose tables' entries add up in 16 bits.
+constexpr size_t kMostColumns = 65535;
+
 /// The bytes of a group's columns within a record: of columns 0 and 2, then of
 /// 1 and 3, the higher column in the high half.
 template <int bits>
@@ -45,6 +48,20 @@ void CellCodes::check_bits(int bits) {
             bits);
 }
 
+bool CellCodes::fits(size_t d, int bits) {
+    return (d * bits + 15) / 16 * 4 <= kMostColumns;
+}
+
+void CellCodes::check_fits(size_t d, int bits) {
+    check_bits(bits);
+    FAISS_THROW_IF_NOT_FMT(
+            fits(d, bits),
+            "d = %zu with code_bits = %d, expected at most %zu dimensions",
+            d,
+            bits,
+            kMostColumns / 4 * 16 / bits);
+}
+
 int CellCodes::default_bits(size_t d) {
     return d < 32 ? 4 : d < 256 ? 2 : 1;
 }
@@ -55,7 +72,7 @@ void CellCodes::init(
         int bits,
         const float* means,
         bool similarity_in) {
-    check_bits(bits);
+    check_fits(d, bits);
     CellCodes out;
     out.similarity = similarity_in;
     out.shape.d = d;
@@ -208,8 +225,10 @@ void CellCodes::encode_centred(
 
 void CellCodes::set_error(const std::vector<double>& squared, size_t n) {
     if (n > 0) {
-        error = float(std::sqrt(
-                std::accumulate(squared.begin(), squared.end(), 0.0) / n));
+        const double measured = std::sqrt(
+                std::accumulate(squared.begin(), squared.end(), 0.0) / n);
+        // Entries that lie on means say nothing of what comes later.
+        error = std::max(float(measured), normal_error(shape.bits) / 2);
     }
 }
 

@@ -62,11 +62,16 @@ struct CellCodes {
     /// Throws FaissException unless bits is 1, 2 or 4.
     static void check_bits(int bits);
 
+    /// Whether vectors of d dimensions can have codes: up to 262,128 bits.
+    static bool fits(size_t d, int bits);
+    /// Throws as check_bits, and unless it fits.
+    static void check_fits(size_t d, int bits);
+
     /// The more dimensions, the fewer bits of each: 4 below 32, 2 below 256,
     /// then 1 (bench/NOTES.md).
     static int default_bits(size_t d);
 
-    /** Without entries, for these means. Throws as check_bits.
+    /** Without entries, for these means. Throws as check_fits.
      *
      * @param means  size nlist * d
      */
@@ -115,7 +120,8 @@ struct CellCodes {
             const About* about,
             uint8_t* out) const;
 
-    /// Makes `error` that of n entries, whose sums encode() returned.
+    /// Makes `error` that of n entries, whose sums encode() returned, or half
+    /// of what it is for normal residuals if that is more.
     void set_error(const std::vector<double>& squared, size_t n);
 
     /** The vector that a record says most about, of an entry of one list:

@@ -286,6 +286,9 @@ gmm::GaussianMixture IndexGMM::mixture() const {
 }
 
 void IndexGMM::add(idx_t, const float*) {
+    if (n_trained == idx_t(nlist)) { // by faiss::Clustering, to its centroids
+        reset();
+    }
     FAISS_THROW_MSG(
             "IndexGMM::add: components come from train or set_mixture (an IVF "
             "index needs quantizer_trains_alone = 1)");
@@ -305,6 +308,7 @@ void IndexGMM::reset() {
     precisions_cholesky.clear();
     log_weights.clear();
     backend.clear();
+    n_trained = 0;
     is_trained = false;
 }
 

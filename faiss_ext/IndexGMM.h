@@ -64,7 +64,9 @@ struct IndexGMM : faiss::IndexFlat {
     void set_mixture(const gmm::GaussianMixture& mixture);
     gmm::GaussianMixture mixture() const;
 
-    /// Throws: components come from train or set_mixture.
+    /// Throws: components come from train or set_mixture. What was trained on
+    /// nlist vectors is gone then: faiss::Clustering, by which an IVF index
+    /// trains that lacks quantizer_trains_alone = 1, had it fit its centroids.
     void add(idx_t n, const float* x) override;
     size_t remove_ids(const faiss::IDSelector& sel) override;
     void merge_from(faiss::Index& other, idx_t add_id = 0) override;
@@ -90,6 +92,9 @@ struct IndexGMM : faiss::IndexFlat {
             float* distances,
             idx_t* labels,
             const faiss::SearchParameters* params = nullptr) const override;
+
+private:
+    idx_t n_trained = 0; ///< vectors, by train()
 };
 
 } // namespace faiss_ext

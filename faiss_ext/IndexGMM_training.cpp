@@ -139,6 +139,7 @@ void IndexGMM::train(idx_t n, const float* x) {
 
     set_mixture(clus.mixture());
     backend = clus.backend;
+    n_trained = n;
     policy.exponent = exponent;
     if (clus.verbose) {
         printf("IndexGMM: exponent of the scale-free posterior %.3g\n",

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
 #include <limits>
 #include <unordered_map>
 #include <utility>
@@ -36,6 +37,10 @@ void check_search(
         const float* distances,
         const idx_t* labels) {
     check_rows("x", n, index.d, x);
+    FAISS_THROW_IF_NOT_MSG(
+            (index.parallel_mode & index.PARALLEL_MODE_NO_HEAP_INIT) == 0,
+            "parallel_mode: PARALLEL_MODE_NO_HEAP_INIT, expected none in a "
+            "search, which begins its heaps; search_preassigned takes it");
     FAISS_THROW_IF_NOT_FMT(k > 0, "k = %zd, expected > 0", size_t(k));
     constexpr size_t kLabelWidth = sizeof(idx_t) / sizeof(float);
     FAISS_THROW_IF_NOT_FMT(
@@ -133,6 +138,13 @@ static void check_preassigned(
             "%s: max_assign = %zu, expected 1: copies would be found twice",
             call,
             gmm.max_assign);
+    if (auto own = dynamic_cast<const SearchParametersIVFGMM*>(params)) {
+        FAISS_THROW_IF_NOT_FMT(
+                own->target_recall == 0,
+                "%s: target_recall = %g, expected 0 where lists are given",
+                call,
+                own->target_recall);
+    }
     // FAISS throws in a parallel region, which ends the process.
     const size_t nprobe =
             std::min<size_t>(params ? params->nprobe : ivf.nprobe, ivf.nlist);
@@ -247,7 +259,7 @@ void IndexIVFGMM<IVF>::search_and_reconstruct(
     for (idx_t i = 0; i < n * k; i++) {
         float* out = recons + i * this->d;
         if (labels[i] < 0) {
-            std::fill(out, out + this->d, -1.0f); // as FAISS does
+            memset(out, -1, this->d * sizeof(float)); // NaNs, as FAISS does
             continue;
         }
         const size_t list = faiss::lo_listno(labels[i]);
@@ -317,16 +329,16 @@ void IndexIVFGMM<IVF>::check_compatible_for_merge(
     FAISS_THROW_IF_NOT_MSG(
             !that || (this->is_trained && that->is_trained),
             "merge_from: expected two trained indexes");
-    IVF::check_compatible_for_merge(other);
     FAISS_THROW_IF_NOT_MSG(
             that && that != this,
             "merge_from: expected another index of the same GMM type");
+    check_same_encoding("merge_from", *that, *this);
+    IVF::check_compatible_for_merge(other);
     FAISS_THROW_IF_NOT_FMT(
             that->max_assign == max_assign,
             "merge_from: max_assign = %zd, expected %zd",
             that->max_assign,
             max_assign);
-    check_same_encoding("merge_from", *that, *this);
 }
 
 template <class IVF>

@@ -11,6 +11,7 @@
 #include "faiss_ext/GpuGMMClustering.h"
 #include "faiss_ext/IndexIVFGMM.h"
 #include "faiss_ext/IndexIVFRaBitQGMM.h"
+#include "faiss_ext/coarse/centre.h"
 #include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/store/codes_alone.h"
@@ -118,6 +119,15 @@ void IndexIVFGMM<IVF>::train_from(const gmm::VectorSource& source) {
     });
 }
 
+/// Makes all means as many times shorter as has none longer than 1, which is
+/// where the mixture of directions lives. No inner products change places.
+static void shrink_into_unit_ball(size_t d, std::vector<float>& means) {
+    const float longest = std::max(1.f, longest_row(d, means));
+    for (float& v : means) {
+        v /= longest;
+    }
+}
+
 template <class IVF>
 template <class Fit>
 void IndexIVFGMM<IVF>::train_by(Fit&& fit, idx_t n, const float* x) {
@@ -136,6 +146,9 @@ void IndexIVFGMM<IVF>::train_by(Fit&& fit, idx_t n, const float* x) {
     if (log_weights.empty() && this->quantizer && this->quantizer->is_trained &&
         size_t(this->quantizer->ntotal) == this->nlist) {
         clustering.centroids = quantizer_means(*this);
+        if (is_ip(*this)) {
+            shrink_into_unit_ball(this->d, clustering.centroids);
+        }
         clustering.frozen_centroids = true;
     } else if (
             this->nlist >= clustering.kGroupedFrom && !gmm::cuda_available()) {

@@ -47,7 +47,7 @@ faiss::InvertedListScanner* IndexIVFIds::get_InvertedListScanner(
 IndexIVFRaBitQGMM::IndexIVFRaBitQGMM(
         size_t d, size_t nlist, int bits, faiss::MetricType metric)
         : IndexIVFGMM<IndexIVFIds>(d, nlist, metric) {
-    CellCodes::check_bits(bits);
+    CellCodes::check_fits(d, bits);
     code_bits = bits;
 }
 

@@ -24,8 +24,8 @@ namespace faiss_ext {
  * What could not be read again is refused before anything is written: fields
  * that were changed to what the index does not hold, entries removed by
  * FAISS's own functions, lists that are mapped (IO_FLAG_MMAP). Entries that
- * FAISS's own functions added are taken in first, as search and add do, which
- * changes the index.
+ * FAISS's own functions added are taken in first, as add does, which changes
+ * the index.
  *
  * Throws FaissException for that, and for whatever of writing fails.
  */
@@ -49,11 +49,12 @@ void write_index(const faiss::Index* index, faiss::IOWriter* writer);
  * parsed. Lists on disk are in another file, which the index names and FAISS
  * opens: read-only with IO_FLAG_MMAP, too. What an index with such lists
  * changes is in their file at once, and in its own once it is written: until
- * then it must not be read again, since cells and codes are of what was there
- * before. Every length of the trailer is checked before memory is taken.
- * Trailers of all versions so far are read (io/format.h). One of a later
- * version is refused; faiss::read_index opens the file, and swap_to_gmm
- * (ivflib.h) makes a new mixture.
+ * then cells and codes there are of what was before, and reading it throws
+ * where ids have changed; with IO_FLAG_MMAP, which does not read them, it does
+ * not. Every length of the trailer is checked before memory is taken. Trailers
+ * of all versions so far are read (io/format.h). One of a later version is
+ * refused; faiss::read_index opens the file, and swap_to_gmm (ivflib.h) makes a
+ * new mixture.
  */
 faiss::Index* read_index(const char* filename, int io_flags = 0);
 faiss::Index* read_index(faiss::IOReader* reader, int io_flags = 0);

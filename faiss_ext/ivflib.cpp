@@ -16,6 +16,7 @@
 
 #include "faiss_ext/GpuGMMClustering.h"
 #include "faiss_ext/IndexIVFGMM.h"
+#include "faiss_ext/coarse/centre.h"
 #include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/impl/convert.h"
 #include "faiss_ext/impl/errors.h"
@@ -88,6 +89,9 @@ void add_all(const faiss::IndexIVF& from, faiss::IndexIVF& to) {
     flush();
 }
 
+/// A centroid longer than that is of no k-means of directions.
+constexpr float kDirection = 1.01f;
+
 } // namespace
 
 std::unique_ptr<faiss::IndexIVF> swap_to_gmm(
@@ -122,15 +126,25 @@ std::unique_ptr<faiss::IndexIVF> swap_to_gmm(
     clustering.verbose |= index.verbose;
     std::vector<float> x =
             sample(index, index.nlist * index.cp.max_points_per_centroid);
-    if (index.metric_type == faiss::METRIC_INNER_PRODUCT) {
+    // Residuals about means that are much shorter are out of a codec's range.
+    std::vector<float> for_codec;
+    if (is_ip(index)) {
+        if (longest_row(index.d, clustering.centroids) > kDirection) {
+            for_codec = x;
+        }
         // the mixture lives on the unit sphere
         faiss::fvec_renorm_L2(index.d, x.size() / index.d, x.data());
+        clustering.spherical = true;
     }
     std::unique_ptr<faiss::Index> means = empty_quantizer(index);
     clustering.train(x.size() / index.d, x.data(), *means);
 
     out->quantizer = means.release();
     out->own_fields = true;
+    if (!for_codec.empty()) {
+        out->faiss::IndexIVF::train(
+                idx_t(for_codec.size() / index.d), for_codec.data());
+    }
     part.covariance = covariance;
     part.variances = clustering.variances;
     part.log_weights = clustering.log_weights;

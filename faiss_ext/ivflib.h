@@ -18,7 +18,8 @@ struct IVFGMM;
  * vectors (decoded where they are compressed; at most
  * max_points_per_centroid * nlist of them). Flat indexes are re-filed
  * exactly; IndexIVFPQ and IndexIVFScalarQuantizer are re-encoded from their
- * decoded vectors. Ids stay. The index given stays as it is.
+ * decoded vectors, for which the codec of an inner-product index is trained
+ * anew if centroids are longer than 1. Ids stay. The index given stays as it is.
  *
  * Throws FaissException for an index that is not trained or has fewer vectors
  * than lists, and for types other than IndexIVFFlat, IndexIVFPQ,
@@ -35,6 +36,7 @@ std::unique_ptr<faiss::IndexIVF> swap_to_gmm(
  * each for its own k nearest vectors. They are farther out than the share of
  * the k nearest of all that a shard holds, so that the whole finds more than
  * each part does. If one part throws, those before it have been calibrated.
+ * Queries must be given: xq may not be nullptr.
  *
  * Recall is that of the GMM index itself: behind it an IndexRefine asks it for
  * k * k_factor, which is the k to give.
@@ -57,7 +59,8 @@ std::unique_ptr<faiss::Index> without_id_maps(
         std::unique_ptr<faiss::Index> index);
 
 /// A copy with mixture, cells and calibration (faiss::clone_index copies the
-/// stock part alone). Throws where write_index would, as of mapped lists, and
+/// stock part alone). Takes in first, as write_index does, what FAISS's own
+/// functions added. Throws where write_index would, as of mapped lists, and
 /// for lists in a file unless they are read-only: the two would share it.
 std::unique_ptr<faiss::Index> clone_index(const faiss::Index* index);
 

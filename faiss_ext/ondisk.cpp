@@ -181,15 +181,22 @@ void merge_ondisk(
     FAISS_THROW_IF_NOT_MSG(n > 0, "parts: expected some entries in them");
     std::string partial;
     // Whatever needs memory comes before the file has its name.
-    const auto parent = std::filesystem::path(ivfdata).parent_path();
+    std::string target = ivfdata;
+    const int error = follow_links(target);
+    FAISS_THROW_IF_NOT_FMT(
+            error == 0,
+            "ivfdata = '%s': cannot be written (%s)",
+            ivfdata.c_str(),
+            std::strerror(error));
+    const auto parent = std::filesystem::path(target).parent_path();
     const std::string folder = (parent.empty() ? "." : parent).string();
     std::string filename = ivfdata;
     std::unique_ptr<faiss::OnDiskInvertedLists> lists;
     try {
-        lists = write_lists(ivf, opened, ivfdata, shift_ids, partial);
+        lists = write_lists(ivf, opened, target, shift_ids, partial);
         flush(partial, 0); // before another has its name
         FAISS_THROW_IF_NOT_FMT(
-                std::rename(partial.c_str(), ivfdata.c_str()) == 0,
+                std::rename(partial.c_str(), target.c_str()) == 0,
                 "ivfdata = '%s': cannot be written (%s)",
                 ivfdata.c_str(),
                 std::strerror(errno));

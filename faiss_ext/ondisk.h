@@ -27,9 +27,9 @@ namespace faiss_ext {
  * Throws FaissException for a part of another training, parts without any
  * entry, an index that has entries, a direct map, copies of vectors
  * (max_assign > 1) or codes alone (RaBitQ), and where the
- * disk is full: the index is as it was then, and so is the file. If it is
- * interrupted once all are in, while cells or calibration are made, the message
- * says so.
+ * disk is full: the index is as it was then, and so is the file. An interrupt
+ * once all are in, while cells or calibration are made, leaves these due
+ * (IVFGMM::maintain()).
  */
 void merge_ondisk(
         faiss::Index* index,

@@ -10,6 +10,7 @@
 #include <faiss/IndexPreTransform.h>
 #include <faiss/IndexRefine.h>
 #include <faiss/VectorTransform.h>
+#include <faiss/impl/ThreadedIndex.h>
 
 #include "faiss_ext/IndexIVFGMM.h"
 #include "faiss_ext/impl/convert.h"
@@ -93,6 +94,13 @@ void train_any(faiss::Index& index, const gmm::VectorSource& source) {
         index.is_trained = (*inner)->is_trained;
     } else if (auto gmm = dynamic_cast<IVFGMM*>(&index)) {
         gmm->train_from(source);
+    } else if (
+            auto parts =
+                    dynamic_cast<faiss::ThreadedIndex<faiss::Index>*>(&index)) {
+        for (int i = 0; i < parts->count(); i++) {
+            train_any(*parts->at(i), source);
+        }
+        index.is_trained = true;
     } else {
         auto ivf = dynamic_cast<faiss::IndexIVF*>(&index);
         const size_t most = ivf

@@ -30,7 +30,8 @@ void train(faiss::Index* index, const gmm::VectorSource& source);
 
 /** Adds all rows, in blocks of 32,768 (fewer of more than 1024 dimensions),
  * each of which is added whole or not at all. Cells and calibration are made
- * once, after the last. Memory O(block + list) beside the index.
+ * once, after the last; in an index that has entries, where a block is more
+ * than half of it, before, too. Memory O(block + list) beside the index.
  *
  * Throws FaissException for what train() throws for. If any rows are in, the
  * message says how many: they are the source's first, and adding the others

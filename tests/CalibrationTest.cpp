@@ -270,7 +270,14 @@ TEST(Calibration, MaxCodesCapsTheDistances) {
             params.probe_order = order;
             params.max_codes = cap;
             params.nprobe = index->nlist; // whole lists, in any order
-            EXPECT_EQ(distances_per_query(*index, q, 10, &params), cap);
+            const double most = distances_per_query(*index, q, 10, &params);
+            EXPECT_LE(most, cap);
+            // codes tell what is not worth a distance
+            EXPECT_GE(
+                    most,
+                    order == ProbeOrder::distance ? cap
+                                                  : std::min<double>(cap, 20))
+                    << to_string(order);
             for (float mass : {0.99f, 1.0f}) {
                 params.probe_mass = mass;
                 params.nprobe = mass < 1 ? index->nlist : 20;
@@ -622,6 +629,24 @@ TEST(Calibration, WrongInputLeavesTheIndexAsItWas) {
     EXPECT_FAISS_ERROR(untrained.calibrate(100, q.x.data()), "");
     index->calibrate(20, q.x.data(), 1999); // the most and the least it takes
     EXPECT_EQ(index->calibration.k, 1999u);
+}
+
+/// An assignment that puts most vectors into no list leaves an index that goes
+/// on, as FAISS's does.
+TEST(Calibration, VectorsInNoListAreNotDrawn) {
+    const Vectors x = sift_base(2400);
+    for (size_t in : {0, 100}) {
+        const auto index = trained(x, 16);
+        std::vector<idx_t> lists(1200, -1);
+        index->quantizer->assign(in, x.x.data(), lists.data());
+        index->add_core(1200, x.x.data(), nullptr, lists.data());
+        index->maintain();
+        EXPECT_EQ(index->ntotal, 1200);
+        index->add(1200, x.row(1200));
+        index->nprobe = index->nlist;
+        const Found found = find(*index, rows_of(x, 1200, 1300), 1);
+        EXPECT_EQ(std::count(found.dis.begin(), found.dis.end(), 0.f), 100);
+    }
 }
 
 } // namespace

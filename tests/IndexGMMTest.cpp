@@ -365,6 +365,21 @@ TEST(IndexGMM, NaNQueriesGetNoLists) {
     }
 }
 
+/// An IVF index that lacks quantizer_trains_alone has faiss::Clustering fit a
+/// mixture to its centroids, which must not pass for one of the vectors.
+TEST(IndexGMM, NothingIsLeftOfACentroidsMixture) {
+    IndexGMM means(kD, kLists);
+    faiss::IndexIVFFlat ivf(&means, kD, kLists);
+    EXPECT_FAISS_ERROR(
+            ivf.train(base().n, base().x.data()), "quantizer_trains_alone");
+    EXPECT_FALSE(means.is_trained);
+    ivf.quantizer_trains_alone = 1;
+    ivf.train(base().n, base().x.data());
+    IndexGMM fresh(kD, kLists);
+    fresh.train(base().n, base().x.data());
+    EXPECT_EQ(means.mixture().means, fresh.mixture().means);
+}
+
 TEST(IndexGMM, BadInputIsNamedAndChangesNothing) {
     EXPECT_FAISS_ERROR(IndexGMM(0, 5), "d = 0");
     EXPECT_FAISS_ERROR(IndexGMM(5, 0), "nlist = 0");

@@ -218,9 +218,9 @@ TEST(IndexIVFGMMCells, CellsMoveWhereAListHasChangedAndNotWhereItGrows) {
     index->add(base().n, base().row(0));
     const MeansView means(*index);
     const size_t d = base().d, L = index->cells.cells_per_list;
-    // Doubles them by what lies `share` of the way to partners; how many a
+    // Doubles them by what lies a share of the way to partners; how many a
     // changed?
-    const auto grow = [&](float share) {
+    const auto grow = [&](const std::vector<float>& shares) {
         std::vector<float> x;
         for (size_t i = 0; i < kGrowing; i++) {
             for (size_t r = 0; r <= index->cells.fitted_size[i]; r++) {
@@ -228,7 +228,7 @@ TEST(IndexIVFGMMCells, CellsMoveWhereAListHasChangedAndNotWhereItGrows) {
                 const float* other =
                         means.data() + index->cells.partners(i)[r % L] * d;
                 for (size_t j = 0; j < d; j++) {
-                    x.push_back(own[j] + share * (other[j] - own[j]));
+                    x.push_back(own[j] + shares[i] * (other[j] - own[j]));
                 }
             }
         }
@@ -241,8 +241,8 @@ TEST(IndexIVFGMMCells, CellsMoveWhereAListHasChangedAndNotWhereItGrows) {
         }
         return changed;
     };
-    EXPECT_EQ(grow(0.05f), kGrowing);
-    EXPECT_EQ(grow(index->cells.a[0]), 0u);
+    EXPECT_EQ(grow(std::vector<float>(kGrowing, 0.05f)), kGrowing);
+    EXPECT_EQ(grow(index->cells.a), 0u);
     check_cells(*index, index->cells, true);
 }
 

@@ -5,6 +5,7 @@
 #include <faiss/impl/AuxIndexStructures.h>
 
 #include "IvfTestTools.h"
+#include "faiss_ext/ivflib.h"
 #include "faiss_ext/store/list_storage.h"
 
 namespace faiss_ext {
@@ -455,6 +456,28 @@ TEST(IndexIVFGMMCopies, CannotBeCopiedIntoAnotherIndex) {
             "max_assign = 2");
     EXPECT_EQ(other->ntotal, 0);
     EXPECT_EQ(stored(*other), 0u);
+}
+
+/// Where all are gone, one list each is a choice again.
+TEST(IndexIVFGMMCopies, AnEmptiedIndexMayHaveOneListEach) {
+    auto index = empty_index({2, 0}, base());
+    index->add(100, base().x.data());
+    index->remove_ids(faiss::IDSelectorRange(0, 100));
+    index->max_assign = 1;
+    const auto nothing = [&](const faiss::Index& searched) {
+        const Found found = find(searched, queries(), 3);
+        EXPECT_EQ(
+                std::count(found.ids.begin(), found.ids.end(), idx_t(-1)),
+                idx_t(found.ids.size()));
+        faiss::RangeSearchResult range(queries().n);
+        searched.range_search(queries().n, queries().x.data(), 1e9f, &range);
+        EXPECT_EQ(range.lims[queries().n], 0u);
+    };
+    nothing(*index);
+    const auto copy = clone_index(index.get());
+    nothing(*copy);
+    index->add(base().n, base().x.data());
+    check_consistent(*index, *index, model_of(base()));
 }
 
 } // namespace

@@ -3,6 +3,7 @@
 
 #include <limits>
 #include <numeric>
+#include <random>
 
 #include <faiss/IndexIVFPQ.h>
 #include <faiss/IndexScalarQuantizer.h>
@@ -11,6 +12,7 @@
 
 #include "IvfTestTools.h"
 #include "faiss_ext/IndexGMM.h"
+#include "faiss_ext/IndexIVFRaBitQGMM.h"
 #include "faiss_ext/index_factory.h"
 #include "faiss_ext/index_io.h"
 #include "faiss_ext/ivflib.h"
@@ -639,7 +641,7 @@ TEST(IndexIVFGMMErrors, OnlyTheSameKindMerges) {
     EXPECT_EQ(stock.ntotal, 100);
     auto other_means = trained(rows_of(base(), 1000, 2000), kLists);
     other_means->add(100, base().x.data());
-    expect_refused(*index, {"quantizers"}, [&] {
+    expect_refused(*index, {"means differ"}, [&] {
         index->merge_from(*other_means, 0);
     });
     EXPECT_EQ(other_means->ntotal, 100);
@@ -649,6 +651,17 @@ TEST(IndexIVFGMMErrors, OnlyTheSameKindMerges) {
     expect_refused(
             *index, {"max_assign = 2"}, [&] { index->merge_from(*copies, 0); });
     expect_refused(*index, {}, [&] { index->merge_from(*index, 0); });
+}
+
+TEST(IndexIVFGMMErrors, IdsBeyond64BitsAreNotMerged) {
+    auto index = calibrated();
+    const auto other = trained(base(), kLists);
+    const idx_t id = std::numeric_limits<idx_t>::max() - 3;
+    other->add_with_ids(1, base().x.data(), &id);
+    expect_refused(
+            *index, {"add_id = 4"}, [&] { index->merge_from(*other, 4); });
+    EXPECT_EQ(other->ntotal, 1);
+    index->merge_from(*other, 3);
 }
 
 TEST(IndexIVFGMMErrors, CopiesAreDecidedOnBeforeAdding) {
@@ -735,6 +748,62 @@ TEST(IndexIVFGMMErrors, AnEmptiedIndexTakesAnotherNumberOfCopies) {
         index->remove_ids(faiss::IDSelectorRange(0, base().n));
         EXPECT_EQ(index->ntotal, 0);
     }
+}
+
+/// Codes of very many bits would not add up in 16 of them.
+TEST(IndexIVFGMMErrors, CodesOfVeryManyDimensions) {
+    constexpr size_t kD = 65536;
+    EXPECT_FAISS_ERROR(
+            IndexIVFRaBitQGMM(kD, 8, 4), "expected at most 65532 dimensions");
+    EXPECT_NO_THROW(IndexIVFRaBitQGMM(65532, 8, 4));
+    std::mt19937 rng(3);
+    std::normal_distribution<float> normal;
+    Vectors x{80, kD, std::vector<float>(80 * kD)};
+    for (float& v : x.x) {
+        v = normal(rng);
+    }
+    IndexIVFFlatGMM index(kD, 8);
+    index.code_bits = 4;
+    index.cp.min_points_per_centroid = 1;
+    index.train(x.n, x.x.data());
+    index.add(x.n, x.x.data());
+    index.nprobe = 8;
+    const Found found = find(index, rows_of(x, 0, 5), 1);
+    EXPECT_EQ(found.ids, std::vector<idx_t>({0, 1, 2, 3, 4}));
+}
+
+TEST(IndexIVFGMMErrors, WhatASearchDoesNotTake) {
+    auto index = calibrated();
+    const Vectors q = rows_of(base(), 0, 5);
+    index->parallel_mode = index->PARALLEL_MODE_NO_HEAP_INIT;
+    EXPECT_FAISS_ERROR(find(*index, q, 3), "NO_HEAP_INIT");
+    index->parallel_mode = 0;
+    SearchParametersIVFGMM params;
+    params.target_recall = 0.9f;
+    std::vector<float> coarse(q.n), distances(q.n * 3);
+    std::vector<idx_t> keys(q.n), labels(q.n * 3);
+    index->quantizer->search(q.n, q.x.data(), 1, coarse.data(), keys.data());
+    EXPECT_FAISS_ERROR(
+            index->search_preassigned(
+                    q.n,
+                    q.x.data(),
+                    3,
+                    keys.data(),
+                    coarse.data(),
+                    distances.data(),
+                    labels.data(),
+                    false,
+                    &params),
+            "target_recall = 0.9");
+    // what FAISS puts where there is no vector
+    std::vector<float> recons(q.n * 4000 * q.d);
+    std::vector<float> far(q.n * 4000);
+    std::vector<idx_t> ids(q.n * 4000);
+    index->nprobe = 1;
+    index->search_and_reconstruct(
+            q.n, q.x.data(), 4000, far.data(), ids.data(), recons.data());
+    ASSERT_EQ(ids.back(), -1);
+    EXPECT_TRUE(std::isnan(recons.back()));
 }
 
 } // namespace

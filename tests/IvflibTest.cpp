@@ -17,7 +17,7 @@
 #include <faiss/impl/IDSelector.h>
 #include <faiss/index_factory.h>
 
-#include "TestData.h"
+#include "IvfTestTools.h"
 #include "faiss_ext/IndexIVFGMM.h"
 #include "faiss_ext/index_factory.h"
 #include "quick_training.h"
@@ -314,6 +314,35 @@ TEST(Ivflib, ACloneIsTrainedAlike) {
     const auto& other = faiss::ivflib::extract_index_ivf(copy.get())->cp;
     EXPECT_EQ(other.niter, 3);
     EXPECT_EQ(other.seed, 7);
+}
+
+/// Centroids of inner products may be as long as the vectors: codes are of
+/// residuals about what the swap puts in their place, directions.
+TEST(SwapToGMM, CodesAboutLongCentroids) {
+    const Vectors x = sift_base(2000), q = sift_queries(50);
+    const Found truth = exact(model_of(x), q, 10, faiss::METRIC_INNER_PRODUCT);
+    const auto found = [&](faiss::IndexIVF& index) {
+        index.nprobe = index.nlist;
+        return recall(find(index, q, 10), truth, faiss::METRIC_INNER_PRODUCT);
+    };
+    for (const char* codec : {"SQ8", "SQ6"}) {
+        SCOPED_TRACE(codec);
+        std::unique_ptr<faiss::Index> owners[2];
+        faiss::IndexIVF* ivf[2];
+        for (bool spherical : {false, true}) {
+            auto& owner = owners[spherical];
+            owner.reset(faiss::index_factory(
+                    int(x.d),
+                    (std::string("IVF16,") + codec).c_str(),
+                    faiss::METRIC_INNER_PRODUCT));
+            ivf[spherical] = dynamic_cast<faiss::IndexIVF*>(owner.get());
+            ivf[spherical]->cp.spherical = spherical;
+            owner->train(x.n, x.x.data());
+            owner->add(x.n, x.x.data());
+        }
+        // SQ6: encoded twice
+        EXPECT_GE(found(*swap_to_gmm(*ivf[false])), found(*ivf[true]) - 0.1);
+    }
 }
 
 } // namespace

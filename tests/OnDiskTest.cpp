@@ -289,6 +289,53 @@ TEST(OnDisk, ListsInAFileAreNotCopied) {
     EXPECT_EQ(find(*clone_index(read_only.get()), q, 5), find(*index, q, 5));
 }
 
+/// Lists change in their file at once, cells and codes when the index is
+/// written: read between the two, searches would miss what they promise.
+TEST(OnDisk, AnIndexThatIsOlderThanItsListsIsRefused) {
+    for (const char* change : {"add", "remove", "both", "nothing"}) {
+        SCOPED_TRACE(change);
+        const TemporaryFolder folder;
+        const std::string path = folder.file("index");
+        auto index = trained("GMM16,Flat");
+        merge_ondisk(
+                index.get(),
+                write_parts(*index, folder, false),
+                folder.file("lists"));
+        faiss_ext::write_index(index.get(), path.c_str());
+        index = read(path);
+        const std::string what = change;
+        if (what == "add" || what == "both") {
+            index->add(40, base().x.data());
+        }
+        if (what == "remove" || what == "both") {
+            index->remove_ids(faiss::IDSelectorRange(100, 140));
+        }
+        if (what != "nothing") {
+            EXPECT_FAISS_ERROR(
+                    read(path), "other ids than when this index was written");
+            // nobody reads ids here
+            read(path, faiss::IO_FLAG_MMAP);
+            delete faiss::read_index(path.c_str());
+        }
+        faiss_ext::write_index(index.get(), path.c_str());
+        const Vectors q = sift_queries(20);
+        EXPECT_EQ(find(*read(path), q, 5), find(*index, q, 5));
+    }
+}
+
+TEST(OnDisk, ASymbolicLinkStays) {
+    const TemporaryFolder folder;
+    auto index = trained("GMM16,Flat");
+    const auto parts = write_parts(*index, folder, false);
+    std::filesystem::create_symlink("lists", folder.file("link"));
+    merge_ondisk(index.get(), parts, folder.file("link"));
+    EXPECT_TRUE(std::filesystem::is_symlink(folder.file("link")));
+    EXPECT_TRUE(std::filesystem::is_regular_file(folder.file("lists")));
+    faiss_ext::write_index(index.get(), folder.file("index").c_str());
+    const Vectors q = sift_queries(20);
+    EXPECT_EQ(find(*read(folder.file("index")), q, 5), find(*index, q, 5));
+}
+
 TEST(OnDisk, TwoMayWriteToOneName) {
     const TemporaryFolder folder;
     auto first = trained("GMM16,Flat");

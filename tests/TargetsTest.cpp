@@ -1,5 +1,6 @@
 // What target_recall promises where the index, the selector or the radius is
 // not what was calibrated on. (Queries: UnlikeQueriesTest.cpp.)
+#include <cmath>
 #include <random>
 #include <set>
 
@@ -335,6 +336,76 @@ TEST(Targets, KLabelsAreFound) {
             for (idx_t id : find(*index, q, 100, &params).ids) {
                 ASSERT_GE(id, 0) << cells << ", " << target;
             }
+        }
+    }
+}
+
+/// Where a calibration chose whole lists, and most queries are in the long
+/// ones, a selector that lets nearly all pass changes nothing.
+TEST(Targets, SelectorsWhereListsAreUneven) {
+    constexpr size_t kN = 6000, kD = 32;
+    std::mt19937 rng(10);
+    std::uniform_real_distribution<double> uniform(-0.4995, 0.4995);
+    Vectors all{kN + 200, kD, std::vector<float>((kN + 200) * kD)};
+    for (float& v : all.x) {
+        v = float(std::tan(M_PI * uniform(rng)));
+    }
+    const Vectors x = rows_of(all, 0, kN), q = rows_of(all, kN, kN + 200);
+    const auto index = trained(x, 64);
+    index->add(x.n, x.x.data());
+    index->calibrate(400, nullptr);
+    faiss::IDSelectorRange sel(1, kN);
+    Model model = model_of(x);
+    model.erase(0);
+    for (size_t k : {10, 100}) {
+        SearchParametersIVFGMM params;
+        params.target_recall = 0.95f;
+        params.sel = &sel;
+        EXPECT_GE(
+                recall(find(*index, q, k, &params),
+                       exact(model, q, k, faiss::METRIC_L2),
+                       faiss::METRIC_L2),
+                0.93)
+                << k;
+    }
+}
+
+/// Of the results that a range has, those that pass count.
+TEST(Targets, RangesWithASelector) {
+    constexpr size_t kN = 6000, kD = 64, kQ = 200;
+    std::mt19937 rng(4);
+    std::vector<uint8_t> pattern(40 * kD);
+    for (uint8_t& v : pattern) {
+        v = rng() % 2;
+    }
+    Vectors all{kN + kQ, kD, std::vector<float>((kN + kQ) * kD)};
+    for (size_t i = 0; i < all.n; i++) {
+        const size_t p = rng() % 40;
+        for (size_t j = 0; j < kD; j++) {
+            all.x[i * kD + j] = float(pattern[p * kD + j] ^ (rng() % 5 == 0));
+        }
+    }
+    const Vectors x = rows_of(all, 0, kN), q = rows_of(all, kN, kN + kQ);
+    const auto index = trained(x, 64);
+    index->add(x.n, x.x.data());
+    index->calibrate(400, nullptr);
+    std::vector<uint8_t> bits((kN + 7) / 8, 0x55);
+    faiss::IDSelectorBitmap half(bits.size(), bits.data());
+    for (float radius : {14.5f, 18.5f}) {
+        size_t within = 0;
+        for (size_t i = 0; i < kQ; i++) {
+            for (size_t j = 0; j < kN; j += 2) {
+                within += faiss::fvec_L2sqr(q.row(i), x.row(j), kD) < radius;
+            }
+        }
+        for (float target : {0.8f, 0.9f}) {
+            SearchParametersIVFGMM params;
+            params.target_recall = target;
+            params.sel = &half;
+            faiss::RangeSearchResult found(kQ);
+            index->range_search(kQ, q.x.data(), radius, &found, &params);
+            EXPECT_GE(double(found.lims[kQ]) / double(within), target - 0.02)
+                    << radius;
         }
     }
 }

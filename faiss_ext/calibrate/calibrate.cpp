@@ -66,15 +66,7 @@ public:
                 labels.data(),
                 true);
         if (k != wanted_k) {
-            wanted.resize(nq);
-            for (size_t q = 0; q < nq; q++) {
-                wanted[q] = truth.wanted(q, k);
-                if (copies) {
-                    to_ids(wanted[q].begin(), wanted[q].end());
-                    std::sort(wanted[q].begin(), wanted[q].end());
-                }
-            }
-            wanted_k = k;
+            find_wanted(k);
         }
         size_t found = 0, there = 0;
         for (size_t q = 0; q < nq; q++) {
@@ -97,6 +89,27 @@ public:
     }
 
 private:
+    /// Of queries that more vectors are as near to than are known, nothing: of
+    /// those any k will do. But of all where too few are left.
+    void find_wanted(size_t k) {
+        wanted.assign(nq, {});
+        size_t left = 0;
+        for (size_t q = 0; q < nq; q++) {
+            left += !truth.is_cut(q, k);
+        }
+        for (size_t q = 0; q < nq; q++) {
+            if (left >= kMinQueries && truth.is_cut(q, k)) {
+                continue;
+            }
+            wanted[q] = truth.wanted(q, k);
+            if (copies) {
+                to_ids(wanted[q].begin(), wanted[q].end());
+                std::sort(wanted[q].begin(), wanted[q].end());
+            }
+        }
+        wanted_k = k;
+    }
+
     /// A vector may be found by its copy in another list.
     template <class Iterator>
     void to_ids(Iterator begin, Iterator end) const {
@@ -403,7 +416,8 @@ void calibrate_again(GMMIndexRef index) {
     }
     const double affordable =
             kCalibrationProducts / (double(index.ivf.ntotal) * index.ivf.d);
-    const size_t stored = size_t(index.ivf.ntotal);
+    const size_t stored = std::min(
+            size_t(index.ivf.ntotal), index.ivf.invlists->compute_ntotal());
     index.gmm.calibrate(
             std::min(
                     stored / 4,

@@ -5,6 +5,7 @@
 #include <limits>
 #include <random>
 #include <unordered_map>
+#include <unordered_set>
 
 #include <faiss/IndexIVFFlat.h>
 #include <faiss/impl/FaissAssert.h>
@@ -16,6 +17,7 @@
 #include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/impl/simd.h"
+#include "faiss_ext/io/Checksum.h"
 #include "faiss_ext/scan/VectorDecoder.h"
 #include "faiss_ext/scan/gmm_search.h"
 
@@ -23,6 +25,8 @@ namespace faiss_ext {
 
 namespace {
 
+/// For a query that is no other's equal, draws.
+constexpr size_t kMostDraws = 4;
 /// Equally near ones are kept beyond k.
 constexpr size_t kNearPerNeighbour = 2;
 /// Vectors decoded at once.
@@ -364,6 +368,12 @@ std::vector<idx_t> GroundTruth::wanted(size_t q, size_t k) const {
     return out;
 }
 
+static void reconstruct_at(
+        const faiss::IndexIVF& ivf, idx_t location, float* x) {
+    ivf.reconstruct_from_offset(
+            faiss::lo_listno(location), faiss::lo_offset(location), x);
+}
+
 void draw_queries(
         GMMIndexRef index,
         size_t nq,
@@ -384,17 +394,23 @@ void draw_queries(
             nq,
             all.size());
     std::mt19937_64 rng(ivf.cp.seed);
-    for (size_t q = 0; q < nq; q++) {
-        std::swap(all[q], all[q + rng() % (all.size() - q)]);
-    }
-    all.resize(nq);
-    self = all;
+    // Of equal vectors one, as long as others turn up.
+    const size_t most = std::min(all.size(), kMostDraws * nq);
+    std::unordered_set<uint64_t> seen;
+    self.clear();
     xq.resize(nq * ivf.d);
-    for (size_t q = 0; q < nq; q++) {
-        ivf.reconstruct_from_offset(
-                faiss::lo_listno(self[q]),
-                faiss::lo_offset(self[q]),
-                &xq[q * ivf.d]);
+    std::vector<idx_t> again;
+    for (size_t at = 0; at < most && self.size() < nq; at++) {
+        std::swap(all[at], all[at + rng() % (all.size() - at)]);
+        float* x = &xq[self.size() * ivf.d];
+        reconstruct_at(ivf, all[at], x);
+        Checksum row;
+        row.add(x, ivf.d * sizeof(float));
+        (seen.insert(row.value()).second ? self : again).push_back(all[at]);
+    }
+    for (size_t i = 0; self.size() < nq; i++) {
+        reconstruct_at(ivf, again[i], &xq[self.size() * ivf.d]);
+        self.push_back(again[i]);
     }
 }
 

@@ -23,6 +23,10 @@ struct GroundTruth {
     /// The k nearest of query q, and those as near as the last of them but for
     /// rounding; ascending.
     std::vector<idx_t> wanted(size_t q, size_t k) const;
+    /// Whether more vectors than are known may be as near as the k-th.
+    bool is_cut(size_t q, size_t k) const {
+        return near[q].size() > k && wanted(q, k).size() == near[q].size();
+    }
     /// Of each query, what the k-th distance would be with nothing but the
     /// query itself hidden, over what it is: size of `hidden`.
     std::vector<float> nearer(size_t k) const;
@@ -61,7 +65,8 @@ GroundTruth code_neighbours(
         size_t left_out,
         const std::vector<idx_t>& self);
 
-/// nq vectors of the index, drawn without replacement, and where they are.
+/// nq vectors of the index, drawn without replacement, and where they are; equal
+/// ones only where four times as many draws do not give as many different ones.
 void draw_queries(
         GMMIndexRef index,
         size_t nq,

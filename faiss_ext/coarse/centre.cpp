@@ -92,6 +92,14 @@ std::vector<float> about(
     return out;
 }
 
+float longest_row(size_t d, const std::vector<float>& x) {
+    float longest = 0;
+    for (size_t i = 0; i < x.size(); i += d) {
+        longest = std::max(longest, norm_of(d, &x[i]));
+    }
+    return longest;
+}
+
 float norm_of(size_t d, const float* x) {
     const float norm2 = best_code_kernels().inner_product(x, x, d);
     if (norm2 > kLeastNorm2 && norm2 <= std::numeric_limits<float>::max()) {

@@ -25,6 +25,9 @@ std::vector<float> about(
 /// |x|, also where its square is not a float.
 float norm_of(size_t d, const float* x);
 
+/// The largest norm of rows of d.
+float longest_row(size_t d, const std::vector<float>& x);
+
 /** Divides n vectors by their norms, zero vectors excepted.
  *
  * @param norms  output, size n

@@ -200,6 +200,7 @@ Fit fit_mixture(const GpuGMMClustering& clus, const TrainingSet& set) {
         }
         Progress progress{clus.verbose, {}};
         options.progress = std::ref(progress);
+        options.check = faiss::InterruptCallback::check;
         gmm::TrainingResult result = gmm::train(
                 *set.source,
                 set.weights,

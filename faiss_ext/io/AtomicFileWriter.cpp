@@ -66,6 +66,19 @@ bool is_link(const std::string& path) {
 
 } // namespace
 
+int follow_links(std::string& path) {
+    for (int links = 0; is_link(path); links++) {
+        std::error_code error;
+        const auto to = std::filesystem::read_symlink(path, error);
+        if (links == kMaxLinks || error) {
+            return error ? error.value() : ELOOP;
+        }
+        // of an absolute `to` nothing else is left
+        path = std::filesystem::path(path).parent_path() / to;
+    }
+    return 0;
+}
+
 int open_new_beside(
         const std::string& path,
         int access,
@@ -99,17 +112,8 @@ int open_new_beside(
 AtomicFileWriter::AtomicFileWriter(const std::string& path, FileSystem& files)
         : files(files), path(path) {
     name = path;
-    for (int links = 0; is_link(this->path); links++) {
-        if (links == kMaxLinks) {
-            fail("open", ELOOP);
-        }
-        std::error_code error;
-        const auto to = std::filesystem::read_symlink(this->path, error);
-        if (error) {
-            fail("open", error.value());
-        }
-        // of an absolute `to` nothing else is left
-        this->path = std::filesystem::path(this->path).parent_path() / to;
+    if (const int error = follow_links(this->path)) {
+        fail("open", error);
     }
     folder = folder_of(this->path);
     struct stat old, named;

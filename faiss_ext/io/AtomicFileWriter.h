@@ -28,6 +28,10 @@ struct FileSystem {
     static FileSystem& real();
 };
 
+/// Of a symbolic link, what it leads to, be it there or not. Returns 0, or an
+/// error as in errno.
+int follow_links(std::string& path);
+
 /** A new file in the folder of `path`, ".NAME.PID-N.tmp", which nobody else
  * writes.
  *

@@ -31,10 +31,11 @@
  *   4   the blocks of all lists one after the other, without lengths, behind
  *       zeros that align them
  *   5   Calibration::farthest
+ *   6   checksums of the ids of lists that are in a file of their own
  */
 namespace faiss_ext {
 
-constexpr uint32_t kVersion = 5;
+constexpr uint32_t kVersion = 6;
 constexpr uint32_t kOldestVersion = 2; ///< that is read
 
 /// Blocks of codes begin at a multiple of it, counted from the first byte, so

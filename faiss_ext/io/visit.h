@@ -12,6 +12,7 @@
 #include "faiss_ext/IndexIVFGMM.h"
 #include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/io/checks.h"
+#include "faiss_ext/io/ids_on_disk.h"
 #include "faiss_ext/io/version2.h"
 
 namespace faiss_ext {
@@ -229,6 +230,21 @@ void visit_settings(Archive& ar, Index& ivf) {
     }
 }
 
+/// Who maps a file does not want all ids read.
+template <class Archive, class Index>
+void visit_ids_on_disk(Archive& ar, Index& ivf) {
+    std::vector<uint64_t> checksums;
+    if constexpr (!Archive::reading) {
+        checksums = checksums_of_ids_on_disk(ivf);
+    }
+    ar.array("checksums of ids", checksums, ivf.nlist, true);
+    if constexpr (Archive::reading) {
+        if (!ar.mapped) {
+            check_ids_on_disk(ivf, checksums);
+        }
+    }
+}
+
 template <class Archive, class Index, class G>
 void visit_ivf_gmm(Archive& ar, Index& ivf, G& g) {
     const Shape shape{ivf.nlist, size_t(ivf.d), ivf.is_trained, ivf.invlists};
@@ -265,7 +281,15 @@ void visit_ivf_gmm(Archive& ar, Index& ivf, G& g) {
                 g.earlier_lists[i],
                 shape.list_size(i) * (g.max_assign - 1));
     }
+    if constexpr (Archive::reading) {
+        if (g.max_assign == 1) { // of an index that was emptied
+            g.earlier_lists.clear();
+        }
+    }
     visit_calibration(ar, g.calibration, ivf.d);
+    if (ar.version > 5) {
+        visit_ids_on_disk(ar, ivf);
+    }
 }
 
 template <class Archive, class G>

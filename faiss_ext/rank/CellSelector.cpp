@@ -310,7 +310,7 @@ void CellSelector::choose(
         size_t last,
         float q_norm,
         float slack2,
-        float rounding2,
+        double rounding2,
         std::vector<Segment>& out) {
     chosen.resize(bucket.size());
     const size_t n = best_code_kernels().places(
@@ -320,7 +320,9 @@ void CellSelector::choose(
             uint16_t(last - first),
             chosen.data());
     out.resize(n);
-    const float for_all = std::sqrt(slack2 * q_norm * q_norm + rounding2);
+    // squares of a query's length may be no floats
+    const float for_all =
+            float(std::sqrt(double(slack2) * q_norm * q_norm + rounding2));
     size_t m = 0;
     for (size_t i = 0; i < n; i++) {
         const uint32_t cell = chosen[i], place = cell / uint32_t(L);
@@ -334,10 +336,10 @@ void CellSelector::choose(
                 offset[0],
                 offset[1],
                 codes.similarity ? q_norm * (0.5f * score - 1) : score,
-                codes.similarity
-                        ? for_all
-                        : std::sqrt(
-                                  slack2 * std::max(score, 0.0f) + rounding2)};
+                codes.similarity ? for_all
+                                 : std::sqrt(
+                                           slack2 * std::max(score, 0.0f) +
+                                           float(rounding2))};
         m += offset[1] > offset[0];
     }
     out.resize(m);

@@ -74,7 +74,7 @@ public:
             size_t last,
             float q_norm,
             float slack2,
-            float rounding2,
+            double rounding2,
             std::vector<Segment>& out);
 
     /// Replaces `out` by so many nearest lists, in order. Unless coarse is by

@@ -116,6 +116,10 @@ struct Call {
     double per_list() const {
         return double(ivf.ntotal) / ivf.nlist;
     }
+    double growth() const { ///< since the calibration, 1 at least
+        const size_t n = gmm.calibration.ntotal;
+        return n > 0 ? std::max(1.0, double(ivf.ntotal) / double(n)) : 1;
+    }
     double most_entries() const {
         return most_lists < ivf.nlist ? most_lists * per_list()
                                       : double(ivf.ntotal);
@@ -138,10 +142,10 @@ RangeBudget range_budget(const SearchPlan& plan, const Call& call) {
     const Calibration& c = call.gmm.calibration;
     const double k = double(c.curves.back().k);
     const Calibration::Point last = c.choose(call.target, c.curves.back().k);
-    const double unit = last.by_codes == plan.by_codes ? 1
-            : plan.by_codes                            ? call.per_list()
-                                                       : 1 / call.per_list();
-    return {unit * last.budget / k, k, (1 - double(call.target)) / 2};
+    const double budget = plan.by_codes ? last.in_codes(call.per_list())
+            : last.by_codes             ? last.budget / call.per_list()
+                                        : last.budget;
+    return {budget / k, k, (1 - double(call.target)) / 2};
 }
 
 /// What the calibration found to be enough.
@@ -155,9 +159,8 @@ void plan_for_target(SearchPlan& plan, const Call& call) {
     plan.by_codes = (point.by_codes || range || plan.sel) &&
             !call.gmm.cells.codes.empty();
     if (plan.by_codes) {
-        const double unit = point.by_codes ? 1 : call.per_list();
         plan.budget = std::min(
-                unit * point.budget * std::max(growth, 1.0),
+                point.in_codes(call.per_list()) * call.growth(),
                 call.most_entries());
         // neither was measured where lists were chosen
         plan.by_effort = point.by_codes && !point.mixed;
@@ -185,6 +188,25 @@ void plan_for_target(SearchPlan& plan, const Call& call) {
 /// As many times more as few entries pass the selector.
 void grow_for_selector(SearchPlan& plan, const Call& call) {
     plan.share = passing_share(call.ivf, *plan.sel);
+    if (plan.by_codes && call.k > 0 && call.has_setting()) {
+        // The k nearest that pass are among so many of all, of which there may
+        // be more that are nearly as near.
+        const Calibration& c = call.gmm.calibration;
+        const double k = double(call.k);
+        const Calibration::Choice all = c.choose(
+                call.target,
+                size_t(std::min(
+                        k / plan.share,
+                        std::max(k, double(c.curves.back().k)))));
+        plan.bound =
+                std::max(plan.bound, all.by_codes ? all.bound : kSureBound);
+        plan.by_effort &= all.by_codes && !all.mixed;
+        plan.budget = std::max(
+                plan.budget,
+                plan.share * all.in_codes(call.per_list()) * call.growth());
+    }
+    plan.range.each /= plan.share; // of results, those that pass
+    plan.range.measured *= plan.share;
     plan.passing = call.nprobe_given || plan.max_codes ? 0 : plan.budget;
     plan.budget = std::min(plan.budget / plan.share, call.most_entries());
     plan.all_if_few = plan.max_codes == 0;
@@ -216,7 +238,8 @@ void plan_codes_alone(SearchPlan& plan, Call call) {
         plan.budget = call.most_entries();
     }
     plan.by_codes = true;
-    plan.bound = kSureBound;
+    plan.bound =
+            plan.budget < double(call.ivf.ntotal) ? kSureBound : 2 * kSureBound;
     plan.nprobe = 0;
     if (call.target > 0 && plan.sel) {
         grow_for_selector(plan, call);
@@ -304,9 +327,19 @@ SearchPlan make_plan(
                 plan.nprobe = ivf.nlist;
             }
         }
-    } else if (codes && plan.nprobe < ivf.nlist) {
-        plan_for_time_of_lists(
-                plan, ivf, gmm, k, p.probe_order == ProbeOrder::codes);
+    } else if (codes) {
+        // Of lists that max_codes may end within (queries are in the longer
+        // ones), the best entries by their codes
+        const bool cut_short = plan.max_codes > 0 &&
+                double(plan.max_codes) < 2 * plan.nprobe * call.per_list();
+        if (plan.nprobe < ivf.nlist || cut_short) {
+            plan_for_time_of_lists(
+                    plan,
+                    ivf,
+                    gmm,
+                    k,
+                    cut_short || p.probe_order == ProbeOrder::codes);
+        }
     }
     if (!codes && plan.probe_mass < 1 && plan.order == ProbeOrder::distance) {
         plan.order = ProbeOrder::scale_free; // the distance has no posterior

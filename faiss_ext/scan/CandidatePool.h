@@ -26,6 +26,7 @@ protected:
     using Base::compare_seen;
     using Base::gmm;
     using Base::is_hidden;
+    using Base::limit;
     using Base::most_distances;
     using Base::n_distances;
     using Base::passes;
@@ -89,8 +90,7 @@ protected:
         for (size_t i = 0; i < std::min(n, ahead); i++) {
             exact.prefetch(pool[i].list, pool[i].entry);
         }
-        for (size_t i = 0; i < n && pool[i].bound < collector.threshold();
-             i++) {
+        for (size_t i = 0; i < n && pool[i].bound < limit(collector); i++) {
             if (i + ahead < n) {
                 exact.prefetch(pool[i + ahead].list, pool[i + ahead].entry);
             }
@@ -108,14 +108,14 @@ protected:
             exact.prefetch(pool[i].list, pool[i].entry);
         }
         for (size_t i = 0; i < n; i++) {
-            if (pool[i].bound < collector.threshold()) {
+            if (pool[i].bound < limit(collector)) {
                 compare_seen(pool[i], collector);
             }
         }
         collector.tighten();
         size_t kept = 0;
         for (size_t i = n; i < pool.size(); i++) {
-            if (pool[i].bound < collector.threshold()) {
+            if (pool[i].bound < limit(collector)) {
                 pool[kept++] = pool[i];
             }
         }

@@ -28,9 +28,10 @@ public:
 
     /// The variance of <q, o> by the rounding of the tables' entries, each of
     /// one column to a whole step: 1/12.
-    float rounding2() const {
+    double rounding2() const {
         const CodeShape& shape = codes.shape;
-        return query.step * query.step * ((shape.d * shape.bits + 3) / 4) / 12;
+        const double step = query.step;
+        return step * step * double((shape.d * shape.bits + 3) / 4) / 12;
     }
 
     /** Looks at segments `begin` to `end`, those behind which may be fetched.

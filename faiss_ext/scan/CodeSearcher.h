@@ -117,7 +117,7 @@ public:
             selector.choose(
                     0, near_bucket, q_norm, slack2, rounding2, segments);
             const size_t n =
-                    scan(segments, 0, segments.size(), collector.threshold());
+                    scan(segments, 0, segments.size(), limit(collector));
             add_to_pool(scan.candidates, n);
             compare_some(compared_first(k), collector);
             done = near_bucket + 1;
@@ -195,6 +195,7 @@ private:
     using Base::gmm;
     using Base::ivf;
     using Base::kNoLimit;
+    using Base::limit;
     using Base::most_distances;
     using Base::n_asked;
     using Base::n_distances;
@@ -228,7 +229,7 @@ private:
     /// compared for a lower threshold.
     static constexpr size_t kPool = 64;
     /// See look_on().
-    static constexpr size_t kFurther = 4;
+    static constexpr size_t kFurther = 4, kFew = 10;
     /// Of the entries near a query as few as so many deviations less than of
     /// all pass a selector that goes by what is near what.
     static constexpr double kUnlikely = 2;
@@ -247,7 +248,7 @@ private:
         const float one =
                 Distances::of_codes ? 0 : bound * gmm.cells.codes.error;
         slack2 = one * one;
-        rounding2 = bound * bound * scan.rounding2();
+        rounding2 = double(bound) * bound * scan.rounding2();
     }
 
     /// Whether what passes the selector lies elsewhere, farther away than what
@@ -281,7 +282,7 @@ private:
                 const size_t part = Collector::is_range ? 16 : 8;
                 end = std::min(end, segments.size() / part + 1);
             }
-            const size_t n = scan(segments, s, end, collector.threshold());
+            const size_t n = scan(segments, s, end, limit(collector));
             const size_t in_pool = pool.size();
             add_to_pool(scan.candidates, n);
             wanted += pool.size() - in_pool;
@@ -403,10 +404,11 @@ private:
     }
 
     /// Looks at cells from that bucket on, until kFurther times as many entries
-    /// have changed nothing.
+    /// have changed nothing; of few neighbours, which seldom change, twice.
     template <class Collector>
     void look_on(size_t first, float q_norm, size_t k, Collector& collector) {
         constexpr size_t kEnd = CellSelector::kBuckets;
+        size_t changeless = k < kFew && !Collector::is_range ? 2 : 1;
         while (first < kEnd) {
             collector.tighten();
             const float before = collector.threshold();
@@ -420,7 +422,8 @@ private:
                                   selector.bucket_of_entries(kFurther * held));
             });
             collector.tighten();
-            if (before < kNone && collector.threshold() == before) {
+            if (before < kNone && collector.threshold() == before &&
+                --changeless == 0) {
                 break;
             }
         }
@@ -473,7 +476,8 @@ private:
         }
     }
 
-    float slack2 = 0, rounding2 = 0; ///< see CellSelector::choose
+    float slack2 = 0; ///< see CellSelector::choose, and rounding2
+    double rounding2 = 0;
     double wanted_share = 0; ///< of the entries last looked at, the candidates
     std::vector<Segment> segments;
 };

@@ -13,6 +13,7 @@
 #include "faiss_ext/codes/kernels.h"
 #include "faiss_ext/rank/SearchPlan.h"
 #include "faiss_ext/scan/RunScanner.h"
+#include "faiss_ext/store/passing.h"
 
 namespace faiss_ext {
 
@@ -56,6 +57,15 @@ protected:
             compared.push_back(location);
         }
         collector.offer(exact(c.list, c.entry), location);
+    }
+
+    /// What a bound must be below: nothing is nearer than at distance 0.
+    template <class Collector>
+    float limit(const Collector& collector) const {
+        const float t = collector.threshold();
+        const bool squares =
+                !Distances::of_codes && ivf.metric_type == faiss::METRIC_L2;
+        return squares && t <= 0 ? -std::numeric_limits<float>::infinity() : t;
     }
 
     bool is_hidden(size_t list, size_t entry) const {
@@ -182,8 +192,7 @@ private:
         }
     }
 
-    /// Where nothing else is asked than the selector. What passes is collected
-    /// without a branch: where half do, it is guessed wrongly every other time.
+    /// Where nothing else is asked than the selector.
     template <class Collector>
     void compare_passing(uint32_t list, size_t size, Collector& collector) {
         faiss::InvertedLists::ScopedIds list_ids(ivf.invlists, list);
@@ -192,11 +201,8 @@ private:
         float distances[kTogether];
         for (size_t begin = 0; begin < size; begin += kTogether) {
             const size_t end = std::min(size, begin + kTogether);
-            size_t n = 0;
-            for (size_t entry = begin; entry < end; entry++) {
-                passing[n] = uint32_t(entry);
-                n += plan.sel->is_member(id[entry]);
-            }
+            const size_t n =
+                    passing_entries(*plan.sel, id, begin, end, passing);
             for (size_t i = 0; i < n; i++) {
                 distances[i] = exact(list, passing[i]);
             }

@@ -46,7 +46,7 @@ public:
                 continue;
             }
             runs.clear();
-            if (gmm.earlier_lists.empty()) {
+            if (!has_copies()) {
                 runs.push_back({uint32_t(list), 0, uint32_t(n)});
             } else {
                 runs_without_copies(list, n, known);
@@ -60,9 +60,13 @@ public:
     }
 
 private:
+    bool has_copies() const {
+        return gmm.max_assign > 1 && !gmm.earlier_lists.empty();
+    }
+
     /// Entries of which it is known whether they are copies.
     size_t known_size(size_t list) const {
-        return gmm.earlier_lists.empty()
+        return !has_copies()
                 ? 0
                 : gmm.earlier_lists[list].size() / (gmm.max_assign - 1);
     }

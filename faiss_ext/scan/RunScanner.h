@@ -9,6 +9,7 @@
 
 #include "faiss_ext/impl/faiss_compat.h"
 #include "faiss_ext/rank/SearchPlan.h"
+#include "faiss_ext/store/passing.h"
 
 namespace faiss_ext {
 
@@ -53,36 +54,25 @@ struct RunScanner {
             const idx_t* ids,
             const Run& run,
             Scan&& scan) {
-        size_t begin = run.begin;
-        while (begin < run.end) {
-            size_t end = run.end;
-            if (plan.sel) {
-                while (begin < run.end && !plan.sel->is_member(ids[begin])) {
-                    begin++;
+        if (!plan.sel) {
+            scan_part(codes, ids, run, scan);
+            return;
+        }
+        uint32_t passing[kTogether];
+        for (size_t at = run.begin; at < run.end; at += kTogether) {
+            const size_t end = std::min<size_t>(run.end, at + kTogether);
+            const size_t n = passing_entries(*plan.sel, ids, at, end, passing);
+            for (size_t i = 0, next; i < n; i = next) {
+                next = i + 1;
+                while (next < n && passing[next] == passing[next - 1] + 1) {
+                    next++;
                 }
-                end = begin;
-                while (end < run.end && plan.sel->is_member(ids[end])) {
-                    end++;
-                }
+                scan_part(
+                        codes,
+                        ids,
+                        {run.list, passing[i], passing[next - 1] + 1},
+                        scan);
             }
-            if (plan.max_codes > 0) {
-                end = begin +
-                        std::min(end - begin, plan.max_codes - n_distances);
-            }
-            if (begin == end) {
-                return;
-            }
-            const idx_t* out_ids = ids + begin;
-            if (store_pairs) {
-                pairs.resize(end - begin);
-                for (size_t j = begin; j < end; j++) {
-                    pairs[j - begin] = faiss::lo_build(run.list, j);
-                }
-                out_ids = pairs.data();
-            }
-            scan(end - begin, codes + begin * ivf.code_size, out_ids);
-            n_distances += end - begin;
-            begin = end;
         }
     }
 
@@ -119,6 +109,36 @@ struct RunScanner {
 
     bool capped() const {
         return plan.max_codes > 0 && n_distances >= plan.max_codes;
+    }
+
+private:
+    /// Entries that a selector is asked about at once.
+    static constexpr size_t kTogether = 128;
+
+    /// All of the run, as far as max_codes lets it.
+    template <class Scan>
+    void scan_part(
+            const uint8_t* codes,
+            const idx_t* ids,
+            const Run& run,
+            Scan&& scan) {
+        size_t n = run.end - run.begin;
+        if (plan.max_codes > 0) {
+            n = std::min(n, plan.max_codes - n_distances);
+        }
+        if (n == 0) {
+            return;
+        }
+        const idx_t* out_ids = ids + run.begin;
+        if (store_pairs) {
+            pairs.resize(n);
+            for (size_t j = 0; j < n; j++) {
+                pairs[j] = faiss::lo_build(run.list, run.begin + j);
+            }
+            out_ids = pairs.data();
+        }
+        scan(n, codes + run.begin * ivf.code_size, out_ids);
+        n_distances += n;
     }
 };
 

@@ -1,6 +1,7 @@
 #include "faiss_ext/store/add.h"
 
 #include <algorithm>
+#include <cinttypes>
 #include <cstring>
 #include <memory>
 #include <numeric>
@@ -378,6 +379,23 @@ bool has_subset(
     return true;
 }
 
+namespace {
+
+/// Throws unless idx_t holds all ids.
+void check_sums(const idx_t* ids, size_t n, idx_t add_id) {
+    for (size_t j = 0; j < n; j++) {
+        idx_t sum;
+        FAISS_THROW_IF_NOT_FMT(
+                !__builtin_add_overflow(ids[j], add_id, &sum),
+                "add_id = %" PRId64 " with id %" PRId64
+                ", expected a sum that 64 bits hold",
+                int64_t(add_id),
+                int64_t(ids[j]));
+    }
+}
+
+} // namespace
+
 void take_entries(
         GMMIndexRef index,
         const faiss::InvertedLists& from,
@@ -408,6 +426,7 @@ void take_entries(
         a.codes = codes.back()->get();
         a.ids = ids.back()->get();
         a.add_id = add_id;
+        check_sums(a.ids, n, add_id);
         if (!earlier.empty()) {
             a.earlier = earlier[i];
         }

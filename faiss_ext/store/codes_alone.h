@@ -15,7 +15,7 @@ namespace faiss_ext {
 
 /** Cells without entries, for an index that training is about to make.
  *
- * L is gmm.cells_per_list, or that for lists of n / nlist; of fewer than two
+ * L is gmm.cells_per_list, or that for lists of n / nlist; of fewer than three
  * means, or for cells_per_list = 1, a list is its cell. CellCodes::error is
  * that of the training vectors.
  *

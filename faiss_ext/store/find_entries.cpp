@@ -6,6 +6,7 @@
 #include <faiss/impl/FaissAssert.h>
 
 #include "ParallelFor.h"
+#include "faiss_ext/store/passing.h"
 #include "faiss_ext/store/strays.h"
 
 namespace faiss_ext {
@@ -14,6 +15,8 @@ namespace {
 
 /// Ids whose places are looked up at once.
 constexpr size_t kLookedUpTogether = 32;
+/// Entries that a selector is asked about at once.
+constexpr size_t kTogether = 256;
 
 /// Where the map says that an entry with this id is; nothing if it does not.
 std::optional<uint64_t> place_of(GMMIndexRef index, idx_t id, bool& adopted) {
@@ -71,9 +74,12 @@ std::vector<uint64_t> scan_entries(
         void operator()(size_t list) {
             const size_t n = ivf.invlists->list_size(list);
             faiss::InvertedLists::ScopedIds ids(ivf.invlists, list);
-            for (size_t j = 0; j < n; j++) {
-                if (sel.is_member(ids[j])) {
-                    places.push_back(faiss::lo_build(list, j));
+            uint32_t passing[kTogether];
+            for (size_t j = 0; j < n; j += kTogether) {
+                const size_t passed = passing_entries(
+                        sel, ids.get(), j, std::min(n, j + kTogether), passing);
+                for (size_t i = 0; i < passed; i++) {
+                    places.push_back(faiss::lo_build(list, passing[i]));
                 }
             }
         }

@@ -37,11 +37,17 @@ size_t stored_entries(const faiss::IndexIVF& ivf) {
     return n;
 }
 
+int bits_of_codes(GMMIndexRef index) {
+    return index.gmm.code_bits == 0 ? CellCodes::default_bits(index.ivf.d)
+                                    : index.gmm.code_bits;
+}
+
 /// L for an index of so many entries.
 size_t choose_cells(GMMIndexRef index, size_t entries) {
     const IVFGMM& gmm = index.gmm;
     const size_t nlist = index.ivf.nlist;
-    if (gmm.max_assign > 1) {
+    if (gmm.max_assign > 1 ||
+        !CellCodes::fits(index.ivf.d, bits_of_codes(index))) {
         return 1;
     }
     const size_t wanted = gmm.cells_per_list > 0
@@ -98,7 +104,9 @@ bool cells_are_as_chosen(GMMIndexRef index) {
 
 bool calibration_is_due(GMMIndexRef index) {
     const Calibration& c = index.gmm.calibration;
-    const size_t n = index.ivf.ntotal;
+    // an assignment may have put vectors into no list
+    const size_t n =
+            std::min(size_t(index.ivf.ntotal), stored_entries(index.ivf));
     const PairCells& cells = index.gmm.cells;
     const bool new_units = c.norm2 > 0 && cells.norm2 > kNorm2Growth * c.norm2;
     const size_t known =
@@ -108,12 +116,10 @@ bool calibration_is_due(GMMIndexRef index) {
 }
 
 void init_codes(GMMIndexRef index, PairCells& cells, const float* means) {
-    const IVFGMM& gmm = index.gmm;
     cells.codes.init(
             index.ivf.nlist,
             index.ivf.d,
-            gmm.code_bits == 0 ? CellCodes::default_bits(index.ivf.d)
-                               : gmm.code_bits,
+            bits_of_codes(index),
             means,
             is_ip(index.ivf));
 }
@@ -351,10 +357,9 @@ void Growth::finish() {
         if (calibration_due || calibration_is_due(index)) {
             calibrate_again(index);
         }
-    } catch (const std::bad_alloc&) {
-        // the vectors are in; it stays due
-    } catch (const std::exception& e) {
-        explain(e);
+    } catch (const std::exception&) {
+        // The vectors are in, and FAISS's wrappers would not count them if this
+        // threw: no memory or an interrupt leave it due.
     }
 }
 
