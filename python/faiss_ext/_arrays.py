@@ -100,9 +100,7 @@ def _check_matrix(a: NDArray[Any], name: str, d: int | None) -> None:
             f"{name}: shape {a.shape}, expected two dimensions (n, d)"
         )
     if d is not None and a.shape[1] != d:
-        raise ValueError(
-            f"{name}: {a.shape[1]} columns, expected the index's d = {d}"
-        )
+        raise ValueError(f"{name}: {a.shape[1]} columns, expected d = {d}")
 
 
 def matrix(x: Any, name: str, d: int | None = None) -> NDArray[Any]:
@@ -249,6 +247,13 @@ def count(
     if number > most:
         raise ValueError(f"{name} = {number}, expected at most {most}")
     return number
+
+
+def flag(value: Any, name: str) -> bool:
+    """`value` as a bool; 0 and 1 are such, too."""
+    if isinstance(value, (np.bool_, numbers.Integral)) and value in (0, 1):
+        return bool(value)
+    raise TypeError(f"{name} = {value!r}, expected True or False")
 
 
 def choice(value: Any, name: str, choices: Collection[str]) -> str:

@@ -49,8 +49,9 @@ class GaussianMixture(Evaluation, DensityMixin, BaseEstimator):
     n_components : int, default=1
     covariance_type : {"spherical", "diag", "tied_spherical", "full", "tied"}
         One variance a component; one a component and dimension; one for all;
-        one matrix a component; one matrix for all. Matrices are fitted on the
-        CPU.
+        one matrix a component; one matrix for all. With `backend` "auto"
+        matrices are fitted on the CPU. What is set after fitting is of the
+        next fit.
     tol : float, default=1e-3
         EM stops when the mean log-likelihood gains less.
     reg_covar : float, default=1e-6

@@ -26,10 +26,15 @@ class Evaluation:
     def _validate(self, X: Any, reset: bool) -> NDArray[Any]:
         raise NotImplementedError
 
+    @property
+    def _kind_name(self) -> str:
+        """What was fitted, whatever set_params has said since."""
+        return getattr(self, "_fitted_type", self.covariance_type)
+
     def _evaluate(self, X: Any, **outputs: Any) -> None:
         check_is_fitted(self)
         X = self._validate(X, reset=False)
-        kind = covariance_kind(self.covariance_type)
+        kind = covariance_kind(self._kind_name)
         k, d = self.means_.shape
         middle = self.weights_ @ self.means_
         spread = np.square(self.means_ - middle).mean(axis=1)
@@ -44,7 +49,7 @@ class Evaluation:
             log_weights = np.maximum(np.log(self.weights_), -80)
         _core.evaluate(
             X,
-            self.covariance_type,
+            self._kind_name,
             ((self.means_ - frame.origin) * scale).astype(np.float32),
             kind.for_core(self.covariances_, scale),
             log_weights.astype(np.float32),
@@ -136,7 +141,7 @@ class Evaluation:
 
     def _n_parameters(self) -> int:
         k, d = self.means_.shape
-        kind = covariance_kind(self.covariance_type)
+        kind = covariance_kind(self._kind_name)
         return int(k - 1 + k * d + kind.n_parameters(k, d))
 
     def bic(self, X: Any) -> float:
@@ -195,6 +200,6 @@ class Evaluation:
         y = np.repeat(
             np.arange(len(weights)), random.multinomial(n_samples, weights)
         )
-        kind = covariance_kind(self.covariance_type)
+        kind = covariance_kind(self._kind_name)
         noise = random.standard_normal((n_samples, self.means_.shape[1]))
         return self.means_[y] + kind.drawn(self.covariances_, y, noise), y

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import Any
 
@@ -159,7 +160,8 @@ def from_faiss(index: Any) -> Index:
     Raises
     ------
     ValueError
-        For a type that the FAISS inside does not read, naming it.
+        For a type that the FAISS inside does not read, or that the module
+        does not serialise (IndexShards, IndexBinaryIVF), naming it.
     """
     module = sys.modules.get(type(index).__module__.split(".")[0])
     serialize = getattr(module, "serialize_index", None)
@@ -167,7 +169,16 @@ def from_faiss(index: Any) -> Index:
         raise TypeError(
             f"index: a {type(index).__name__}, expected an index of faiss"
         )
-    data = serialize(index)
+    try:
+        data = serialize(index)
+    except (TypeError, RuntimeError) as error:
+        # Without the place in FAISS's sources.
+        reason = re.sub(r"^Error in .* at \S+: ", "", str(error).strip())
+        reason = reason.split("\n")[0]
+        raise ValueError(
+            f"index: a faiss.{type(index).__name__}, which its faiss does not "
+            f"serialise as an Index ({reason})"
+        ) from None
     try:
         return deserialize_index(data)
     except (_core.FaissError, RuntimeError) as error:

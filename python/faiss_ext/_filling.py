@@ -39,8 +39,14 @@ class Filling(Fields):
         Raises
         ------
         ValueError, TypeError
-            For wrong input, with the index as it was.
+            For wrong input, with the index as it was, and for an index that
+            holds vectors.
         """
+        if self.ntotal > 0:
+            raise _core.FaissError(
+                f"ntotal = {self.ntotal}, expected an empty index: training "
+                "again would misplace its vectors; reset empties it"
+            )
         most = _CODEC_TRAINING
         seed = 1234
         if self._core.has_lists():

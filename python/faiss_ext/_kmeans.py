@@ -80,9 +80,9 @@ class Kmeans:
         self.k = _arrays.count(k, "k")
         self.niter = _arrays.count(niter, "niter", 0, (1 << 31) - 1)
         self.nredo = _arrays.count(nredo, "nredo")
-        self.verbose = verbose
-        self.spherical = spherical
-        self.int_centroids = int_centroids
+        self.verbose = _arrays.flag(verbose, "verbose")
+        self.spherical = _arrays.flag(spherical, "spherical")
+        self.int_centroids = _arrays.flag(int_centroids, "int_centroids")
         self.max_points_per_centroid = _arrays.count(
             max_points_per_centroid, "max_points_per_centroid"
         )
@@ -90,6 +90,8 @@ class Kmeans:
             min_points_per_centroid, "min_points_per_centroid", 0
         )
         self.seed = _arrays.count(seed, "seed", None)
+        if not isinstance(gpu, (bool, np.bool_)):
+            gpu = _arrays.count(gpu, "gpu", 0)
         self.gpu = gpu
         self.init = _arrays.choice(init, "init", ("random", "k-means++"))
         # None until train has found them, which the types leave out.

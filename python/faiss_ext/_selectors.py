@@ -221,6 +221,13 @@ def parameters(params: Any) -> _core.SearchParameters | None:
         raise TypeError(
             f"params: a {type(params).__name__}, expected SearchParameters"
         )
+    inner = getattr(params, "quantizer_params", None)
+    if inner is not None:
+        raise TypeError(
+            f"params.quantizer_params: a faiss.{type(inner).__name__}, "
+            "expected None: a search chooses its lists by nprobe and "
+            "target_recall"
+        )
     sel = getattr(params, "sel", None)
     # faiss gives the selector back as its base class; what it was stands
     # among what the parameters keep alive, by a name that depends on the

@@ -61,6 +61,12 @@ struct PyIndex {
     faiss_ext::IVFGMM& gmm(const char* what) const;
 };
 
+/// Throws FaissException for vectors of another dimension than the index's.
+void check_rows(
+        const faiss::Index& index, const char* name, Matrix<const float> x);
+/// Throws FaissException unless there is an id for each of n vectors.
+void check_ids(size_t n, Vector<const int64_t> ids);
+
 /// An IDSelector with the memory that it points to.
 struct Selector {
     std::unique_ptr<faiss::IDSelector> selector;
@@ -72,6 +78,7 @@ struct Selector {
 void bind_search(nb::module_& m, nb::class_<PyIndex>& index);
 void bind_calibration(nb::module_& m);
 void bind_index(nb::module_& m, nb::class_<PyIndex>& index);
+void bind_index_changes(nb::class_<PyIndex>& index);
 void bind_index_fields(nb::class_<PyIndex>& index);
 void bind_index_io(nb::module_& m);
 void bind_sources(nb::class_<PyIndex>& index);

@@ -1,7 +1,6 @@
 #include <cmath>
 #include <string>
 #include <type_traits>
-#include <typeinfo>
 #include <utility>
 
 #include <nanobind/stl/pair.h>
@@ -11,7 +10,6 @@
 #include <faiss/IndexIDMap.h>
 #include <faiss/IndexPreTransform.h>
 #include <faiss/IndexRefine.h>
-#include <faiss/VectorTransform.h>
 #include <faiss/impl/FaissAssert.h>
 
 #include "FullCovariance.h"
@@ -92,8 +90,6 @@ faiss_ext::IVFGMM& PyIndex::gmm(const char* what) const {
     return *out;
 }
 
-namespace {
-
 void check_rows(
         const faiss::Index& index, const char* name, Matrix<const float> x) {
     FAISS_THROW_IF_NOT_FMT(
@@ -112,42 +108,7 @@ void check_ids(size_t n, Vector<const int64_t> ids) {
             n);
 }
 
-void train(PyIndex& self, Matrix<const float> x) {
-    check_rows(*self.index, "x", x);
-    const LongCall long_call;
-    self.index->train(x.shape(0), x.data());
-}
-
-void add(PyIndex& self, Matrix<const float> x) {
-    check_rows(*self.index, "x", x);
-    const LongCall long_call;
-    self.index->add(x.shape(0), x.data());
-}
-
-void add_with_ids(
-        PyIndex& self, Matrix<const float> x, Vector<const int64_t> ids) {
-    check_rows(*self.index, "x", x);
-    check_ids(x.shape(0), ids);
-    const LongCall long_call;
-    self.index->add_with_ids(x.shape(0), x.data(), ids.data());
-}
-
-void update_vectors(
-        PyIndex& self, Vector<const int64_t> ids, Matrix<const float> x) {
-    check_rows(*self.index, "x", x);
-    check_ids(x.shape(0), ids);
-    faiss::IndexIVF& ivf = self.ivf("update_vectors");
-    FAISS_THROW_IF_NOT_MSG(
-            &ivf == self.index.get(),
-            "update_vectors: the index is wrapped; remove_ids and add_with_ids "
-            "do the same");
-    FAISS_THROW_IF_NOT_MSG(
-            !ivf.direct_map.no(),
-            "update_vectors: the index has no direct map; "
-            "set_direct_map(\"hashtable\") makes one");
-    const LongCall long_call;
-    ivf.update_vectors(int(x.shape(0)), ids.data(), x.data());
-}
+namespace {
 
 /// Whether a vector's id is its place, which FAISS does not check: neither
 /// lists nor a map of ids say what is there.
@@ -165,16 +126,39 @@ bool ids_are_places(const faiss::Index* index) {
     }
 }
 
-/// Throws for a map of ids around lists, which takes their ids for places.
-void check_removes(const faiss::Index& index) {
-    const faiss::Index* inner = behind_transforms(&index);
-    FAISS_THROW_IF_NOT_MSG(
-            !dynamic_cast<const faiss::IndexIDMap*>(inner) ||
-                    !dynamic_cast<const faiss::IndexIVF*>(
-                            faiss_ext::unwrap(inner)),
-            "remove_ids: faiss's IndexIDMap gives wrong ids once something was "
-            "removed from the IVF index in it; swap_to_gmm makes an index that "
-            "keeps them itself");
+/// Rows of vectors with the ids first, first + 1, ...; throws for one that is
+/// not there, whose row FAISS leaves as it was.
+void reconstruct_rows(
+        const faiss::Index& index, int64_t first, int64_t n, float* out) {
+    if (auto pre = dynamic_cast<const faiss::IndexPreTransform*>(&index)) {
+        if (pre->chain.empty()) { // of which FAISS writes nothing
+            return reconstruct_rows(*pre->index, first, n, out);
+        }
+        std::vector<float> inner(n * pre->index->d);
+        reconstruct_rows(*pre->index, first, n, inner.data());
+        return pre->reverse_chain(n, inner.data(), out);
+    }
+    const size_t d = index.d;
+    for (int64_t i = 0; i < n; i++) {
+        out[i * d] = NAN;
+    }
+    if (dynamic_cast<const faiss::IndexIDMap*>(&index)) {
+        // FAISS's own asks in a parallel region, which no exception may leave.
+        for (int64_t i = 0; i < n; i++) {
+            index.reconstruct(first + i, out + i * d);
+        }
+    } else {
+        index.reconstruct_n(first, n, out);
+    }
+    for (int64_t i = 0; i < n; i++) {
+        FAISS_THROW_IF_NOT_FMT(
+                !std::isnan(out[i * d]),
+                "n0 = %zd and ni = %zd: the index has no vector with the id "
+                "%zd",
+                ssize_t(first),
+                ssize_t(n),
+                ssize_t(first + i));
+    }
 }
 
 void reconstruct_n(PyIndex& self, int64_t first, Matrix<float> out) {
@@ -190,28 +174,7 @@ void reconstruct_n(PyIndex& self, int64_t first, Matrix<float> out) {
     FAISS_THROW_IF_NOT_MSG(
             out.shape(1) == size_t(self.index->d), "x: expected d columns");
     const LongCall long_call;
-    // FAISS leaves the row of an id that is not there as it was.
-    for (int64_t i = 0; i < n; i++) {
-        out(i, 0) = NAN;
-    }
-    if (dynamic_cast<const faiss::IndexIDMap*>(
-                behind_transforms(self.index.get()))) {
-        // FAISS's own asks in a parallel region, which no exception may leave.
-        for (int64_t i = 0; i < n; i++) {
-            self.index->reconstruct(first + i, &out(i, 0));
-        }
-    } else {
-        self.index->reconstruct_n(first, n, out.data());
-    }
-    for (int64_t i = 0; i < n; i++) {
-        FAISS_THROW_IF_NOT_FMT(
-                !std::isnan(out(i, 0)),
-                "n0 = %zd and ni = %zd: the index has no vector with the id "
-                "%zd",
-                ssize_t(first),
-                ssize_t(n),
-                ssize_t(first + i));
-    }
+    reconstruct_rows(*self.index, first, n, out.data());
 }
 
 void reconstruct_batch(
@@ -233,92 +196,6 @@ void reconstruct_batch(
     const LongCall long_call;
     for (size_t i = 0; i < ids.shape(0); i++) {
         self.index->reconstruct(ids.data()[i], &out(i, 0));
-    }
-}
-
-bool same_chain(
-        const faiss::IndexPreTransform& a, const faiss::IndexPreTransform& b) {
-    if (a.chain.size() != b.chain.size()) {
-        return false;
-    }
-    for (size_t i = 0; i < a.chain.size(); i++) {
-        const faiss::VectorTransform &x = *a.chain[i], &y = *b.chain[i];
-        auto linear_x = dynamic_cast<const faiss::LinearTransform*>(&x);
-        auto linear_y = dynamic_cast<const faiss::LinearTransform*>(&y);
-        if (typeid(x) != typeid(y) || x.d_in != y.d_in || x.d_out != y.d_out ||
-            (linear_x &&
-             (linear_x->A != linear_y->A || linear_x->b != linear_y->b))) {
-            return false;
-        }
-    }
-    return true;
-}
-
-void merge_from(PyIndex& self, PyIndex& other, int64_t add_id) {
-    FAISS_THROW_IF_NOT_MSG(
-            &self != &other, "other: expected an index other than this one");
-    for (const PyIndex* one : {&self, &other}) {
-        const faiss::IndexIVF* ivf = extract_ivf(*one->index);
-        FAISS_THROW_IF_NOT_FMT(
-                !ivf || ivf->direct_map.no(),
-                "%s: it has a direct map, expected none; "
-                "set_direct_map(\"none\") drops it",
-                one == &self ? "merge_from, this index" : "other");
-    }
-    // Older FAISS has none for wrappers, newer none for all.
-    std::vector<faiss::Index*> wrappers;
-    faiss::Index *to = self.index.get(), *from = other.index.get();
-    while (auto pre = dynamic_cast<faiss::IndexPreTransform*>(to)) {
-        auto other_pre = dynamic_cast<faiss::IndexPreTransform*>(from);
-        FAISS_THROW_IF_NOT_MSG(
-                other_pre && same_chain(*pre, *other_pre),
-                "other: expected an index behind the same transformations");
-        wrappers.insert(wrappers.end(), {to, from});
-        to = pre->index;
-        from = other_pre->index;
-    }
-    auto ivf = dynamic_cast<faiss::IndexIVF*>(to);
-    auto other_ivf = dynamic_cast<faiss::IndexIVF*>(from);
-    FAISS_THROW_IF_NOT_MSG(
-            ivf,
-            "merge_from: expected an IVF index, alone or behind "
-            "transformations");
-    FAISS_THROW_IF_NOT_MSG(
-            other_ivf,
-            "other: expected an IVF index, alone or behind transformations");
-    const LongCall long_call;
-    ivf->merge_from(*other_ivf, add_id);
-    for (size_t i = 0; i < wrappers.size(); i += 2) {
-        wrappers[i]->ntotal = ivf->ntotal;
-        wrappers[i + 1]->ntotal = other_ivf->ntotal;
-    }
-}
-
-void set_direct_map(PyIndex& self, const std::string& type) {
-    faiss::IndexIVF& ivf = self.ivf("set_direct_map");
-    faiss::DirectMap::Type wanted = faiss::DirectMap::NoMap;
-    if (type == "array") {
-        wanted = faiss::DirectMap::Array;
-    } else if (type == "hashtable") {
-        wanted = faiss::DirectMap::Hashtable;
-    } else if (type != "none") {
-        FAISS_THROW_FMT(
-                "type = \"%s\", expected \"none\", \"array\" or "
-                "\"hashtable\"",
-                type.c_str());
-    }
-    if (ivf.direct_map.type == wanted) {
-        return;
-    }
-    const LongCall long_call;
-    // FAISS has set the type before it finds ids that do not fit.
-    faiss::DirectMap before;
-    std::swap(before, ivf.direct_map);
-    try {
-        ivf.set_direct_map_type(wanted);
-    } catch (...) {
-        std::swap(before, ivf.direct_map);
-        throw;
     }
 }
 
@@ -404,26 +281,6 @@ void bind_clustering(nb::module_& m) {
 }
 
 void bind_methods(nb::class_<PyIndex>& index) {
-    index.def("train", &train, nb::arg("x").noconvert());
-    index.def("add", &add, nb::arg("x").noconvert());
-    index.def(
-            "add_with_ids",
-            &add_with_ids,
-            nb::arg("x").noconvert(),
-            nb::arg("ids").noconvert());
-    index.def(
-            "update_vectors",
-            &update_vectors,
-            nb::arg("ids").noconvert(),
-            nb::arg("x").noconvert());
-    index.def(
-            "remove_ids",
-            [](PyIndex& self, const Selector& sel) {
-                check_removes(*self.index);
-                const LongCall long_call;
-                return self.index->remove_ids(*sel.selector);
-            },
-            nb::arg("sel"));
     index.def(
             "reconstruct_n",
             &reconstruct_n,
@@ -434,8 +291,6 @@ void bind_methods(nb::class_<PyIndex>& index) {
             &reconstruct_batch,
             nb::arg("ids").noconvert(),
             nb::arg("out").noconvert());
-    index.def(
-            "merge_from", &merge_from, nb::arg("other"), nb::arg("add_id") = 0);
     index.def("reset", [](PyIndex& self) { self.index->reset(); });
     index.def(
             "calibrate",
@@ -468,7 +323,6 @@ void bind_methods(nb::class_<PyIndex>& index) {
         const LongCall long_call;
         gmm.maintain();
     });
-    index.def("set_direct_map", &set_direct_map, nb::arg("type"));
     index.def("mixture", &mixture);
     index.def(
             "set_parameters",
@@ -507,6 +361,7 @@ void bind_index(nb::module_& m, nb::class_<PyIndex>& index) {
     bind_calibration(m);
     bind_clustering(m);
     bind_methods(index);
+    bind_index_changes(index);
     bind_index_fields(index);
     m.def(
             "index_factory",

@@ -67,11 +67,14 @@ nb::object serialize(const PyIndex& self) {
 /// What FAISS's own readers open, without the mixture behind it.
 nb::object serialize_stock(const PyIndex& self) {
     if (auto gmm = faiss_ext::extract_gmm(self.index.get())) {
+        const size_t assign = gmm->earlier_lists.empty()
+                ? gmm->max_assign
+                : std::max(gmm->max_assign, gmm->filled_assign);
         FAISS_THROW_IF_NOT_FMT(
-                gmm->max_assign == 1,
+                assign == 1,
                 "max_assign = %zu, expected 1: to FAISS copies are vectors of "
                 "their own",
-                gmm->max_assign);
+                assign);
         FAISS_THROW_IF_NOT_MSG(
                 !dynamic_cast<faiss_ext::IndexIVFRaBitQGMM*>(gmm),
                 "to_faiss: an index of codes alone (RaBitQ) has no vectors "

@@ -52,6 +52,12 @@ bool interrupted() {
     return raised;
 }
 
+void raise_interrupt() {
+    if (PyErr_Occurred()) {
+        throw PythonErrorIsSet();
+    }
+}
+
 void check_interrupt() {
     if (interrupted()) {
         throw PythonErrorIsSet();

@@ -29,4 +29,8 @@ struct PythonErrorIsSet {};
 /// Throws PythonErrorIsSet if interrupted.
 void check_interrupt();
 
+/// After a LongCall: throws PythonErrorIsSet if a signal handler has raised and
+/// the call came to its end all the same, as additions do once all are in.
+void raise_interrupt();
+
 } // namespace faiss_ext_python

@@ -165,6 +165,7 @@ nb::dict train(
             }
         };
     }
+    options.check = check_interrupt;
     options.progress = [&](const gmm::TrainingIteration& it) {
         check_interrupt();
         if (!progress.is_none()) {
@@ -287,7 +288,8 @@ void evaluate(
     };
     require(source->d == model.d, "x");
     require(center.shape(0) == model.d, "center");
-    require(!labels || (labels->shape(0) == n && labels->shape(1) == m),
+    require(!labels ||
+                    (labels->shape(0) == n && m > 0 && labels->shape(1) == m),
             "labels");
     require(!log_prob || log_prob->shape(0) == n, "log_prob");
     require(!posterior ||

@@ -3,6 +3,7 @@
 #include <faiss/IndexIDMap.h>
 #include <faiss/IndexIVFAdditiveQuantizer.h>
 #include <faiss/IndexIVFPQ.h>
+#include <faiss/IndexIVFSpectralHash.h>
 #include <faiss/IndexPreTransform.h>
 #include <faiss/IndexRefine.h>
 #include <faiss/impl/FaissAssert.h>
@@ -61,6 +62,10 @@ faiss::SearchParameters* Parameters::make(
                         !dynamic_cast<const faiss::IndexIVFAdditiveQuantizer*>(
                                 ivf),
                 "params: an index of an additive quantizer takes no sel");
+        FAISS_THROW_IF_NOT_MSG(
+                !p.sel ||
+                        !dynamic_cast<const faiss::IndexIVFSpectralHash*>(ivf),
+                "params: an index of spectral hashes (SH) takes no sel");
         out = of_ivf(*this, *ivf, p);
     } else {
         FAISS_THROW_IF_NOT_MSG(

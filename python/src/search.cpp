@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cfloat>
 #include <cmath>
 #include <optional>
 
@@ -68,6 +69,21 @@ void in_blocks(const faiss::Index& index, size_t n, F f) {
     }
 }
 
+/** What is found where there is nothing, true where that is so.
+ *
+ * FAISS's flat index names vector 0 then, whose id its IndexIDMap looks up.
+ */
+bool found_nothing(
+        const faiss::Index& index, size_t n, float* distances, int64_t* ids) {
+    if (index.ntotal > 0) {
+        return false;
+    }
+    const bool largest = index.metric_type == faiss::METRIC_INNER_PRODUCT;
+    std::fill_n(distances, n, largest ? -FLT_MAX : FLT_MAX);
+    std::fill_n(ids, n, -1);
+    return true;
+}
+
 void search(
         const PyIndex& self,
         Matrix<const float> x,
@@ -88,6 +104,9 @@ void search(
     Parameters all;
     const faiss::SearchParameters* p =
             params ? all.make(index, *params) : nullptr;
+    if (found_nothing(index, n * k, dis, ids)) {
+        return;
+    }
     in_blocks(index, n, [&](size_t begin, size_t count) {
         index.search(
                 count, xq + begin * d, k, dis + begin * k, ids + begin * k, p);
@@ -169,6 +188,10 @@ void search_and_reconstruct(
     Parameters all;
     const faiss::SearchParameters* p =
             params ? all.make(index, *params) : nullptr;
+    if (found_nothing(index, n * k, dis, ids)) {
+        std::fill_n(vectors, n * k * d, NAN); // as FAISS's
+        return;
+    }
     in_blocks(index, n, [&](size_t begin, size_t count) {
         index.search_and_reconstruct(
                 count,

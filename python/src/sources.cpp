@@ -10,6 +10,7 @@
 #include "faiss_ext/ondisk.h"
 #include "faiss_ext/sources.h"
 #include "interrupt.h"
+#include "training.h"
 
 namespace faiss_ext_python {
 
@@ -19,15 +20,20 @@ void bind_sources(nb::class_<PyIndex>& index) {
             [](PyIndex& self, const Vectors& x) {
                 const auto source = array_source(x);
                 const LongCall long_call;
-                faiss_ext::train(self.index.get(), *source);
+                train_or_leave(*self.index, source->n, [&] {
+                    faiss_ext::train(self.index.get(), *source);
+                });
             },
             nb::arg("x"));
     index.def(
             "add_source",
             [](PyIndex& self, const AnyMatrix& x) {
                 const auto source = array_source(x);
-                const LongCall long_call;
-                faiss_ext::add(self.index.get(), *source);
+                {
+                    const LongCall long_call;
+                    faiss_ext::add(self.index.get(), *source);
+                }
+                raise_interrupt();
             },
             nb::arg("x"));
     index.def(
@@ -36,9 +42,12 @@ void bind_sources(nb::class_<PyIndex>& index) {
                const std::vector<std::string>& parts,
                const std::string& ivfdata,
                bool shift_ids) {
-                const LongCall long_call;
-                faiss_ext::merge_ondisk(
-                        self.index.get(), parts, ivfdata, shift_ids);
+                {
+                    const LongCall long_call;
+                    faiss_ext::merge_ondisk(
+                            self.index.get(), parts, ivfdata, shift_ids);
+                }
+                raise_interrupt();
             },
             nb::arg("parts"),
             nb::arg("ivfdata"),

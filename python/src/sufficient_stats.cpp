@@ -4,6 +4,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include "Error.h"
 #include "SufficientStats.h"
 #include "bindings.h"
 
@@ -77,9 +78,19 @@ void bind_sufficient_stats(nb::module_& m) {
                         covariance_from_string(nb::cast<std::string>(state[0])),
                         nb::cast<size_t>(state[1]),
                         nb::cast<size_t>(state[2]));
-                s.n_k = values(3);
-                s.sum_x = values(4);
-                s.sum_x2 = values(5);
+                const auto take = [&](std::vector<double>& sums, size_t i) {
+                    std::vector<double> given = values(i);
+                    if (given.size() != sums.size()) {
+                        gmm::throw_invalid(
+                                "the state holds %zu sums, expected %zu",
+                                given.size(),
+                                sums.size());
+                    }
+                    sums = std::move(given);
+                };
+                take(s.n_k, 3);
+                take(s.sum_x, 4);
+                take(s.sum_x2, 5);
                 s.weight = nb::cast<double>(state[6]);
                 s.objective = nb::cast<double>(state[7]);
                 s.dropped_mass = nb::cast<double>(state[8]);

@@ -177,6 +177,15 @@ def test_what_cannot_be_swapped(x: NDArray[Any]) -> None:
         faiss_ext.swap_to_gmm(faiss.index_factory(128, "IVF16,Flat"))
     with pytest.raises(TypeError, match="ndarray"):
         faiss_ext.swap_to_gmm(x)
+    for kind in ("IndexShards", "IndexReplicas"):
+        with pytest.raises(
+            ValueError, match=f"^index: a faiss.{kind}, which"
+        ) as e:
+            faiss_ext.swap_to_gmm(getattr(faiss, kind)(128))
+        assert ".cpp" not in str(e.value)
+    binary = faiss.index_binary_factory(64, "BIVF16")
+    with pytest.raises(ValueError, match="^index: a faiss.IndexBinaryIVF, wh"):
+        faiss_ext.swap_to_gmm(binary)
     with pytest.raises(ValueError, match="spherical"):
         faiss_ext.swap_to_gmm(stock("IVF16,Flat", x), "round")
 
@@ -229,6 +238,10 @@ def test_parameters_of_faiss(filled: faiss_ext.Index, queries: Floats) -> None:
             queries, 5, params=faiss_ext.SearchParameters(nprobe=32)
         )[1],
     )
+    lists = faiss.SearchParameters(sel=faiss.IDSelectorRange(0, 2))
+    p = faiss.SearchParametersIVF(nprobe=32, quantizer_params=lists)
+    with pytest.raises(TypeError, match="^params.quantizer_params: a faiss.S"):
+        filled.search(queries, 5, params=p)
     p = faiss.SearchParametersIVF(sel=faiss.IDSelectorRange(10, 90), nprobe=32)
     if not hasattr(p, "_sp_field_refs") and not hasattr(
         p, "referenced_objects"

@@ -203,6 +203,22 @@ def test_warm_starts_go_on_from_what_was_fitted(
     assert m.fit(X).predict(X).shape == (3000,)
 
 
+@pytest.mark.parametrize("kind", ["spherical", "diag", "full", "tied"])
+def test_a_kind_that_is_set_waits_for_the_next_fit(kind: str) -> None:
+    X = blobs(n=300, d=3)
+
+    def said(m: GaussianMixture) -> list[Any]:
+        return [m.score_samples(X), m.predict(X), m.bic(X), *m.sample(5)]
+
+    m = GaussianMixture(3, covariance_type=kind, random_state=0).fit(X)
+    before = said(m)
+    for other in ("spherical", "diag", "tied_spherical", "full", "tied"):
+        m.set_params(covariance_type=other)
+        for now, then in zip(said(m), before, strict=True):
+            np.testing.assert_array_equal(now, then)
+    assert m.fit(X).covariances_.shape == (3, 3)
+
+
 def test_a_fit_that_fails_leaves_what_was_fitted() -> None:
     X = blobs(n=300)
     m = GaussianMixture(2, covariance_type="full", reg_covar=0).fit(X)

@@ -57,6 +57,23 @@ def check():
     assert index.ntotal == len(x) + 100
 """
 
+BEHIND = """
+index = faiss_ext.index_factory(64, "PCA32,GMM256,SQ8,RFlat")
+index.cp.niter = 1
+index.train(x[:10000])
+def work():
+    while True:
+        index.reset()
+        index.add(x)
+def check():
+    # What is counted is in, in the index and in what refines it.
+    n = index.ntotal
+    assert n in (0, 32768, len(x)) and n == index.list_sizes().sum(), n
+    index.add(x[:100])
+    assert index.ntotal == n + 100
+    assert (index.search(x[:10], 1)[0] == 0).all()
+"""
+
 SEARCH = """
 index.train(x[:10000])
 index.add(x)
@@ -124,8 +141,8 @@ def processor_seconds(pid: int) -> float:
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 @pytest.mark.parametrize(
     "work",
-    [TRAIN, ADD, SEARCH, CALIBRATE, ESTIMATOR, KMEANS],
-    ids="train add search calibrate em kmeans".split(),
+    [TRAIN, ADD, BEHIND, SEARCH, CALIBRATE, ESTIMATOR, KMEANS],
+    ids="train add behind search calibrate em kmeans".split(),
 )
 def test_ctrl_c(work: Any, tmp_path: pathlib.Path) -> None:
     with interrupted_in_its_work(

@@ -187,10 +187,16 @@ def test_wrong_input(base: Floats) -> None:
         Kmeans(4, 2, seed="a")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="init"):
         Kmeans(128, 4, init="best")
+    for name in ("verbose", "spherical", "int_centroids"):
+        with pytest.raises(TypeError, match=f"^{name} = 'no', expected True"):
+            Kmeans(128, 4, **{name: "no"})  # type: ignore[arg-type]
+        assert getattr(Kmeans(128, 4, **{name: np.True_}), name) is True  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="^gpu = 'no', expected an integer"):
+        Kmeans(128, 4, gpu="no")  # type: ignore[arg-type]
     k = Kmeans(128, 8)
     with pytest.raises(ValueError, match="x: 5 vectors"):
         k.train(base[:5])
-    with pytest.raises(ValueError, match="x: 3 columns"):
+    with pytest.raises(ValueError, match="^x: 3 columns, expected d = 128$"):
         k.train(base[:, :3])
     with pytest.raises(ValueError, match="weights"):
         k.train(base, weights=np.ones(3))

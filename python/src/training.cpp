@@ -1,0 +1,82 @@
+#include "training.h"
+
+#include <faiss/IndexIVF.h>
+#include <faiss/IndexIVFSpectralHash.h>
+#include <faiss/IndexPreTransform.h>
+#include <faiss/impl/FaissAssert.h>
+
+#include "faiss_ext/IndexIVFGMM.h"
+#include "faiss_ext/impl/convert.h"
+
+namespace faiss_ext_python {
+
+Untrained::Untrained(faiss::Index& index, size_t n) {
+    // Before transforms take their time.
+    faiss::Index* root = &index;
+    faiss::Index* inner = *faiss_ext::unwrap(&root);
+    auto ivf = dynamic_cast<faiss::IndexIVF*>(inner);
+    FAISS_THROW_IF_NOT_FMT(
+            !dynamic_cast<faiss_ext::IVFGMM*>(inner) || n >= ivf->nlist,
+            "n = %zu, expected at least nlist = %zu",
+            n,
+            ivf->nlist);
+    collect(index);
+}
+
+template <class T>
+bool Untrained::keep(faiss::VectorTransform& transform) {
+    auto it = dynamic_cast<T*>(&transform);
+    if (it) {
+        undo.push_back([it, before = *it] { *it = before; });
+    }
+    return it;
+}
+
+void Untrained::collect(faiss::VectorTransform& transform) {
+    // Wholly: OPQ and ITQ go on from what there is, trained or not.
+    const bool kept = transform.is_trained ||
+            keep<faiss::PCAMatrix>(transform) ||
+            keep<faiss::OPQMatrix>(transform) ||
+            keep<faiss::ITQMatrix>(transform) ||
+            keep<faiss::ITQTransform>(transform) ||
+            keep<faiss::CenteringTransform>(transform);
+    if (!kept) {
+        undo.push_back([&transform] { transform.is_trained = false; });
+    }
+}
+
+void Untrained::collect(faiss::Index& index) {
+    if (auto pre = dynamic_cast<faiss::IndexPreTransform*>(&index)) {
+        for (faiss::VectorTransform* transform : pre->chain) {
+            collect(*transform);
+        }
+    }
+    if (faiss::Index** inner = faiss_ext::inside(&index)) {
+        return collect(**inner);
+    }
+    auto ivf = dynamic_cast<faiss::IndexIVF*>(&index);
+    if (!ivf || dynamic_cast<faiss_ext::IVFGMM*>(ivf)) {
+        return; // which leaves itself as it was
+    }
+    if (auto hash = dynamic_cast<faiss::IndexIVFSpectralHash*>(ivf)) {
+        collect(*hash->vt);
+    }
+    faiss::Index& quantizer = *ivf->quantizer;
+    if (quantizer.ntotal > 0) {
+        return;
+    }
+    collect(quantizer);
+    if (quantizer.is_trained) { // but for its centroids
+        undo.push_back([&quantizer] { quantizer.reset(); });
+    } else { // is trained again; some cannot be reset
+        undo.push_back([&quantizer] { quantizer.is_trained = false; });
+    }
+}
+
+void Untrained::restore() {
+    for (const auto& one : undo) {
+        one();
+    }
+}
+
+} // namespace faiss_ext_python
