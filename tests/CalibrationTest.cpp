@@ -639,7 +639,8 @@ TEST(Calibration, VectorsInNoListAreNotDrawn) {
         const auto index = trained(x, 16);
         std::vector<idx_t> lists(1200, -1);
         index->quantizer->assign(in, x.x.data(), lists.data());
-        index->add_core(1200, x.x.data(), nullptr, lists.data());
+        static_cast<faiss::IndexIVF&>(*index).add_core(
+                1200, x.x.data(), nullptr, lists.data());
         index->maintain();
         EXPECT_EQ(index->ntotal, 1200);
         index->add(1200, x.row(1200));
