@@ -269,6 +269,7 @@ void IndexGMM::set_mixture(const gmm::GaussianMixture& mixture) {
     variances = mixture.variances;
     precisions_cholesky = mixture.precisions_cholesky;
     log_weights = mixture.log_weights;
+    n_trained = 0;
     backend.clear();
 }
 

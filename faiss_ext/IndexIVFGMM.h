@@ -206,8 +206,10 @@ faiss::MetricType metric_among(Args... args) {
  * expected, and leave the index as it was; so do memory that does not suffice
  * and faiss::InterruptCallback, wherever they come. An addition of more than
  * 32,768 vectors is whole for each so many, and its exception says how many are
- * in. An addition or merge that is interrupted later, while cells or a
- * calibration are made, says so too; these stay due.
+ * in; FAISS's wrappers (IndexPreTransform, IndexRefine) do not count them then:
+ * add behind these with faiss_ext::add (sources.h). An addition or merge that
+ * is interrupted later, while cells or a calibration are made, returns as if it
+ * were not; these stay due (maintenance_due()).
  *
  * Any number of threads may search at a time, and nothing else may run beside a
  * call that is not const: std::shared_mutex, shared by searches and held alone

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cinttypes>
+#include <cmath>
 #include <numeric>
 #include <vector>
 
@@ -92,6 +93,15 @@ void add_all(const faiss::IndexIVF& from, faiss::IndexIVF& to) {
 /// A centroid longer than that is of no k-means of directions.
 constexpr float kDirection = 1.01f;
 
+bool are_directions(size_t d, const std::vector<float>& x) {
+    for (size_t i = 0; i < x.size(); i += d) {
+        if (std::abs(norm_of(d, &x[i]) - 1) > kDirection - 1) {
+            return false;
+        }
+    }
+    return true;
+}
+
 } // namespace
 
 std::unique_ptr<faiss::IndexIVF> swap_to_gmm(
@@ -129,12 +139,16 @@ std::unique_ptr<faiss::IndexIVF> swap_to_gmm(
     // Residuals about means that are much shorter are out of a codec's range.
     std::vector<float> for_codec;
     if (is_ip(index)) {
-        if (longest_row(index.d, clustering.centroids) > kDirection) {
+        const bool beyond =
+                longest_row(index.d, clustering.centroids) > kDirection;
+        if (beyond) {
             for_codec = x;
         }
         // the mixture lives on the unit sphere
         faiss::fvec_renorm_L2(index.d, x.size() / index.d, x.data());
-        clustering.spherical = true;
+        // which no file says of centroids
+        clustering.spherical |=
+                beyond || are_directions(index.d, clustering.centroids);
     }
     std::unique_ptr<faiss::Index> means = empty_quantizer(index);
     clustering.train(x.size() / index.d, x.data(), *means);

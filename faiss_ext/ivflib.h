@@ -19,7 +19,8 @@ struct IVFGMM;
  * max_points_per_centroid * nlist of them). Flat indexes are re-filed
  * exactly; IndexIVFPQ and IndexIVFScalarQuantizer are re-encoded from their
  * decoded vectors, for which the codec of an inner-product index is trained
- * anew if centroids are longer than 1. Ids stay. The index given stays as it is.
+ * anew if centroids are longer than 1. Ids stay. The index given stays as it
+ * is.
  *
  * Throws FaissException for an index that is not trained or has fewer vectors
  * than lists, and for types other than IndexIVFFlat, IndexIVFPQ,

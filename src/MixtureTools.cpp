@@ -350,10 +350,8 @@ std::vector<SweepEntry> sweep(
         }
         Likelihood all = log_likelihood(result.model, source, weights, backend);
         // One of these covers two groups well enough for EM to leave it so.
-        if (!out.empty() &&
-            num_variances(options.covariance, 1, source.d) +
-                            num_factors(options.covariance, 1, source.d) >
-                    1 &&
+        if (!out.empty() && options.covariance != Covariance::isotropic &&
+            options.covariance != Covariance::tied_spherical &&
             result.stop != Stop::callback) {
             TrainingResult anew =
                     train(source, weights, k, options, backend, nullptr);

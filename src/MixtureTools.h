@@ -85,8 +85,9 @@ struct SweepEntry {
 
 /** Fits a mixture for each of some numbers of components, each from the one
  * before it, grown by splits, twice as many at a time at most: a sweep costs
- * little more than twice its last training. Full covariances: each is fitted
- * from a start of its own as well, and the likelier one taken.
+ * little more than twice its last training. But for isotropic and
+ * tied_spherical each is fitted from a start of its own as well, which takes
+ * twice the time, and the likelier one taken.
  *
  * @param ks       ascending, at least one
  * @param options  of all trainings; the first begins as they say, the others

@@ -1,7 +1,15 @@
 // What calibration promises, on real vectors and on data made to break it.
 #include "faiss_ext/Calibration.h"
 
+#include <memory>
+
+#include <omp.h>
+
+#include <faiss/impl/AuxIndexStructures.h>
+#include <faiss/impl/IDSelector.h>
+
 #include "IvfTestTools.h"
+#include "faiss_ext/ivflib.h"
 
 namespace faiss_ext {
 namespace {
@@ -648,6 +656,45 @@ TEST(Calibration, VectorsInNoListAreNotDrawn) {
         const Found found = find(*index, rows_of(x, 1200, 1300), 1);
         EXPECT_EQ(std::count(found.dis.begin(), found.dis.end(), 0.f), 100);
     }
+}
+
+/// An interrupt after cells were made anew does not hide that the calibration
+/// is due.
+TEST(Calibration, StaysDueWhereItWasInterrupted) {
+    struct Interrupt : faiss::InterruptCallback {
+        long asked = 0, at = 0;
+        bool want_interrupt() override {
+            return ++asked == at;
+        }
+    };
+    const Vectors x = sift_base(9000);
+    const auto original = trained(x, 24);
+    original->calibrate_on_add = true;
+    original->add(6000, x.x.data());
+    original->remove_ids(faiss::IDSelectorRange(0, 5000));
+    const size_t threads = omp_get_max_threads();
+    omp_set_num_threads(1);
+    size_t interrupted = 0;
+    for (long at = 1; at < 400; at += at < 20 ? 1 : 40) {
+        const auto copy = clone_index(original.get());
+        auto* gmm = extract_gmm(copy.get());
+        auto callback = std::make_unique<Interrupt>();
+        callback->at = at;
+        faiss::InterruptCallback::instance = std::move(callback);
+        try {
+            copy->add(3000, x.row(6000));
+        } catch (const faiss::FaissException&) {
+        }
+        faiss::InterruptCallback::instance.reset();
+        if (copy->ntotal == 4000 && gmm->calibration.ntotal != 4000) {
+            interrupted++;
+            EXPECT_TRUE(gmm->maintenance_due()) << at;
+            gmm->maintain();
+            EXPECT_EQ(gmm->calibration.ntotal, 4000u);
+        }
+    }
+    EXPECT_GT(interrupted, 0u);
+    omp_set_num_threads(int(threads));
 }
 
 } // namespace

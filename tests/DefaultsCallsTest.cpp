@@ -383,5 +383,24 @@ TEST(DefaultsCalls, MaxCodesCutsNoListShort) {
     EXPECT_GE(before, 0.9);
 }
 
+/// Of what max_codes cannot cut short nothing is left out.
+TEST(DefaultsCalls, AllOfAllListsIsExact) {
+    Situation s;
+    s.metric = faiss::METRIC_L2;
+    s.base = uniform(3000, 32, 3);
+    s.queries = uniform(kQueries, 32, 4);
+    s.nlist = 32;
+    Pair pair(s);
+    const auto last = last_distances(s, 10);
+    for (size_t cap : {size_t(0), s.base.n, 2 * s.base.n}) {
+        faiss::SearchParametersIVF params;
+        params.nprobe = s.nlist;
+        params.max_codes = cap;
+        EXPECT_EQ(
+                recall_of(s, find(*pair.gmm, s.queries, 10, &params), last), 1)
+                << cap;
+    }
+}
+
 } // namespace
 } // namespace faiss_ext

@@ -378,6 +378,12 @@ TEST(IndexGMM, NothingIsLeftOfACentroidsMixture) {
     IndexGMM fresh(kD, kLists);
     fresh.train(base().n, base().x.data());
     EXPECT_EQ(means.mixture().means, fresh.mixture().means);
+    // what is set stays
+    IndexGMM set(kD, kLists);
+    set.train(kLists, base().x.data());
+    set.set_mixture(fresh.mixture());
+    EXPECT_FAISS_ERROR(set.add(1, base().x.data()), "components come from");
+    EXPECT_EQ(set.mixture().means, fresh.mixture().means);
 }
 
 TEST(IndexGMM, BadInputIsNamedAndChangesNothing) {

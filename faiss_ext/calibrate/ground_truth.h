@@ -65,8 +65,9 @@ GroundTruth code_neighbours(
         size_t left_out,
         const std::vector<idx_t>& self);
 
-/// nq vectors of the index, drawn without replacement, and where they are; equal
-/// ones only where four times as many draws do not give as many different ones.
+/// nq vectors of the index, drawn without replacement, and where they are;
+/// equal ones only where four times as many draws do not give as many different
+/// ones.
 void draw_queries(
         GMMIndexRef index,
         size_t nq,

@@ -85,6 +85,9 @@ void check(const SearchParametersIVFGMM& p) {
             p.target_recall);
 }
 
+/// Codes that are looked at for each distance that max_codes allows.
+constexpr double kCodesOfCap = 4;
+
 /// A query this much farther than all of a calibration's is unlike them.
 constexpr float kFarther = 1.1f;
 
@@ -188,23 +191,6 @@ void plan_for_target(SearchPlan& plan, const Call& call) {
 /// As many times more as few entries pass the selector.
 void grow_for_selector(SearchPlan& plan, const Call& call) {
     plan.share = passing_share(call.ivf, *plan.sel);
-    if (plan.by_codes && call.k > 0 && call.has_setting()) {
-        // The k nearest that pass are among so many of all, of which there may
-        // be more that are nearly as near.
-        const Calibration& c = call.gmm.calibration;
-        const double k = double(call.k);
-        const Calibration::Choice all = c.choose(
-                call.target,
-                size_t(std::min(
-                        k / plan.share,
-                        std::max(k, double(c.curves.back().k)))));
-        plan.bound =
-                std::max(plan.bound, all.by_codes ? all.bound : kSureBound);
-        plan.by_effort &= all.by_codes && !all.mixed;
-        plan.budget = std::max(
-                plan.budget,
-                plan.share * all.in_codes(call.per_list()) * call.growth());
-    }
     plan.range.each /= plan.share; // of results, those that pass
     plan.range.measured *= plan.share;
     plan.passing = call.nprobe_given || plan.max_codes ? 0 : plan.budget;
@@ -328,10 +314,16 @@ SearchPlan make_plan(
             }
         }
     } else if (codes) {
-        // Of lists that max_codes may end within (queries are in the longer
-        // ones), the best entries by their codes
-        const bool cut_short = plan.max_codes > 0 &&
-                double(plan.max_codes) < 2 * plan.nprobe * call.per_list();
+        // Of lists that max_codes ends within, the best entries by the codes of
+        // a few times as many
+        const bool cut_short = plan.max_codes >= k && !plan.sel && k > 0 &&
+                double(plan.max_codes) < plan.nprobe * call.per_list();
+        if (cut_short) {
+            plan.nprobe = std::min(
+                    plan.nprobe,
+                    size_t(std::ceil(
+                            kCodesOfCap * plan.max_codes / call.per_list())));
+        }
         if (plan.nprobe < ivf.nlist || cut_short) {
             plan_for_time_of_lists(
                     plan,

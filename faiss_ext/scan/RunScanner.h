@@ -59,10 +59,11 @@ struct RunScanner {
             return;
         }
         uint32_t passing[kTogether];
-        for (size_t at = run.begin; at < run.end; at += kTogether) {
+        for (size_t at = run.begin; at < run.end && !capped();
+             at += kTogether) {
             const size_t end = std::min<size_t>(run.end, at + kTogether);
             const size_t n = passing_entries(*plan.sel, ids, at, end, passing);
-            for (size_t i = 0, next; i < n; i = next) {
+            for (size_t i = 0, next; i < n && !capped(); i = next) {
                 next = i + 1;
                 while (next < n && passing[next] == passing[next - 1] + 1) {
                     next++;

@@ -115,6 +115,15 @@ bool calibration_is_due(GMMIndexRef index) {
             (!c.fitted || new_units || n >= size_t(kCalibrationGrowth * known));
 }
 
+/// Cells that are made anew must not hide, if what follows fails, that the
+/// calibration was due by how many entries the old ones had.
+void keep_due(GMMIndexRef index) {
+    if (index.gmm.cells.fitted_n > 0) {
+        size_t& known = index.gmm.calibration.ntotal;
+        known = std::min(known, index.gmm.cells.fitted_n);
+    }
+}
+
 void init_codes(GMMIndexRef index, PairCells& cells, const float* means) {
     cells.codes.init(
             index.ivf.nlist,
@@ -300,6 +309,9 @@ void maintain(GMMIndexRef index) {
     adopt_strays(index);
     const PairCells& cells = index.gmm.cells;
     const bool calibration_due = calibration_is_due(index);
+    if (calibration_due) {
+        keep_due(index);
+    }
     if (cells_are_due(index, stored_entries(index.ivf))) {
         rebuild_cells(index);
     } else if (!cells.empty() && has_vectors(index.ivf)) {
@@ -349,6 +361,9 @@ void Growth::finish() {
         return;
     }
     const bool calibration_due = calibration_is_due(index);
+    if (calibration_due) {
+        keep_due(index);
+    }
     try {
         if (index.gmm.max_assign == 1 && index.gmm.cells_per_list != 1 &&
             has_vectors(index.ivf) && !cells_are_as_chosen(index)) {
@@ -359,7 +374,8 @@ void Growth::finish() {
         }
     } catch (const std::exception&) {
         // The vectors are in, and FAISS's wrappers would not count them if this
-        // threw: no memory or an interrupt leave it due.
+        // threw. No memory or an interrupt leave it due: maintain() says what
+        // it was.
     }
 }
 

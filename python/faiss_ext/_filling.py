@@ -45,7 +45,7 @@ class Filling(Fields):
         if self.ntotal > 0:
             raise _core.FaissError(
                 f"ntotal = {self.ntotal}, expected an empty index: training "
-                "again would misplace its vectors; reset empties it"
+                "again would misplace its vectors; make a new one"
             )
         most = _CODEC_TRAINING
         seed = 1234

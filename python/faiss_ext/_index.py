@@ -37,10 +37,10 @@ class Mixture(NamedTuple):
 class Index(Filling):
     """A FAISS index, made by `index_factory`, `read_index` or `from_faiss`.
 
-    What it shares with faiss's own wrappers has their names and arguments; it
-    is no faiss.Index. Vectors are numpy arrays of any real dtype and order,
-    np.memmap, or anything that speaks DLPack. float32 in C order is used
-    without a copy; the rest is converted block by block.
+    Its methods have the names of faiss's and take their arguments in faiss's
+    order; it is no faiss.Index. Vectors are numpy arrays of any real dtype
+    and order, np.memmap, or anything that speaks DLPack. float32 in C order is
+    used without a copy; the rest is converted block by block.
 
     Searches may run in several threads at once; adding may not beside them.
     Other Python threads run while a call does. Ctrl-C raises

@@ -14,6 +14,7 @@
 
 #include "bindings.h"
 #include "faiss_ext/impl/convert.h"
+#include "faiss_ext/impl/errors.h"
 #include "faiss_ext/impl/faiss_compat.h"
 #include "faiss_ext/index_factory.h"
 #include "faiss_ext/ivflib.h"
@@ -40,12 +41,18 @@ void train(PyIndex& self, Matrix<const float> x) {
  */
 void add_rows(PyIndex& self, Matrix<const float> x, const idx_t* ids) {
     check_rows(*self.index, "x", x);
+    FAISS_THROW_IF_NOT_MSG(
+            self.index->is_trained,
+            "the index is not trained; train comes first");
     {
         const LongCall long_call;
         faiss::Index& index = *self.index;
         const size_t n = x.shape(0);
-        if (faiss_ext::extract_gmm(&index) &&
-            !dynamic_cast<faiss::IndexIVF*>(&index)) {
+        const bool gmm = faiss_ext::extract_gmm(&index);
+        if (!gmm) { // which looks itself; others end the process
+            faiss_ext::check_storable("x", n, x.shape(1), x.data());
+        }
+        if (gmm && n > 0 && !dynamic_cast<faiss::IndexIVF*>(&index)) {
             const auto source = gmm::memory_source(x.data(), n, index.d);
             faiss_ext::add(&index, *source, ids);
         } else if (ids) {
@@ -166,11 +173,10 @@ void check_merges(const faiss::IndexIVF& to, const faiss::IndexIVF& from) {
     const std::string name = faiss_ext::reverse_index_factory(&to);
     const std::string other = faiss_ext::reverse_index_factory(&from);
     FAISS_THROW_IF_NOT_FMT(
-            typeid(from) == typeid(to) && other == name,
+            typeid(from) == typeid(to) && from.code_size == to.code_size,
             "other: \"%s\", expected \"%s\" as this index",
             other.c_str(),
             name.c_str());
-    check_same("code_size", to.code_size, from.code_size);
     FAISS_THROW_IF_NOT_FMT(
             to.ntotal == 0 || from.ntotal == 0 ||
                     !(has_fixed_blocks(to) || has_fixed_blocks(from)),

@@ -15,6 +15,7 @@
 #include "bindings.h"
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/impl/faiss_compat.h"
+#include "faiss_ext/ivflib.h"
 #include "interrupt.h"
 #include "parameters.h"
 
@@ -31,7 +32,8 @@ std::optional<faiss_ext::ProbeOrder> order_of(const Name& name) {
     return faiss_ext::probe_order_from_string(*name);
 }
 
-/// FAISS finds nothing for a query with a NaN; Python says so.
+/// FAISS finds nothing for a query with a NaN; Python says so. Queries that are
+/// very far away end the process in some of FAISS's own types.
 void check_queries(const faiss::Index& index, Matrix<const float> x) {
     FAISS_THROW_IF_NOT_MSG(
             index.is_trained, "the index is not trained; train comes first");
@@ -40,7 +42,11 @@ void check_queries(const faiss::Index& index, Matrix<const float> x) {
             "x: %zu columns, expected the index's d = %d",
             x.shape(1),
             index.d);
-    faiss_ext::check_finite("x", x.shape(0), x.shape(1), x.data());
+    const auto check = faiss_ext::extract_gmm(&index)
+            ? faiss_ext::check_finite
+            : static_cast<decltype(&faiss_ext::check_finite)>(
+                      faiss_ext::check_storable);
+    check("x", x.shape(0), x.shape(1), x.data());
 }
 
 /** Calls f(begin, count) for blocks of queries, so that Ctrl-C is seen.
@@ -71,7 +77,8 @@ void in_blocks(const faiss::Index& index, size_t n, F f) {
 
 /** What is found where there is nothing, true where that is so.
  *
- * FAISS's flat index names vector 0 then, whose id its IndexIDMap looks up.
+ * The flat index of older FAISS names vector 0 then, whose id its IndexIDMap
+ * looks up.
  */
 bool found_nothing(
         const faiss::Index& index, size_t n, float* distances, int64_t* ids) {

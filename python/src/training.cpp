@@ -3,6 +3,7 @@
 #include <faiss/IndexIVF.h>
 #include <faiss/IndexIVFSpectralHash.h>
 #include <faiss/IndexPreTransform.h>
+#include <faiss/IndexRefine.h>
 #include <faiss/impl/FaissAssert.h>
 
 #include "faiss_ext/IndexIVFGMM.h"
@@ -45,7 +46,25 @@ void Untrained::collect(faiss::VectorTransform& transform) {
     }
 }
 
+/// One that was trained by a call whose later part failed.
+static void untrain(faiss::IndexIVF& ivf, faiss_ext::IVFGMM& gmm, bool own) {
+    if (!own) {
+        ivf.quantizer->reset();
+    }
+    ivf.is_trained = false;
+    gmm.variances.clear();
+    gmm.log_weights.clear();
+    gmm.cells = faiss_ext::PairCells();
+    gmm.calibration = faiss_ext::Calibration();
+}
+
 void Untrained::collect(faiss::Index& index) {
+    if (!index.is_trained) {
+        undo.push_back([&index] { index.is_trained = false; });
+    }
+    if (auto refine = dynamic_cast<faiss::IndexRefine*>(&index)) {
+        collect(*refine->refine_index);
+    }
     if (auto pre = dynamic_cast<faiss::IndexPreTransform*>(&index)) {
         for (faiss::VectorTransform* transform : pre->chain) {
             collect(*transform);
@@ -55,8 +74,13 @@ void Untrained::collect(faiss::Index& index) {
         return collect(**inner);
     }
     auto ivf = dynamic_cast<faiss::IndexIVF*>(&index);
-    if (!ivf || dynamic_cast<faiss_ext::IVFGMM*>(ivf)) {
-        return; // which leaves itself as it was
+    auto gmm = dynamic_cast<faiss_ext::IVFGMM*>(&index);
+    if (gmm && !ivf->is_trained) {
+        const bool own = ivf->quantizer->ntotal > 0; // centroids
+        undo.push_back([ivf, gmm, own] { untrain(*ivf, *gmm, own); });
+    }
+    if (!ivf || gmm) {
+        return;
     }
     if (auto hash = dynamic_cast<faiss::IndexIVFSpectralHash*>(ivf)) {
         collect(*hash->vt);

@@ -205,7 +205,7 @@ def test_warm_starts_go_on_from_what_was_fitted(
 
 @pytest.mark.parametrize("kind", ["spherical", "diag", "full", "tied"])
 def test_a_kind_that_is_set_waits_for_the_next_fit(kind: str) -> None:
-    X = blobs(n=300, d=3)
+    X = blobs(n=300, d=4)
 
     def said(m: GaussianMixture) -> list[Any]:
         return [m.score_samples(X), m.predict(X), m.bic(X), *m.sample(5)]
@@ -216,7 +216,7 @@ def test_a_kind_that_is_set_waits_for_the_next_fit(kind: str) -> None:
         m.set_params(covariance_type=other)
         for now, then in zip(said(m), before, strict=True):
             np.testing.assert_array_equal(now, then)
-    assert m.fit(X).covariances_.shape == (3, 3)
+    assert m.fit(X).covariances_.shape == (4, 4)
 
 
 def test_a_fit_that_fails_leaves_what_was_fitted() -> None:

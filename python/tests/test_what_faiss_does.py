@@ -182,8 +182,6 @@ def test_what_is_filled_is_not_trained_again(factory: str, x: Floats) -> None:
         with pytest.raises(ValueError, match="^ntotal = 1500, expected an em"):
             index.train(again)
     np.testing.assert_array_equal(index.search(x[:50], 3), before)
-    index.reset()
-    index.train(x)
 
 
 def in_a_subspace() -> Floats:
@@ -204,6 +202,9 @@ def in_a_subspace() -> Floats:
         ("GMM32,PQ8x4fs,RFlat", 31),
         ("GMM8,PQ8x4fs", 12),
         ("ITQ16,IVF32,SQ8", 31),
+        ("PCA16,IVF16,Flat,Refine(PQ16x6np)", 40),
+        ("PCA8,GMM16,SQ8,Refine(PQ8)", 40),
+        ("PCA16,GMM16,RaBitQ4,Refine(PQ8)", 40),
     ],
 )
 def test_a_train_that_is_refused_leaves_nothing_behind(
@@ -222,3 +223,43 @@ def test_a_train_that_is_refused_leaves_nothing_behind(
         index.add(x)
         found.append(index.search(x[:100], 5))
     np.testing.assert_array_equal(found[1], found[0])
+
+
+@pytest.mark.parametrize(
+    "factory", ["IVF16,PQ8x4", "GMM16,Flat", "GMM16,PQ8x4"]
+)
+def test_a_clone_is_merged(factory: str, x: Floats) -> None:
+    index = make(factory, x)
+    other = faiss_ext.clone_index(index)
+    index.add(x[:700])
+    other.add(x[700:])
+    index.merge_from(other, 700)
+    assert index.ntotal == len(x) and other.ntotal == 0
+
+
+@pytest.mark.parametrize(
+    "factory", ["PCA8,GMM8,Flat", "GMM8,SQ8,RFlat", "Flat"]
+)
+def test_adding_nothing(factory: str, x: Floats) -> None:
+    index = make(factory, x)
+    index.add(iter([x[:10], x[:0], x[10:15]]))
+    index.add(x[:0])
+    assert index.ntotal == 15
+
+
+@pytest.mark.parametrize(
+    "factory",
+    ["IVF16,Flat", "GMM16,PQ4x4fs", "GMM16,FlatDedup", "IVF16,PQ8x4np"],
+)
+def test_values_that_faiss_ends_on(factory: str, x: Floats) -> None:
+    with pytest.raises(ValueError, match="not trained"):
+        faiss_ext.index_factory(D, factory).add(x)
+    index = filled_with(factory, x)
+    bad = x[:20].copy()
+    for value in (np.inf, 1e30):
+        bad[7, 1] = value
+        with pytest.raises(ValueError, match="row 7"):
+            index.add(bad)
+        with pytest.raises(ValueError, match="row 7"):
+            index.search(bad, 1)
+    assert index.ntotal == len(x)
