@@ -92,17 +92,20 @@ private:
     /// Of queries that more vectors are as near to than are known, nothing: of
     /// those any k will do. But of all where too few are left.
     void find_wanted(size_t k) {
-        wanted.assign(nq, {});
+        wanted.resize(nq);
         size_t left = 0;
+        const auto is_cut = [&](size_t q) {
+            const size_t known = truth.near[q].size();
+            return known > k && wanted[q].size() == known;
+        };
         for (size_t q = 0; q < nq; q++) {
-            left += !truth.is_cut(q, k);
+            wanted[q] = truth.wanted(q, k);
+            left += !is_cut(q);
         }
         for (size_t q = 0; q < nq; q++) {
-            if (left >= kMinQueries && truth.is_cut(q, k)) {
-                continue;
-            }
-            wanted[q] = truth.wanted(q, k);
-            if (copies) {
+            if (left >= kMinQueries && is_cut(q)) {
+                wanted[q].clear();
+            } else if (copies) {
                 to_ids(wanted[q].begin(), wanted[q].end());
                 std::sort(wanted[q].begin(), wanted[q].end());
             }

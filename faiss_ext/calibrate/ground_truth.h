@@ -23,10 +23,6 @@ struct GroundTruth {
     /// The k nearest of query q, and those as near as the last of them but for
     /// rounding; ascending.
     std::vector<idx_t> wanted(size_t q, size_t k) const;
-    /// Whether more vectors than are known may be as near as the k-th.
-    bool is_cut(size_t q, size_t k) const {
-        return near[q].size() > k && wanted(q, k).size() == near[q].size();
-    }
     /// Of each query, what the k-th distance would be with nothing but the
     /// query itself hidden, over what it is: size of `hidden`.
     std::vector<float> nearer(size_t k) const;

@@ -29,14 +29,6 @@ constexpr double kCalibrationGrowth = 1.3;
 /// Larger norms change the units of METRIC_INNER_PRODUCT's distances.
 constexpr float kNorm2Growth = 1.2f;
 
-size_t stored_entries(const faiss::IndexIVF& ivf) {
-    size_t n = 0;
-    for (size_t i = 0; i < ivf.nlist; i++) {
-        n += ivf.invlists->list_size(i);
-    }
-    return n;
-}
-
 int bits_of_codes(GMMIndexRef index) {
     return index.gmm.code_bits == 0 ? CellCodes::default_bits(index.ivf.d)
                                     : index.gmm.code_bits;
@@ -99,14 +91,14 @@ bool cells_are_as_chosen(GMMIndexRef index) {
     const PairCells& cells = index.gmm.cells;
     return !cells.empty() && cells.fitted_n >= kLeastFitted * index.ivf.nlist &&
             cells.cells_per_list ==
-            choose_cells(index, stored_entries(index.ivf));
+            choose_cells(index, index.ivf.invlists->compute_ntotal());
 }
 
 bool calibration_is_due(GMMIndexRef index) {
     const Calibration& c = index.gmm.calibration;
     // an assignment may have put vectors into no list
-    const size_t n =
-            std::min(size_t(index.ivf.ntotal), stored_entries(index.ivf));
+    const size_t n = std::min(
+            size_t(index.ivf.ntotal), index.ivf.invlists->compute_ntotal());
     const PairCells& cells = index.gmm.cells;
     const bool new_units = c.norm2 > 0 && cells.norm2 > kNorm2Growth * c.norm2;
     const size_t known =
@@ -198,7 +190,7 @@ void begin_anew(GMMIndexRef index) noexcept {
 void rebuild_cells(GMMIndexRef index) {
     faiss::IndexIVF& ivf = index.ivf;
     IVFGMM& gmm = index.gmm;
-    const size_t stored = stored_entries(ivf);
+    const size_t stored = ivf.invlists->compute_ntotal();
     const MeansView means(ivf);
     PairCells fresh;
     fresh.nlist = gmm.cells.nlist;
@@ -289,7 +281,7 @@ bool maintenance_due(GMMIndexRef index) {
     if (!index.ivf.is_trained || !index.ivf.invlists) {
         return false;
     }
-    if (cells_are_due(index, stored_entries(index.ivf)) ||
+    if (cells_are_due(index, index.ivf.invlists->compute_ntotal()) ||
         calibration_is_due(index)) {
         return true;
     }
@@ -312,7 +304,7 @@ void maintain(GMMIndexRef index) {
     if (calibration_due) {
         keep_due(index);
     }
-    if (cells_are_due(index, stored_entries(index.ivf))) {
+    if (cells_are_due(index, index.ivf.invlists->compute_ntotal())) {
         rebuild_cells(index);
     } else if (!cells.empty() && has_vectors(index.ivf)) {
         std::vector<size_t> due;

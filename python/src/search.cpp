@@ -42,11 +42,11 @@ void check_queries(const faiss::Index& index, Matrix<const float> x) {
             "x: %zu columns, expected the index's d = %d",
             x.shape(1),
             index.d);
-    const auto check = faiss_ext::extract_gmm(&index)
-            ? faiss_ext::check_finite
-            : static_cast<decltype(&faiss_ext::check_finite)>(
-                      faiss_ext::check_storable);
-    check("x", x.shape(0), x.shape(1), x.data());
+    if (faiss_ext::extract_gmm(&index)) {
+        faiss_ext::check_finite("x", x.shape(0), x.shape(1), x.data());
+    } else {
+        faiss_ext::check_storable("x", x.shape(0), x.shape(1), x.data());
+    }
 }
 
 /** Calls f(begin, count) for blocks of queries, so that Ctrl-C is seen.
