@@ -9,35 +9,20 @@
 
 namespace gmm {
 
-/// A block of vectors and the responsibilities found for it.
-struct CpuBackend::ScoredBlock : FrameBlock {
-    struct Entry {
-        int32_t row;
-        float r; ///< times the row's weight
-    };
-
-    std::vector<Entry> entries;  ///< in order of components, then of rows
-    std::vector<int32_t> offset; ///< of a component's entries, size k + 1
-    double weight = 0;
-    double objective = 0;
-    double dropped_mass = 0;
-
-    /// Takes over what was found in the order of the rows.
-    void sort(const std::vector<Found>& found, size_t k) {
-        offset.assign(k + 2, 0);
-        int32_t* next = offset.data() + 1;
-        for (const Found& f : found) {
-            next[f.component + 1]++;
-        }
-        for (size_t c = 0; c < k; c++) {
-            next[c + 1] += next[c];
-        }
-        entries.resize(found.size());
-        for (const Found& f : found) {
-            entries[next[f.component]++] = {f.row, f.r};
-        }
+void ScoredBlock::sort(const std::vector<Found>& found, size_t k) {
+    offset.assign(k + 2, 0);
+    int32_t* next = offset.data() + 1;
+    for (const Found& f : found) {
+        next[f.component + 1]++;
     }
-};
+    for (size_t c = 0; c < k; c++) {
+        next[c + 1] += next[c];
+    }
+    entries.resize(found.size());
+    for (const Found& f : found) {
+        entries[next[f.component]++] = {f.row, f.r};
+    }
+}
 
 // Where more than this share of the components are candidates, computing them
 // one by one takes longer than the whole product.
@@ -138,7 +123,6 @@ bool CpuBackend::score_rows(
 // Adds a block to the sums of components [first, last). A component's sums are
 // formed in the order of the rows, so that neither the number of threads nor
 // their schedule shows in the bits.
-template <class ScoredBlock>
 static void add_entries(
         const ScoredBlock& block,
         size_t first,

@@ -24,6 +24,23 @@ struct Found {
     float r;
 };
 
+/// A block of vectors and the responsibilities found for it.
+struct ScoredBlock : FrameBlock {
+    struct Entry {
+        int32_t row;
+        float r; ///< times the row's weight
+    };
+
+    std::vector<Entry> entries;  ///< in order of components, then of rows
+    std::vector<int32_t> offset; ///< of a component's entries, size k + 1
+    double weight = 0;
+    double objective = 0;
+    double dropped_mass = 0;
+
+    /// Takes over what was found in the order of the rows.
+    void sort(const std::vector<Found>& found, size_t k);
+};
+
 /// What one thread needs to score a block.
 struct Scratch {
     std::vector<std::byte> raw;
@@ -67,8 +84,6 @@ struct CpuBackend : Backend {
             EStep order) override;
 
 private:
-    struct ScoredBlock;
-
     const VectorSource* source = nullptr;
     const float* weights = nullptr;
     Frame frame;

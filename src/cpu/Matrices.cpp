@@ -54,20 +54,9 @@ void whiten(
     }
 }
 
-/// A block of vectors and the responsibilities found for it.
-struct CpuBackend::MatrixBlock : FrameBlock {
-    struct Entry {
-        int32_t row;
-        float r; ///< times the row's weight
-    };
-
-    std::vector<Entry> entries;  ///< in order of components
-    std::vector<int32_t> offset; ///< of a component's entries, size k + 1
+struct CpuBackend::MatrixBlock : ScoredBlock {
     std::vector<double> kept;    ///< tied: sum_c w_i r_ic of each row's entries
     std::vector<double> moments; ///< tied: sum_i kept_i y_i y_i^T, d * d
-    double weight = 0;
-    double objective = 0;
-    double dropped_mass = 0;
 
     /// Of tied covariances: moments of what was kept. Of w_i they would differ
     /// from n_k mu mu^T, since responsibilities are floats and the least are
@@ -115,21 +104,6 @@ struct CpuBackend::MatrixBlock : FrameBlock {
             }
         }
         offset[k] = int32_t(to - entries.data());
-    }
-
-    void sort(const std::vector<Found>& found, size_t k) {
-        offset.assign(k + 2, 0);
-        int32_t* next = offset.data() + 1;
-        for (const Found& f : found) {
-            next[f.component + 1]++;
-        }
-        for (size_t c = 0; c < k; c++) {
-            next[c + 1] += next[c];
-        }
-        entries.resize(found.size());
-        for (const Found& f : found) {
-            entries[next[f.component]++] = {f.row, f.r};
-        }
     }
 };
 
