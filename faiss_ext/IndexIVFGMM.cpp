@@ -23,12 +23,6 @@ namespace faiss_ext {
 
 namespace {
 
-bool has_id(const faiss::DirectMap& map, idx_t id) {
-    return map.type == faiss::DirectMap::Array
-            ? id >= 0 && size_t(id) < map.array.size() && map.array[id] >= 0
-            : map.hashtable.count(id) > 0;
-}
-
 void check_search(
         const faiss::IndexIVF& index,
         idx_t n,
@@ -290,7 +284,7 @@ void IndexIVFGMM<IVF>::update_vectors(
     std::unordered_map<idx_t, int> last; // row of each id, if they are several
     for (int i = 0; i < nv; i++) {
         FAISS_THROW_IF_NOT_FMT(
-                has_id(this->direct_map, idx[i]),
+                mapped_place(this->direct_map, idx[i]) >= 0,
                 "idx[%d] = %zd, expected the id of a vector in the index",
                 i,
                 size_t(idx[i]));
@@ -316,7 +310,7 @@ void IndexIVFGMM<IVF>::reconstruct(idx_t key, float* recons) const {
     FAISS_THROW_IF_NOT_MSG(
             !this->direct_map.no(), "reconstruct needs a direct map");
     FAISS_THROW_IF_NOT_FMT(
-            has_id(this->direct_map, key),
+            mapped_place(this->direct_map, key) >= 0,
             "reconstruct: key = %zd, expected the id of a vector in the index",
             ssize_t(key));
     IVF::reconstruct(key, recons);

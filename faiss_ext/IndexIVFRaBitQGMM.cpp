@@ -66,18 +66,17 @@ void IndexIVFRaBitQGMM::reset() {
 void IndexIVFRaBitQGMM::reconstruct_from_offset(
         int64_t list_no, int64_t offset, float* recons) const {
     FAISS_THROW_IF_NOT_FMT(
-            list_no >= 0 && size_t(list_no) < nlist && offset >= 0 &&
-                    !cells.empty() &&
-                    size_t(offset) < cells.list_size(size_t(list_no)),
+            size_t(list_no) < nlist && !cells.empty() &&
+                    size_t(offset) < cells.list_size(list_no),
             "reconstruct_from_offset: entry %zd of list %zd, expected one that "
             "there is",
             ssize_t(offset),
             ssize_t(list_no));
-    const size_t n = invlists->list_size(size_t(list_no));
-    if (n < cells.list_size(size_t(list_no))) {
-        throw_shortened(
-                size_t(list_no), n, cells.list_size(size_t(list_no)), false);
-    }
+    check_not_shortened(
+            list_no,
+            invlists->list_size(list_no),
+            cells.list_size(list_no),
+            false);
     decode_entries(*this, cells, list_no, offset, 1, recons);
 }
 

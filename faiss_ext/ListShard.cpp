@@ -69,9 +69,7 @@ ListShard::ListShard(
     for (size_t i = 0; !cells.empty() && i < inner->nlist; i++) {
         const size_t n = inner->invlists->list_size(i);
         const size_t known = cells.list_size(i);
-        if (n < known) {
-            throw_shortened(i, n, known, has_vectors(*inner));
-        }
+        check_not_shortened(i, n, known, has_vectors(*inner));
         FAISS_THROW_IF_NOT_FMT(
                 n == known,
                 "index: list %zu has entries that are in no cell; maintain() "
@@ -129,8 +127,7 @@ ListShard::Step ListShard::step(
     for (size_t t = 0; t < told.size(); t++) {
         for (const ToldEntry& e : told[t]) {
             FAISS_THROW_IF_NOT_FMT(
-                    e.list < inner->nlist &&
-                            e.entry < inner->invlists->list_size(e.list),
+                    has_entry(*inner, e.list, e.entry),
                     "answers: entry %u of list %u, which there is not",
                     e.entry,
                     e.list);

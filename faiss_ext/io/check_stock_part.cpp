@@ -23,6 +23,7 @@
 #include "faiss_ext/impl/faiss_compat.h"
 #include "faiss_ext/io/check_parts.h"
 #include "faiss_ext/io/checks.h"
+#include "faiss_ext/store/list_storage.h"
 
 namespace faiss_ext {
 
@@ -174,11 +175,8 @@ void check_lists(const faiss::IndexIVF& ivf) {
 void check_direct_map(const faiss::IndexIVF& ivf) {
     const faiss::DirectMap& map = ivf.direct_map;
     auto check_place = [&](idx_t id, idx_t at) {
-        const size_t list = faiss::lo_listno(at), offset = faiss::lo_offset(at);
         FAISS_THROW_IF_NOT_FMT(
-                at >= 0 && list < ivf.nlist &&
-                        offset < ivf.invlists->list_size(list) &&
-                        ivf.invlists->get_single_id(list, offset) == id,
+                is_at(ivf, at, id),
                 "the index does not fit together: id %" PRId64
                 " is not where the direct map says (%" PRId64 ")",
                 int64_t(id),

@@ -36,10 +36,9 @@ CellSelector::CellSelector(
             continue;
         }
         if (lists.code_size == 0) {
-            check_codes_alone(i, n, known);
-        } else if (n < known) {
-            throw_shortened(i, n, known, true);
+            check_all_coded(i, n, known);
         } else {
+            check_not_shortened(i, n, known, true);
             untracked.push_back({uint32_t(i), uint32_t(known), uint32_t(n)});
         }
     }

@@ -39,9 +39,7 @@ public:
             const size_t list = keys[p];
             const size_t n = scanner.ivf.invlists->list_size(list);
             const size_t known = known_size(list);
-            if (n < known) {
-                throw_shortened(list, n, known, false);
-            }
+            check_not_shortened(list, n, known, false);
             if (n == 0) {
                 continue;
             }

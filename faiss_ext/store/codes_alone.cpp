@@ -123,7 +123,7 @@ std::unique_ptr<faiss::InvertedLists> copy_records(
     std::vector<uint8_t> records;
     for (size_t list = 0; list < ivf.nlist; list++) {
         const size_t n = cells.empty() ? 0 : cells.list_size(list);
-        check_codes_alone(list, ivf.invlists->list_size(list), n);
+        check_all_coded(list, ivf.invlists->list_size(list), n);
         if (n == 0) {
             continue;
         }

@@ -20,26 +20,22 @@ constexpr size_t kTogether = 256;
 
 /// Where the map says that an entry with this id is; nothing if it does not.
 std::optional<uint64_t> place_of(GMMIndexRef index, idx_t id, bool& adopted) {
-    const idx_t* slot = map_slot(index.ivf.direct_map, id);
-    if (!slot || *slot < 0) {
+    idx_t place = mapped_place(index.ivf.direct_map, id);
+    if (place < 0) {
         return {};
     }
-    const size_t list = faiss::lo_listno(*slot);
-    if (adopt_strays(index, list)) {
+    if (adopt_strays(index, faiss::lo_listno(place))) {
         adopted = true;
-        slot = map_slot(index.ivf.direct_map, id); // the map may have grown
+        place = mapped_place(index.ivf.direct_map, id); // now
     }
-    const faiss::InvertedLists& lists = *index.ivf.invlists;
-    const size_t entry = faiss::lo_offset(*slot); // now
     FAISS_THROW_IF_NOT_FMT(
-            entry < lists.list_size(list) &&
-                    lists.get_single_id(list, entry) == id,
+            is_at(index.ivf, place, id),
             "the direct map names entry %zu of list %zu for id %zd, which is "
             "not there",
-            entry,
-            list,
+            size_t(faiss::lo_offset(place)),
+            size_t(faiss::lo_listno(place)),
             size_t(id));
-    return uint64_t(*slot);
+    return uint64_t(place);
 }
 
 /// Asks for what place_of() will read of each id.
@@ -51,10 +47,10 @@ void prefetch_places(GMMIndexRef index, size_t n, const idx_t* ids) {
         prefetch_slot(index.ivf.direct_map, ids[i]);
     }
     for (size_t i = 0; i < n; i++) {
-        const idx_t* slot = map_slot(index.ivf.direct_map, ids[i]);
-        if (slot && *slot >= 0) {
-            ListEntries(index, faiss::lo_listno(*slot))
-                    .prefetch(faiss::lo_offset(*slot));
+        const idx_t place = mapped_place(index.ivf.direct_map, ids[i]);
+        if (place >= 0) {
+            ListEntries(index, faiss::lo_listno(place))
+                    .prefetch(faiss::lo_offset(place));
         }
     }
 }

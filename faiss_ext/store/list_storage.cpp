@@ -158,8 +158,15 @@ size_t known_size(GMMIndexRef index, size_t list) {
                                  : index.ivf.invlists->list_size(list);
 }
 
-void throw_shortened(size_t list, size_t n, size_t known, bool mended) {
-    FAISS_THROW_FMT(
+bool is_at(const faiss::IndexIVF& ivf, idx_t place, idx_t id) {
+    const size_t list = faiss::lo_listno(place), at = faiss::lo_offset(place);
+    return has_entry(ivf, list, at) &&
+            ivf.invlists->get_single_id(list, at) == id;
+}
+
+void check_not_shortened(size_t list, size_t n, size_t known, bool mended) {
+    FAISS_THROW_IF_NOT_FMT(
+            n >= known,
             "list %zu has %zu entries, expected at least %zu: an index with "
             "cells or copies loses none but by its own functions (%s)",
             list,
@@ -169,10 +176,8 @@ void throw_shortened(size_t list, size_t n, size_t known, bool mended) {
                    : "reset() it and add its vectors anew");
 }
 
-void check_codes_alone(size_t list, size_t n, size_t known) {
-    if (n < known) {
-        throw_shortened(list, n, known, false);
-    }
+void check_all_coded(size_t list, size_t n, size_t known) {
+    check_not_shortened(list, n, known, false);
     FAISS_THROW_IF_NOT_FMT(
             n == known,
             "list %zu has %zu entries, expected %zu: what FAISS's own "
@@ -224,6 +229,11 @@ idx_t* map_slot(faiss::DirectMap& map, idx_t id) {
     }
     const auto found = map.hashtable.find(id);
     return found != map.hashtable.end() ? &found->second : nullptr;
+}
+
+idx_t mapped_place(const faiss::DirectMap& map, idx_t id) {
+    const idx_t* slot = map_slot(const_cast<faiss::DirectMap&>(map), id);
+    return slot ? *slot : -1;
 }
 
 void prefetch_slot(const faiss::DirectMap& map, idx_t id) noexcept {

@@ -75,16 +75,23 @@ constexpr size_t kCellsAtFirst = 16;
 /// FAISS's functions appended behind its back.
 size_t known_size(GMMIndexRef index, size_t list);
 
+/// Whether a list of the index has such an entry.
+inline bool has_entry(const faiss::IndexIVF& ivf, size_t list, size_t entry) {
+    return list < ivf.nlist && entry < ivf.invlists->list_size(list);
+}
+
+/// Whether there is an entry at a place (list, entry), and has this id.
+bool is_at(const faiss::IndexIVF& ivf, idx_t place, idx_t id);
+
 /// Throws for a list that is shorter than what the index knows of it: FAISS's
 /// own functions took entries out behind its back, it cannot say which.
 ///
 /// @param mended  whether optimize() makes anew what is known
-[[noreturn]] void throw_shortened(
-        size_t list, size_t n, size_t known, bool mended);
+void check_not_shortened(size_t list, size_t n, size_t known, bool mended);
 
 /// Throws unless a list of an index of codes alone is as long as what the index
 /// knows of it.
-void check_codes_alone(size_t list, size_t n, size_t known);
+void check_all_coded(size_t list, size_t n, size_t known);
 
 /// Makes a list of FAISS's as short as that. One on disk keeps its place there,
 /// since to find a shorter one can fail, until it grows.
@@ -100,6 +107,9 @@ void lengthen_list(faiss::InvertedLists& lists, size_t list, size_t n);
 /// Where the direct map says that a vector is, to be read or changed; nullptr
 /// if it does not know the id.
 idx_t* map_slot(faiss::DirectMap& map, idx_t id);
+
+/// The place (list, entry) of a vector by the direct map; -1 if it names none.
+idx_t mapped_place(const faiss::DirectMap& map, idx_t id);
 
 /// Asks for what map_slot() will read in a Hashtable. Several ids wait for
 /// memory together, before the first is looked up.

@@ -17,13 +17,11 @@ namespace {
 size_t strays_of(GMMIndexRef index, size_t list) {
     const size_t known = known_size(index, list);
     const size_t n = index.ivf.invlists->list_size(list);
-    if (n < known) {
-        throw_shortened(
-                list,
-                n,
-                known,
-                has_vectors(index.ivf) && index.gmm.max_assign == 1);
-    }
+    check_not_shortened(
+            list,
+            n,
+            known,
+            has_vectors(index.ivf) && index.gmm.max_assign == 1);
     return n - known;
 }
 
@@ -37,7 +35,7 @@ bool adopt_strays(GMMIndexRef index, size_t list) {
     const size_t known = known_size(index, list);
     const size_t n = known + strays;
     if (!has_vectors(index.ivf)) {
-        check_codes_alone(list, n, known);
+        check_all_coded(list, n, known);
     }
     // copies: the edit will write where they lie
     std::vector<uint8_t> codes((n - known) * index.ivf.code_size);
@@ -57,12 +55,11 @@ bool adopt_strays(GMMIndexRef index, size_t list) {
     a.n = n - known;
     a.codes = codes.data();
     a.ids = ids.data();
-    faiss::DirectMap& map = index.ivf.direct_map;
+    const faiss::DirectMap& map = index.ivf.direct_map;
     for (size_t r = 0; r < a.n && !map.no(); r++) {
-        const idx_t* place = map_slot(map, ids[r]);
+        const idx_t place = mapped_place(map, ids[r]);
         a.named.push_back(
-                !place || *place < 0 ||
-                *place == idx_t(faiss::lo_build(list, known + r)));
+                place < 0 || place == idx_t(faiss::lo_build(list, known + r)));
     }
     if (!index.gmm.cells.empty()) {
         std::vector<float> x(a.n * index.ivf.d);
