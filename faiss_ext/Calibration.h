@@ -5,8 +5,6 @@
 #include <string>
 #include <vector>
 
-#include "faiss_ext/ProbePolicy.h"
-
 namespace faiss_ext {
 
 /** What searches of queries whose neighbours are known have found and cost, at
@@ -72,11 +70,8 @@ struct Calibration {
     };
     std::vector<Curve> curves; ///< k increasing
 
-    /// A setting, also in the words of earlier versions.
+    /// A setting.
     struct Choice : Point {
-        ProbeOrder order; ///< codes or distance
-        float parameter;  ///< the budget
-        bool by_mass = false;
         bool mixed = false; ///< codes for what are lists in one curve
     };
 
