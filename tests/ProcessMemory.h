@@ -2,7 +2,10 @@
 
 #include <malloc.h>
 
+#include <cinttypes>
 #include <cstddef>
+#include <cstdint>
+#include <cstdio>
 #include <fstream>
 #include <stdexcept>
 #include <string>
@@ -30,4 +33,24 @@ inline size_t anonymous_bytes() {
         }
     }
     throw std::runtime_error("no RssAnon in /proc/self/status");
+}
+
+/// Whether a byte is one of a file that is mapped.
+inline bool is_in_a_file(const void* byte) {
+    const auto at = reinterpret_cast<uintptr_t>(byte);
+    std::ifstream maps("/proc/self/maps");
+    for (std::string line; std::getline(maps, line);) {
+        // begin-end, what is allowed, offset, device, inode and path
+        uintptr_t begin, end;
+        unsigned long inode;
+        if (sscanf(line.c_str(),
+                   "%" SCNxPTR "-%" SCNxPTR " %*s %*s %*s %lu",
+                   &begin,
+                   &end,
+                   &inode) == 3 &&
+            begin <= at && at < end) {
+            return inode != 0;
+        }
+    }
+    return false;
 }

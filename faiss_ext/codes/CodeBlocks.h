@@ -41,10 +41,6 @@ public:
     bool empty() const {
         return size() == 0;
     }
-    /// Bytes of its own memory.
-    size_t capacity() const {
-        return own.capacity();
-    }
 
     /// Throws bad_alloc, and then nothing has changed; never if it gets
     /// shorter.
