@@ -20,6 +20,27 @@ float bucket_scale(float least, float largest, size_t n) {
     return width > 0 && std::isfinite(width) ? (n - 0.01f) / width : 0;
 }
 
+/// So many of the first buckets of lists have what is wanted, if list i has
+/// held(i).
+template <class Held>
+size_t buckets_that_hold(
+        size_t wanted, const std::vector<uint16_t>& list_bucket, Held held) {
+    std::array<uint32_t, kListBuckets> held_by = {};
+    for (size_t i = 0; i < list_bucket.size(); i++) {
+        held_by[list_bucket[i]] += held(i);
+    }
+    size_t all = 0, n = 0;
+    while (n < kListBuckets && all < wanted) {
+        all += held_by[n++];
+    }
+    return n;
+}
+
+size_t buckets_of_lists(
+        size_t lists, const std::vector<uint16_t>& list_bucket) {
+    return buckets_that_hold(lists, list_bucket, [](size_t) { return 1; });
+}
+
 } // namespace
 
 CellSelector::CellSelector(
@@ -94,14 +115,7 @@ void CellSelector::score_list(size_t list, bool first) {
 }
 
 size_t CellSelector::find_forced() {
-    std::array<uint32_t, kListBuckets> lists_in = {};
-    for (uint16_t b : list_bucket) {
-        lists_in[b]++;
-    }
-    size_t held = 0, up_to = 0;
-    while (up_to < kListBuckets && held < n_forced) {
-        held += lists_in[up_to++];
-    }
+    const size_t up_to = buckets_of_lists(n_forced, list_bucket);
     nearest_of.clear();
     for (size_t i = 0; i < sizes.size(); i++) {
         if (list_bucket[i] < up_to) {
@@ -121,14 +135,7 @@ size_t CellSelector::find_forced() {
 }
 
 void CellSelector::nearest_lists(size_t lists, std::vector<uint32_t>& out) {
-    std::array<uint32_t, kListBuckets> lists_in = {};
-    for (uint16_t b : list_bucket) {
-        lists_in[b]++;
-    }
-    size_t n = 0, up_to = 0;
-    while (up_to < kListBuckets && n < lists) {
-        n += lists_in[up_to++];
-    }
+    const size_t up_to = buckets_of_lists(lists, list_bucket);
     in_order.clear();
     for (size_t i = 0; i < sizes.size(); i++) {
         if (list_bucket[i] < up_to) {
@@ -152,19 +159,11 @@ void CellSelector::score(size_t entries) {
             }
         }
     } else if (lists_left > 0) {
-        std::array<uint32_t, kListBuckets> in_bucket = {};
-        for (size_t i = 0; i < sizes.size(); i++) {
-            in_bucket[list_bucket[i]] += sizes[i];
-        }
-        size_t held = 0, up_to = 0;
-        while (up_to < kListBuckets && held < entries) {
-            held += in_bucket[up_to++];
-        }
-        size_t forced_up_to = 0;
+        size_t up_to = buckets_that_hold(
+                entries, list_bucket, [&](size_t i) { return sizes[i]; });
         if (lists_up_to == 0 && n_forced > 0) {
-            forced_up_to = find_forced();
+            up_to = std::max(up_to, find_forced());
         }
-        up_to = std::max(up_to, forced_up_to);
         if (up_to > lists_up_to) {
             portion.resize(sizes.size());
             portion.resize(best_code_kernels().places(
