@@ -180,6 +180,12 @@ struct PairCells {
         return {o[l], o[l + 1]};
     }
 
+    /// The cell that an entry is in, of those in cells.
+    size_t cell_of(size_t list, size_t entry) const {
+        const uint32_t* o = list_offsets(list);
+        return std::upper_bound(o, o + cells_per_list, uint32_t(entry)) - o - 1;
+    }
+
     /// Of n entries, `known` of which something was fitted to, so many were
     /// taken out: how many of those are left, on average.
     static size_t known_left(size_t known, size_t n, size_t out) noexcept {

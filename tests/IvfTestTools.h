@@ -237,13 +237,7 @@ inline void check_code(
         const PairCells& cells,
         size_t list,
         size_t entry) {
-    const uint32_t* offset = cells.list_offsets(list);
-    const uint16_t cell = uint16_t(
-            std::upper_bound(
-                    offset,
-                    offset + cells.cells_per_list + 1,
-                    uint32_t(entry)) -
-            offset - 1);
+    const uint16_t cell = uint16_t(cells.cell_of(list, entry));
     std::vector<float> x(index.d);
     index.reconstruct_from_offset(list, entry, x.data());
     float norm = 1;

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <vector>
 
@@ -46,12 +45,7 @@ public:
     }
 
     float operator()(size_t list, size_t entry) {
-        const uint32_t* offset = cells.list_offsets(list);
-        const size_t l = std::upper_bound(
-                                 offset,
-                                 offset + cells.cells_per_list,
-                                 uint32_t(entry)) -
-                offset - 1;
+        const size_t l = cells.cell_of(list, entry);
         const int32_t own = int32_t(list), partner = cells.partners(list)[l];
         coarse->need(&own, 1);
         coarse->need(&partner, 1);

@@ -176,16 +176,13 @@ void decode_entries(
         size_t n,
         float* out) {
     const MeansView means(ivf);
-    const uint32_t* offset = cells.list_offsets(list);
-    const uint32_t* const end = offset + cells.cells_per_list + 1;
     std::vector<uint8_t> record(cells.codes.shape.entry_bytes());
     for (size_t j = begin; j < begin + n; j++) {
-        const size_t l = std::upper_bound(offset, end, j) - offset - 1;
         cells.codes.get(list, j, record.data());
         cells.codes.decode(
                 list,
                 cells.a[list],
-                cells.partners(list)[l],
+                cells.partners(list)[cells.cell_of(list, j)],
                 means.data(),
                 record.data(),
                 out + (j - begin) * ivf.d);

@@ -138,11 +138,7 @@ void Edit::choose_way(ListEdit& edit) const {
     const size_t n = std::max(n_removed, n_new);
     for (size_t i = 0; i < n && one_by_one < one_pass; i++) {
         const size_t from = i < n_removed
-                ? std::upper_bound(
-                          offset,
-                          offset + L + 1,
-                          uint32_t(faiss::lo_offset(edit.removed[i]))) -
-                        offset - 1
+                ? cells.cell_of(edit.list, faiss::lo_offset(edit.removed[i]))
                 : L;
         const size_t to = i < n_new ? edit.arrivals->cell[edit.arrival(i)] : L;
         one_by_one += 1 + free.moves(from, to);
