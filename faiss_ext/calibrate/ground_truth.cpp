@@ -60,21 +60,6 @@ void to_distances(
     }
 }
 
-/// The median in each dimension: an average would follow a single vector that
-/// is far from all others.
-std::vector<float> centre_of(size_t n, size_t d, const float* x) {
-    std::vector<float> out(d), values(n);
-    for (size_t j = 0; j < d; j++) {
-        for (size_t i = 0; i < n; i++) {
-            values[i] = x[i * d + j];
-        }
-        const auto middle = values.begin() + n / 2;
-        std::nth_element(values.begin(), middle, values.end());
-        out[j] = *middle;
-    }
-    return out;
-}
-
 bool nearer(const GroundTruth::Near& p, const GroundTruth::Near& q) {
     return p.distance < q.distance;
 }
@@ -127,7 +112,7 @@ GroundTruth exact_neighbours(
     // About the centre, so that rounding is relative to the queries' spread.
     std::vector<float> centre, queries(xq, xq + nq * d);
     if (!ip) {
-        centre = centre_of(nq, d, xq);
+        centre = coordinate_medians(nq, d, xq);
         subtract(nq, d, queries.data(), centre.data(), queries.data());
     }
     const bool own = nq > 0 && self[0] >= 0;

@@ -57,18 +57,23 @@ std::vector<float> centre_of_means(size_t nlist, size_t d, const float* means) {
     if (nlist > 10 && most <= kSuspect2 * middle(about_mean)) {
         return mean;
     }
-    std::vector<float> median(d), column(nlist);
-    for (size_t j = 0; j < d; j++) {
-        for (size_t i = 0; i < nlist; i++) {
-            column[i] = means[i * d + j];
-        }
-        median[j] = middle(column);
-    }
+    const std::vector<float> median = coordinate_medians(nlist, d, means);
     const std::vector<float> norms2 = norms2_about(nlist, d, means, median);
     return *std::max_element(norms2.begin(), norms2.end()) <=
                     kOutlier2 * middle(norms2)
             ? mean
             : median;
+}
+
+std::vector<float> coordinate_medians(size_t n, size_t d, const float* x) {
+    std::vector<float> out(d), column(n);
+    for (size_t j = 0; j < d; j++) {
+        for (size_t i = 0; i < n; i++) {
+            column[i] = x[i * d + j];
+        }
+        out[j] = middle(column);
+    }
+    return out;
 }
 
 FAISS_EXT_SIMD_CLONES

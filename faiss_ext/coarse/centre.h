@@ -14,6 +14,10 @@ namespace faiss_ext {
  */
 std::vector<float> centre_of_means(size_t nlist, size_t d, const float* means);
 
+/// The median of each coordinate of n vectors, size d: unlike an average, it
+/// does not follow a single vector that is far from all others.
+std::vector<float> coordinate_medians(size_t n, size_t d, const float* x);
+
 /// out = x - centre, of n vectors; out may be x.
 void subtract(
         size_t n, size_t d, const float* x, const float* centre, float* out);
