@@ -329,7 +329,7 @@ private:
 /// Calibration::farthest. Where it is so many times as far (squared) as nearly
 /// all are, it is an outlier, which would have all queries pass for usual ones:
 /// half as many times is the limit then.
-constexpr double kUsual = 0.98;
+constexpr double kNearlyAll = 0.98;
 constexpr float kOutlier = 4;
 
 float farthest_from_means(GMMIndexRef index, size_t nq, const float* xq) {
@@ -343,7 +343,7 @@ float farthest_from_means(GMMIndexRef index, size_t nq, const float* xq) {
         coarse[q] = distance_to_mean(index.ivf, x, coarse[q]);
     }
     std::sort(coarse.begin(), coarse.end());
-    const float usual = coarse[size_t(kUsual * double(nq - 1))];
+    const float usual = coarse[size_t(kNearlyAll * double(nq - 1))];
     return coarse.back() > kOutlier * usual ? kOutlier / 2 * usual
                                             : coarse.back();
 }

@@ -13,7 +13,7 @@ namespace {
 
 constexpr float kOutlier2 = 1e6f;
 /// Above the least value, so many times as far as three quarters of all.
-constexpr float kUsual = 3;
+constexpr float kUsualReach = 3;
 /// About the mean of n, one far away is n - 1 times as far out as the others.
 /// Where none is that far, there is no need to look closer.
 constexpr float kSuspect2 = 64;
@@ -149,7 +149,7 @@ float usual_largest(size_t n, const float* x, float least, float largest) {
         most = std::max(most, x[i * n / count]);
     }
     const float upper = *std::min_element(maxima, maxima + kGroups);
-    const float most = least + kUsual * (upper - least);
+    const float most = least + kUsualReach * (upper - least);
     return most > least && most < largest ? most : largest;
 }
 

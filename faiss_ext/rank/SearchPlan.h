@@ -30,7 +30,7 @@ constexpr double kChoosing = 1500;
 constexpr size_t kAskedForShare = 1000;
 
 /// What a search takes, in nanoseconds.
-struct Costs {
+struct UsualCosts {
     double scan = 0;     ///< an entry of a list that is compared whole
     double code = 0;     ///< a look at a code
     double distance = 0; ///< an entry that is compared for its code
@@ -56,7 +56,7 @@ struct SearchPlan {
 
     /** By codes with nprobe > 0: what is about to take longer than comparing
      * the entries of these lists is not done, and they are compared. */
-    Costs costs;
+    UsualCosts costs;
     /// By codes: how many are looked at (at most, with nprobe > 0), fewer where
     /// neighbours are near already if by_effort
     /// (CellSelector::bucket_of_effort).

@@ -40,9 +40,9 @@ double time_of_heap(double k, double entries) {
  * (bench/NOTES.md). Only their proportions matter. What nprobe finds must not
  * depend on how busy the machine was when the index was filled, so they are not
  * measured there. */
-Costs usual_costs(const faiss::IndexIVF& ivf, int bits) {
+UsualCosts usual_costs(const faiss::IndexIVF& ivf, int bits) {
     const double d = ivf.d;
-    Costs costs;
+    UsualCosts costs;
     costs.scan = 1 + 0.07 * d;
     costs.code = (bits == 4 ? 1.6 : 1) + 0.00225 * bits * d;
     costs.distance = 40 + 0.25 * d + time_to_decode(ivf);
@@ -130,7 +130,7 @@ bool lists_are_quicker(
         const IVFGMM& gmm,
         size_t k) {
     const double ntotal = double(ivf.ntotal);
-    const Costs costs = usual_costs(ivf, gmm.cells.codes.shape.bits);
+    const UsualCosts costs = usual_costs(ivf, gmm.cells.codes.shape.bits);
     const double first =
             k > 0 ? std::min(near_entries(k) / plan.share, ntotal) : 0;
     return ntotal * (costs.test + plan.share * costs.scan) +

@@ -86,7 +86,7 @@ protected:
             entries += run.end;
         }
         ask_about_some(begins);
-        const Costs& c = plan.costs;
+        const UsualCosts& c = plan.costs;
         if (k == 0) {
             return kCodesOfRange * passing() * c.scan < c.code;
         }
