@@ -32,18 +32,10 @@ namespace {
 /// Vectors that are decoded and added at once.
 constexpr size_t kBlock = 32768;
 
-size_t count_entries(const faiss::IndexIVF& ivf) {
-    size_t n = 0;
-    for (size_t i = 0; i < ivf.nlist; i++) {
-        n += ivf.invlists->list_size(i);
-    }
-    return n;
-}
-
 /// At most that many vectors, evenly drawn from all lists.
 std::vector<float> sample(const faiss::IndexIVF& ivf, size_t most) {
     const size_t d = ivf.d;
-    const size_t n = count_entries(ivf);
+    const size_t n = ivf.invlists->compute_ntotal();
     const size_t wanted = std::min(n, most);
     std::vector<float> out, list;
     out.reserve(wanted * d);

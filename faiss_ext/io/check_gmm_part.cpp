@@ -154,10 +154,8 @@ void check_cells(const faiss::IndexIVF& ivf, const PairCells& c) {
 /// Returns the entries that are vectors and not copies.
 size_t check_copies(const faiss::IndexIVF& ivf, const IVFGMM& gmm) {
     const auto& earlier = gmm.earlier_lists;
-    size_t entries = 0, copies = 0;
-    for (size_t i = 0; i < ivf.nlist; i++) {
-        entries += ivf.invlists->list_size(i);
-    }
+    const size_t entries = ivf.invlists->compute_ntotal();
+    size_t copies = 0;
     if (earlier.empty()) {
         FAISS_THROW_IF_NOT_FMT(
                 gmm.max_assign == 1 || entries == 0,

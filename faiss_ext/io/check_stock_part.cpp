@@ -98,14 +98,6 @@ void check_codec(const faiss::IndexIVF& ivf) {
     }
 }
 
-size_t count_entries(const faiss::IndexIVF& ivf) {
-    size_t n = 0;
-    for (size_t i = 0; i < ivf.nlist; i++) {
-        n += ivf.invlists->list_size(i);
-    }
-    return n;
-}
-
 /// FAISS maps what the file says, and looks for lists there.
 void check_lists_on_disk(const faiss::OnDiskInvertedLists& lists) {
     if (lists.totsize == 0) { // nothing is mapped
@@ -167,9 +159,9 @@ void check_lists(const faiss::IndexIVF& ivf) {
         check_lists_on_disk(*disk);
     }
     FAISS_THROW_IF_NOT_FMT(
-            ivf.is_trained || count_entries(ivf) == 0,
+            ivf.is_trained || ivf.invlists->compute_ntotal() == 0,
             "the index is not trained, and its lists hold %zu entries",
-            count_entries(ivf));
+            ivf.invlists->compute_ntotal());
 }
 
 void check_direct_map(const faiss::IndexIVF& ivf) {
