@@ -14,15 +14,13 @@
 #include "faiss_ext/coarse/centre.h"
 #include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/impl/errors.h"
+#include "faiss_ext/impl/fit_mixture.h"
 #include "faiss_ext/store/codes_alone.h"
 #include "faiss_ext/store/list_storage.h"
 
 namespace faiss_ext {
 
 namespace {
-
-/// Vectors of a source that a codec learns from.
-constexpr size_t kCodecVectors = 65536;
 
 void check_training(const faiss::IndexIVF& index, size_t n) {
     check_metric(index.metric_type);
@@ -96,12 +94,7 @@ void IndexIVFGMM<IVF>::train_from(const gmm::VectorSource& source) {
             this->d);
     as_faiss_exception([&] {
         const size_t d = this->d;
-        const size_t n = std::min(source.n, kCodecVectors);
-        std::vector<float> x(n * d);
-        std::vector<std::byte> scratch;
-        const auto sample = gmm::sample_source(source, n, this->cp.seed);
-        sample->rows(0, n, scratch).to_float(x.data());
-        check_storable(*sample, 0, n, x.data());
+        const Sample sample(source, kSampleRows, this->cp.seed);
         std::unique_ptr<gmm::VectorSource> directions;
         if (is_ip(*this)) {
             directions = gmm::mapped_source(
@@ -114,8 +107,8 @@ void IndexIVFGMM<IVF>::train_from(const gmm::VectorSource& source) {
                 [&](GpuGMMClustering& clustering, faiss::Index& means) {
                     clustering.train(directions ? *directions : source, means);
                 },
-                n,
-                x.data());
+                sample.n,
+                sample.x.data());
     });
 }
 

@@ -23,14 +23,12 @@
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/index_io.h"
 #include "faiss_ext/io/before_writing.h"
+#include "faiss_ext/store/add.h"
 #include "faiss_ext/store/list_storage.h"
 
 namespace faiss_ext {
 
 namespace {
-
-/// Vectors that are decoded and added at once.
-constexpr size_t kBlock = 32768;
 
 /// At most that many vectors, evenly drawn from all lists.
 std::vector<float> sample(const faiss::IndexIVF& ivf, size_t most) {
@@ -75,7 +73,7 @@ void add_all(const faiss::IndexIVF& from, faiss::IndexIVF& to) {
         for (size_t j = 0; j < size; j++) {
             ids.push_back(list_ids[j]);
         }
-        if (ids.size() >= kBlock) {
+        if (ids.size() >= kAddBlock) {
             flush();
         }
     }

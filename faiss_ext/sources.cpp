@@ -15,18 +15,17 @@
 #include "faiss_ext/IndexIVFGMM.h"
 #include "faiss_ext/impl/convert.h"
 #include "faiss_ext/impl/errors.h"
+#include "faiss_ext/impl/fit_mixture.h"
 #include "faiss_ext/ivflib.h"
+#include "faiss_ext/store/add.h"
 #include "faiss_ext/store/maintain.h"
 
 namespace faiss_ext {
 
 namespace {
 
-/// Vectors that transforms and codecs learn from.
-constexpr size_t kSampleRows = 65536;
-/// Vectors that are added at once, and their values at most.
-constexpr size_t kBlockRows = 32768;
-constexpr size_t kBlockValues = kBlockRows * 1024;
+/// Values of vectors that are added at once, at most.
+constexpr size_t kBlockValues = kAddBlock * 1024;
 constexpr uint64_t kSeed = 1234; // FAISS's own
 
 void check_dimension(const faiss::Index& index, const gmm::VectorSource& x) {
@@ -36,19 +35,6 @@ void check_dimension(const faiss::Index& index, const gmm::VectorSource& x) {
             x.d,
             index.d);
 }
-
-struct Sample {
-    size_t n;
-    std::vector<float> x;
-
-    Sample(const gmm::VectorSource& source, size_t most)
-            : n(std::min(source.n, most)), x(n * source.d) {
-        const auto some = gmm::sample_source(source, n, kSeed);
-        std::vector<std::byte> scratch;
-        some->rows(0, n, scratch).to_float(x.data());
-        check_storable(*some, 0, n, x.data());
-    }
-};
 
 void train_any(faiss::Index& index, const gmm::VectorSource& source);
 
@@ -60,7 +46,7 @@ void train_chain(
         untrained = chain[i]->is_trained ? untrained : i + 1;
     }
     if (untrained > 0) {
-        Sample sample(source, kSampleRows);
+        Sample sample(source, kSampleRows, kSeed);
         for (size_t i = 0; i < untrained; i++) {
             if (!chain[i]->is_trained) {
                 chain[i]->train(sample.n, sample.x.data());
@@ -108,7 +94,7 @@ void train_any(faiss::Index& index, const gmm::VectorSource& source) {
                           kSampleRows,
                           ivf->nlist * size_t(ivf->cp.max_points_per_centroid))
                 : kSampleRows;
-        const Sample sample(source, most);
+        const Sample sample(source, most, kSeed);
         index.train(sample.n, sample.x.data());
     }
 }
@@ -165,7 +151,7 @@ void add(
         additions.push_back(std::make_unique<OneAddition>(*gmm));
     }
     const size_t d = source.d;
-    const size_t rows = std::clamp(kBlockValues / d, size_t(1), kBlockRows);
+    const size_t rows = std::clamp(kBlockValues / d, size_t(1), kAddBlock);
     std::vector<float> x(std::min(rows, source.n) * d);
     std::vector<std::byte> scratch;
     const idx_t before = index->ntotal;

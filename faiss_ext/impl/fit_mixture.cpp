@@ -26,6 +26,14 @@ uint64_t actual_seed(int seed) {
     return now.time_since_epoch().count();
 }
 
+Sample::Sample(const gmm::VectorSource& source, size_t most, uint64_t seed)
+        : n(std::min(source.n, most)), x(n * source.d) {
+    const auto some = gmm::sample_source(source, n, seed);
+    std::vector<std::byte> scratch;
+    some->rows(0, n, scratch).to_float(x.data());
+    check_storable(*some, 0, n, x.data());
+}
+
 namespace {
 
 /// Distance between the seeds of two runs of nredo; FAISS's own.

@@ -13,6 +13,17 @@ namespace faiss_ext {
 /// seed, or one of the clock's if it is negative.
 uint64_t actual_seed(int seed);
 
+/// Rows of a source that transforms and codecs learn from.
+constexpr size_t kSampleRows = 65536;
+
+/// At most so many rows of a source, in memory. Throws as check_storable().
+struct Sample {
+    size_t n;
+    std::vector<float> x;
+
+    Sample(const gmm::VectorSource& source, size_t most, uint64_t seed);
+};
+
 /// Vectors of a source that are used, with their weights.
 struct TrainingSet {
     const gmm::VectorSource* source;

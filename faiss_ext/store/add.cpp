@@ -25,8 +25,6 @@ namespace faiss_ext {
 
 namespace {
 
-/// Vectors that are assigned, encoded and added at once.
-constexpr size_t kAddBlock = 32768;
 /// Fewer vectors are not worth waking threads for.
 constexpr size_t kParallelRows = 64;
 

@@ -6,6 +6,9 @@
 
 namespace faiss_ext {
 
+/// Vectors that are assigned, encoded and added at once.
+constexpr size_t kAddBlock = 32768;
+
 /** What IndexIVFGMM::add_with_ids and add_core do.
  *
  * In blocks, each of which is added whole or not at all. If a block after the
