@@ -143,7 +143,7 @@ struct CellCodes {
             float* out) const;
 
     /// Room for n entries; new ones are nowhere until they are set. Throws
-    /// bad_alloc, and then nothing has changed.
+    /// bad_alloc, and then nothing has changed; never if they get fewer.
     void resize(size_t list, size_t n);
     void set(size_t list, size_t entry, const uint8_t* record) noexcept;
     void get(size_t list, size_t entry, uint8_t* record) const noexcept;

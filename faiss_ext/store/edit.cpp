@@ -247,7 +247,7 @@ void Edit::grow(ListEdit& edit) {
         lengthen_list(*index.ivf.invlists, edit.list, n);
     }
     if (!index.gmm.cells.empty()) {
-        Payload::resize(index.gmm.cells, edit.list, n);
+        index.gmm.cells.codes.resize(edit.list, n);
     }
 }
 
@@ -299,7 +299,7 @@ Edit::~Edit() {
         if (edit.growing) {
             shorten_list(*index.ivf.invlists, edit.list, edit.places);
             if (!index.gmm.cells.empty()) {
-                Payload::resize(index.gmm.cells, edit.list, edit.known);
+                index.gmm.cells.codes.resize(edit.list, edit.known);
             }
         }
     }

@@ -207,7 +207,7 @@ void Edit::change(ListEdit& edit) noexcept {
     }
     shorten_list(*index.ivf.invlists, edit.list, edit.n_after());
     if (!cells.empty()) {
-        Payload::resize(cells, edit.list, edit.n_after());
+        cells.codes.resize(edit.list, edit.n_after());
         if (edit.n_removed() > 0) {
             uint32_t& fitted = cells.fitted_size[edit.list];
             fitted = uint32_t(PairCells::known_left(

@@ -11,7 +11,6 @@
 #include <faiss/invlists/OnDiskInvertedLists.h>
 
 #include "faiss_ext/coarse/coarse.h"
-#include "faiss_ext/store/payload.h"
 
 namespace faiss_ext {
 
@@ -313,7 +312,7 @@ void ListEntries::move(size_t from, size_t to) noexcept {
         moves[n_moves++] = {id(to), uint32_t(from), uint32_t(to)};
     }
     if (!index.gmm.cells.empty()) {
-        Payload::move(index.gmm.cells, list, from, to);
+        index.gmm.cells.codes.move(list, from, to);
     }
 }
 
@@ -329,7 +328,7 @@ void ListEntries::move_run(size_t from, size_t n, size_t to) noexcept {
     }
     std::copy_n(ids + from, n, ids + to);
     if (!index.gmm.cells.empty()) {
-        Payload::move_run(index.gmm.cells, list, from, n, to);
+        index.gmm.cells.codes.move_run(list, from, n, to);
     }
 }
 
@@ -345,7 +344,7 @@ void ListEntries::prefetch(size_t entry) const noexcept {
         __builtin_prefetch(ids + entry, 1);
     }
     if (!index.gmm.cells.empty()) {
-        Payload::prefetch(index.gmm.cells, list, entry);
+        index.gmm.cells.codes.prefetch(list, entry);
     }
 }
 

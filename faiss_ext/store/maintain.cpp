@@ -162,7 +162,7 @@ void make_codes(GMMIndexRef index) {
                 is_ip(ivf) ? norms.data() : nullptr,
                 cell.data());
         squared_error[i] = payload.squared_error;
-        Payload::resize(cells, i, n);
+        cells.codes.resize(i, n);
         for (size_t j = 0; j < n; j++) {
             payload.set(cells, i, j, j);
         }
@@ -227,7 +227,7 @@ void rebuild_cells(GMMIndexRef index) {
         fit.fit(fresh, means.data(), fresh.list_offsets(i));
         norm2[i] = fit.norm2;
         squared_error[i] = fit.payload.squared_error;
-        Payload::resize(fresh, i, fit.order.size());
+        fresh.codes.resize(i, fit.order.size());
         for (size_t p = 0; p < fit.order.size(); p++) {
             fit.payload.set(fresh, i, p, fit.order[p]);
         }

@@ -59,29 +59,6 @@ void Payload::fit(
     }
 }
 
-void Payload::resize(PairCells& cells, size_t list, size_t n) {
-    cells.codes.resize(list, n);
-}
-
-void Payload::prefetch(
-        const PairCells& cells, size_t list, size_t entry) noexcept {
-    cells.codes.prefetch(list, entry);
-}
-
-void Payload::move(
-        PairCells& cells, size_t list, size_t from, size_t to) noexcept {
-    cells.codes.move(list, from, to);
-}
-
-void Payload::move_run(
-        PairCells& cells,
-        size_t list,
-        size_t from,
-        size_t n,
-        size_t to) noexcept {
-    cells.codes.move_run(list, from, n, to);
-}
-
 void Payload::set(
         PairCells& cells,
         size_t list,

@@ -8,8 +8,8 @@
 
 namespace faiss_ext {
 
-/** What PairCells keeps of each entry beside FAISS's lists, one for each place
- * of a list: its code. The only code that knows what that is. */
+/// What CellCodes keeps of each entry beside FAISS's lists, of entries that are
+/// not in their places yet.
 struct Payload {
     /// What is kept of some vectors, in their order.
     std::vector<uint8_t> records;
@@ -51,25 +51,6 @@ struct Payload {
             const uint32_t* rows,
             const float* norms,
             const uint16_t* cell);
-
-    /// Makes a list's as long as that; changes nothing if it throws, and never
-    /// does if the list gets shorter.
-    static void resize(PairCells& cells, size_t list, size_t n);
-
-    /// Asks for what move() will read and write of a place, soon.
-    static void prefetch(
-            const PairCells& cells, size_t list, size_t entry) noexcept;
-
-    static void move(
-            PairCells& cells, size_t list, size_t from, size_t to) noexcept;
-
-    /// The same of n entries side by side, to places that are none of theirs.
-    static void move_run(
-            PairCells& cells,
-            size_t list,
-            size_t from,
-            size_t n,
-            size_t to) noexcept;
 
     /// Sets what is kept of an entry to that of a row.
     void set(PairCells& cells, size_t list, size_t entry, size_t row)
