@@ -42,10 +42,6 @@ void Edit::set(
 /// An entry that goes and one that comes at a time.
 void Edit::change_singly(ListEdit& edit, ListEntries& entries) noexcept {
     PairCells& cells = index.gmm.cells;
-    for (const uint64_t* r = edit.removed; r != edit.removed_end && !ids_stay;
-         ++r) {
-        entries.leave_map(faiss::lo_offset(*r));
-    }
     FreePlace free(cells, edit.list, entries);
     const size_t n_removed = edit.n_removed(), n_new = edit.n_new();
     if (!edit.leaving.empty()) {
@@ -95,9 +91,6 @@ void Edit::take_out(
         uint32_t* offset,
         size_t L) noexcept {
     const uint64_t* r = edit.removed;
-    for (const uint64_t* p = r; p != edit.removed_end && !ids_stay; ++p) {
-        entries.leave_map(faiss::lo_offset(*p));
-    }
     size_t free = 0;
     for (size_t l = 0; l < L; l++) {
         const size_t begin = offset[l];
@@ -175,12 +168,13 @@ void Edit::change(ListEdit& edit) noexcept {
         offset = cells.list_offsets(edit.list);
         L = cells.cells_per_list;
     }
+    for (const uint64_t* r = edit.removed; r != edit.removed_end && !ids_stay;
+         ++r) {
+        entries.leave_map(faiss::lo_offset(*r));
+    }
     if (index.gmm.max_assign > 1) {
         // those that stay keep their order, that of all_earlier
         const uint64_t* r = edit.removed;
-        for (const uint64_t* p = r; p != edit.removed_end && !ids_stay; ++p) {
-            entries.leave_map(faiss::lo_offset(*p));
-        }
         size_t to = 0;
         for (size_t j = 0; j < edit.known; j++) {
             if (r != edit.removed_end && faiss::lo_offset(*r) == j) {
