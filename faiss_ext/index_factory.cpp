@@ -53,8 +53,7 @@ std::string join(const std::vector<std::string>& tokens) {
 constexpr size_t kMostLists = size_t(1) << 24;
 
 /// Digits, and "k" or "M" as in newer FAISS.
-size_t parse_count(
-        const std::string& digits, const std::string& token, size_t most) {
+size_t parse_count(const std::string& digits, const std::string& token) {
     size_t unit = 1;
     unit = digits.back() == 'k' ? 1024 : unit;
     unit = digits.back() == 'M' ? 1024 * 1024 : unit;
@@ -62,11 +61,11 @@ size_t parse_count(
     const size_t value =
             digits.size() > 10 ? SIZE_MAX : std::stoull(digits) * unit;
     FAISS_THROW_IF_NOT_FMT(
-            value >= 1 && value <= most,
+            value >= 1 && value <= kMostLists,
             "index_factory: \"%s\" in \"%s\", expected 1 to %zu",
             digits.c_str(),
             token.c_str(),
-            most);
+            kMostLists);
     return value;
 }
 
@@ -81,9 +80,9 @@ GMMToken parse_token(const std::string& token) {
             "[_Diag|_Tied][_HNSW<M>]",
             token.c_str());
     GMMToken out;
-    out.nlist = parse_count(match[1], token, kMostLists);
+    out.nlist = parse_count(match[1], token);
     if (match[2].matched) {
-        out.cells_per_list = parse_count(match[2], token, kMostLists);
+        out.cells_per_list = parse_count(match[2], token);
     }
     if (match[3].matched) {
         out.covariance = match[3] == "Diag" ? gmm::Covariance::diagonal
@@ -92,7 +91,7 @@ GMMToken parse_token(const std::string& token) {
     out.graph = match[4];
     if (match[5].length() > 0) {
         // FAISS never returns from making a graph of one neighbour.
-        const size_t neighbours = parse_count(match[5], token, kMostLists);
+        const size_t neighbours = parse_count(match[5], token);
         FAISS_THROW_IF_NOT_FMT(
                 neighbours >= 2 && neighbours <= 1024,
                 "index_factory: M = %zd in \"%s\", expected 2 to 1024",

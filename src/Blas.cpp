@@ -59,11 +59,10 @@ void sgemm(
         size_t lda,
         const float* b,
         size_t ldb,
-        float beta,
         float* c,
         size_t ldc) {
     const int sizes[] = {int(m), int(n), int(k), int(lda), int(ldb), int(ldc)};
-    const float one = 1;
+    const float one = 1, zero = 0;
     sgemm_(transpose_a,
            "N",
            &sizes[0],
@@ -74,7 +73,7 @@ void sgemm(
            &sizes[3],
            b,
            &sizes[4],
-           &beta,
+           &zero,
            c,
            &sizes[5]);
 }

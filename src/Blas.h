@@ -4,7 +4,7 @@
 
 namespace gmm {
 
-/// c = a b + beta c, column-major: a is m x k ("T": its transpose is given),
+/// c = a b, column-major: a is m x k ("T": its transpose is given),
 /// b is k x n, c is m x n.
 void sgemm(
         const char* transpose_a,
@@ -15,11 +15,10 @@ void sgemm(
         size_t lda,
         const float* b,
         size_t ldb,
-        float beta,
         float* c,
         size_t ldc);
 
-/// As sgemm, with a as it stands, in double.
+/// c = a b + beta c in double, with a as it stands.
 void dgemm(
         size_t m,
         size_t n,

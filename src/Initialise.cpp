@@ -325,7 +325,6 @@ private:
                   d,
                   y + begin * d,
                   d,
-                  0,
                   dot.data(),
                   m);
             for (size_t i = 0; i < count; i++) {

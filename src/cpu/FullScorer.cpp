@@ -103,7 +103,7 @@ void FullScorer::guess(
         const size_t count = std::min(step, n - begin);
         const float* rows = y + begin * d;
         float* dot = scratch.product.data();
-        sgemm("T", k, count, d, means.data(), d, rows, d, 0, dot, k);
+        sgemm("T", k, count, d, means.data(), d, rows, d, dot, k);
         for (size_t i = 0; i < count; i++) {
             const float* row = dot + i * k;
             size_t nearest = 0;
@@ -124,7 +124,6 @@ void FullScorer::guess(
               width,
               rows,
               d,
-              0,
               dot,
               width);
         for (size_t i = 0; i < count; i++) {

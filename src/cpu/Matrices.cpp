@@ -48,7 +48,7 @@ void whiten(
         float* z,
         double* norm) {
     // Row-major U is column-major U^T.
-    sgemm("N", d, n, d, factor, d, y, d, 0, z, d);
+    sgemm("N", d, n, d, factor, d, y, d, z, d);
     for (size_t i = 0; i < n; i++) {
         norm[i] = best_kernels().norm(d, z + i * d);
     }
