@@ -24,10 +24,6 @@ constexpr size_t kPackedFrom = 20;
 /// Vectors that a thread compares with the means at once.
 constexpr size_t kBlock = 64;
 
-} // namespace
-
-namespace {
-
 const faiss::IndexFlat* behind_graph(const faiss::Index& quantizer) {
     auto hnsw = dynamic_cast<const faiss::IndexHNSWFlat*>(&quantizer);
     return hnsw ? dynamic_cast<const faiss::IndexFlat*>(hnsw->storage)

@@ -301,8 +301,8 @@ void update_vectors(
     check_assign(index.ivf, index.gmm);
     Edit edit(index);
     edit.ids_stay = true;
-    if (index.gmm.max_assign ==
-        1) { // of an id's entries, the one that it names
+    if (index.gmm.max_assign == 1) {
+        // of an id's entries, the one that it names
         edit.removed = mapped_entries(index, n, ids);
     } else {
         edit.removed = scan_entries(index, faiss::IDSelectorBatch(n, ids));
