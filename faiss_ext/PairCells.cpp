@@ -13,6 +13,7 @@
 #include "ParallelFor.h"
 #include "faiss_ext/coarse/centre.h"
 #include "faiss_ext/codes/kernels.h"
+#include "faiss_ext/impl/faiss_compat.h"
 #include "faiss_ext/impl/simd.h"
 
 namespace faiss_ext {

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "faiss_ext/CellCodes.h"
-#include "faiss_ext/impl/faiss_compat.h"
 
 namespace faiss_ext {
 

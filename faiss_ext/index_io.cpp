@@ -1,24 +1,22 @@
 #include "faiss_ext/index_io.h"
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <memory>
-#include <new>
 #include <optional>
 #include <stdexcept>
 #include <system_error>
 #include <vector>
 
+#include <faiss/IndexIVFPQ.h>
 #include <faiss/impl/FaissAssert.h>
 #include <faiss/index_io.h>
 #include <faiss/invlists/OnDiskInvertedLists.h>
 
 #include "faiss_ext/IndexGMM.h"
-#include "faiss_ext/IndexIVFGMM.h"
 #include "faiss_ext/impl/convert.h"
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/io/AtomicFileWriter.h"
@@ -26,12 +24,10 @@
 #include "faiss_ext/io/FileMemory.h"
 #include "faiss_ext/io/StockShell.h"
 #include "faiss_ext/io/before_writing.h"
-#include "faiss_ext/io/checks.h"
 #include "faiss_ext/io/format.h"
 #include "faiss_ext/io/stock_layout.h"
 #include "faiss_ext/io/streams.h"
 #include "faiss_ext/io/trailer.h"
-#include "faiss_ext/store/strays.h"
 
 namespace faiss_ext {
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cinttypes>
 #include <cmath>
-#include <numeric>
 #include <vector>
 
 #include <faiss/IndexIDMap.h>

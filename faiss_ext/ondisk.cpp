@@ -18,7 +18,6 @@
 #include <faiss/invlists/OnDiskInvertedLists.h>
 
 #include "ParallelFor.h"
-#include "faiss_ext/impl/convert.h"
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/index_io.h"
 #include "faiss_ext/io/AtomicFileWriter.h"

@@ -1,8 +1,5 @@
 #include "faiss_ext/coarse/QueryBlock.h"
 
-#include <algorithm>
-#include <cmath>
-
 #include "InnerProducts.h"
 #include "faiss_ext/coarse/centre.h"
 

@@ -1,7 +1,6 @@
 #include "faiss_ext/coarse/QueryCoarse.h"
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 
 #include <faiss/utils/distances.h>

@@ -1,7 +1,6 @@
 #include "faiss_ext/coarse/coarse.h"
 
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
 #include <faiss/IndexHNSW.h>
@@ -12,7 +11,6 @@
 #include "faiss_ext/PairCells.h"
 #include "faiss_ext/coarse/centre.h"
 #include "faiss_ext/codes/kernels.h"
-#include "faiss_ext/store/list_storage.h"
 
 namespace faiss_ext {
 

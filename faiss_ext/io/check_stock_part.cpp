@@ -1,8 +1,6 @@
 #include <algorithm>
 #include <cinttypes>
-#include <cmath>
 #include <filesystem>
-#include <memory>
 #include <system_error>
 
 #include <faiss/IndexFlat.h>
@@ -16,7 +14,6 @@
 #include <faiss/impl/FaissAssert.h>
 #include <faiss/invlists/OnDiskInvertedLists.h>
 
-#include "faiss_ext/IndexGMM.h"
 #include "faiss_ext/IndexIVFRaBitQGMM.h"
 #include "faiss_ext/impl/convert.h"
 #include "faiss_ext/impl/errors.h"

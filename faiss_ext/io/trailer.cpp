@@ -7,7 +7,6 @@
 #include "faiss_ext/IndexGMM.h"
 #include "faiss_ext/IndexIVFGMM.h"
 #include "faiss_ext/IndexIVFRaBitQGMM.h"
-#include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/impl/convert.h"
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/io/checks.h"

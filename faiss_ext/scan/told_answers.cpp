@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <utility>
 
 #include "faiss_ext/coarse/in_blocks.h"
 #include "faiss_ext/scan/CodeDistances.h"

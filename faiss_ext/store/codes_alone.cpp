@@ -1,7 +1,6 @@
 #include "faiss_ext/store/codes_alone.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <set>
 

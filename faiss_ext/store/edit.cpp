@@ -1,7 +1,6 @@
 #include "faiss_ext/store/edit.h"
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 
 #include <faiss/invlists/OnDiskInvertedLists.h>
