@@ -320,6 +320,36 @@ TEST(Targets, VectorsInGroups) {
     }
 }
 
+/// Each vector many times: what is equal to one that calibrates tells nothing
+/// of new queries.
+TEST(Targets, VectorsThatComeManyTimes) {
+    for (auto metric : {faiss::METRIC_L2, faiss::METRIC_INNER_PRODUCT}) {
+        for (size_t times : {5, 20, 60}) {
+            Vectors all = groups(20000 / times + 500, 32, 200, 0.5f);
+            faiss::fvec_renorm_L2(all.d, all.n, all.x.data());
+            const Vectors once = rows_of(all, 500, all.n);
+            const Vectors q = rows_of(all, 0, 500);
+            Vectors x{0, all.d, {}};
+            for (size_t t = 0; t < times; t++) {
+                x.x.insert(x.x.end(), once.x.begin(), once.x.end());
+                x.n += once.n;
+            }
+            auto index = trained(x, 64, metric);
+            index->calibrate_on_add = true;
+            index->add(x.n, x.x.data());
+            const Found truth = exact(model_of(x), q, 10, metric);
+            for (float target : {0.8f, 0.9f, 0.95f}) {
+                SearchParametersIVFGMM params;
+                params.target_recall = target;
+                const Outcome found = outcome(*index, q, truth, params);
+                EXPECT_GE(found.recall, target - 0.03)
+                        << int(metric) << ", " << times << " times";
+                EXPECT_LE(found.distances, x.n / 4);
+            }
+        }
+    }
+}
+
 /// Two lists can hold fewer than k.
 TEST(Targets, KLabelsAreFound) {
     const Vectors all = groups(5100, 16, 50, 0.3f);

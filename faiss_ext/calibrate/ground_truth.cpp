@@ -69,12 +69,9 @@ class Nearest {
 public:
     Nearest() = default;
 
-    void look(
-            const float* distances,
-            const std::vector<idx_t>& locations,
-            idx_t self) {
+    void look(const float* distances, const std::vector<idx_t>& locations) {
         for (size_t j = 0; j < locations.size(); j++) {
-            if (distances[j] < bound && locations[j] != self) {
+            if (distances[j] < bound) {
                 best.push_back({locations[j], distances[j]});
                 if (best.size() == 2 * width) {
                     cut();
@@ -94,6 +91,7 @@ public:
 
     size_t width = 0;
     std::vector<GroundTruth::Near> best;
+    std::vector<idx_t> equal; ///< own queries: itself and those equal to it
     float bound = std::numeric_limits<float>::infinity(); ///< of those to come
 };
 
@@ -119,8 +117,9 @@ GroundTruth exact_neighbours(
     std::vector<Nearest> nearest(nq);
     std::vector<float> query_norms(nq);
     faiss::fvec_norms_L2sqr(query_norms.data(), queries.data(), d, nq);
+    const size_t kept = kNearPerNeighbour * k + left_out;
     for (Nearest& n : nearest) {
-        n.width = kNearPerNeighbour * k + left_out;
+        n.width = kept;
     }
     // 2 - 2 q.x / (|q| sqrt(norm2)); without cells norm2 is not known, and
     // only the order counts
@@ -148,6 +147,7 @@ GroundTruth exact_neighbours(
             gmm::inner_products(packed, nb, &queries[q0 * d], dis.data(), n);
             for (size_t q = q0; q < q0 + nb; q++) {
                 float* row = &dis[(q - q0) * n];
+                const float* query = &queries[q * d];
                 to_distances(
                         n,
                         norms.data(),
@@ -158,11 +158,23 @@ GroundTruth exact_neighbours(
                     const float size = norms[j] + query_norms[q];
                     if (row[j] < kNearOfNorms * size &&
                         row[j] - kConfused * size < nearest[q].bound) {
-                        row[j] = faiss::fvec_L2sqr(
-                                &queries[q * d], &x[j * d], d);
+                        row[j] = faiss::fvec_L2sqr(query, &x[j * d], d);
                     }
                 }
-                nearest[q].look(row, where, self[q]);
+                if (own) {
+                    const float of_self =
+                            ip ? 2 - scale_of(q) * query_norms[q] : 0;
+                    const float rounding = kConfused * (1 + std::abs(of_self));
+                    for (size_t j = 0; j < n; j++) {
+                        if (where[j] == self[q] ||
+                            (std::abs(row[j] - of_self) <= rounding &&
+                             std::equal(query, query + d, &x[j * d]))) {
+                            nearest[q].equal.push_back(where[j]);
+                            row[j] = std::numeric_limits<float>::infinity();
+                        }
+                    }
+                }
+                nearest[q].look(row, where);
             }
         });
         x.clear();
@@ -193,6 +205,19 @@ GroundTruth exact_neighbours(
     gmm::parallel_for(nq, [&](size_t q) {
         nearest[q].cut();
         auto& near = truth.near[q] = std::move(nearest[q].best);
+        if (own) {
+            // New queries have no equals, unless most vectors are equal.
+            std::vector<idx_t>& equal = nearest[q].equal;
+            if (equal.size() > kept) {
+                std::erase(equal, self[q]);
+                near.clear();
+                for (size_t j = 0; j < kept; j++) {
+                    near.push_back({equal[j], 0});
+                }
+                equal = {self[q]};
+            }
+            truth.hidden[q] = std::move(equal);
+        }
         std::vector<float> vector(ip ? 0 : d);
         for (size_t j = 0; j < near.size() && !ip; j++) {
             decode(faiss::lo_listno(near[j].location),
@@ -201,14 +226,13 @@ GroundTruth exact_neighbours(
             near[j].distance = faiss::fvec_L2sqr(xq + q * d, vector.data(), d);
         }
         std::sort(near.begin(), near.end(), nearer);
-        const size_t kept = kNearPerNeighbour * k + left_out;
         near.resize(std::min(near.size(), kept));
         truth.rounding[q] = ip ? 2 * kRounding
                 : rounded      ? kRounding * query_norms[q]
                                : 0;
     });
     if (own) {
-        truth.hide(left_out, self);
+        truth.hide(left_out);
     }
     return truth;
 }
@@ -250,6 +274,9 @@ GroundTruth code_neighbours(
     const float norm2 = index.gmm.cells.norm2;
     const float factor = norm2 > 0 ? 2 / std::sqrt(norm2) : 2;
     for (size_t q = 0; q < nq; q++) {
+        if (own) {
+            truth.hidden[q] = {self[q]};
+        }
         const float scale = ip ? norm_scale(factor, d, xq + q * d) : 1;
         for (size_t j = q * n; j < (q + 1) * n; j++) {
             if (locations[j] >= 0 && locations[j] != self[q]) {
@@ -263,7 +290,7 @@ GroundTruth code_neighbours(
         }
     }
     if (own) {
-        truth.hide(left_out, self);
+        truth.hide(left_out);
     }
     return truth;
 }
@@ -285,7 +312,7 @@ bool GroundTruth::has_ties(size_t left_out) const {
     return equal > kTies * queries;
 }
 
-void GroundTruth::hide(size_t left_out, const std::vector<idx_t>& self) {
+void GroundTruth::hide(size_t left_out) {
     if (has_ties(left_out)) {
         left_out = 0;
     }
@@ -300,7 +327,6 @@ void GroundTruth::hide(size_t left_out, const std::vector<idx_t>& self) {
     }
     const size_t most = std::max(kFewQueries, size_t(kHub * near.size()));
     for (size_t q = 0; q < near.size(); q++) {
-        hidden[q].push_back(self[q]);
         const auto begin = near[q].begin();
         const auto left = std::stable_partition(
                 begin, begin + n_hidden(q), [&](const Near& each) {

@@ -15,7 +15,8 @@ struct GroundTruth {
     };
     /// More than k of each query, nearest first.
     std::vector<std::vector<Near>> near;
-    /// Of queries that are themselves in the index: they and those left out, as
+    /// Of queries that are themselves in the index: they, vectors equal to them
+    /// (but where so many are that nothing else is near) and those left out, as
     /// (list, offset) pairs, ascending; else empty.
     std::vector<std::vector<idx_t>> hidden;
     std::vector<std::vector<float>> distances_left_out; ///< ascending
@@ -26,10 +27,10 @@ struct GroundTruth {
     /// Of each query, what the k-th distance would be with nothing but the
     /// query itself hidden, over what it is: size of `hidden`.
     std::vector<float> nearer(size_t k) const;
-    /// Hides queries that are themselves in the index, at `self`, and of each
-    /// the `left_out` nearest, but for what many queries are near to, and none
-    /// where many are equally near. They are not among `near` any more.
-    void hide(size_t left_out, const std::vector<idx_t>& self);
+    /// Hides of each query that is itself in the index the `left_out` nearest,
+    /// but for what many queries are near to, and none where many are equally
+    /// near. They are not among `near` any more.
+    void hide(size_t left_out);
     bool has_ties(size_t left_out) const;
     /// What rounding can do to distances, over the distance and beside it.
     std::vector<float> rounding;
@@ -38,10 +39,10 @@ struct GroundTruth {
 /** By brute force over blocks of decoded lists, O(ntotal d nq) time as matrix
  * products.
  *
- * A query that is itself in the index, at `self` (or -1), is left out, and so
- * are its `left_out` nearest, if not many queries are near to them: vectors of
- * one picture or document have near-duplicates that a new query has not, and
- * are easier to find.
+ * A query that is itself in the index, at `self` (or -1), is left out with
+ * those equal to it, and so are its `left_out` nearest, if not many queries are
+ * near to them: vectors of one picture or document have near-duplicates that a
+ * new query has not, and are easier to find.
  */
 GroundTruth exact_neighbours(
         GMMIndexRef index,
