@@ -27,12 +27,13 @@ struct Trainer {
     std::mt19937_64 random;
 
     Frame frame = {};
-    double variance = 0;                     // the data's, in the frame's units
-    double reg_covar = 0;                    // in the frame's units
-    double min_count = 0;                    // in units of weight
-    std::vector<double> variance_floor = {}; // size k, in the frame's units
-    std::vector<double> floor_shape = {};    // LocalVariance.h
-    GaussianMixture model = {};              // in the frame's units
+    double variance = 0;  // the data's, in the frame's units
+    double reg_covar = 0; // in the frame's units
+    double min_count = 0; // in units of weight
+    // in the frame's units, size k; of the tied kinds one for all
+    std::vector<double> variance_floor = {};
+    std::vector<double> floor_shape = {}; // LocalVariance.h
+    GaussianMixture model = {};           // in the frame's units
     SufficientStats stats = {};
     TrainingResult result = {};
 
@@ -164,6 +165,11 @@ void Trainer::find_floors(bool by_backend) {
     for (double& floor : variance_floor) {
         floor *= options.variance_floor;
     }
+    if (is_tied(model.covariance)) {
+        // Once: weighed by each M-step's n_k it would move, and with it what EM
+        // maximises.
+        variance_floor = {weighted_median(variance_floor, stats.n_k)};
+    }
     floor_shape = local_shape(stats);
 }
 
@@ -199,14 +205,7 @@ bool Trainer::lower_floors() {
     if (!options.update_means) {
         return false;
     }
-    const bool tied = model.covariance == Covariance::tied ||
-            model.covariance == Covariance::tied_spherical;
-    const auto floors = [&] {
-        return tied ? std::vector<double>(
-                              1, weighted_median(variance_floor, stats.n_k))
-                    : variance_floor;
-    };
-    const std::vector<double> before = floors();
+    const std::vector<double> before = variance_floor;
     std::vector<size_t> held;
     for (size_t c = 0; c < before.size(); c++) {
         if (is_held(c, before[c])) {
@@ -216,22 +215,20 @@ bool Trainer::lower_floors() {
     if (held.empty()) {
         return false;
     }
-    const std::vector<double> all_before = variance_floor;
     const std::vector<double> shape_before = floor_shape;
     SufficientStats soft = std::move(stats);
     backend.set_model(model);
     backend.accumulate(EStep::hard, stats);
     find_floors(true);
     stats = std::move(soft);
-    for (size_t c = 0; c < model.k; c++) {
-        variance_floor[c] = std::min(variance_floor[c], all_before[c]);
+    for (size_t c = 0; c < before.size(); c++) {
+        variance_floor[c] = std::min(variance_floor[c], before[c]);
     }
-    const std::vector<double> after = floors();
     const bool lower = std::any_of(held.begin(), held.end(), [&](size_t c) {
-        return after[c] < before[c] / 2;
+        return variance_floor[c] < before[c] / 2;
     });
     if (!lower) {
-        variance_floor = all_before;
+        variance_floor = before;
         floor_shape = shape_before;
     }
     return lower;
@@ -260,7 +257,9 @@ void Trainer::nearest_means(
 size_t Trainer::reseed() {
     const auto splits = split_for_dead(stats, min_count, model, random);
     for (const auto& [from, to] : splits) {
-        variance_floor[to] = variance_floor[from];
+        if (variance_floor.size() > 1) {
+            variance_floor[to] = variance_floor[from];
+        }
     }
     return splits.size();
 }

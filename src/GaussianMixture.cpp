@@ -30,6 +30,11 @@ bool has_matrices(Covariance covariance) {
     return covariance == Covariance::full || covariance == Covariance::tied;
 }
 
+bool is_tied(Covariance covariance) {
+    return covariance == Covariance::tied_spherical ||
+            covariance == Covariance::tied;
+}
+
 void check_covariance(Covariance covariance) {
     if (int(covariance) < 0 || covariance > Covariance::tied) {
         throw_invalid(

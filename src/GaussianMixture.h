@@ -23,6 +23,9 @@ const char* to_string(Covariance covariance);
 /// Whether precisions_cholesky holds the covariances: full and tied.
 bool has_matrices(Covariance covariance);
 
+/// Whether all components share it: tied_spherical and tied.
+bool is_tied(Covariance covariance);
+
 /// Number of variances of a mixture: k, k * d or 1; 0 for full and tied.
 size_t num_variances(Covariance covariance, size_t k, size_t d);
 

@@ -85,8 +85,7 @@ void split_component(
         std::copy_n(
                 of_all.begin() + from * each, each, of_all.begin() + to * each);
     };
-    if (model.covariance != Covariance::tied_spherical &&
-        model.covariance != Covariance::tied) {
+    if (!is_tied(model.covariance)) {
         copy(model.variances);
         copy(model.precisions_cholesky);
     }

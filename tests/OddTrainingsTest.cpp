@@ -289,6 +289,43 @@ TEST(OddTrainings, OneVarianceForAllBesideAnOutlier) {
     }
 }
 
+/// What all components share is held up by one floor, which stays where it is:
+/// of equal vectors, a few of which are elsewhere.
+TEST(OddTrainings, LikelihoodsOfTiedKindsDoNotFall) {
+    size_t compared = 0;
+    for (uint32_t seed = 0; seed < 60; seed++) {
+        const size_t d = 1 + seed % 3, n_distinct = 6 + 6 * (seed % 2);
+        const size_t n = 20 * n_distinct;
+        std::mt19937_64 random(seed);
+        std::normal_distribution<float> normal;
+        RealData data(n, d, std::vector<float>(n * d));
+        for (size_t i = 0; i < n * d; i++) {
+            data.x[i] = i < n_distinct * d ? 3 * normal(random)
+                                           : data.x[i - n_distinct * d];
+        }
+        for (size_t i = 0; i < n; i += 7) {
+            data.x[i * d] += normal(random);
+        }
+        for (auto covariance : {Covariance::tied_spherical, Covariance::tied}) {
+            TrainingOptions options;
+            options.covariance = covariance;
+            options.niter = 60;
+            options.tolerance = 0;
+            options.seed = seed;
+            const auto its = fit(data, 4 + seed % 8, options).iterations;
+            for (size_t i = 1; i < its.size(); i++) {
+                if (its[i - 1].step == EStep::soft &&
+                    its[i].step == EStep::soft && its[i - 1].reseeded == 0) {
+                    EXPECT_GE(its[i].objective, its[i - 1].objective - 1e-3)
+                            << seed << ", " << to_string(covariance);
+                    compared++;
+                }
+            }
+        }
+    }
+    EXPECT_GT(compared, 1000u);
+}
+
 /// What is fitted is the spread around the means that are left.
 TEST(OddTrainings, ProjectedMeansHaveTheirOwnSpread) {
     const size_t d = 24, k = 30;
