@@ -349,6 +349,14 @@ void IndexGMM::search(
     const bool by_likelihood = policy.order == ProbeOrder::log_likelihood;
     if (!by_likelihood && policy.order != ProbeOrder::scale_free) {
         faiss::IndexFlat::search(n, x, k, distances, labels);
+        for (idx_t i = 0; k == 1 && i < n; i++) { // FAISS 1.7.3 gives 0
+            if (std::any_of(x + i * d, x + (i + 1) * d, [](float v) {
+                    return std::isnan(v);
+                })) {
+                labels[i] = -1;
+                distances[i] = std::numeric_limits<float>::max();
+            }
+        }
         return;
     }
     std::unique_ptr<LogJoint> log_joint;

@@ -4,6 +4,7 @@
 #include <omp.h>
 #include <unistd.h>
 
+#include <cfloat>
 #include <cmath>
 #include <fstream>
 #include <limits>
@@ -214,6 +215,39 @@ TEST(EMTrainer, GivenWeightsAreKeptWhereVariancesAreNot) {
     const TrainingResult r = fit(*data.source(), 2, options, nullptr, &start);
     EXPECT_EQ(r.model.log_weights, start.log_weights);
     EXPECT_GT(r.model.variances[0], 10);
+}
+
+/// Where they are does not matter.
+TEST(EMTrainer, RowsWithoutWeightMayBeFarAway) {
+    const RealData data = sift(1000, 8);
+    RealData far(data.n + 2, data.d, std::vector<float>(2 * data.d, FLT_MAX));
+    far.x.insert(far.x.end(), data.x.begin(), data.x.end());
+    for (float& v : far.x) {
+        v *= v < FLT_MAX ? 1e-3f : 1; // the frame's units are larger numbers
+    }
+    std::vector<float> weights(far.n, 1);
+    weights[0] = weights[1] = 0;
+    const RealData near(
+            data.n,
+            data.d,
+            std::vector<float>(far.x.begin() + 2 * data.d, far.x.end()));
+    for (auto covariance :
+         {Covariance::isotropic,
+          Covariance::diagonal,
+          Covariance::tied_spherical,
+          Covariance::full,
+          Covariance::tied}) {
+        TrainingOptions options;
+        options.covariance = covariance;
+        options.niter = 5;
+        options.tolerance = 0;
+        GaussianMixture start = means_only(near, 4);
+        options.init = Initialisation::given_means;
+        const auto a = fit(*far.source(), 4, options, weights.data(), &start);
+        const auto b = fit(*near.source(), 4, options, nullptr, &start);
+        EXPECT_NEAR(a.lower_bound(), b.lower_bound(), 1e-4)
+                << to_string(covariance);
+    }
 }
 
 TEST(EMTrainer, WeightsCountAsCopies) {

@@ -112,6 +112,37 @@ TEST(GroupedBackend, TrainsAsWellAndTheSameTwice) {
     EXPECT_NEAR(grouped.lower_bound() / whole.lower_bound(), 1, 0.01);
 }
 
+/// Components without weight, and rows that are named as the source has them.
+TEST(GroupedBackend, LightComponentsAndBadRows) {
+    RealData data = sift(kN, kD);
+    auto model = fitted(data, Covariance::isotropic);
+    for (size_t c = 0; c < kK; c += 2) {
+        model.log_weights[c] = -800;
+        model.log_weights[c + 1] = -std::log(kK / 2.0f);
+    }
+    const auto a =
+            e_step(*gmm::make_cpu_backend(), data, nullptr, model, EStep::soft);
+    const auto b =
+            e_step(*gmm::make_grouped_cpu_backend(1000),
+                   data,
+                   nullptr,
+                   model,
+                   EStep::soft);
+    EXPECT_NEAR(b.objective / a.objective, 1, 1e-6);
+    const auto source = data.source();
+    const gmm::Frame frame = gmm::fit_frame(*source, nullptr).frame;
+    data.x[3777 * kD + 5] = NAN;
+    for (const auto& backend :
+         {gmm::make_cpu_backend().release(),
+          gmm::make_grouped_cpu_backend(6).release()}) {
+        const std::unique_ptr<gmm::Backend> owned(backend);
+        owned->set_data(*source, nullptr, frame);
+        owned->set_model(frame.to_frame(model));
+        SufficientStats stats;
+        EXPECT_INVALID(owned->accumulate(EStep::soft, stats), "row 3777 ");
+    }
+}
+
 TEST(GroupedBackend, WrongInput) {
     EXPECT_INVALID(gmm::make_grouped_cpu_backend(0), "nearby = 0");
     gmm::GaussianMixture model;

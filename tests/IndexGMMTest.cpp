@@ -357,9 +357,11 @@ TEST(IndexGMM, NaNQueriesGetNoLists) {
               ProbeOrder::scale_free,
               ProbeOrder::log_likelihood}) {
             index->policy.order = order;
-            const Result found = search(*index, x, 4);
-            for (size_t i = 0; i < found.ids.size(); i++) {
-                ASSERT_EQ(found.ids[i] < 0, i / 4 == 3);
+            for (size_t k : {1, 4}) {
+                const Result found = search(*index, x, k);
+                for (size_t i = 0; i < found.ids.size(); i++) {
+                    ASSERT_EQ(found.ids[i] < 0, i / k == 3);
+                }
             }
         }
     }

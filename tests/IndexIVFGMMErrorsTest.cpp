@@ -349,6 +349,47 @@ TEST(IndexIVFGMMErrors, ListsChosenByTheCallerWorkWithoutCopiesOnly) {
             copies->range_search_preassigned(
                     1, q.x.data(), 5, keys.data(), coarse.data(), &result),
             "max_assign = 2");
+    // lists are in the order of cells, whatever a range of ids is told
+    faiss::IDSelectorRange range(base().n / 4, base().n / 2, true);
+    faiss::SearchParametersIVF params;
+    params.sel = &range;
+    params.nprobe = 3;
+    for (const char* name : {"GMM,Flat", "GMM,PQ4"}) {
+        std::string spec = name;
+        spec.insert(3, std::to_string(kLists));
+        const std::unique_ptr<faiss::Index> any(
+                index_factory(int(base().d), spec.c_str()));
+        any->train(base().n, base().x.data());
+        any->add(base().n, base().x.data());
+        auto& of_any = dynamic_cast<faiss::IndexIVF&>(*any);
+        faiss::IVFPQSearchParameters of_pq;
+        of_pq.sel = &range;
+        of_pq.nprobe = 3;
+        of_any.quantizer->search(
+                q.n, q.x.data(), 3, coarse.data(), keys.data());
+        Found by[3] = {found, found, found};
+        for (int i : {0, 1, 2}) {
+            range.assume_sorted = i > 0;
+            of_any.search_preassigned(
+                    q.n,
+                    q.x.data(),
+                    5,
+                    keys.data(),
+                    coarse.data(),
+                    by[i].dis.data(),
+                    by[i].ids.data(),
+                    false,
+                    i == 2 ? &of_pq : &params);
+        }
+        EXPECT_EQ(by[1], by[0]) << name;
+        EXPECT_EQ(by[2], by[0]) << name;
+        EXPECT_GT(
+                std::count_if(
+                        by[0].ids.begin(),
+                        by[0].ids.end(),
+                        [](idx_t id) { return id >= 0; }),
+                idx_t(q.n));
+    }
     const float radius = found.dis[4] * 1.5f;
     index->nprobe = 3;
     index->range_search_preassigned(

@@ -146,13 +146,27 @@ def is_source(a: Any) -> bool:
     )
 
 
+def is_floats(a: NDArray[Any]) -> bool:
+    """Whether a matrix needs no conversion."""
+    return bool(a.dtype == np.float32 and a.flags.c_contiguous)
+
+
+def rows_of_block(a: NDArray[Any]) -> int:
+    return max(1, BLOCK_BYTES // (4 * max(1, a.shape[1])))
+
+
+def is_one_block(a: NDArray[Any]) -> bool:
+    """Whether float_blocks() of it is at most one."""
+    return is_floats(a) or len(a) <= rows_of_block(a)
+
+
 def float_blocks(a: NDArray[Any]) -> Iterator[tuple[int, Floats]]:
     """(first row, block) of a checked matrix; one block of what needs no
     conversion."""
-    if a.dtype == np.float32 and a.flags.c_contiguous:
+    if is_floats(a):
         yield 0, np.asarray(a)
         return
-    step = max(1, BLOCK_BYTES // (4 * max(1, a.shape[1])))
+    step = rows_of_block(a)
     for begin in range(0, len(a), step):
         block = a[begin : begin + step]
         yield begin, np.ascontiguousarray(block, dtype=np.float32)

@@ -181,7 +181,7 @@ class GaussianMixture(Evaluation, DensityMixin, BaseEstimator):
             )
         if X.size <= MERGE_UP_TO:
             X, weights = merged(X, weights)
-        offset = offset_of(X)
+        offset = offset_of(X, weights)
         center, scale, _ = _core.frame_of(X, weights, offset)
         frame = Frame(offset, center, scale)
         backend = self.backend

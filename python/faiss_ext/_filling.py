@@ -74,9 +74,7 @@ class Filling(Fields):
         if _arrays.is_source(a):
             self._core.train_source(a)
             return
-        if rows is None and not (
-            a.dtype == np.float32 and a.flags.c_contiguous
-        ):
+        if rows is None and not _arrays.is_floats(a):
             a, rows = _arrays.sample_rows(a, most, abs(seed))
         with _arrays.block_of("x", rows=rows):
             self._core.train(_arrays.floats(np.asarray(a), "x"))
@@ -91,6 +89,7 @@ class Filling(Fields):
             block, the blocks before one that is wrong stay added.
         """
         total = None
+        single = False
         x = _arrays.given_blocks(x)
         if _arrays.on_device(x):
             total = len(x)
@@ -100,6 +99,7 @@ class Filling(Fields):
                 self._core.add_source(x)
                 return
             total = len(x)
+            single = _arrays.is_one_block(x)
         with Bar(self.verbose, total, "adding", "vectors") as bar:
 
             def add(named: tuple[str, int, Floats]) -> None:
@@ -116,7 +116,7 @@ class Filling(Fields):
                     ) from None
                 bar.advance(len(block))
 
-            self._add(self._blocks(x), add)
+            self._add(self._blocks(x), add, single)
 
     def add_with_ids(self, x: Any, ids: Any) -> None:
         """Adds vectors with ids of your own.
@@ -141,7 +141,7 @@ class Filling(Fields):
                     self._core.add_with_ids(block, of_block)
                 bar.advance(len(block))
 
-            self._add(blocks(), add)
+            self._add(blocks(), add, _arrays.is_one_block(a))
 
     def _blocks(self, x: Any) -> Iterator[tuple[str, int, Floats]]:
         """What they are called in errors, their first row there, and
@@ -166,38 +166,38 @@ class Filling(Fields):
             total += len(a)
             yield from ((name, *block) for block in _arrays.float_blocks(a))
 
-    def _add(self, blocks: Iterator[Any], add: Any) -> None:
-        """Calibrates once, with the last block; where the next one cannot be
-        had that is the one before."""
-        core = self._core
-        previous = next(blocks, None)
-        if previous is None:
+    def _add(self, blocks: Iterator[Any], add: Any, single: bool) -> None:
+        """Calibrates once, after the last block, or the last that could be
+        had. Each is added before the next is asked for, which may be in the
+        same memory."""
+        if single:
+            for block in blocks:
+                add(block)
             return
-        calibrates = core.has_mixture() and core.calibrate_on_add
-        several = False
+        core = self._core
+        calibrates = False
         failure: Exception | None = None
-        try:
-            while True:
-                try:
-                    following = next(blocks, None)
-                except Exception as error:
-                    failure = error
-                    break
-                if following is None:
-                    break
-                several = True
-                if calibrates:
-                    core.calibrate_on_add = False
-                add(previous)
-                previous = following
-        finally:
-            if calibrates:
+        while True:
+            try:
+                block = next(blocks, None)
+            except Exception as error:
+                failure = error
+                break
+            if block is None:
+                break
+            calibrates = core.has_mixture() and core.calibrate_on_add
+            if not calibrates:
+                add(block)
+                continue
+            core.calibrate_on_add = False
+            try:
+                add(block)
+            finally:
                 core.calibrate_on_add = True
-        add(previous)
+        if calibrates and core.maintenance_due():
+            core.maintain()
         if failure is not None:
             raise failure
-        if several and calibrates and core.maintenance_due():
-            core.maintain()
 
 
 def _counted(blocks: Iterable[Any], bar: Bar) -> Iterator[Any]:

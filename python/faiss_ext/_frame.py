@@ -46,7 +46,13 @@ def needs_offset(X: NDArray[Any]) -> bool:
     return X.dtype in (np.float64, np.int64, np.uint64, np.int32, np.uint32)
 
 
-def offset_of(X: NDArray[Any]) -> Doubles | None:
+def offset_of(
+    X: NDArray[Any], weights: NDArray[np.float32] | None = None
+) -> Doubles | None:
+    """The mean of some rows that have weight."""
     if not needs_offset(X):
         return None
-    return np.asarray(X[: min(len(X), 1000)].mean(axis=0, dtype=np.float64))
+    some = X[:1000]
+    if weights is not None:
+        some = X[np.flatnonzero(weights)[:1000]]
+    return np.asarray(some.mean(axis=0, dtype=np.float64))

@@ -32,11 +32,31 @@ std::optional<faiss_ext::ProbeOrder> order_of(const Name& name) {
     return faiss_ext::probe_order_from_string(*name);
 }
 
+/// FAISS ends the process for metrics that its lists do not have.
+void check_metric(const faiss::Index& index) {
+    const faiss::MetricType metric = index.metric_type;
+    if (metric == faiss::METRIC_L2 || metric == faiss::METRIC_INNER_PRODUCT) {
+        return;
+    }
+    if (const faiss::IndexIVF* ivf =
+                extract_ivf(const_cast<faiss::Index&>(index))) {
+        try {
+            delete faiss_ext::make_scanner(*ivf);
+        } catch (const faiss::FaissException&) {
+            FAISS_THROW_FMT(
+                    "metric_type = %d, expected METRIC_L2 or "
+                    "METRIC_INNER_PRODUCT in lists",
+                    int(metric));
+        }
+    }
+}
+
 /// FAISS finds nothing for a query with a NaN; Python says so. Queries that are
 /// very far away end the process in some of FAISS's own types.
 void check_queries(const faiss::Index& index, Matrix<const float> x) {
     FAISS_THROW_IF_NOT_MSG(
             index.is_trained, "the index is not trained; train comes first");
+    check_metric(index);
     FAISS_THROW_IF_NOT_FMT(
             x.shape(1) == size_t(index.d),
             "x: %zu columns, expected the index's d = %d",

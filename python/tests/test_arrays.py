@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -117,6 +117,24 @@ def test_blocks_of_an_iterator(
     np.testing.assert_array_equal(
         trained.search(queries, 10)[1], whole.search(queries, 10)[1]
     )
+
+
+@pytest.mark.parametrize("calibrates", [True, False])
+def test_blocks_in_the_same_memory(
+    calibrates: bool, trained: faiss_ext.Index, base: Floats
+) -> None:
+    def read() -> Iterator[Floats]:
+        buffer = np.empty((500, base.shape[1]), np.float32)
+        for begin in range(0, 2000, 500):
+            buffer[:] = base[begin : begin + 500]
+            yield buffer
+            buffer[:] = -1
+
+    trained.calibrate_on_add = calibrates
+    trained.add(read())
+    np.testing.assert_array_equal(trained.reconstruct_n(0, 2000), base[:2000])
+    assert trained.calibrate_on_add == calibrates
+    assert trained.calibration.fitted == calibrates
 
 
 def test_an_empty_iterator_adds_nothing(trained: faiss_ext.Index) -> None:

@@ -186,6 +186,17 @@ def test_weights_are_the_same_as_rows_repeated(kind: Any) -> None:
     np.testing.assert_allclose(a.covariances_, b.covariances_, rtol=1e-6)
 
 
+def test_rows_without_weight_have_no_say_in_units() -> None:
+    X = np.concatenate([np.full((2000, 4), -1e12), blobs(n=70000)[:, :4]])
+    w = np.ones(len(X))
+    w[:2000] = 0
+    s = start(X[2000:], 3, "spherical")
+    a = GaussianMixture(3, max_iter=5, tol=0, **s).fit(X, sample_weight=w)
+    b = GaussianMixture(3, max_iter=5, tol=0, **s).fit(X[2000:])
+    np.testing.assert_allclose(a.means_, b.means_, rtol=1e-4, atol=1e-4)
+    assert a.lower_bound_ == pytest.approx(b.lower_bound_, rel=1e-5)
+
+
 def test_weights_of_large_data() -> None:
     X = blobs(n=50000, k=3)
     w = np.random.default_rng(1).integers(1, 3, size=50000)

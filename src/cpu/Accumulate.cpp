@@ -35,14 +35,7 @@ void CpuBackend::score(
         size_t count,
         Scratch& scratch,
         ScoredBlock& block) const {
-    block.load(source->rows(begin, count, scratch.raw), frame);
-    for (size_t i = 0; i < count; i++) {
-        if (!std::isfinite(block.norm[i])) {
-            throw_invalid(
-                    "source: row %zu has a value that is not finite",
-                    source->given_row(begin + i));
-        }
-    }
+    load_block(begin, count, scratch.raw, block);
     if (!scorer.screens() ||
         !score_rows(step, scorer, true, begin, scratch, block)) {
         score_rows(step, scorer, false, begin, scratch, block);

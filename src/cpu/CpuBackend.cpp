@@ -49,6 +49,26 @@ void CpuBackend::set_data(
     }
 }
 
+void CpuBackend::load_block(
+        size_t begin,
+        size_t count,
+        std::vector<std::byte>& raw,
+        FrameBlock& block) const {
+    block.load(source->rows(begin, count, raw), frame);
+    for (size_t i = 0; i < count; i++) {
+        if (std::isfinite(block.norm[i])) {
+            continue;
+        }
+        if (!weights || weights[begin + i] != 0) {
+            throw_invalid(
+                    "source: row %zu has a value that is not finite",
+                    source->given_row(begin + i));
+        }
+        std::fill_n(&block.y[i * source->d], source->d, 0.0f);
+        block.norm[i] = 0;
+    }
+}
+
 float CpuBackend::least() const {
     return least_kept > 0
             ? least_kept

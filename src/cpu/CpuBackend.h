@@ -83,6 +83,14 @@ struct CpuBackend : Backend {
             float* log_prob,
             EStep order) override;
 
+    /// Rows of the source, of which those that have weight must be finite in
+    /// the frame; others are zero where they are not.
+    void load_block(
+            size_t begin,
+            size_t count,
+            std::vector<std::byte>& raw,
+            FrameBlock& block) const;
+
 private:
     const VectorSource* source = nullptr;
     const float* weights = nullptr;

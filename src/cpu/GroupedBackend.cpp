@@ -84,11 +84,13 @@ GaussianMixture select(
                     out.variances.end(), variance, variance + each);
         }
     }
+    const double largest =
+            *std::max_element(out.log_weights.begin(), out.log_weights.end());
     double share = 0;
     for (float log_weight : out.log_weights) {
-        share += std::exp(double(log_weight));
+        share += std::exp(log_weight - largest);
     }
-    log_share = std::log(share);
+    log_share = largest + std::log(share);
     for (float& log_weight : out.log_weights) {
         log_weight = float(log_weight - log_share);
     }
@@ -216,13 +218,10 @@ struct GroupedBackend : Backend {
         parallel_for((n + kRows - 1) / kRows, [&](size_t b) {
             const size_t at = b * kRows, count = std::min(kRows, n - at);
             std::vector<std::byte> scratch;
-            float* some = x.data() + at * d;
-            source->rows(begin + at, count, scratch).to_float(some);
-            std::vector<float> y(some, some + count * d);
-            for (size_t i = 0; i < y.size(); i++) {
-                y[i] = (y[i] - frame.center[i % d]) * frame.scale;
-            }
-            groups.nearest.find(count, y.data(), of.data() + at);
+            FrameBlock block;
+            whole.load_block(begin + at, count, scratch, block);
+            groups.nearest.find(count, block.y.data(), of.data() + at);
+            source->rows(begin + at, count, scratch).to_float(&x[at * d]);
         });
         std::vector<uint32_t> order(n);
         std::iota(order.begin(), order.end(), 0);

@@ -122,7 +122,7 @@ void CpuBackend::score_matrices(
         MatrixScratch& scratch,
         MatrixBlock& block) {
     const size_t d = model.d, k = model.k;
-    block.load(source->rows(begin, count, scratch.raw), frame);
+    load_block(begin, count, scratch.raw, block);
     block.weight = block.objective = block.dropped_mass = 0;
     std::vector<Found>& found = scratch.found;
     found.clear();
@@ -131,11 +131,6 @@ void CpuBackend::score_matrices(
         return weights ? weights[begin + i] : 1.0f;
     };
     for (size_t i = 0; i < count; i++) {
-        if (!std::isfinite(block.norm[i])) {
-            throw_invalid(
-                    "source: row %zu has a value that is not finite",
-                    source->given_row(begin + i));
-        }
         block.weight += weight_of(i);
     }
 
