@@ -10,7 +10,9 @@
 #include <vector>
 
 #include <faiss/IndexIVF.h>
+#include <faiss/IndexRefine.h>
 #include <faiss/impl/FaissAssert.h>
+#include <faiss/impl/ThreadedIndex.h>
 
 #include "faiss_ext/IndexGMM.h"
 #include "faiss_ext/IndexIVFGMM.h"
@@ -98,6 +100,19 @@ void check(faiss::Index* index, const std::string& name, double val) {
     }
 }
 
+/// Whether there is an IndexRefine around what innermost() gives.
+bool refines(const faiss::Index* index) {
+    auto* part = const_cast<faiss::Index*>(index);
+    while (part && !dynamic_cast<const faiss::IndexRefine*>(part)) {
+        auto parts = dynamic_cast<faiss::ThreadedIndex<faiss::Index>*>(part);
+        faiss::Index** inner = inside(part);
+        part = inner                          ? *inner
+                : parts && parts->count() > 0 ? parts->at(0)
+                                              : nullptr;
+    }
+    return part != nullptr;
+}
+
 /// "a = 1, b=2 c=3", separated by commas or spaces as in FAISS, each in one
 /// piece: {"a=1", "b=2", "c=3"}.
 std::vector<std::string> split_settings(const std::string& description) {
@@ -117,6 +132,9 @@ void GMMParameterSpace::initialize(const faiss::Index* index) {
     FAISS_THROW_IF_NOT_MSG(
             !parts.empty(), "initialize: the index has no parts");
     faiss::ParameterSpace::initialize(parts[0]);
+    if (refines(index)) {
+        add_range("k_factor_rf").values = {1, 2, 4, 8, 16, 32, 64}; // FAISS's
+    }
     const Target target(parts[0]);
     const bool stops = target.gmm ||
             (target.policy && target.policy->order == ProbeOrder::scale_free);

@@ -138,6 +138,12 @@ TEST(GMMParameterSpace, InitializeKnowsWhatCanBeTuned) {
         EXPECT_TRUE(has(names, "probe_mass")) << gmm;
     }
     EXPECT_FALSE(has(ranges("IVF16,Flat"), "probe_mass"));
+    for (const char* refined : {"GMM16,SQ4,RFlat", "PCA32,GMM16,Flat,RFlat"}) {
+        const auto names = ranges(refined);
+        EXPECT_TRUE(has(names, "k_factor_rf")) << refined;
+        EXPECT_TRUE(has(names, "nprobe")) << refined;
+    }
+    EXPECT_FALSE(has(ranges("GMM16,Flat"), "k_factor_rf"));
 }
 
 TEST(GMMParameterSpace, BadSettingsAreNamedAndChangeNothing) {

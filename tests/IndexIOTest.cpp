@@ -199,6 +199,21 @@ TEST(IndexIO, ResultsAreTheSameToTheBit) {
     }
 }
 
+/// Any index of FAISS's can be what refines.
+TEST(IndexIO, WhateverRefines) {
+    for (const char* description :
+         {"GMM32,SQ8,Refine(PQ16x4)",
+          "GMM32,SQ8,Refine(PQ16x4fs)",
+          "GMM32,SQ8,Refine(RQ2x4)",
+          "GMM32,SQ8,Refine(HNSW8)",
+          "PCAR64,GMM32,RaBitQ4,Refine(PCA8,SQ8)"}) {
+        SCOPED_TRACE(description);
+        auto index = make(description, faiss::METRIC_L2);
+        const auto back = read(written(*index));
+        EXPECT_EQ(search(*back), search(*index));
+    }
+}
+
 TEST(IndexIO, EverySearchSettingIsTheSame) {
     auto index = make("GMM32,Flat");
     IVFGMM* gmm = extract_gmm(index.get());

@@ -92,7 +92,7 @@ private:
     faiss::IOReader* reader;
     const Seekable& place;
     const uint64_t end;
-    const bool strict;
+    bool strict;
     bool known = true;
 };
 
@@ -326,6 +326,7 @@ Walk::Header Walk::index(int depth) {
         case type_of("IxRF"): {
             const Header head = header();
             index(depth + 1);
+            strict = false; // any index of FAISS's can refine
             if (known) {
                 index(depth + 1);
             }

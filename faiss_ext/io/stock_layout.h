@@ -18,8 +18,8 @@ namespace faiss_ext {
  *
  * @param reader  at the first byte; anywhere afterwards
  * @param length  of the part
- * @param strict  types that no IndexIVFGMM is made of are refused; otherwise
- *                the walk ends there
+ * @param strict  types that no IndexIVFGMM is made of are refused, but for what
+ *                refines; otherwise the walk ends there
  */
 void check_layout(
         faiss::IOReader* reader,
