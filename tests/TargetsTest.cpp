@@ -320,6 +320,34 @@ TEST(Targets, VectorsInGroups) {
     }
 }
 
+/// Beyond the nearest of many queries lie others that are easier to find.
+TEST(Targets, ADenseCoreInAWideShell) {
+    constexpr size_t d = 32, n = 6500;
+    std::mt19937 random(1);
+    std::normal_distribution<float> normal;
+    Vectors all{n, d, std::vector<float>(n * d)};
+    std::generate(all.x.begin(), all.x.end(), [&] { return normal(random); });
+    faiss::fvec_renorm_L2(d, n, all.x.data());
+    for (size_t i = 0; i < n; i += 4) {
+        for (size_t j = 0; j < d; j++) {
+            all.x[i * d + j] *= 0.05f;
+        }
+    }
+    const Vectors x = rows_of(all, 0, 6000), q = rows_of(all, 6000, n);
+    auto index = trained(x, 64);
+    index->calibrate_on_add = true;
+    index->add(x.n, x.x.data());
+    for (size_t k : {1, 10, 100}) {
+        const Found truth = exact(model_of(x), q, k, faiss::METRIC_L2);
+        for (float target : {0.8f, 0.9f, 0.95f, 0.99f}) {
+            SearchParametersIVFGMM params;
+            params.target_recall = target;
+            EXPECT_GE(outcome(*index, q, truth, params).recall, target - 0.02)
+                    << k;
+        }
+    }
+}
+
 /// Each vector many times: what is equal to one that calibrates tells nothing
 /// of new queries.
 TEST(Targets, VectorsThatComeManyTimes) {

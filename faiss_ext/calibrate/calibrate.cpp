@@ -1,6 +1,7 @@
 #include "faiss_ext/calibrate/calibrate.h"
 
 #include <algorithm>
+#include <cmath>
 #include <iterator>
 
 #include <faiss/impl/FaissAssert.h>
@@ -30,8 +31,12 @@ constexpr size_t kNeighbours[] = {1, 10, 100};
 constexpr struct {
     float bound, from;
 } kBounds[] = {{0.75f, 0}, {1.5f, 0.6f}, {2.5f, 0.85f}, {4, 0.95f}};
+/// Less is not measured in other views.
+constexpr float kLeastRecall = 0.5f;
 /// A curve ends once it has reached that.
 constexpr float kSureRecall = 0.998f;
+/// And is made longer until it has reached that in all views.
+constexpr float kNearlySureRecall = 0.99f;
 constexpr double kBudgetStep = 1.4;
 
 using Point = Calibration::Point;
@@ -135,20 +140,19 @@ private:
     std::vector<idx_t> labels;
 };
 
-/// Keeps what nothing cheaper has found, and adds a search of everything.
-void finish(Calibration::Curve& curve, const Point& everything) {
+/// Keeps what nothing cheaper has found.
+void keep_cheapest(std::vector<Point>& points) {
     std::stable_sort(
-            curve.points.begin(),
-            curve.points.end(),
-            [](const Point& p, const Point& q) { return p.cost < q.cost; });
+            points.begin(), points.end(), [](const Point& p, const Point& q) {
+                return p.cost < q.cost;
+            });
     std::vector<Point> kept;
-    for (const Point& p : curve.points) {
+    for (const Point& p : points) {
         if (kept.empty() || p.recall > kept.back().recall) {
             kept.push_back(p);
         }
     }
-    kept.push_back(everything);
-    curve.points = std::move(kept);
+    points = std::move(kept);
 }
 
 std::vector<size_t> neighbours(size_t k, size_t ntotal) {
@@ -167,50 +171,111 @@ std::vector<size_t> neighbours(size_t k, size_t ntotal) {
 class Curves {
 public:
     Curves(GMMIndexRef index,
-           Trial& trial,
-           const GroundTruth& truth_in,
+           size_t nq,
+           const float* xq,
+           const std::vector<GroundTruth>& truths,
            Calibration& c)
-            : index(index), trial(trial), truth(truth_in), c(c) {
-        plan.hidden = truth.hidden.empty() ? nullptr : &truth.hidden;
-        plan.nearer = &nearer;
+            : index(index), c(c) {
+        for (const GroundTruth& truth : truths) {
+            // Half of the queries are enough to tell whether others find less.
+            const size_t n = views.empty() ? nq : (nq + 1) / 2;
+            views.push_back({truth, Trial(index, n, xq, truth), {}});
+        }
     }
 
     void add(size_t k) {
         curve = {k, {}};
-        nearer = truth.nearer(k);
+        for (View& view : views) {
+            view.nearer = view.truth.nearer(k);
+        }
         dearest = 0;
         const float all = float(index.ivf.ntotal);
         if (!has_vectors(index.ivf)) {
             try_codes_alone();
-            finish(curve,
-                   {true,
+            finish({true,
                     all,
                     0,
                     1,
                     all,
                     0,
                     c.costs.query + c.costs.code * all});
-            c.curves.push_back(std::move(curve));
             return;
         }
         if (!index.gmm.cells.codes.empty()) {
             try_codes();
         }
         try_lists();
-        finish(curve,
-               {false,
+        finish({false,
                 float(index.ivf.nlist),
                 0,
                 1,
                 0,
                 all,
                 c.costs.query + c.costs.scan * all});
-        c.curves.push_back(std::move(curve));
     }
 
 private:
+    /// What the queries are asked for.
+    struct View {
+        const GroundTruth& truth;
+        Trial trial;
+        std::vector<float> nearer;
+    };
+
+    void finish(const Point& everything) {
+        keep_cheapest(curve.points);
+        if (views.size() > 1 && !curve.points.empty()) {
+            look_at_others(everything);
+            keep_cheapest(curve.points);
+        }
+        curve.points.push_back(everything);
+        c.curves.push_back(std::move(curve));
+    }
+
+    /// A setting counts for the least that it finds in any view; where that is
+    /// not enough, larger ones do.
+    void look_at_others(const Point& everything) {
+        for (Point& p : curve.points) {
+            if (p.recall >= kLeastRecall) {
+                p.recall = std::min(p.recall, measure(p, views[1]).recall);
+            }
+        }
+        Point p = curve.points.back();
+        p.bound = p.by_codes ? std::end(kBounds)[-1].bound : 0;
+        const float most = p.by_codes == everything.by_codes
+                ? everything.budget
+                : float(index.ivf.ntotal);
+        while (p.recall < kNearlySureRecall) {
+            p.budget = std::max(
+                    p.budget + 1, std::floor(p.budget * float(kBudgetStep)));
+            if (p.budget >= most) {
+                break;
+            }
+            const Point other = measure(p, views[1]);
+            p = measure(p, views[0]);
+            p.recall = std::min(p.recall, other.recall);
+            curve.points.push_back(p);
+        }
+    }
+
+    Point measure(const Point& setting, View& view) {
+        plan.by_codes = plan.by_effort = setting.by_codes;
+        plan.bound = has_vectors(index.ivf) ? setting.bound : kSureBound;
+        plan.nprobe = setting.by_codes ? 0 : size_t(setting.budget);
+        plan.budget = setting.budget;
+        return measure(setting.budget, view);
+    }
+
+    /// The plan as it is.
     Point measure(float budget) {
-        Point p = trial(plan, curve.k);
+        curve.points.push_back(measure(budget, views[0]));
+        return curve.points.back();
+    }
+
+    Point measure(float budget, View& view) {
+        plan.hidden = view.truth.hidden.empty() ? nullptr : &view.truth.hidden;
+        plan.nearer = &view.nearer;
+        Point p = view.trial(plan, curve.k);
         p.by_codes = plan.by_codes;
         p.budget = budget;
         p.bound = plan.by_codes ? plan.bound : 0;
@@ -219,7 +284,6 @@ private:
         }
         p.cost = c.costs.query + c.costs.code * p.codes +
                 (plan.by_codes ? c.costs.distance : c.costs.scan) * p.distances;
-        curve.points.push_back(p);
         return p;
     }
 
@@ -317,11 +381,9 @@ private:
     }
 
     GMMIndexRef index;
-    Trial& trial;
-    const GroundTruth& truth;
+    std::vector<View> views;
     Calibration& c;
     SearchPlan plan;
-    std::vector<float> nearer;
     Calibration::Curve curve;
     float dearest = 0; ///< cost of codes that found everything; 0: none did
 };
@@ -392,13 +454,20 @@ Calibration calibrate_index(
         c.queries.assign(xq, xq + nq * ivf.d);
     }
     const auto find = has_vectors(ivf) ? exact_neighbours : code_neighbours;
-    const GroundTruth truth =
-            find(index, nq, xq, neighbours(k, ivf.ntotal).back(), k, self);
-    Trial trial(index, nq, xq, truth);
+    std::vector<GroundTruth> truths = {
+            find(index, nq, xq, neighbours(k, ivf.ntotal).back(), k, self)};
+    if (own_queries) {
+        // Near-duplicates are easier to find than what a new query asks for;
+        // and what is behind them may be.
+        truths.insert(truths.begin(), truths[0]);
+        if (!truths[0].hide(k)) {
+            truths.pop_back();
+        }
+    }
     if (!c.costs.known()) {
         c.costs = measure_costs(index, nq, xq);
     }
-    Curves curves(index, trial, truth, c);
+    Curves curves(index, nq, xq, truths, c);
     for (size_t each : neighbours(k, ivf.ntotal)) {
         curves.add(each);
     }

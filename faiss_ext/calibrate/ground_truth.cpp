@@ -231,9 +231,6 @@ GroundTruth exact_neighbours(
                 : rounded      ? kRounding * query_norms[q]
                                : 0;
     });
-    if (own) {
-        truth.hide(left_out);
-    }
     return truth;
 }
 
@@ -289,9 +286,6 @@ GroundTruth code_neighbours(
             }
         }
     }
-    if (own) {
-        truth.hide(left_out);
-    }
     return truth;
 }
 
@@ -312,9 +306,9 @@ bool GroundTruth::has_ties(size_t left_out) const {
     return equal > kTies * queries;
 }
 
-void GroundTruth::hide(size_t left_out) {
+bool GroundTruth::hide(size_t left_out) {
     if (has_ties(left_out)) {
-        left_out = 0;
+        return false;
     }
     const auto n_hidden = [&](size_t q) {
         return std::min(left_out, std::max<size_t>(near[q].size(), 1) - 1);
@@ -339,6 +333,7 @@ void GroundTruth::hide(size_t left_out) {
         std::sort(hidden[q].begin(), hidden[q].end());
         near[q].erase(begin, left);
     }
+    return true;
 }
 
 std::vector<float> GroundTruth::nearer(size_t k) const {

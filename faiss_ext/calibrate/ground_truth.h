@@ -29,8 +29,9 @@ struct GroundTruth {
     std::vector<float> nearer(size_t k) const;
     /// Hides of each query that is itself in the index the `left_out` nearest,
     /// but for what many queries are near to, and none where many are equally
-    /// near. They are not among `near` any more.
-    void hide(size_t left_out);
+    /// near. They are not among `near` any more. Returns whether there were
+    /// any.
+    bool hide(size_t left_out);
     bool has_ties(size_t left_out) const;
     /// What rounding can do to distances, over the distance and beside it.
     std::vector<float> rounding;
@@ -39,10 +40,10 @@ struct GroundTruth {
 /** By brute force over blocks of decoded lists, O(ntotal d nq) time as matrix
  * products.
  *
- * A query that is itself in the index, at `self` (or -1), is left out with
- * those equal to it, and so are its `left_out` nearest, if not many queries are
- * near to them: vectors of one picture or document have near-duplicates that a
- * new query has not, and are easier to find.
+ * A query that is itself in the index, at `self` (or -1), is hidden with those
+ * equal to it. Enough is known of each for hide(left_out): vectors of one
+ * picture or document have near-duplicates that a new query has not, and are
+ * easier to find.
  */
 GroundTruth exact_neighbours(
         GMMIndexRef index,
