@@ -13,6 +13,7 @@
 #include "RefusedCalls.h"
 #include "faiss_ext/IndexGMM.h"
 #include "faiss_ext/IndexIVFRaBitQGMM.h"
+#include "faiss_ext/index_factory.h"
 
 namespace faiss_ext {
 namespace {
