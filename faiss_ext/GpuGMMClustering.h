@@ -27,7 +27,9 @@ namespace faiss_ext {
  * weights and variances; update_index re-trains the index as FAISS does, but at
  * the end only, since EM does not assign through it; min_ and
  * max_points_per_centroid, seed, verbose as in FAISS; decode_block_size is the
- * block of train_encoded.
+ * block of train_encoded. iteration_stats[].obj is the mean squared distance
+ * after an iteration of k-means (FAISS's is the sum) and the mean
+ * log-likelihood after one of EM.
  */
 struct GpuGMMClustering : faiss::Clustering {
     gmm::Covariance covariance = gmm::Covariance::isotropic;

@@ -37,12 +37,8 @@ void check_search(
             (index.parallel_mode & index.PARALLEL_MODE_NO_HEAP_INIT) == 0,
             "parallel_mode: PARALLEL_MODE_NO_HEAP_INIT, expected none in a "
             "search, which begins its heaps; search_preassigned takes it");
-    FAISS_THROW_IF_NOT_FMT(k > 0, "k = %zd, expected > 0", size_t(k));
+    check_neighbours(k);
     constexpr size_t kLabelWidth = sizeof(idx_t) / sizeof(float);
-    FAISS_THROW_IF_NOT_FMT(
-            k <= std::numeric_limits<idx_t>::max() / 16,
-            "k = %zd, expected numbers of neighbours that memory can hold",
-            size_t(k));
     check_rows("distances", n, k, distances);
     check_rows("labels", n, k * kLabelWidth, labels);
 }
@@ -362,6 +358,8 @@ void IndexIVFGMM<IVF>::check_compatible_for_merge(
     FAISS_THROW_IF_NOT_MSG(
             that && that != this,
             "merge_from: expected another index of the same GMM type");
+    check_trained(*this);
+    check_trained(*that);
     check_same_encoding("merge_from", *that, *this);
     IVF::check_compatible_for_merge(other);
     FAISS_THROW_IF_NOT_FMT(

@@ -98,7 +98,12 @@ ListShard::Step ListShard::step(
         const faiss::SearchParameters* params,
         const Answers& answers) const {
     check_rows("x", int64_t(n), inner->d, x);
-    FAISS_THROW_IF_NOT_MSG(k > 0, "k = 0, expected at least 1");
+    check_neighbours(idx_t(k));
+    FAISS_THROW_IF_NOT_FMT(
+            n == 0 || k <= std::numeric_limits<idx_t>::max() / 16 / n,
+            "n = %zu, k = %zu, expected numbers that memory can hold",
+            n,
+            k);
     const SearchPlan plan = make_plan(*inner, *gmm, params, k);
     Step out;
     out.distances.resize(n * k);
@@ -185,7 +190,7 @@ ListShard::Bytes ListShard::answer(
         const Bytes& bytes,
         const faiss::SearchParameters* params) const {
     check_rows("x", int64_t(n), inner->d, x);
-    FAISS_THROW_IF_NOT_MSG(k > 0, "k = 0, expected at least 1");
+    check_neighbours(idx_t(k));
     const auto request = from_bytes<AskedEntries>(bytes, n);
     const PairCells& cells = gmm->cells;
     for (size_t i = 0; i < request.size(); i++) {

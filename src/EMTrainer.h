@@ -103,7 +103,8 @@ struct TrainingResult {
  * @param weights  size source.n, non-negative, not all zero; or nullptr
  * @param start    read for Initialisation::given_means: means (k * d), and
  *                 variances (precisions_cholesky) and log_weights where they
- *                 are not empty
+ *                 are not empty; without variances, hard iterations come
+ *                 first (hard_iterations) and find weights of their own
  *
  * Throws InvalidArgument for k = 0, k > n, a value that is not finite
  * (naming its row), weights that are negative or all zero, and options out of

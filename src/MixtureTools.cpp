@@ -31,6 +31,7 @@ constexpr double kLeastVariance = 1e-36;
 /// for.
 struct Evaluation {
     const VectorSource& source;
+    const float* weights;
     Backend& backend;
     size_t m;
 
@@ -44,7 +45,7 @@ struct Evaluation {
             const float* weights,
             Backend& backend,
             size_t m)
-            : source(source), backend(backend), m(m) {
+            : source(source), weights(weights), backend(backend), m(m) {
         model.validate();
         if (source.d != model.d) {
             throw_invalid(
@@ -100,7 +101,8 @@ struct Evaluation {
                     nullptr,
                     log_prob.data());
             for (size_t i = 0; i < count; i++) {
-                if (components[i * m] < 0) {
+                if (components[i * m] < 0 &&
+                    !(weights && weights[begin + i] == 0)) {
                     throw_invalid(
                             "source: row %zu has a value that is not finite, "
                             "or too far from the means for floats",

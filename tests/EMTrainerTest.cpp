@@ -14,6 +14,7 @@
 
 #include "ExpectInvalid.h"
 #include "FullCovariance.h"
+#include "MixtureTools.h"
 #include "ProcessMemory.h"
 #include "TemporaryFolder.h"
 
@@ -246,6 +247,12 @@ TEST(EMTrainer, RowsWithoutWeightMayBeFarAway) {
         const auto a = fit(*far.source(), 4, options, weights.data(), &start);
         const auto b = fit(*near.source(), 4, options, nullptr, &start);
         EXPECT_NEAR(a.lower_bound(), b.lower_bound(), 1e-4)
+                << to_string(covariance);
+        const auto backend = gmm::make_cpu_backend();
+        EXPECT_NEAR(
+                score(b.model, *far.source(), weights.data(), *backend),
+                score(b.model, *near.source(), nullptr, *backend),
+                1e-4)
                 << to_string(covariance);
     }
 }

@@ -204,6 +204,9 @@ TEST(IndexIVFGMMErrors, OnlyTheSameKindMerges) {
     expect_refused(
             *index, {"max_assign = 2"}, [&] { index->merge_from(*copies, 0); });
     expect_refused(*index, {}, [&] { index->merge_from(*index, 0); });
+    IndexIVFFlatGMM nothing, more; // FAISS's constructors of no arguments
+    EXPECT_FAISS_ERROR(nothing.check_compatible_for_merge(more), "");
+    EXPECT_FAISS_ERROR(nothing.merge_from(more, 0), "");
 }
 
 TEST(IndexIVFGMMErrors, IdsBeyond64BitsAreNotMerged) {

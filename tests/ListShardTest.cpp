@@ -237,6 +237,12 @@ TEST(ListShard, WrongInput) {
         EXPECT_THROW(shards[0].answer(n, x, 5, request), faiss::FaissException);
     }
     EXPECT_FAISS_ERROR(shards[0].answer(q.n, x, 0, step.requests[0]), "k = 0");
+    const size_t most = size_t(1) << 58;
+    EXPECT_FAISS_ERROR(
+            shards[0].step(q.n, x, 16 * most + 1, &params, {}), "k = ");
+    EXPECT_FAISS_ERROR(
+            shards[0].step(q.n, x, most, &params, {}),
+            "n = " + std::to_string(q.n));
     // of a kind that there is not, or of cells where there are none
     for (uint32_t kind : {3u, 77u}) {
         ListShard::Bytes other = step.requests[0];

@@ -5,6 +5,7 @@
 #include <cinttypes>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 #include <faiss/impl/AuxIndexStructures.h>
 #include <faiss/invlists/BlockInvertedLists.h>
@@ -146,6 +147,13 @@ static void check_lists(const faiss::IndexIVF& index) {
             "invlists: %zu lists, expected one for each of nlist = %zu",
             index.invlists->nlist,
             index.nlist);
+}
+
+void check_neighbours(int64_t k) {
+    FAISS_THROW_IF_NOT_FMT(
+            k > 0 && k <= std::numeric_limits<int64_t>::max() / 16,
+            "k = %zd, expected at least 1, and what memory can hold",
+            ssize_t(k));
 }
 
 void check_trained(const faiss::IndexIVF& index) {

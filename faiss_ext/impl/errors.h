@@ -46,6 +46,9 @@ void check_storable(
         size_t n,
         const float* x);
 
+/// Throws for a number of neighbours below 1, or more than memory can hold.
+void check_neighbours(int64_t k);
+
 /// Throws a FaissException if faiss::InterruptCallback wants that. From any
 /// thread.
 void check_interrupt();
