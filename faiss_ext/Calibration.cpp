@@ -51,14 +51,17 @@ float entries_per_list(const Calibration& c) {
     return everything.by_codes ? 1 : float(c.ntotal) / everything.budget;
 }
 
+Calibration::Choice choice(const Calibration::Point& p) {
+    return {p, p.by_codes ? ProbeOrder::codes : ProbeOrder::distance, p.budget};
+}
+
 /// What finds what either finds; of lists and codes that is codes, as many as
 /// the lists hold, by a bound that leaves out nothing.
 Calibration::Choice both(
         const Calibration::Choice& p,
         const Calibration::Point& q,
         float per_list) {
-    Calibration::Choice out = p;
-    out.mixed = p.mixed || p.by_codes != q.by_codes;
+    Calibration::Point out = p;
     out.bound = std::max(p.bound, q.bound);
     if (p.by_codes == q.by_codes) {
         out.budget = std::max(p.budget, q.budget);
@@ -68,7 +71,9 @@ Calibration::Choice both(
         out.budget =
                 float(std::max(p.in_codes(per_list), q.in_codes(per_list)));
     }
-    return out;
+    Calibration::Choice found = choice(out);
+    found.mixed = p.mixed || p.by_codes != q.by_codes;
+    return found;
 }
 
 } // namespace
@@ -81,22 +86,22 @@ Calibration::Choice Calibration::choose(
         return c.k >= wanted;
     });
     if (at != curves.end()) {
-        const Choice p{cheapest(*at, nq, target_recall)};
+        const Point p = cheapest(*at, nq, target_recall);
         if (at->k == wanted || at == curves.begin()) {
-            return p;
+            return choice(p);
         }
         // what many need less of few may need more: a bound that is sure
         const Point fewer = cheapest(*(at - 1), nq, target_recall);
-        return both(p, fewer, entries_per_list(*this));
+        return both(choice(p), fewer, entries_per_list(*this));
     }
-    Choice p{cheapest(curves.back(), nq, target_recall)};
+    Point p = cheapest(curves.back(), nq, target_recall);
     p.budget *= float(wanted) / curves.back().k;
-    return p;
+    return choice(p);
 }
 
 Calibration::Choice Calibration::choose_for_range(float target_recall) const {
     check(*this, target_recall);
-    Choice most{cheapest(curves[0], nq, target_recall)};
+    Choice most = choice(cheapest(curves[0], nq, target_recall));
     for (size_t i = 1; i < curves.size(); i++) {
         most =
                 both(most,

@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "faiss_ext/ProbePolicy.h"
+
 namespace faiss_ext {
 
 /** What searches of queries whose neighbours are known have found and cost, at
@@ -70,8 +72,12 @@ struct Calibration {
     };
     std::vector<Curve> curves; ///< k increasing
 
-    /// A setting.
+    /// A setting, also in the words of earlier versions, for which programs
+    /// were written.
     struct Choice : Point {
+        ProbeOrder order; ///< codes or distance
+        float parameter;  ///< the budget
+        bool by_mass = false;
         bool mixed = false; ///< codes for what are lists in one curve
     };
 

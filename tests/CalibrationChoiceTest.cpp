@@ -57,16 +57,23 @@ TEST(Calibration, ChoosesTheCheapestThatWasMeasured) {
     EXPECT_FALSE(c.choose_for_range(1).by_codes);
 }
 
-TEST(Calibration, ChoosesForItsOwnKUnlessAnotherIsGiven) {
+TEST(Calibration, SettingsInTheWordsOfEarlierVersions) {
     Calibration c = two_curves();
     for (size_t k : {1, 10}) {
         c.k = k;
         for (float target : {0.4f, 0.8f, 0.95f}) {
-            const Calibration::Choice p = c.choose(target);
-            EXPECT_EQ(p.budget, c.choose(target, k).budget) << k;
-            EXPECT_EQ(p.by_codes, c.choose(target, k).by_codes) << k;
+            const Calibration::Choice now = c.choose(target, k);
+            const auto former = c.choose(target);
+            EXPECT_EQ(former.budget, now.budget) << k;
+            EXPECT_EQ(former.parameter, now.budget);
+            EXPECT_FALSE(former.by_mass);
+            EXPECT_EQ(
+                    former.order,
+                    now.by_codes ? ProbeOrder::sketch : ProbeOrder::distance);
         }
     }
+    EXPECT_EQ(ProbeOrder::cell_posterior, ProbeOrder::codes);
+    EXPECT_EQ(ProbeOrder::cell_distance, ProbeOrder::codes);
 }
 
 TEST(Calibration, ChoosesForTargetsThatThereAre) {
