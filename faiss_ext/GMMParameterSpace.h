@@ -7,8 +7,10 @@ namespace faiss_ext {
 /** faiss::ParameterSpace with the parameters of GMM indexes: for strings
  * nprobe, max_codes, probe_mass, target_recall, probe_order (the number of the
  * ProbeOrder, or its name in a string), wherever the index is wrapped and in
- * all parts of IndexShards and IndexReplicas; AutoTune goes through nprobe and
- * probe_mass. The others go to faiss::ParameterSpace.
+ * all parts of IndexShards and IndexReplicas. AutoTune goes through nprobe,
+ * probe_mass and, with an IndexRefine around, k_factor_rf; while the index has
+ * a target_recall, nprobe changes nothing, so set that to 0 before explore().
+ * The others go to faiss::ParameterSpace.
  */
 struct GMMParameterSpace : faiss::ParameterSpace {
     using faiss::ParameterSpace::set_index_parameters;

@@ -340,7 +340,9 @@ void IndexIVFGMM<IVF>::update_vectors(
 template <class IVF>
 void IndexIVFGMM<IVF>::reconstruct(idx_t key, float* recons) const {
     FAISS_THROW_IF_NOT_MSG(
-            !this->direct_map.no(), "reconstruct needs a direct map");
+            !this->direct_map.no(),
+            "reconstruct: the index has no direct map; "
+            "set_direct_map_type(Hashtable) makes one");
     FAISS_THROW_IF_NOT_FMT(
             mapped_place(this->direct_map, key) >= 0,
             "reconstruct: key = %zd, expected the id of a vector in the index",

@@ -19,8 +19,11 @@
 
 namespace faiss_ext {
 
-/// Search parameters of one call; SearchParametersIVF works too and keeps the
-/// index's own order and mass.
+/** Search parameters of one call. All of them replace the index's, those left
+ * at their defaults too: without a target_recall there is none, and nprobe is
+ * 1. To pass a selector alone use faiss::SearchParameters, with which the
+ * index's own count. SearchParametersIVF keeps the index's order, mass and
+ * target; its nprobe (1 if it is not set) limits what is searched. */
 struct SearchParametersIVFGMM : faiss::SearchParametersIVF {
     ProbeOrder probe_order = ProbeOrder::calibrated;
     float probe_mass = 1;    ///< see IVFGMM

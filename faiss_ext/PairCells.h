@@ -12,9 +12,9 @@ namespace faiss_ext {
 
 /** Inverted lists divided into cells of pairs.
  *
- * A vector belongs to the two components most responsible for it: its home i
- * (the list that it is in) and its partner j, one of the L means nearest to
- * mu_i. Cell (i, j) has the mean
+ * A vector belongs to two components: its home i, the nearest mean (the list
+ * that it is in), and its partner j, the next nearest among the L means nearest
+ * to mu_i. Cell (i, j) has the mean
  *
  *     m_ij = (1 - a_i) mu_i + a_i mu_j
  *

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cinttypes>
 #include <cmath>
+#include <typeinfo>
 #include <vector>
 
 #include <faiss/IndexIDMap.h>
@@ -107,10 +108,12 @@ std::unique_ptr<faiss::IndexIVF> swap_to_gmm(
             index.ntotal,
             index.nlist);
     std::unique_ptr<faiss::IndexIVF> out = copy_settings_as_gmm(index);
-    FAISS_THROW_IF_NOT_MSG(
+    FAISS_THROW_IF_NOT_FMT(
             out,
-            "swap_to_gmm: expected an IndexIVFFlat, IndexIVFPQ or "
-            "IndexIVFScalarQuantizer of FAISS's own");
+            "swap_to_gmm: index is a %s, expected an IndexIVFFlat, IndexIVFPQ "
+            "or "
+            "IndexIVFScalarQuantizer of FAISS's own",
+            faiss::demangle_cpp_symbol(typeid(index).name()).c_str());
     auto& part = dynamic_cast<IVFGMM&>(*out);
 
     FAISS_THROW_IF_NOT_FMT(

@@ -35,7 +35,8 @@ struct Backend {
             const float* weights,
             const Frame& frame) = 0;
 
-    /// The model of the next calls, in the frame's units; copied.
+    /// The model of the next calls, in the frame's units (Frame::to_frame);
+    /// copied. train() leaves its own frame behind.
     virtual void set_model(const GaussianMixture& model) = 0;
 
     /** One pass over the bound data: replaces stats by its statistics.

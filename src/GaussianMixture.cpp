@@ -196,6 +196,9 @@ static double mahalanobis_full(
 }
 
 void GaussianMixture::log_joint(size_t n, const float* x, double* out) const {
+    if (k == 0) {
+        throw_invalid("k = 0, expected a mixture with components");
+    }
     // Bishop, PRML, eq. 2.43.
     const bool matrices = has_matrices(covariance);
     std::vector<double> at_mean(k);

@@ -76,6 +76,8 @@ struct GaussianMixture {
      * @param out  size n
      */
     void log_prob(size_t n, const float* x, double* out) const;
+    // Both throw InvalidArgument for k = 0. For many vectors MixtureTools.h has
+    // log_prob by a backend.
 };
 
 /** The affine map y = (x - center) * scale that training works in.

@@ -237,6 +237,17 @@ void sample(
     }
 }
 
+void log_prob(
+        const GaussianMixture& model,
+        const VectorSource& source,
+        Backend& backend,
+        float* out) {
+    Evaluation evaluation(model, source, nullptr, backend, 1);
+    evaluation.run([&](size_t begin, size_t count) {
+        std::copy_n(evaluation.log_prob.begin(), count, out + begin);
+    });
+}
+
 void predict(
         const GaussianMixture& model,
         const VectorSource& source,

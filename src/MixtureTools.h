@@ -64,6 +64,14 @@ void predict_proba(
         Backend& backend,
         float* out);
 
+/// log p(x_i) of each vector, size source.n: GaussianMixture::log_prob, in the
+/// backend's precision and time.
+void log_prob(
+        const GaussianMixture& model,
+        const VectorSource& source,
+        Backend& backend,
+        float* out);
+
 /// -sum_k r_ik log r_ik in nats, size source.n: 0 where one component is
 /// certain, log k where none is preferred.
 void responsibility_entropy(

@@ -150,7 +150,7 @@ TEST(SwapToGMM, BadInputIsNamed) {
     ivf->train(base().n, base().x.data());
     EXPECT_FAISS_ERROR(swap_to_gmm(*ivf), "ntotal = 0");
     auto fast = filled("IVF32,PQ32x4fs");
-    EXPECT_FAISS_ERROR(swap_to_gmm(*fast), "IndexIVFPQ");
+    EXPECT_FAISS_ERROR(swap_to_gmm(*fast), "index is a faiss::IndexIVFPQFast");
     auto swapped = swap_to_gmm(*filled("IVF32,Flat"));
     EXPECT_FAISS_ERROR(swap_to_gmm(*swapped), "IndexIVFFlat");
     auto l1 = filled("IVF32,Flat", faiss::METRIC_L1);

@@ -35,6 +35,15 @@ TEST(MixtureTools, ParametersAreCountedAsByScikitLearn) {
     }
 }
 
+TEST(MixtureTools, NoComponentsAreNoMixture) {
+    GaussianMixture nothing;
+    nothing.d = 3;
+    const float x[3] = {};
+    double out;
+    EXPECT_INVALID(nothing.log_prob(1, x, &out), "k = 0");
+    EXPECT_INVALID(nothing.log_joint(1, x, &out), "k = 0");
+}
+
 TEST(MixtureTools, CriteriaAndResponsibilitiesAreTheDoubleReferences) {
     const RealData data = sift(900, 8);
     const auto source = data.source();
@@ -54,6 +63,11 @@ TEST(MixtureTools, CriteriaAndResponsibilitiesAreTheDoubleReferences) {
             sum += prob[i];
             weighted += weights[i] * prob[i];
             n += weights[i];
+        }
+        std::vector<float> by_backend(data.n);
+        log_prob(m, *source, *backend, by_backend.data());
+        for (size_t i = 0; i < data.n; i++) {
+            ASSERT_NEAR(by_backend[i], prob[i], 1e-3) << i;
         }
         const double p = double(num_parameters(m));
         EXPECT_NEAR(score(m, *source, nullptr, *backend), sum / data.n, 1e-3);

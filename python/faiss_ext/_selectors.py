@@ -107,8 +107,8 @@ class SearchParameters(_core.SearchParameters):
         ``"calibrated"``, ``"codes"``, ``"distance"``, ``"scale_free"`` or
         ``"log_likelihood"``.
     probe_mass : float, optional
-        In (0, 1]. A query stops once this share of its neighbours is expected
-        to be found.
+        In (0, 1]. Below 1 by codes the same as `target_recall`; for orders of
+        whole lists, the share of the posterior after which a query stops.
     target_recall : float, optional
         In [0, 1). Above 0 the calibration chooses order and cost, and `nprobe`
         is not used. Left out, it is the index's own, or 0 where `nprobe`,
