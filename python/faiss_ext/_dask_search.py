@@ -214,7 +214,7 @@ def search(
     D, I : ndarray of shape (n, k)
     """
     parts = read_manifest(manifest)
-    folder = Path(manifest).resolve().parent
+    folder = Path(os.path.realpath(manifest)).parent
     x = _arrays.floats(queries, "queries", parts["d"])
     _core.check_finite("queries", x)
     k = _arrays.count(k, "k")

@@ -31,6 +31,20 @@ ENDINGS = (
 )
 
 
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """What a library finds wrong with a file in one line that names it. A
+    header of .npy is read as Python, and a link of HDF5 is a key: errors are
+    of any type."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"{path}: {reason}") from None
+
+
 class Vectors:
     """Vectors of a file, shape (n, d); memory is one block.
 
@@ -77,29 +91,30 @@ class _Hdf5(Vectors):
     def __init__(self, path: str, name: str) -> None:
         import h5py
 
-        try:
+        with _naming(path):
             self._file = h5py.File(path, "r")
-        except OSError as error:
-            if error.errno is not None:
-                raise
-            raise ValueError(f"{path}: {error}") from None
-        if name not in self._file:
+            there = sorted(self._file)
+            found = name in self._file
+        if not found:
             raise ValueError(
-                f"{path}: no data set {name!r}, expected one of "
-                f"{sorted(self._file)}"
+                f"{path}: no data set {name!r}, expected one of {there}"
             )
-        self._data = self._file[name]
-        shape = getattr(self._data, "shape", None)  # a group has none
+        with _naming(path):
+            self._data = self._file[name]
+            shape = getattr(self._data, "shape", None)  # a group has none
+            dtype = getattr(self._data, "dtype", None)
         if shape is None or len(shape) != 2:
             raise ValueError(
                 f"{path}: {name!r} has shape {shape}, expected two dimensions"
             )
         n, d = shape
-        super().__init__(path, n, d, self._data.dtype)
+        super().__init__(path, n, d, dtype)
 
     def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[NDArray[Any]]:
         for begin in range(0, self.n, rows):
-            yield self._data[begin : begin + rows]
+            with _naming(self.path):
+                block = self._data[begin : begin + rows]
+            yield block
 
 
 def _is_vector(type_: Any) -> bool:
@@ -124,10 +139,8 @@ class _Parquet(Vectors):
         import pyarrow.parquet
 
         self.path = path
-        try:
+        with _naming(path):
             self._file = pyarrow.parquet.ParquetFile(path)
-        except pyarrow.ArrowException as error:
-            raise ValueError(f"{path}: {error}") from None
         lists = [f.name for f in self._file.schema_arrow if _is_vector(f.type)]
         if column is None:
             if len(lists) != 1:
@@ -153,7 +166,12 @@ class _Parquet(Vectors):
         from pyarrow import compute
 
         done = 0
-        for batch in self._file.iter_batches(rows, columns=[self._column]):
+        batches = self._file.iter_batches(rows, columns=[self._column])
+        while True:
+            with _naming(self.path):
+                batch = next(batches, None)
+            if batch is None:
+                return
             column = batch.column(0)
             if column.null_count:
                 raise ValueError(
@@ -269,10 +287,8 @@ def open_vectors(path: str | os.PathLike[str], part: str = "train") -> Vectors:
     if ending == ".parquet":
         return _Parquet(text, name)
     if ending == ".npy":
-        try:
-            rows = np.load(text, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise ValueError(f"{text}: {error}") from None
+        with _naming(text), np.errstate(over="ignore"):
+            rows = np.lib.format.open_memmap(text, mode="r")
         if rows.ndim != 2:
             raise ValueError(
                 f"{text}: shape {rows.shape}, expected two dimensions"

@@ -30,19 +30,20 @@ def check_out(
     """What cannot be written is said before the work, as is what another
     output or an input would be lost to."""
     taken = {
-        Path(_files.split_name(given)[0]).resolve()
+        os.path.realpath(_files.split_name(given)[0])
         for given in inputs
         if given is not None
     }
     for path in paths:
         if path is None:
             continue
-        if path.resolve() in taken:
+        place = os.path.realpath(path)
+        if place in taken:
             raise ValueError(
                 f"{path}: an input or another output, expected a file of its "
                 "own"
             )
-        taken.add(path.resolve())
+        taken.add(place)
         if not path.parent.is_dir():
             raise FileNotFoundError(f"{path}: its folder is not there")
         if path.is_dir():

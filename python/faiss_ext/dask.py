@@ -127,7 +127,7 @@ def build(
     shard_rows = _arrays.count(shard_rows, "shard_rows")
     nlist = index.nlist if hasattr(index, "nlist") else 1
     index.train(rows.sample(sample_rows, max(65536, 256 * nlist)))
-    folder = Path(out).resolve()
+    folder = Path(os.path.realpath(out))
     folder.mkdir(parents=True, exist_ok=True)
     each = max(1, shard_rows // rows.block_rows)
     # What an earlier build left stays whole until all of this one is there.
@@ -191,7 +191,7 @@ def merge(
     parts = read_manifest(manifest)
     if on_disk:
         check_has_vectors(parts, "merge with on_disk=True")
-    folder = Path(manifest).resolve().parent
+    folder = Path(os.path.realpath(manifest)).parent
     index = load_shard(str(folder / "trained.index"), parts["trained_sha256"])
     if on_disk:
         paths = [folder / shard["file"] for shard in parts["shards"]]

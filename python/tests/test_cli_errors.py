@@ -170,6 +170,16 @@ def test_folders_are_no_files(folder: Any) -> None:
         faiss_ext.read_index(folder)
 
 
+def test_links_in_a_circle_are_no_files(folder: Any) -> None:
+    (folder / "loop.fbin").symlink_to("loop.fbin")
+    for command in (
+        "info loop.fbin",
+        "train GMM4,Flat loop.fbin -o b.index",
+        "search a.index loop.fbin -o i.npy",
+    ):
+        refuses(command, FileNotFoundError, "^loop.fbin: no such file")
+
+
 def test_cut_indexes_are_too_short(folder: Any) -> None:
     data = (folder / "a.index").read_bytes()
     for size in (0, 3, 20):

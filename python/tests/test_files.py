@@ -200,3 +200,70 @@ def test_write_matrix_refuses(x: NDArray[Any], tmp_path: pathlib.Path) -> None:
         _files.write_matrix(tmp_path / "y.ibin", x + 2**40)
     with pytest.raises(ValueError, match="int32"):
         _files.write_matrix(tmp_path / "y.ibin", x - 2**40)
+
+
+def write_npy(path: pathlib.Path, header: str) -> None:
+    size = len(header).to_bytes(2, "little")
+    path.write_bytes(
+        b"\x93NUMPY\x01\x00" + size + header.encode() + bytes(640)
+    )
+
+
+@pytest.mark.parametrize(
+    "shape",
+    ["(-5, 16)", f"({10**21}, 16)", f"({2**62}, 4)", "(True, 16)", "(5, 16"],
+)
+@pytest.mark.filterwarnings("error")
+def test_headers_of_npy_are_damaged(
+    shape: str, tmp_path: pathlib.Path
+) -> None:
+    end = ", }" if shape.endswith(")") else ""
+    write_npy(
+        tmp_path / "x.npy",
+        f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}{end}",
+    )
+    with pytest.raises(ValueError, match=r"/x\.npy: [^\n]+\Z"):
+        _files.open_vectors(tmp_path / "x.npy")
+
+
+def test_npz_is_no_npy(x: NDArray[Any], tmp_path: pathlib.Path) -> None:
+    with open(tmp_path / "x.npy", "wb") as file:
+        np.savez(file, x=x)
+    with pytest.raises(ValueError, match=r"/x\.npy: .*magic"):
+        _files.open_vectors(tmp_path / "x.npy")
+
+
+def test_links_of_hdf5_lead_nowhere(tmp_path: pathlib.Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "x.hdf5", "w") as f:
+        f["train"] = h5py.SoftLink("/nothing")
+        f["test"] = h5py.ExternalLink("none.hdf5", "/x")
+    for part in ("train", "test"):
+        with pytest.raises(ValueError, match=r"/x\.hdf5: [^\n]+\Z"):
+            _files.open_vectors(tmp_path / "x.hdf5", part)
+
+
+def test_damaged_chunks_are_named(tmp_path: pathlib.Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    noise = np.random.default_rng(0).standard_normal((3000, 16))
+    with h5py.File(tmp_path / "x.hdf5", "w") as f:
+        f.create_dataset(
+            "train", data=noise, chunks=(100, 16), compression="gzip"
+        )
+    pq.write_table(
+        pa.table({"v": list(noise)}),
+        tmp_path / "x.parquet",
+        compression="zstd",
+        row_group_size=1000,
+    )
+    for name in ("x.hdf5", "x.parquet"):
+        data = bytearray((tmp_path / name).read_bytes())
+        middle = len(data) // 2
+        data[middle : middle + 4000] = bytes(4000)
+        (tmp_path / name).write_bytes(data)
+        vectors = _files.open_vectors(tmp_path / name)
+        with pytest.raises(ValueError, match=rf"/{name}: [^\n]+\Z"):
+            vectors.array()
