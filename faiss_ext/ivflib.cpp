@@ -300,13 +300,20 @@ std::unique_ptr<faiss::Index> clone_index(const faiss::Index* index) {
     reader.data = std::move(writer.data);
     std::unique_ptr<faiss::Index> copy(faiss_ext::read_index(
             static_cast<faiss::IOReader*>(&reader), io_flags));
-    // How to train is in no file.
+    // How to train is in no file, nor are some settings of searches.
     const auto copies = innermost(copy.get());
     for (size_t i = 0; i < parts.size(); i++) {
         auto from = dynamic_cast<const faiss::IndexIVF*>(parts[i]);
         if (auto to = dynamic_cast<faiss::IndexIVF*>(copies[i]); from && to) {
             to->cp = from->cp;
             to->verbose = from->verbose;
+            to->max_codes = from->max_codes;
+            to->parallel_mode = from->parallel_mode;
+        }
+        auto pq = dynamic_cast<const faiss::IndexIVFPQ*>(parts[i]);
+        if (auto to = dynamic_cast<faiss::IndexIVFPQ*>(copies[i]); pq && to) {
+            to->scan_table_threshold = pq->scan_table_threshold;
+            to->polysemous_ht = pq->polysemous_ht;
         }
     }
     return copy;

@@ -278,6 +278,17 @@ def choice(value: Any, name: str, choices: Collection[str]) -> str:
     return value
 
 
+def text(value: Any, name: str) -> str:
+    """`value` as a string that C++ takes whole."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} = {value!r}, expected a string")
+    if not value.isprintable():  # a zero byte, a lone surrogate
+        raise ValueError(
+            f"{name} = {value!r}, expected characters that can be printed"
+        )
+    return value
+
+
 def out(
     array: NDArray[Any] | None,
     name: str,

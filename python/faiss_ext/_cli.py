@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json as json_module
 import sys
 import time
@@ -424,6 +425,10 @@ def convert(
 def main() -> None:
     """Exit codes: 1 wrong input, 2 wrong usage, 3 a file that cannot be read
     or written, 130 Ctrl-C."""
+    # Names of files need not be text.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except KeyboardInterrupt:

@@ -193,8 +193,7 @@ class Evaluation:
             Components.
         """
         check_is_fitted(self)
-        if n_samples < 1:
-            raise ValueError(f"n_samples = {n_samples}, expected at least 1")
+        n_samples = _arrays.count(n_samples, "n_samples")
         random = check_random_state(self.random_state)
         weights = self.weights_ / self.weights_.sum()
         y = np.repeat(

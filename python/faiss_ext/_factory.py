@@ -44,12 +44,7 @@ def index_factory(
         Naming the part of the string that is not understood.
     """
     d = _arrays.count(d, "d", most=_MOST_DIMENSIONS)
-    if not isinstance(description, str):
-        raise TypeError(f"description = {description!r}, expected a string")
-    if "\0" in description:
-        raise ValueError(
-            f"description = {description!r}, expected no zero byte"
-        )
+    description = _arrays.text(description, "description")
     metric = _arrays.count(metric, "metric", 0, _INT_MAX)
     return Index(_core.index_factory(d, description, metric))
 

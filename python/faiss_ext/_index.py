@@ -428,11 +428,7 @@ class Index(Filling):
         description : str
             ``"nprobe=16,probe_mass=0.9"``
         """
-        if not isinstance(description, str):
-            raise TypeError(
-                f"description = {description!r}, expected a string"
-            )
-        self._core.set_parameters(description)
+        self._core.set_parameters(_arrays.text(description, "description"))
 
     # Beside faiss
 
@@ -452,6 +448,8 @@ class Index(Filling):
         """
         if faiss is None:
             faiss = importlib.import_module("faiss")
+        if not hasattr(faiss, "deserialize_index"):
+            raise TypeError(f"faiss = {faiss!r}, expected the module faiss")
         return faiss.deserialize_index(_core.serialize_stock(self._core))
 
 

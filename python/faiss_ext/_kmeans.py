@@ -19,7 +19,11 @@ from ._progress import Bar
 class Kmeans:
     """k-means, with the parameters of faiss.Kmeans.
 
-    But ``frozen_centroids`` and ``update_index``.
+    But ``frozen_centroids``, ``update_index``, ``decode_block_size``,
+    ``use_faster_subsampling``, ``progressive_dim_steps`` and, of FAISS 1.15,
+    ``early_stop_threshold``, ``check_input_data_for_NaNs``,
+    ``use_super_kmeans``, ``init_method`` (`init` is in its place) and
+    ``afkmc2_chain_length``.
 
     Parameters
     ----------
@@ -123,6 +127,10 @@ class Kmeans:
         float
             The last objective: the sum of squared distances.
         """
+        if self.gpu and not _core.cuda_available():
+            raise ValueError(
+                f"gpu = {self.gpu}: {_core.why_no_cuda()}, expected False"
+            )
         a = _arrays.matrix(x, "x", self.d)
         w = None if weights is None else self._weights(weights, len(a))
         if len(a) < self.k:

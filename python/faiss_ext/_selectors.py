@@ -75,11 +75,12 @@ def selector(sel: Any, name: str = "sel") -> IDSelector | None:
     if sel is None or isinstance(sel, IDSelector):
         return sel
     if isinstance(sel, range):
-        for end in ("start", "stop"):
+        for end in ("start", "stop", "step"):
             _arrays.count(getattr(sel, end), f"{name}.{end}", None)
-        if sel.step == 1:
-            return IDSelectorRange(sel.start, sel.stop)
-        return IDSelectorBatch(np.arange(sel.start, sel.stop, sel.step))
+        if sel.step == 1 or not sel:
+            return IDSelectorRange(sel.start, sel.stop if sel else sel.start)
+        first, last = sorted((sel[0], sel[-1]))
+        return _core.IDSelectorSteps(first, last, abs(sel.step), repr(sel))
     # faiss's own: what can be read of it from outside.
     if hasattr(sel, "imin") and hasattr(sel, "imax"):
         return IDSelectorRange(sel.imin, sel.imax)
@@ -190,9 +191,7 @@ def _checked(name: str, value: Any) -> Any:
     if name == "sel":
         return selector(value)
     if name == "probe_order":
-        if not isinstance(value, str):
-            raise TypeError(f"{name} = {value!r}, expected a string")
-        return value
+        return _arrays.text(value, name)
     if name in ("probe_mass", "target_recall"):
         try:
             number = float(value)

@@ -36,6 +36,10 @@ std::unique_ptr<gmm::Backend> make_backend(
         return gmm::make_cpu_backend();
     }
     if (name == "cuda") {
+        std::string why;
+        if (!gmm::cuda_available(&why)) {
+            gmm::throw_invalid("backend = \"cuda\": %s", why.c_str());
+        }
         return gmm::make_cuda_backend();
     }
     gmm::throw_invalid(

@@ -40,6 +40,16 @@ std::string as_in_python(std::string message) {
     return message;
 }
 
+/// Names of files that are no UTF-8 become what os.fsdecode makes of them.
+void set_error(PyObject* type, const std::string& message) {
+    PyObject* text = PyUnicode_DecodeUTF8(
+            message.data(), Py_ssize_t(message.size()), "surrogateescape");
+    if (text) {
+        PyErr_SetObject(type, text);
+        Py_DECREF(text);
+    }
+}
+
 PyObject* faiss_error = nullptr;
 
 void translate(const std::exception_ptr& p, void*) {
@@ -49,11 +59,10 @@ void translate(const std::exception_ptr& p, void*) {
     } catch (const faiss::FaissException& e) {
         // An interrupt has set Python's exception already.
         if (!PyErr_Occurred()) {
-            PyErr_SetString(
-                    faiss_error, as_in_python(without_place(e.msg)).c_str());
+            set_error(faiss_error, as_in_python(without_place(e.msg)));
         }
     } catch (const std::invalid_argument& e) {
-        PyErr_SetString(PyExc_ValueError, as_in_python(e.what()).c_str());
+        set_error(PyExc_ValueError, as_in_python(e.what()));
     }
 }
 
@@ -98,13 +107,21 @@ NB_MODULE(_core, m) {
             "Threads that calls from this thread use.");
     m.def(
             "omp_set_num_threads",
-            [](int n) {
-                if (n < 1) {
-                    throw nb::value_error("n: expected at least 1 thread");
+            [](nb::handle n) {
+                int threads = 0;
+                if (!nb::try_cast(n, threads) || threads < 1) {
+                    const std::string message = std::string("n = ") +
+                            nb::repr(n).c_str() +
+                            ", expected at least 1 thread, an integer of 32 "
+                            "bits";
+                    if (PyLong_Check(n.ptr())) {
+                        throw nb::value_error(message.c_str());
+                    }
+                    throw nb::type_error(message.c_str());
                 }
-                omp_set_num_threads(n);
+                omp_set_num_threads(threads);
             },
-            nb::arg("n"),
+            nb::arg("n").none(),
             "Sets how many threads calls from this thread use.");
 
     nb::class_<PyIndex> index(m, "Index");

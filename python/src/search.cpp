@@ -231,6 +231,20 @@ void search_and_reconstruct(
     });
 }
 
+/// Every step-th id from first to last, which it may be.
+struct IDSelectorSteps : faiss::IDSelector {
+    int64_t first, last;
+    uint64_t step;
+
+    IDSelectorSteps(int64_t first, int64_t last, uint64_t step)
+            : first(first), last(last), step(step) {}
+
+    bool is_member(int64_t id) const override {
+        return id >= first && id <= last &&
+                (uint64_t(id) - uint64_t(first)) % step == 0;
+    }
+};
+
 std::shared_ptr<Selector> selector(
         std::unique_ptr<faiss::IDSelector> made, std::string repr) {
     auto out = std::make_shared<Selector>();
@@ -273,6 +287,19 @@ void bind_selectors(nb::module_& m) {
             nb::arg("imin"),
             nb::arg("imax"),
             "Ids from imin to below imax.");
+    m.def(
+            "IDSelectorSteps",
+            [](int64_t first, int64_t last, uint64_t step, std::string repr) {
+                FAISS_THROW_IF_NOT(step > 0);
+                return selector(
+                        std::make_unique<IDSelectorSteps>(first, last, step),
+                        std::move(repr));
+            },
+            nb::arg("first"),
+            nb::arg("last"),
+            nb::arg("step"),
+            nb::arg("repr"),
+            "Every step-th id from first to last.");
     m.def(
             "IDSelectorBatch",
             [](Vector<const int64_t> ids) {

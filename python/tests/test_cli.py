@@ -369,6 +369,17 @@ def test_names_of_files_are_no_markup(built: Any, folder: Any) -> None:
         assert f"{name}: " in done.stdout and f"{name}: " in done.stderr
 
 
+def test_names_of_files_that_are_no_text(
+    built: Any, folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8:strict")
+    name = os.fsdecode(b"\xff.index")
+    shutil.copy(built[0], folder / name)
+    assert r"\udcff.index" in run("info", name, cwd=folder).stdout
+    missing = run("info", f"{name}x", code=3, cwd=folder).stderr
+    assert missing == "faiss-ext: \\udcff.indexx: no such file\n"
+
+
 def test_rows_that_are_wrong_are_the_files(built: Any, folder: Any) -> None:
     x = np.zeros((5000, 128), np.float32)
     x[4500, 3] = np.nan

@@ -55,6 +55,18 @@ def test_parameters_that_cannot_be(
         GaussianMixture(**{"n_components": 2, **options}).fit(blobs())
 
 
+@pytest.mark.skipif(_core.cuda_available(), reason="there is a GPU")
+def test_a_backend_that_is_not_there() -> None:
+    with pytest.raises(ValueError, match='^backend = "cuda": '):
+        GaussianMixture(2, backend="cuda").fit(blobs())
+
+
+def test_samples_are_counted() -> None:
+    fitted = GaussianMixture(2).fit(blobs())
+    with pytest.raises(TypeError, match="^n_samples = 'a', expected an int"):
+        fitted.sample("a")  # type: ignore[arg-type]
+
+
 def test_rows_that_cannot_be() -> None:
     X = blobs()
     X[5, 2] = np.nan

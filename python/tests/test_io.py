@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import multiprocessing
 import os
@@ -115,6 +116,48 @@ def test_indexes_cross_to_other_processes(
 
 def test_clone_index(any_kind: Any, queries: Floats) -> None:
     same(any_kind, faiss_ext.clone_index(any_kind), queries)
+
+
+@pytest.mark.parametrize(
+    "factory", ["IVF8,Flat", "IDMap,IVF8,PQ4np", "GMM8,Flat"]
+)
+def test_copies_have_the_settings_of_searches(
+    factory: str, base: Floats, queries: Floats
+) -> None:
+    index = make(factory, base[:1000])
+    fill(index, base[:1000])
+    index.nprobe, index.max_codes = 8, 7
+    if "PQ4" in factory:
+        index.set_parameters("ht=20")
+    for copied in (
+        faiss_ext.clone_index(index),
+        copy.copy(index),
+        copy.deepcopy(index),
+    ):
+        assert copied.max_codes == 7
+        same(index, copied, queries)
+
+
+def test_names_that_are_no_text(
+    filled: faiss_ext.Index, tmp_path: pathlib.Path
+) -> None:
+    path: Any = os.fsencode(tmp_path) + b"/\xff.index"
+    faiss_ext.write_index(filled, path)
+    assert faiss_ext.read_index(path).ntotal == filled.ntotal
+    with open(path, "wb") as file:
+        file.write(b"junk" * 99)
+    for call in (
+        lambda: faiss_ext.read_index(path),
+        lambda: faiss_ext.read_index(path + b"x"),
+        lambda: faiss_ext.write_index(filled, path + b"/x"),
+    ):
+        with pytest.raises(faiss_ext.FaissError, match="\udcff.index.* .*"):
+            call()
+
+
+def test_what_is_no_module_of_faiss(filled: faiss_ext.Index) -> None:
+    with pytest.raises(TypeError, match="^faiss = 3, expected the module"):
+        filled.to_faiss(3)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")

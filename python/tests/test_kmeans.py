@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from conftest import Floats
-from faiss_ext import Kmeans
+from faiss_ext import Kmeans, _core
 
 
 def lloyd(x: NDArray[Any], centroids: Any, niter: Any) -> Any:
@@ -208,6 +208,12 @@ def test_wrong_input(base: Floats) -> None:
         k.train(x)
     with pytest.raises(ValueError, match="train"):
         Kmeans(128, 8).assign(base)
+
+
+@pytest.mark.skipif(_core.cuda_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(base: Floats) -> None:
+    with pytest.raises(ValueError, match="^gpu = True: .*, expected False"):
+        Kmeans(128, 8, gpu=True).train(base)
 
 
 def test_its_index_searches_the_centroids(base: Floats) -> None:

@@ -190,6 +190,20 @@ def test_threads() -> None:
         faiss_ext.omp_set_num_threads(before)
 
 
+@pytest.mark.parametrize(
+    ("n", "error"),
+    [
+        ("a", TypeError),
+        (None, TypeError),
+        (0, ValueError),
+        (2**40, ValueError),
+    ],
+)
+def test_threads_that_cannot_be(n: Any, error: Any) -> None:
+    with pytest.raises(error, match=f"^n = {n!r}, expected at least 1 thread"):
+        faiss_ext.omp_set_num_threads(n)
+
+
 def test_stats_count(filled: faiss_ext.Index, queries: Floats) -> None:
     faiss_ext.reset_stats()
     filled.nprobe = filled.nlist

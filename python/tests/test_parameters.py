@@ -113,6 +113,55 @@ def test_range_selector(filled: faiss_ext.Index, queries: Floats) -> None:
     assert not (~sel).is_member(150)
 
 
+@pytest.mark.parametrize(
+    "ids",
+    [
+        range(7, 6000, 3),
+        range(5999, 10, -5),
+        range(5, 0, -1),
+        range(0, 10**12, 3),
+        range(2**63 - 1, -(2**63), -(2**62)),
+        range(0, 5, -1),
+        range(5, 2),
+    ],
+)
+def test_ranges_with_steps(
+    ids: range, filled: faiss_ext.Index, queries: Floats
+) -> None:
+    p = SearchParameters(nprobe=32, sel=ids)
+    assert p.sel is not None
+    for i in (-1, 0, 1, 5, 7, 8, 10, 2999, 5999, 2**62, 2**63 - 1):
+        assert p.sel.is_member(i) == (i in ids)
+    listed = np.array([i for i in range(6000) if i in ids], np.int64)
+    np.testing.assert_array_equal(
+        filled.search(queries, 10, params=p)[1],
+        filled.search(
+            queries, 10, params=SearchParameters(nprobe=32, sel=listed)
+        )[1],
+    )
+    assert filled.remove_ids(ids) == len(listed)
+
+
+def test_ranges_that_do_not_fit() -> None:
+    for ids, end in (
+        (range(2**64), "stop"),
+        (range(0, 5, 2**64), "step"),
+    ):
+        with pytest.raises(ValueError, match=f"^sel.{end} = {2**64}"):
+            SearchParameters(sel=ids)
+
+
+@pytest.mark.parametrize("text", ["nprobe=2\0,nonsense=3", "\udc80"])
+def test_strings_that_no_c_takes(text: str, filled: faiss_ext.Index) -> None:
+    for name, call in (
+        ("description", filled.set_parameters),
+        ("description", lambda s: faiss_ext.index_factory(16, s)),
+        ("probe_order", lambda s: SearchParameters(probe_order=s)),
+    ):
+        with pytest.raises(ValueError, match=f"^{name} = .*, expected char"):
+            call(text)
+
+
 def test_a_selector_outlives_what_it_was_made_of(
     filled: faiss_ext.Index, queries: Floats
 ) -> None:
