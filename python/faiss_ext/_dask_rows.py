@@ -35,6 +35,7 @@ class Rows:
             self.n, self.d = (int(v) for v in x.shape)
             self.dtype = self._read_as(x.dtype)
             block_rows = self._choose(block_rows)
+            x = x.map_blocks(_whole, dtype=x.dtype, meta=x._meta)
             x = x.rechunk({0: block_rows, 1: -1})
             self.blocks = list(x.to_delayed().ravel())
             self.names = [f"x, rows from {b}" for b in self._begins()]
@@ -107,6 +108,18 @@ class Rows:
             for begin, block in zip(self._begins(), self.blocks, strict=True)
         ]
         return np.concatenate(compute(*parts))
+
+
+def _whole(block: Any, block_info: Any = None) -> Any:
+    """A block of an array, if it has the rows that the array says: rows are
+    numbered by these."""
+    begin, end = block_info[0]["array-location"][0]
+    if len(block) != end - begin:
+        raise ValueError(
+            f"x, rows from {begin}: {len(block)}, expected {end - begin} by "
+            "the array's chunks"
+        )
+    return block
 
 
 @dataclasses.dataclass(frozen=True)

@@ -207,7 +207,8 @@ def search(
     shards : int, optional
         Of the merged index's lists; as many as workers if left out. With 1
         each worker has all codes, and queries are spread instead: less
-        traffic.
+        traffic. An index without a mixture (IVF) takes 1 only, and does if
+        left out.
 
     Returns
     -------
@@ -223,6 +224,10 @@ def search(
     if params is not None:
         if isinstance(params, SearchParameters):
             params = params._given()
+        if not isinstance(params, dict):
+            raise TypeError(
+                f"params = {params!r}, expected SearchParameters or a dict"
+            )
         SearchParameters(**params)  # wrong input is told here
         if hasattr(params.get("sel"), "is_member"):
             raise TypeError(
@@ -239,9 +244,15 @@ def search(
         if "ivfdata" in parts["merged"]:  # none in older manifests
             check_file(folder, parts["merged"]["ivfdata"])
         workers = _workers()
+        spreads = "GMM" in parts["factory"]
         if shards is None:
-            shards = max(1, len(workers))
+            shards = max(1, len(workers)) if spreads else 1
         shards = _arrays.count(shards, "shards")
+        if shards > 1 and not spreads:
+            raise ValueError(
+                f"shards = {shards}: the lists of {parts['factory']} are not "
+                "spread over workers, expected 1 (or a GMM index)"
+            )
         if shards > 1:
             blocks = _search_shards(
                 merged, sha256, x, k, params, shards, workers

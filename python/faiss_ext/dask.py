@@ -175,6 +175,9 @@ def merge(
 ) -> Index:
     """All shards as one index, calibrated.
 
+    Of indexes with lists: shards of ``"IDMap,Flat"`` are searched one by one,
+    with `nprobe`, and not merged.
+
     What ``on_disk=True`` returns must not be added to while `search` is used:
     the vectors would go into the file that workers read.
 

@@ -20,7 +20,7 @@ da = pytest.importorskip("dask.array")
 import dask.config  # noqa: E402
 
 import faiss_ext  # noqa: E402
-from faiss_ext import _dask_shards  # noqa: E402
+from faiss_ext import _dask_search, _dask_shards  # noqa: E402
 from faiss_ext import dask as fdask  # noqa: E402
 from faiss_ext._dask_rows import Rows, as_block  # noqa: E402
 
@@ -107,6 +107,49 @@ def test_search_wants_one_of_two(built: Any, queries: Floats) -> None:
         fdask.search(built, queries, 3)
     with pytest.raises(ValueError, match="not merged on disk"):
         fdask.search(built, queries, 3, params=dict(nprobe=2))
+
+
+def test_parameters_are_a_dict(merged: Any, queries: Floats) -> None:
+    with pytest.raises(TypeError, match="^params = 'nprobe=3', expected Sea"):
+        fdask.search(merged, queries, 3, params="nprobe=3")  # type: ignore[arg-type]
+
+
+def test_lists_without_a_mixture_stay_together(
+    base: Floats,
+    queries: Floats,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    manifest = fdask.build(
+        da.from_array(base), "IVF16,Flat", tmp_path, shard_rows=2000
+    )
+    index = fdask.merge(manifest, on_disk=True)
+    monkeypatch.setattr(_dask_search, "_workers", lambda: ["one", "two"])
+    index.nprobe = 4
+    np.testing.assert_array_equal(
+        fdask.search(manifest, queries, 3, params={"nprobe": 4})[1],
+        index.search(queries, 3)[1],
+    )
+    with pytest.raises(ValueError, match="^shards = 2: the lists of IVF16,F"):
+        fdask.search(manifest, queries, 3, params={}, shards=2)
+
+
+@pytest.mark.parametrize("rows", [slice(1, None), [0, 0, *range(1, 1000)]])
+@pytest.mark.parametrize("block_rows", [500, 1000, 2500])
+def test_blocks_of_other_rows_than_the_array_says(
+    rows: Any, block_rows: int, base: Floats, tmp_path: pathlib.Path
+) -> None:
+    x = da.from_array(base[:4000], chunks=(1000, 128)).map_blocks(
+        lambda b, block_info: (
+            b[rows] if block_info[0]["chunk-location"][0] == 2 else b
+        ),
+        dtype=np.float32,
+    )
+    match = r"^x, rows from 2000: (999|1001), expected 1000 by"
+    with pytest.raises(ValueError, match=match):
+        fdask.build(x, "GMM4,Flat", tmp_path, block_rows=block_rows)
+    with pytest.raises(ValueError, match=match):
+        fdask.fit(x, 2, block_rows=block_rows)
 
 
 def test_damaged_and_missing_shards_are_refused(
