@@ -64,6 +64,8 @@ class GaussianMixture(Evaluation, DensityMixin, BaseEstimator):
         random rows. Weights and variances are those of the rows nearest to
         each mean.
     weights_init : array of shape (n_components,), optional
+        A weight of 0 stands for exp(-80), here and in `weights_`: such a
+        component comes back where rows are nearest to it.
     means_init : array of shape (n_components, n_features), optional
     precisions_init : array, optional
         Inverse variances or matrices, shaped as `covariances_`.
