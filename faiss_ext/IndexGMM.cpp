@@ -349,12 +349,12 @@ void IndexGMM::search(
     const bool by_likelihood = policy.order == ProbeOrder::log_likelihood;
     if (!by_likelihood && policy.order != ProbeOrder::scale_free) {
         faiss::IndexFlat::search(n, x, k, distances, labels);
-        for (idx_t i = 0; k == 1 && i < n; i++) { // FAISS 1.7.3 gives 0
-            if (std::any_of(x + i * d, x + (i + 1) * d, [](float v) {
-                    return std::isnan(v);
-                })) {
+        constexpr float kNone = std::numeric_limits<float>::max();
+        const bool named = k == 1 && metric_type == faiss::METRIC_L2;
+        for (idx_t i = 0; named && i < n; i++) {
+            if (!(distances[i] < kNone)) { // FAISS 1.7.3 gives 0
                 labels[i] = -1;
-                distances[i] = std::numeric_limits<float>::max();
+                distances[i] = kNone;
             }
         }
         return;

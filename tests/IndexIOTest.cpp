@@ -212,6 +212,11 @@ TEST(IndexIO, WhateverRefines) {
         const auto back = read(written(*index));
         EXPECT_EQ(search(*back), search(*index));
     }
+    // but for codes that are not as long as they should be
+    auto index = make("GMM32,SQ8,Refine(PQ16x4)", faiss::METRIC_L2);
+    auto& refine = dynamic_cast<faiss::IndexRefine&>(*index);
+    dynamic_cast<faiss::IndexFlatCodes&>(*refine.refine_index).codes.resize(9);
+    EXPECT_FAISS_ERROR(written(*index), "codes to refine by");
 }
 
 TEST(IndexIO, EverySearchSettingIsTheSame) {

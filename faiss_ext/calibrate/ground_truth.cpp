@@ -169,7 +169,10 @@ GroundTruth exact_neighbours(
                         if (where[j] == self[q] ||
                             (std::abs(row[j] - of_self) <= rounding &&
                              std::equal(query, query + d, &x[j * d]))) {
-                            nearest[q].equal.push_back(where[j]);
+                            std::vector<idx_t>& equal = nearest[q].equal;
+                            if (equal.size() <= kept) { // more are too many
+                                equal.push_back(where[j]);
+                            }
                             row[j] = std::numeric_limits<float>::infinity();
                         }
                     }

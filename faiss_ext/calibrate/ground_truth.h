@@ -24,8 +24,8 @@ struct GroundTruth {
     /// The k nearest of query q, and those as near as the last of them but for
     /// rounding; ascending.
     std::vector<idx_t> wanted(size_t q, size_t k) const;
-    /// Of each query, what the k-th distance would be with nothing but the
-    /// query itself hidden, over what it is: size of `hidden`.
+    /// Of each query, what the k-th distance would be with the `left_out`
+    /// nearest not hidden, over what it is: size of `hidden`.
     std::vector<float> nearer(size_t k) const;
     /// Hides of each query that is itself in the index the `left_out` nearest,
     /// but for what many queries are near to, and none where many are equally

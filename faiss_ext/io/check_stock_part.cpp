@@ -274,10 +274,15 @@ void check_refine(const faiss::IndexRefine& refine) {
             auto sq = dynamic_cast<const faiss::IndexScalarQuantizer*>(&by)) {
         check_scalar_quantizer(sq->sq, by.d, by.is_trained);
         check_equal("code size", sq->code_size, sq->sq.code_size);
-        check_equal(
-                "bytes of the codes to refine by",
-                sq->codes.size(),
-                sq->code_size * by.ntotal);
+    } else if (auto pq = dynamic_cast<const faiss::IndexPQ*>(&by)) {
+        check_product_quantizer(pq->pq, by.d);
+        check_equal("code size", pq->code_size, pq->pq.code_size);
+    }
+    if (auto coded = dynamic_cast<const faiss::IndexFlatCodes*>(&by)) {
+        const size_t bytes = coded->codes.size();
+        check_range("code size to refine by", coded->code_size, 1, 1 << 24);
+        check_equal("codes to refine by", bytes % coded->code_size, 0);
+        check_equal("codes to refine by", bytes / coded->code_size, by.ntotal);
     }
     check_ids(*refine.base_index, refine.ntotal);
 }

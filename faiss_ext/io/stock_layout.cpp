@@ -326,9 +326,11 @@ Walk::Header Walk::index(int depth) {
         case type_of("IxRF"): {
             const Header head = header();
             index(depth + 1);
-            strict = false; // any index of FAISS's can refine
             if (known) {
+                const bool was_strict = strict;
+                strict = false; // any index of FAISS's can refine
                 index(depth + 1);
+                strict = was_strict;
             }
             if (known) {
                 skip(4); // k_factor

@@ -152,7 +152,7 @@ def is_floats(a: NDArray[Any]) -> bool:
 
 
 def rows_of_block(a: NDArray[Any]) -> int:
-    return max(1, BLOCK_BYTES // (4 * max(1, a.shape[1])))
+    return max(1, BLOCK_BYTES // (4 * max(1, int(a.shape[1]))))
 
 
 def is_one_block(a: NDArray[Any]) -> bool:
