@@ -110,9 +110,8 @@ std::unique_ptr<faiss::IndexIVF> swap_to_gmm(
     std::unique_ptr<faiss::IndexIVF> out = copy_settings_as_gmm(index);
     FAISS_THROW_IF_NOT_FMT(
             out,
-            "swap_to_gmm: index is a %s, expected an IndexIVFFlat, IndexIVFPQ "
-            "or "
-            "IndexIVFScalarQuantizer of FAISS's own",
+            "swap_to_gmm: index is a %s, expected FAISS's own IndexIVFFlat, "
+            "IndexIVFPQ or IndexIVFScalarQuantizer",
             faiss::demangle_cpp_symbol(typeid(index).name()).c_str());
     auto& part = dynamic_cast<IVFGMM&>(*out);
 
