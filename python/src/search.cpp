@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cfloat>
 #include <cmath>
+#include <memory>
 #include <optional>
 
 #include <nanobind/stl/optional.h>
@@ -32,23 +33,29 @@ std::optional<faiss_ext::ProbeOrder> order_of(const Name& name) {
     return faiss_ext::probe_order_from_string(*name);
 }
 
+/// Whether FAISS can look at the lists of an index.
+bool has_scanner(const faiss::IndexIVF& ivf) {
+    try {
+        const std::unique_ptr<faiss::InvertedListScanner> scanner(
+                faiss_ext::make_scanner(ivf));
+        return scanner != nullptr;
+    } catch (const faiss::FaissException&) {
+        return false;
+    }
+}
+
 /// FAISS ends the process for metrics that its lists do not have.
 void check_metric(const faiss::Index& index) {
     const faiss::MetricType metric = index.metric_type;
     if (metric == faiss::METRIC_L2 || metric == faiss::METRIC_INNER_PRODUCT) {
         return;
     }
-    if (const faiss::IndexIVF* ivf =
-                extract_ivf(const_cast<faiss::Index&>(index))) {
-        try {
-            delete faiss_ext::make_scanner(*ivf);
-        } catch (const faiss::FaissException&) {
-            FAISS_THROW_FMT(
-                    "metric_type = %d, expected METRIC_L2 or "
-                    "METRIC_INNER_PRODUCT in lists",
-                    int(metric));
-        }
-    }
+    const faiss::IndexIVF* ivf = extract_ivf(const_cast<faiss::Index&>(index));
+    FAISS_THROW_IF_NOT_FMT(
+            !ivf || has_scanner(*ivf),
+            "metric_type = %d, expected METRIC_L2 or METRIC_INNER_PRODUCT in "
+            "lists",
+            int(metric));
 }
 
 /// FAISS finds nothing for a query with a NaN; Python says so. Queries that are
