@@ -282,9 +282,10 @@ def text(value: Any, name: str) -> str:
     """`value` as a string that C++ takes whole."""
     if not isinstance(value, str):
         raise TypeError(f"{name} = {value!r}, expected a string")
-    if not value.isprintable():  # a zero byte, a lone surrogate
+    if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value):
         raise ValueError(
-            f"{name} = {value!r}, expected characters that can be printed"
+            f"{name} = {value!r}, expected characters, none of them zero or "
+            "a lone surrogate"
         )
     return value
 

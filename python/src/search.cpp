@@ -14,6 +14,7 @@
 #include <faiss/impl/FaissAssert.h>
 
 #include "bindings.h"
+#include "faiss_ext/impl/convert.h"
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/impl/faiss_compat.h"
 #include "faiss_ext/ivflib.h"
@@ -50,7 +51,8 @@ void check_metric(const faiss::Index& index) {
     if (metric == faiss::METRIC_L2 || metric == faiss::METRIC_INNER_PRODUCT) {
         return;
     }
-    const faiss::IndexIVF* ivf = extract_ivf(const_cast<faiss::Index&>(index));
+    const auto* ivf =
+            dynamic_cast<const faiss::IndexIVF*>(faiss_ext::unwrap(&index));
     FAISS_THROW_IF_NOT_FMT(
             !ivf || has_scanner(*ivf),
             "metric_type = %d, expected METRIC_L2 or METRIC_INNER_PRODUCT in "

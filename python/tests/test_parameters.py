@@ -273,3 +273,8 @@ def test_parameters_are_pickled() -> None:
 def test_repr() -> None:
     p = SearchParameters(nprobe=3, probe_mass=0.5)
     assert repr(p) == "SearchParameters(nprobe=3, probe_mass=0.5)"
+
+
+def test_settings_on_several_lines(filled: faiss_ext.Index) -> None:
+    filled.set_parameters("nprobe = 5,\n\tprobe_mass = 0.5\n")
+    assert filled.nprobe == 5 and filled.probe_mass == 0.5
