@@ -263,23 +263,7 @@ TEST(CpuBackend, HardStepWithAMeanFarAway) {
     backend->set_model(model);
     SufficientStats stats;
     backend->accumulate(EStep::hard, stats);
-    std::vector<double> n_k(k);
-    for (size_t i = 0; i < data.n; i++) {
-        double nearest = kInfinity;
-        size_t best = 0;
-        for (size_t c = 0; c < k; c++) {
-            double sum = 0;
-            for (size_t j = 0; j < data.d; j++) {
-                const double off = double(data.x[i * data.d + j]) -
-                        model.means[c * data.d + j];
-                sum += off * off;
-            }
-            best = sum < nearest ? c : best;
-            nearest = std::min(nearest, sum);
-        }
-        n_k[best]++;
-    }
-    EXPECT_EQ(stats.n_k, n_k);
+    EXPECT_EQ(stats.n_k, HardReference(data, model).n_k);
     EXPECT_EQ(stats.n_k[0], 1);
 }
 

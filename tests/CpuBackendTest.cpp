@@ -34,31 +34,12 @@ TEST(CpuBackend, HardStepSendsEachVectorToTheNearestMean) {
     SufficientStats stats;
     backend->accumulate(EStep::hard, stats);
 
-    std::vector<double> n_k(k);
-    double distances = 0;
-    for (size_t i = 0; i < data.n; i++) {
-        double nearest = kInfinity;
-        size_t best = 0;
-        for (size_t c = 0; c < k; c++) {
-            double sum = 0;
-            for (size_t j = 0; j < data.d; j++) {
-                const double diff = double(data.x[i * data.d + j]) -
-                        model.means[c * data.d + j];
-                sum += diff * diff;
-            }
-            if (sum < nearest) {
-                nearest = sum;
-                best = c;
-            }
-        }
-        n_k[best]++;
-        distances += nearest;
-    }
-    EXPECT_EQ(stats.n_k, n_k);
+    const HardReference nearest(data, model);
+    EXPECT_EQ(stats.n_k, nearest.n_k);
     EXPECT_NEAR(
             -stats.objective / frame.scale / frame.scale,
-            distances,
-            1e-6 * distances);
+            nearest.distances,
+            1e-6 * nearest.distances);
     EXPECT_EQ(stats.dropped_mass, 0);
 }
 

@@ -76,3 +76,32 @@ struct Reference {
         }
     }
 };
+
+/// The same of a hard step: vectors of each mean, and the sum of the squared
+/// distances to the nearest.
+struct HardReference {
+    std::vector<double> n_k;
+    double distances = 0;
+
+    HardReference(const RealData& data, const gmm::GaussianMixture& model)
+            : n_k(model.k) {
+        for (size_t i = 0; i < data.n; i++) {
+            double nearest = HUGE_VAL;
+            size_t best = 0;
+            for (size_t c = 0; c < model.k; c++) {
+                double sum = 0;
+                for (size_t j = 0; j < data.d; j++) {
+                    const double diff = double(data.x[i * data.d + j]) -
+                            model.means[c * data.d + j];
+                    sum += diff * diff;
+                }
+                if (sum < nearest) {
+                    nearest = sum;
+                    best = c;
+                }
+            }
+            n_k[best]++;
+            distances += nearest;
+        }
+    }
+};
