@@ -4,15 +4,14 @@
 #include <cstdio>
 #include <cstring>
 #include <limits>
-#include <optional>
 #include <unordered_map>
 #include <utility>
 
 #include <faiss/impl/FaissAssert.h>
-#include <faiss/impl/IDSelector.h>
 
 #include "faiss_ext/IndexIVFRaBitQGMM.h"
 #include "faiss_ext/calibrate/calibrate.h"
+#include "faiss_ext/impl/OfUnsortedLists.h"
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/scan/gmm_search.h"
 #include "faiss_ext/store/add.h"
@@ -42,40 +41,6 @@ void check_search(
     check_rows("distances", n, k, distances);
     check_rows("labels", n, k * kLabelWidth, labels);
 }
-
-/// FAISS bisects a list for a range of ids that are said to be sorted; ours are
-/// in the order of cells.
-class OfUnsortedLists {
-public:
-    explicit OfUnsortedLists(const faiss::IVFSearchParameters* given)
-            : params(given) {
-        const auto* range = given
-                ? dynamic_cast<const faiss::IDSelectorRange*>(given->sel)
-                : nullptr;
-        if (!range || !range->assume_sorted) {
-            return;
-        }
-        unsorted.emplace(range->imin, range->imax);
-        if (const auto* of_pq =
-                    dynamic_cast<const faiss::IVFPQSearchParameters*>(given)) {
-            pq = *of_pq;
-            pq.sel = &*unsorted;
-            params = &pq;
-        } else {
-            ivf = *given;
-            ivf.sel = &*unsorted;
-            params = &ivf;
-        }
-    }
-    OfUnsortedLists(const OfUnsortedLists&) = delete;
-
-    const faiss::IVFSearchParameters* params;
-
-private:
-    std::optional<faiss::IDSelectorRange> unsorted;
-    faiss::IVFSearchParameters ivf;
-    faiss::IVFPQSearchParameters pq;
-};
 
 /// What a call of FAISS's appended to an index's lists goes if it failed.
 struct UndoGrowth {
