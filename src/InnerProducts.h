@@ -22,6 +22,11 @@ struct PackedMeans {
     /// @param means  size k * d, one component after the other
     PackedMeans(size_t k, size_t d, const float* means);
 
+    /// Takes the transpose instead: dimension j of component c is
+    /// means[j * stride + c].
+    void assign_transposed(
+            size_t k, size_t d, const float* means, size_t stride);
+
     size_t panels() const {
         return (k + kLanes - 1) / kLanes;
     }

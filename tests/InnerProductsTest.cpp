@@ -148,6 +148,31 @@ TEST_P(InnerProductsTest, BitsDoNotDependOnTheBatch) {
     }
 }
 
+TEST_P(InnerProductsTest, TransposedMeansAreTheSame) {
+    PackedMeans packed;
+    for (size_t k : {77, 16, 3}) { // larger ones leave nothing behind
+        const size_t d = 20, n = 5, stride = k + 9;
+        const std::vector<float> means = normal(k * d, 3), q = normal(n * d, 4);
+        std::vector<float> transposed(d * stride, NAN);
+        for (size_t c = 0; c < k; c++) {
+            for (size_t j = 0; j < d; j++) {
+                transposed[j * stride + c] = means[c * d + j];
+            }
+        }
+        packed.assign_transposed(k, d, transposed.data(), stride);
+        std::vector<float> found(n * k), expected(n * k);
+        gmm::inner_products(packed, n, q.data(), found.data(), k, *kernel);
+        gmm::inner_products(
+                PackedMeans(k, d, means.data()),
+                n,
+                q.data(),
+                expected.data(),
+                k,
+                *kernel);
+        EXPECT_EQ(found, expected);
+    }
+}
+
 TEST_P(InnerProductsTest, NothingToDo) {
     const std::vector<float> means = normal(16, 5);
     float out = kUntouched;

@@ -224,6 +224,27 @@ TEST_P(KernelsTest, SplitDividesARowAtTheThreshold) {
     }
 }
 
+TEST_P(KernelsTest, ExponentialsOfARow) {
+    for (size_t k : {16, 48, 1024}) {
+        std::vector<float> v = row_of_scores(k, 0);
+        v[3] = -std::numeric_limits<float>::infinity();
+        const float largest = *std::max_element(v.begin(), v.end());
+        std::vector<double> expected(k);
+        double sum = 0;
+        for (size_t i = 0; i < k; i++) {
+            expected[i] = v[i] - largest < gmm::kNegligible
+                    ? 0
+                    : std::exp(double(v[i]) - largest);
+            sum += expected[i];
+        }
+        EXPECT_NEAR(
+                kernel->exponentials(k, largest, v.data()), sum, 1e-6 * sum);
+        for (size_t i = 0; i < k; i++) {
+            ASSERT_NEAR(v[i], expected[i], 3e-6 * expected[i]) << i;
+        }
+    }
+}
+
 TEST_P(KernelsTest, LaneMax) {
     const size_t k = 5 * kLanes;
     const std::vector<float> v = row_of_scores(k, 0);

@@ -28,6 +28,46 @@ void ScoredBlock::sort(const std::vector<Found>& found, size_t k) {
 // one by one takes longer than the whole product.
 static constexpr size_t kCandidateShare = 16;
 
+// A block is diffuse if its first rows have responsibilities for more than this
+// share of the components: to sum them one by one takes longer than a product
+// with all. Its sums are kept, so they must not be too many.
+static constexpr size_t kFirstRows = 8, kDiffuseShare = 8;
+static constexpr size_t kDiffuseSums = size_t(1) << 20;
+
+static bool can_be_diffuse(const GaussianMixture& model, EStep step) {
+    return step == EStep::soft && model.covariance != Covariance::diagonal &&
+            model.k >= 64 && model.k * model.d <= kDiffuseSums;
+}
+
+// The sums over rows whose scale is above 0, of which scratch.v holds
+// exponentials.
+static void sum_diffuse(
+        const Scorer& scorer, Scratch& scratch, ScoredBlock& block) {
+    const size_t n = block.norm.size(), d = scorer.d, k = scorer.k;
+    scratch.scaled.resize((d + 2) * n);
+    for (size_t i = 0; i < n; i++) {
+        const float scale = scratch.scale[i];
+        float* const to = scratch.scaled.data() + i;
+        const float* const y = block.y.data() + i * d;
+        if (scale == 0) { // log-joints, which may be infinite
+            std::fill_n(&scratch.v[i * scorer.stride], k, 0.0f);
+        }
+        for (size_t j = 0; j < d; j++) {
+            to[j * n] = scale * y[j];
+        }
+        to[d * n] = scale;
+        to[(d + 1) * n] = scale == 0 ? 0 : float(scale * block.norm[i]);
+    }
+    scratch.shares.assign_transposed(k, n, scratch.v.data(), scorer.stride);
+    block.diffuse.resize((d + 2) * k);
+    inner_products(
+            scratch.shares,
+            d + 2,
+            scratch.scaled.data(),
+            block.diffuse.data(),
+            k);
+}
+
 void CpuBackend::score(
         EStep step,
         const Scorer& scorer,
@@ -53,6 +93,7 @@ bool CpuBackend::score_rows(
         ScoredBlock& block) const {
     const size_t count = block.norm.size();
     scratch.found.clear();
+    block.diffuse.clear();
     block.weight = block.objective = block.dropped_mass = 0;
     const float* rows = block.y.data();
     scratch.v.resize(count * scorer.stride);
@@ -64,6 +105,9 @@ bool CpuBackend::score_rows(
     Candidates& candidates = scratch.candidates;
     const float least_r = least();
     size_t budget = scorer.k; // some rows' before any has saved
+    size_t first_rows = 0;
+    bool diffuse = false;
+    scratch.scale.assign(count, 0.0f);
     for (size_t i = 0; i < count; i++) {
         const float weight = weights ? weights[begin + i] : 1;
         if (weight == 0) {
@@ -86,6 +130,13 @@ bool CpuBackend::score_rows(
             budget -= candidates.n;
         } else {
             const float largest = scorer.finish(block.norm[i], v);
+            const double sum = diffuse ? scorer.exponentials(y, v, largest) : 0;
+            if (sum > 0) {
+                scratch.scale[i] = float(weight / sum);
+                block.weight += weight;
+                block.objective += weight * (largest + std::log(sum));
+                continue;
+            }
             scorer.select(y, v, largest, candidates);
         }
         block.weight += weight;
@@ -109,6 +160,14 @@ bool CpuBackend::score_rows(
             }
         }
         block.dropped_mass += weight * dropped;
+        if (++first_rows == kFirstRows && !screened) {
+            diffuse = can_be_diffuse(model, step) &&
+                    scratch.found.size() >
+                            kFirstRows * scorer.k / kDiffuseShare;
+        }
+    }
+    if (diffuse) {
+        sum_diffuse(scorer, scratch, block);
     }
     return true;
 }
@@ -135,6 +194,18 @@ static void add_entries(
                 stats.sum_x2[c] += r * block.norm[row];
             }
         }
+    }
+    if (block.diffuse.empty()) {
+        return;
+    }
+    const size_t k = stats.k;
+    const float* const sums = block.diffuse.data();
+    for (size_t c = first; c < last; c++) {
+        for (size_t j = 0; j < d; j++) {
+            stats.sum_x[c * d + j] += sums[j * k + c];
+        }
+        stats.n_k[c] += sums[d * k + c];
+        stats.sum_x2[c] += sums[(d + 1) * k + c];
     }
 }
 

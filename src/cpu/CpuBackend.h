@@ -31,7 +31,11 @@ struct ScoredBlock : FrameBlock {
         float r; ///< times the row's weight
     };
 
-    std::vector<Entry> entries;  ///< in order of components, then of rows
+    std::vector<Entry> entries; ///< in order of components, then of rows
+    /// Sums over the rows that most components have a share of, with weights
+    /// w = r_ik times the row's: sum w y_j at [j * k + c], then sum w, then
+    /// sum w |y|^2; empty: there are no such rows
+    std::vector<float> diffuse;
     std::vector<int32_t> offset; ///< of a component's entries, size k + 1
     double weight = 0;
     double objective = 0;
@@ -48,6 +52,11 @@ struct Scratch {
     std::vector<float> v; ///< log-joints, size rows * stride
     Screen::Scratch screen;
     Candidates candidates;
+    /// Of each row, what v is to be multiplied by for responsibilities times
+    /// the row's weight; 0: the row is in found
+    std::vector<float> scale;
+    std::vector<float> scaled; ///< what is summed: size (d + 2) * rows
+    PackedMeans shares;
 
     explicit Scratch(size_t k) : candidates(k) {}
 };

@@ -14,6 +14,26 @@ PackedMeans::PackedMeans(size_t k, size_t d, const float* means)
     }
 }
 
+void PackedMeans::assign_transposed(
+        size_t new_k, size_t new_d, const float* means, size_t stride) {
+    k = new_k;
+    d = new_d;
+    lines.resize(panels() * d);
+    for (size_t p = 0; p < panels(); p++) {
+        const size_t lanes = std::min(kLanes, k - p * kLanes);
+        for (size_t j = 0; j < d; j++) {
+            Line& line = lines[p * d + j];
+            const float* const from = means + j * stride + p * kLanes;
+            if (lanes == kLanes) { // a length known to the compiler
+                std::copy_n(from, kLanes, line.lane);
+            } else {
+                line = {};
+                std::copy_n(from, lanes, line.lane);
+            }
+        }
+    }
+}
+
 namespace {
 
 typedef float Four __attribute__((vector_size(4 * sizeof(float))));

@@ -48,6 +48,9 @@ struct Kernels {
     size_t (*select)(
             size_t n, const float* x, float least, int32_t* index, float* rest);
 
+    /// v[i] = exp(v[i] - shift), 0 where that is negligible; their sum
+    double (*exponentials)(size_t k, float shift, float* v);
+
     /// The largest of v[l], v[l + kLanes], ... for each lane l
     void (*lane_max)(size_t k, const float* v, float* largest);
 

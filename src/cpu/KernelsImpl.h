@@ -93,6 +93,24 @@ size_t split(
     return n;
 }
 
+double exponentials(size_t k, float shift, float* v) {
+    const V shifts = V::all(shift), floors = V::all(kNegligible);
+    V sum = V::all(0);
+    for (size_t i = 0; i < k; i += kLanes) {
+        const V x = V::load(v + i) - shifts;
+        const V e = without(exp_lanes(x), ~at_least(x, floors));
+        e.store(v + i);
+        sum = sum + e;
+    }
+    float lanes[kLanes];
+    sum.store(lanes);
+    double out = 0;
+    for (float lane : lanes) {
+        out += lane;
+    }
+    return out;
+}
+
 void lane_max(size_t k, const float* v, float* largest) {
     V out = V::load(v);
     for (size_t i = kLanes; i < k; i += kLanes) {
@@ -334,6 +352,7 @@ constexpr Kernels table = {
         finish,
         split,
         select,
+        exponentials,
         lane_max,
         exp_all,
         distance,

@@ -13,6 +13,10 @@ namespace gmm {
 // Log-joints that may be wrong by more nats than this are computed again.
 static constexpr double kTolerance = 5e-4;
 
+// The same where responsibilities are spread, of the bound: errors of noise in
+// 256 to 1536 dimensions are a thirtieth of it.
+static constexpr double kDiffuseTolerance = 16 * kTolerance;
+
 // Components whose product of floats may be wrong by more nats are narrow: it
 // would tell little of them, and what all must allow for nothing of the others.
 static constexpr double kNarrow = 0.5;
@@ -69,6 +73,21 @@ Scorer::Scorer(const GaussianMixture& model, EStep step, float least)
     most_fixed = *std::max_element(fixed_error.begin(), fixed_error.end());
     most_root = *std::max_element(root_error.begin(), root_error.end());
     largest_log_norm = *std::max_element(log_norm.begin(), log_norm.end());
+    // A component that is much narrower than most has its mean's log-joint far
+    // above what any vector gets, and error_bound() would allow all for that.
+    std::vector<double> sorted = log_norm;
+    std::nth_element(sorted.begin(), sorted.begin() + k / 2, sorted.end());
+    const double most_norm = sorted[k / 2] + kDiffuseTolerance / (8 * rounding);
+    sure_log_norm = -std::numeric_limits<double>::infinity();
+    for (size_t c = 0; c < k; c++) {
+        if (fixed_error[c] > kDiffuseTolerance / 4 || log_norm[c] > most_norm) {
+            unsure.push_back(int32_t(c));
+            continue;
+        }
+        sure_fixed = std::max(sure_fixed, fixed_error[c]);
+        sure_root = std::max(sure_root, root_error[c]);
+        sure_log_norm = std::max(sure_log_norm, log_norm[c]);
+    }
 }
 
 void Scorer::prepare_diagonal(const GaussianMixture& model) {
@@ -253,6 +272,26 @@ void Scorer::select(
     if (error > tolerance) {
         refine(y, tolerance, out);
     }
+}
+
+double Scorer::exponentials(const float* y, float* v, float largest) const {
+    if (visible > -kNegligible) {
+        return 0;
+    }
+    const auto error = [&](double log_norm, double fixed, double root) {
+        const double mahalanobis = std::max(log_norm - largest, 0.0) + visible;
+        return error_bound(mahalanobis, fixed, root);
+    };
+    if (!(error(sure_log_norm, sure_fixed, sure_root) <= kDiffuseTolerance)) {
+        return 0;
+    }
+    for (int32_t c : unsure) {
+        const double wrong = error(log_norm[c], fixed_error[c], root_error[c]);
+        if (v[c] >= largest - visible - 2 * wrong) {
+            v[c] = float(exact(y, c));
+        }
+    }
+    return kernel.exponentials(padded, largest, v);
 }
 
 bool Scorer::select_screened(

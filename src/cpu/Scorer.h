@@ -83,6 +83,14 @@ struct Scorer {
     void select(const float* y, const float* v, float largest, Candidates& out)
             const;
 
+    /** Instead of select(), where most components may have a responsibility:
+     * v becomes exp(log-joint - largest) of all.
+     *
+     * @return  their sum; 0, and v as it was, if floats say too little or
+     *          what is negligible counts
+     */
+    double exponentials(const float* y, float* v, float largest) const;
+
     /// Whether multiply(), finish() and select() have a way that computes less.
     bool screens() const {
         return screen.k > 0;
@@ -140,6 +148,10 @@ private:
     std::vector<double> fixed_error, root_error;
     double most_fixed, most_root;
     double largest_log_norm;
+    /// Of exponentials(): components that floats may say too little of, and the
+    /// last three of the others
+    std::vector<int32_t> unsure;
+    double sure_fixed = 0, sure_root = 0, sure_log_norm;
     double rounding;
     /// How far below the best log-joints are kept, and seen in log p(y); hard:
     /// 0

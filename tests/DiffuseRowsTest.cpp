@@ -1,0 +1,176 @@
+#include <gtest/gtest.h>
+#include <omp.h>
+
+#include <cmath>
+#include <random>
+
+#include "Backend.h"
+#include "CpuBackendTools.h"
+
+/** Vectors that most components have a share of: the CPU backend sums them as a
+ * product, not one share at a time. */
+
+using gmm::Covariance;
+using gmm::EStep;
+using gmm::Frame;
+using gmm::GaussianMixture;
+using gmm::SufficientStats;
+
+namespace {
+
+RealData noise(size_t n, size_t d) {
+    std::vector<float> x(n * d);
+    std::mt19937 random(7);
+    std::normal_distribution<float> normal;
+    for (float& value : x) {
+        value = normal(random);
+    }
+    return {n, d, std::move(x)};
+}
+
+/// Means among the vectors, most variances 1.2; of isotropic ones one is that
+/// of a component of a single vector.
+GaussianMixture wide_model(
+        const RealData& data, size_t k, Covariance covariance) {
+    GaussianMixture model;
+    model.covariance = covariance;
+    model.d = data.d;
+    model.k = k;
+    for (size_t c = 0; c < k; c++) {
+        model.log_weights.push_back(-std::log(float(k)));
+        for (size_t j = 0; j < data.d; j++) {
+            model.means.push_back(0.3f * data.x[c * data.d + j]);
+        }
+    }
+    model.variances.assign(covariance == Covariance::isotropic ? k : 1, 1.2f);
+    if (covariance == Covariance::isotropic) {
+        model.variances[5] = 1e-4f;
+        std::copy_n(&data.x[9 * data.d], data.d, &model.means[5 * data.d]);
+    }
+    return model;
+}
+
+SufficientStats statistics(
+        const RealData& data,
+        const GaussianMixture& model,
+        const float* weights = nullptr) {
+    const auto backend = gmm::make_cpu_backend();
+    const auto source = data.source();
+    Frame frame;
+    frame.center.assign(data.d, 0.0f);
+    frame.scale = 1;
+    backend->set_data(*source, weights, frame);
+    backend->set_model(model);
+    SufficientStats stats;
+    backend->accumulate(EStep::soft, stats);
+    return stats;
+}
+
+void expect_equal_to_double(
+        const SufficientStats& stats,
+        const RealData& data,
+        const GaussianMixture& model,
+        const std::vector<float>& weights) {
+    const size_t k = model.k, d = model.d;
+    SufficientStats expected(model.covariance, k, d);
+    std::vector<double> joint(k);
+    for (size_t i = 0; i < data.n; i++) {
+        const float* x = &data.x[i * d];
+        model.log_joint(1, x, joint.data());
+        const double top = *std::max_element(joint.begin(), joint.end());
+        double sum = 0, norm = 0;
+        for (double j : joint) {
+            sum += std::exp(j - top);
+        }
+        for (size_t j = 0; j < d; j++) {
+            norm += double(x[j]) * x[j];
+        }
+        expected.objective += weights[i] * (top + std::log(sum));
+        for (size_t c = 0; c < k; c++) {
+            const double r = weights[i] * std::exp(joint[c] - top) / sum;
+            expected.n_k[c] += r;
+            expected.sum_x2[c] += r * norm;
+            for (size_t j = 0; j < d; j++) {
+                expected.sum_x[c * d + j] += r * x[j];
+            }
+        }
+    }
+    const double n = double(data.n);
+    EXPECT_NEAR(stats.objective / n, expected.objective / n, 1e-4);
+    for (size_t c = 0; c < k; c++) {
+        const double of = std::max(expected.n_k[c], 1.0);
+        ASSERT_NEAR(stats.n_k[c], expected.n_k[c], 1e-4 * of) << c;
+        ASSERT_NEAR(
+                stats.sum_x2[c],
+                expected.sum_x2[c],
+                1e-4 * std::max(expected.sum_x2[c], double(d)))
+                << c;
+        for (size_t j = 0; j < d; j++) {
+            ASSERT_NEAR(
+                    stats.sum_x[c * d + j],
+                    expected.sum_x[c * d + j],
+                    4e-4 * of)
+                    << c;
+        }
+    }
+}
+
+} // namespace
+
+TEST(DiffuseRows, AgreeWithTheDoubleReference) {
+    for (Covariance covariance :
+         {Covariance::isotropic, Covariance::tied_spherical}) {
+        for (size_t d : {1, 8, 100}) {
+            SCOPED_TRACE(d);
+            RealData data = noise(4100, d);
+            const GaussianMixture model = wide_model(data, 257, covariance);
+            std::vector<float> weights(data.n, 1.0f);
+            // Far away, without weight, of other weights, amid the others.
+            for (size_t j = 0; j < d; j++) {
+                data.x[30 * d + j] *= 300;
+                data.x[1111 * d + j] = 0;
+            }
+            for (size_t i = 0; i < data.n; i += 3) {
+                weights[i] = float(i % 7) / 2;
+            }
+            EXPECT_NO_FATAL_FAILURE(expect_equal_to_double(
+                    statistics(data, model, weights.data()),
+                    data,
+                    model,
+                    weights));
+        }
+    }
+}
+
+TEST(DiffuseRows, BitsDoNotDependOnThreads) {
+    const RealData data = noise(5003, 20);
+    const GaussianMixture model = wide_model(data, 300, Covariance::isotropic);
+    const int before = omp_get_max_threads();
+    omp_set_num_threads(1);
+    const SufficientStats one = statistics(data, model);
+    omp_set_num_threads(5);
+    const SufficientStats five = statistics(data, model);
+    omp_set_num_threads(before);
+    EXPECT_EQ(one.n_k, five.n_k);
+    EXPECT_EQ(one.sum_x, five.sum_x);
+    EXPECT_EQ(one.sum_x2, five.sum_x2);
+    EXPECT_EQ(one.objective, five.objective);
+}
+
+TEST(DiffuseRows, TrainingDoesNotLowerTheLikelihood) {
+    const RealData data = noise(8000, 32);
+    gmm::TrainingOptions options;
+    options.niter = 12;
+    options.tolerance = 0;
+    double last = -HUGE_VAL;
+    options.progress = [&](const gmm::TrainingIteration& at) {
+        if (at.step == EStep::soft) {
+            EXPECT_GE(at.objective, last - 1e-5);
+            last = at.objective;
+        }
+        return true;
+    };
+    const auto backend = gmm::make_cpu_backend();
+    train(*data.source(), nullptr, 200, options, *backend);
+    EXPECT_GT(last, -HUGE_VAL);
+}
