@@ -17,10 +17,10 @@ namespace faiss_ext {
 
 /** Codes of 1, 2 or 4 bits a dimension about the means of cells.
  *
- * With P a random rotation, m the mean of x's cell (PairCells) and c the centre
- * of the means, r = P (x - m) is coded as levels o, D of them, and
+ * Let P be a random rotation, m the mean of the cell of x (PairCells) and c the
+ * centre of all means. The residual r = P (x - m) is coded as D levels o, and
  * S = |r|^2 / <r, o> makes S <q, o> an unbiased estimate of <q, r> for a query
- * in a direction that the code knows nothing of (RaBitQ, arXiv 2405.12497,
+ * q in a direction that the code knows nothing of (RaBitQ, arXiv 2405.12497,
  * equation 12; arXiv 2409.09913 for several bits). So
  *
  *     |q - x|^2 ~ |q - m|^2 + A + B <P (q - c), o>,
@@ -29,30 +29,30 @@ namespace faiss_ext {
  * where |q - m|^2 follows from the query's distances to the means and costs no
  * inner product: one table of P (q - c) serves all cells of all lists.
  *
- * METRIC_INNER_PRODUCT: the code of the direction u = x / |x|, cells being of
- * directions, c = 0:
+ * METRIC_INNER_PRODUCT (`similarity`): cells and codes are of directions
+ * u = x / |x|, and c = 0:
  *
  *     -q.x ~ A (-q.m) + B <P q, o>,    A = |x|,    B = -|x| S.
  *
- * The error of <P (q - m), o> is normal, of standard deviation
+ * The error of the estimate of <P (q - m), o> is normal, of standard deviation
  * `error` |q - m| (|q| for inner products).
  *
- * Memory: (groups * 2 + 8) bytes an entry, D rounded up to a multiple of 16 /
- * bits. Entries lie in blocks of 16, by the place that they have in their list:
- * the bytes of their columns group by group, 16 A, 16 B. They may be mapped.
+ * Memory: shape.entry_bytes() an entry, in blocks of 16 entries in the order
+ * of the list: the bytes of their columns group by group, then 16 A, 16 B.
+ * Blocks may be mapped from a file.
  */
 struct CellCodes {
-    CodeShape shape; ///< bits = 0: there are no codes
-    bool similarity = false;
-    std::vector<float> centre;        ///< c, size d; zeros for similarity
+    CodeShape shape;           ///< bits = 0: there are no codes
+    bool similarity = false;   ///< METRIC_INNER_PRODUCT; false: METRIC_L2
+    std::vector<float> centre; ///< c, size d; zeros for similarity
     std::vector<float> rotated_means; ///< P (mu_i - c), size nlist * d
-    /// mu_i - c in the order that products read; not rotated, which would
-    /// round.
+    /// mu_i - c in the order that products read; not rotated, since a rotation
+    /// rounds.
     std::shared_ptr<const gmm::PackedMeans> packed_means;
     /// |mu_i - c|^2, size nlist; zeros for similarity
     std::vector<float> mean_norms;
-    float error = 0; ///< about what it is for normal residuals, until measured
-    std::vector<CodeBlocks> blocks; ///< of each list
+    float error = 0; ///< see above; that of normal residuals until set_error()
+    std::vector<CodeBlocks> blocks; ///< size nlist
     Rotation rotation;
 
     bool empty() const {
@@ -62,33 +62,34 @@ struct CellCodes {
     /// Throws FaissException unless bits is 1, 2 or 4.
     static void check_bits(int bits);
 
-    /// Whether vectors of d dimensions can have codes: up to 262,128 bits.
+    /// Whether a code of d * bits bits is no longer than 262,128, the longest.
     static bool fits(size_t d, int bits);
-    /// Throws as check_bits, and unless it fits.
+    /// Throws FaissException as check_bits, and unless the code fits.
     static void check_fits(size_t d, int bits);
 
-    /// The more dimensions, the fewer bits of each: 4 below 32, 2 below 256,
-    /// then 1 (bench/NOTES.md).
+    /// Bits a dimension unless one asks for others: 4 below 32 dimensions, 2
+    /// below 256, then 1 (bench/NOTES.md).
     static int default_bits(size_t d);
 
-    /** Without entries, for these means. Throws as check_fits.
+    /** Prepares codes about these means, without entries. Throws as
+     * check_fits.
      *
      * @param means  size nlist * d
      */
     void
     init(size_t nlist, size_t d, int bits, const float* means, bool similarity);
 
-    /** The records of vectors of one list, as set() takes them. Time
+    /** Encodes vectors of one list into records, as set() takes them. Time
      * O(n d log d).
      *
-     * @param a         the list's PairCells::a
-     * @param partners  the list's
-     * @param x         size n * d; directions for similarity
-     * @param rows      of x that are meant, or nullptr: the first n
-     * @param norms     of the vectors whose directions x are, or nullptr
-     * @param cell      of each, size n
+     * @param a         PairCells::a of the list
+     * @param partners  PairCells::partners of the list
+     * @param x         vectors of d values; directions for similarity
+     * @param rows      their n rows in x, or nullptr: the first n
+     * @param norms     size n: |x| before x was made a direction; or nullptr
+     * @param cell      of each vector, size n
      * @param out       size n * shape.entry_bytes()
-     * @return          the sum of the squares that `error` is the mean of
+     * @return          the sum of squared errors of the records, for set_error
      */
     double encode(
             size_t list,
@@ -101,17 +102,19 @@ struct CellCodes {
             const uint16_t* cell,
             uint8_t* out) const;
 
-    /// What a code is about: the mean of a list's cell.
+    /// The mean that a code is about: (1 - a) mu_list + a mu_partner.
     struct About {
         size_t list;
-        size_t partner;
-        float a; ///< the list's PairCells::a
+        size_t partner; ///< a list
+        float a;        ///< PairCells::a of `list`
     };
 
-    /** The same of vectors x - c of any lists.
+    /** The same for vectors of any lists.
      *
-     * @param x      size n * d
-     * @param about  of each
+     * @param x      x - c, size n * d
+     * @param norms  as for encode()
+     * @param about  size n
+     * @param out    size n * shape.entry_bytes()
      */
     void encode_centred(
             size_t n,
@@ -120,18 +123,18 @@ struct CellCodes {
             const About* about,
             uint8_t* out) const;
 
-    /// Makes `error` that of n entries, whose sums encode() returned, or half
-    /// of what it is for normal residuals if that is more.
+    /// Sets `error` by the sums that encode() returned for n entries in all, to
+    /// no less than half of that of normal residuals.
     void set_error(const std::vector<double>& squared, size_t n);
 
-    /** The vector that a record says most about, of an entry of one list:
-     * m + (1 - e) S P' o, whose e takes from S what makes <q, o> unbiased and
-     * an approximation of r too long: 1 - e = <r, o>^2 / |r|^2 |o|^2, on
-     * average by `error`. Times A for similarity.
+    /** The vector nearest to what a record of a list says, m + (1 - e) S P' o
+     * (times A for similarity). S makes <q, o> unbiased, but is too long for an
+     * approximation of r: 1 - e = <r, o>^2 / |r|^2 |o|^2, taken from `error`.
      *
-     * @param a        the list's PairCells::a
-     * @param partner  of the entry's cell
+     * @param a        PairCells::a of the list
+     * @param partner  of the entry's cell, a list
      * @param means    of all lists, size nlist * d
+     * @param record   size shape.entry_bytes()
      * @param out      size d
      */
     void decode(
@@ -142,27 +145,28 @@ struct CellCodes {
             const uint8_t* record,
             float* out) const;
 
-    /// Room for n entries; new ones are nowhere until they are set. Throws
-    /// bad_alloc, and then nothing has changed; never if they get fewer.
+    /// Makes room for n entries in a list; new ones have no code until set().
+    /// Throws bad_alloc with nothing changed; never to fewer entries.
     void resize(size_t list, size_t n);
+    /// Writes and reads the record of an entry, shape.entry_bytes() bytes.
     void set(size_t list, size_t entry, const uint8_t* record) noexcept;
     void get(size_t list, size_t entry, uint8_t* record) const noexcept;
-    /// Asks for what move() will read and write of an entry, soon.
+    /// Fetches into the cache what move() will read or write of an entry.
     void prefetch(size_t list, size_t entry) const noexcept;
-    /// Copies one entry over another.
+    /// Copies the code of one entry over that of another.
     void move(size_t list, size_t from, size_t to) noexcept;
-    /// The same of n side by side, over others.
+    /// The same for n consecutive entries, over n others.
     void move_run(size_t list, size_t from, size_t n, size_t to) noexcept;
 
-    /// No entries; keeps what init() made.
+    /// Removes all entries; keeps what init() made.
     void clear_entries();
 
 private:
     /// Memory for encode_rotated().
     struct Room;
 
-    /// Of at most kEncodedTogether vectors that are rotated in the room, with
-    /// their `about`; returns as encode().
+    /// Encodes n <= kEncodedTogether vectors, which room.rotated holds with
+    /// their room.about; returns what encode() does.
     double encode_rotated(
             size_t n, const float* norms, Room& room, uint8_t* out) const;
 };

@@ -4,23 +4,24 @@
 
 namespace faiss_ext {
 
-/** faiss::ParameterSpace with the parameters of GMM indexes: for strings
- * nprobe, max_codes, probe_mass, target_recall, probe_order (the number of the
- * ProbeOrder, or its name in a string), wherever the index is wrapped and in
- * all parts of IndexShards and IndexReplicas. AutoTune goes through nprobe,
- * probe_mass and, with an IndexRefine around, k_factor_rf; while the index has
- * a target_recall, nprobe changes nothing, so set that to 0 before explore().
- * The others go to faiss::ParameterSpace.
+/** faiss::ParameterSpace with the parameters of GMM indexes.
+ *
+ * Sets nprobe, max_codes, probe_mass, target_recall and probe_order (the number
+ * of the ProbeOrder, or in a string its name), however the index is wrapped, in
+ * all parts of IndexShards and IndexReplicas; other parameters go to
+ * faiss::ParameterSpace. explore() tries nprobe, probe_mass and, where there is
+ * an IndexRefine, k_factor_rf. nprobe changes nothing while the index has a
+ * target_recall: set that to 0 before.
  */
 struct GMMParameterSpace : faiss::ParameterSpace {
     using faiss::ParameterSpace::set_index_parameters;
 
+    /// Makes the ranges of values that explore() tries.
     void initialize(const faiss::Index* index) override;
 
-    /// "nprobe=16,probe_mass=0.9,probe_order=codes", with spaces
-    /// wherever one likes. nprobe, max_codes and the mixture's own are set only
-    /// if nothing in the string is wrong; faiss's others one by one, as faiss
-    /// does.
+    /// "nprobe=16,probe_mass=0.9,probe_order=codes", with spaces wherever one
+    /// likes. If anything in the string is wrong, it throws and none of the
+    /// five parameters above is set; FAISS's others are set one by one.
     void set_index_parameters(
             faiss::Index* index, const char* description) const;
 

@@ -12,62 +12,66 @@
 
 namespace faiss_ext {
 
-/** FAISS's clustering interface over expectation maximisation.
+/** FAISS's clustering interface over expectation maximisation (EM).
  *
  * Trains a Gaussian mixture where faiss::Clustering runs Lloyd's k-means. It
  * uses the GPU when the library was built with CUDA and a device is there,
  * and the CPU otherwise; `backend` says which of them ran.
  *
- * Fields of faiss::ClusteringParameters: niter iterations at most (after
- * hard_niter of k-means), of EM but for the last ones; nredo keeps the run of
- * the least mean squared distance, as FAISS does (of the best likelihood if the
- * last iteration was EM's);
- * spherical and int_centroids are applied to the means after each iteration;
- * frozen_centroids keeps the means, all k of which must be given, and fits the
- * weights and variances; update_index re-trains the index as FAISS does, but at
- * the end only, since EM does not assign through it; min_ and
- * max_points_per_centroid, seed, verbose as in FAISS; decode_block_size is the
- * block of train_encoded. iteration_stats[].obj is the mean squared distance
- * after an iteration of k-means (FAISS's is the sum) and the mean
- * log-likelihood after one of EM.
+ * What fields of faiss::ClusteringParameters mean here:
+ *  - niter: iterations at most, after hard_niter of k-means; of EM but for the
+ *    last_hard_niter last ones.
+ *  - nredo: of so many runs the one with the least mean squared distance is
+ *    kept, as FAISS does, or with the best likelihood if EM came last.
+ *  - spherical, int_centroids: applied to the means after each iteration.
+ *  - frozen_centroids: the means stay, all k of which must be given; weights
+ *    and variances are fitted.
+ *  - update_index: the index is trained again, as FAISS does, but at the end
+ *    only, since EM does not assign through it.
+ *  - min_ and max_points_per_centroid, seed, verbose: as in FAISS.
+ *  - decode_block_size: vectors that train_encoded decodes at a time.
+ *
+ * iteration_stats[].obj is the mean squared distance after an iteration of
+ * k-means (FAISS's is the sum) and the mean log-likelihood after one of EM.
  */
 struct GpuGMMClustering : faiss::Clustering {
     gmm::Covariance covariance = gmm::Covariance::isotropic;
-    /// k-means iterations before EM, from random vectors; on the CPU, with
+    /// k-means iterations before EM, from random vectors. On the CPU, with
     /// k >= kGroupedFrom, twice as many in each of sqrt(k) groups of vectors,
-    /// which takes less time than one iteration with all means
+    /// which takes less time than one iteration with all means.
     int hard_niter = 5;
-    /// Of niter, at most half: k-means iterations that end the training. Lists
-    /// are of the nearest mean, and where many components share a vector's
-    /// responsibility EM draws their means together. None for full and tied,
-    /// which say more than distances do, and where centroids are frozen
+    /// k-means iterations that end the training, at most half of niter: an
+    /// index files vectors by their nearest mean, but EM draws means together
+    /// where many components share a vector's responsibility. None with full
+    /// and tied covariances, which say more than distances do, and
+    /// frozen_centroids.
     int last_hard_niter = 2;
     double variance_floor = 1e-3; ///< as gmm::TrainingOptions::variance_floor
     double tolerance = 1e-5;      ///< relative gain at which EM stops; 0: never
     gmm::CudaOptions cuda;        ///< which GPUs train, and how
 
-    /// With fewer components, iterations with all means cost little.
+    /// From this k on k-means starts in groups (see hard_niter).
     static constexpr size_t kGroupedFrom = 512;
 
-    /// From so many an E-step on the CPU compares a vector with 16 sqrt(k)
-    /// components near it (gmm::make_grouped_cpu_backend)
+    /// From this k on an E-step on the CPU compares a vector only with 16
+    /// sqrt(k) components near it (gmm::make_grouped_cpu_backend).
     static constexpr size_t kNearGroupsFrom = 32768;
 
     std::string backend; ///< out: what trained, "cpu" or "cuda"
     /// out: size k, k * d (diagonal) or 1 (tied_spherical), in the user's
     /// units; empty for full and tied
     std::vector<float> variances;
-    /// out, full and tied: as gmm::GaussianMixture's, in the user's units
+    /// out, full and tied: gmm::GaussianMixture's, in the user's units
     std::vector<float> precisions_cholesky;
     std::vector<float> log_weights; ///< out: size k
 
     GpuGMMClustering(int d, int k);
     GpuGMMClustering(int d, int k, const faiss::ClusteringParameters& cp);
 
-    /** Fits the mixture; centroids (read as the start if they are set) then
-     * hold the means, and variances and log_weights stand beside them.
+    /** Fits the mixture, from `centroids` if there are any (up to k); then
+     * `centroids` holds the means, and the fields above the rest.
      *
-     * @param n          > 0, at least k
+     * @param n          at least k
      * @param x          training vectors, size n * d, finite
      * @param index      receives the means (reset, then add)
      * @param x_weights  size n, non-negative, or nullptr
@@ -80,15 +84,16 @@ struct GpuGMMClustering : faiss::Clustering {
             faiss::Index& index,
             const float* x_weights = nullptr) override;
 
-    /** As train, from vectors that need not be in memory, which are read block
-     * by block in every iteration. Of more than k * max_points_per_centroid a
-     * sample is used: one of each so many neighbours, chosen by the seed.
-     * Memory O(k d) beside what the backend holds.
+    /** The same from vectors that need not be in memory: they are read block by
+     * block in every iteration. Of more than k * max_points_per_centroid a
+     * sample is used (gmm::sample_source). Memory O(k d) beside what the
+     * backend holds.
      */
     void train(const gmm::VectorSource& source, faiss::Index& index);
 
-    /// As train, from vectors encoded by codec, decode_block_size at a time
-    /// (the base class's is not virtual: call this one by its own type).
+    /// The same from vectors encoded by `codec` (nullptr: floats), n *
+    /// codec->sa_code_size() bytes. Not virtual in the base class: to be called
+    /// by this type.
     void train_encoded(
             idx_t n,
             const uint8_t* x_in,

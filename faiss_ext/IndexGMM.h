@@ -19,16 +19,15 @@ namespace faiss_ext {
  *     index.quantizer_trains_alone = 1;
  *
  * is the whole swap. search() returns components in the order in which they
- * should be probed, with the squared L2 distance to each mean (the inner
- * product for METRIC_INNER_PRODUCT: residual codecs rely on it), and -1 once
- * probe_mass of the posterior is covered. assign() returns the home list: the
+ * should be probed, with the squared L2 distance to each mean (for
+ * METRIC_INNER_PRODUCT the inner product), which residual codecs rely on, and
+ * -1 once policy.probe_mass of the posterior is covered. assign() returns the
  * first of that order.
  *
- * It is a faiss::IndexFlat of its means, with ntotal = nlist once trained, so
- * that whatever FAISS does with a flat quantizer (residuals, precomputed
- * tables, writing it to a file, moving it to a GPU) works here and sees the
- * means. Where FAISS copies it as an IndexFlat, what is left is the order
- * `distance`.
+ * The index is a faiss::IndexFlat of its means, with ntotal = nlist once
+ * trained: whatever FAISS does with a flat quantizer (residuals, precomputed
+ * tables, writing it to a file, moving it to a GPU) sees the means. A copy that
+ * FAISS makes as an IndexFlat probes in the order `distance`.
  *
  * METRIC_INNER_PRODUCT: means are normalised (the mixture lives on the unit
  * sphere), and likelihoods are evaluated at the normalised query.
@@ -37,14 +36,14 @@ struct IndexGMM : faiss::IndexFlat {
     size_t nlist = 0;
     gmm::Covariance covariance = gmm::Covariance::isotropic;
     faiss::ClusteringParameters cp; ///< of the clustering that trains it
-    ProbePolicy policy;
+    ProbePolicy policy; ///< the order of probing, and where it stops
 
-    /// As in GpuGMMClustering; full and tied cost d times more per query in the
-    /// order log_likelihood, and nothing in the others.
+    /// As in GpuGMMClustering. Full and tied covariances cost d times more per
+    /// query in the order log_likelihood, and nothing in other orders.
     std::vector<float> variances;
     std::vector<float> precisions_cholesky;
     std::vector<float> log_weights; ///< size nlist
-    std::string backend;            ///< what trained it
+    std::string backend;            ///< what trained it: "cpu" or "cuda"
 
     IndexGMM(
             size_t d,
@@ -52,38 +51,39 @@ struct IndexGMM : faiss::IndexFlat {
             gmm::Covariance covariance = gmm::Covariance::isotropic,
             faiss::MetricType metric = faiss::METRIC_L2);
 
-    /** Fits the mixture (GpuGMMClustering), and policy.exponent to where the
-     * neighbours of training vectors are among the training vectors.
+    /** Fits the mixture (GpuGMMClustering), and policy.exponent to the lists in
+     * which training vectors have their neighbours.
      *
      * Throws FaissException for wrong input, with this object as it was.
      */
     void train(idx_t n, const float* x) override;
 
-    /// Takes a fitted mixture instead; policy stays as it is. Throws if it is
-    /// not valid or its shape is not (nlist, d).
+    /// Takes a fitted mixture instead; policy stays as it is. Throws if the
+    /// mixture is not valid or its shape is not (nlist, d).
     void set_mixture(const gmm::GaussianMixture& mixture);
     gmm::GaussianMixture mixture() const;
 
     /// Throws: components come from train or set_mixture. What was trained on
-    /// nlist vectors is gone then: faiss::Clustering, by which an IVF index
-    /// trains that lacks quantizer_trains_alone = 1, had it fit its centroids.
+    /// exactly nlist vectors is forgotten, too: those were centroids, of an IVF
+    /// index that lacks quantizer_trains_alone = 1.
     void add(idx_t n, const float* x) override;
     size_t remove_ids(const faiss::IDSelector& sel) override;
     void merge_from(faiss::Index& other, idx_t add_id = 0) override;
     /// Back to the untrained state.
     void reset() override;
 
-    /** Components to probe. In a parallel region, which no exception may leave,
-     * what is wrong makes all labels -1 instead.
+    /** Components to probe. Throws FaissException for wrong input; but in a
+     * parallel region, which no exception may leave, all labels are -1 instead.
      *
-     * Thread-safe. The orders other than `distance` take O(min(n, block)
-     * nlist) memory, and a block is at most 16 MB.
+     * Thread-safe. The orders log_likelihood and scale_free take 16 MB at most
+     * (or nlist floats) for a block of distances.
      *
-     * @param n          queries; one with a NaN gets labels of -1
+     * @param n          queries
+     * @param x          size n * d; a query with a NaN gets labels of -1
      * @param k          components wanted for each
-     * @param distances  size n * k
+     * @param distances  size n * k, in the index's metric
      * @param labels     size n * k, -1 where fewer are to be probed
-     * @param params     may not have a selector
+     * @param params     nullptr, or without a selector
      */
     void search(
             idx_t n,

@@ -6,7 +6,8 @@
 
 namespace faiss_ext {
 
-/// The stock part of an index whose lists hold ids alone: code_size is 0.
+/// An IVF index whose lists hold ids and no codes (code_size = 0): the base of
+/// IndexIVFRaBitQGMM, of no use by itself.
 struct IndexIVFIds : faiss::IndexIVF {
     IndexIVFIds(
             faiss::Index* quantizer,
@@ -24,41 +25,43 @@ struct IndexIVFIds : faiss::IndexIVF {
             const idx_t* list_nos,
             uint8_t* codes,
             bool include_listno = false) const override;
-    /// Of one that throws for any entry.
+    /// Returns a scanner that throws for any entry.
     faiss::InvertedListScanner* get_InvertedListScanner(
             bool store_pairs,
             const faiss::IDSelector* sel
                     FAISS_EXT_SCANNER_TAIL_DECL) const override;
 };
 
-/** Codes about the means of cells (CellCodes.h) and ids, without vectors:
- * bits * d / 8 + 16 bytes for each, d rounded up to 16 * 8 / (8 * bits).
+/** An IVF index of codes about the means of cells (CellCodes.h) and ids,
+ * without vectors: bits * d / 8 + 16 bytes a vector, d rounded up to a multiple
+ * of 16 / bits.
  *
- * Distances are the codes' estimates, which are unbiased; a search returns the
- * k least. IndexRefine (",RFlat") compares vectors after it.
+ * Distances are estimates by the codes, which are unbiased; a search returns
+ * the k least. An IndexRefine around (",RFlat") compares vectors after that.
  *
- * All of IndexIVFGMM, but for what would need the vectors:
- *  - cells are fitted by training, and stay: L = cells_per_list, or what lists
- *    of n / nlist would have (16 at least). cells_per_list = 1 makes codes
- *    about the means of lists. optimize() and maintain() only calibrate.
- *  - `nprobe` buys as many codes as so many lists hold on average, those of
- *    the nearest cells; max_codes is a cap on that, but for the last cells.
- *    Orders of whole lists throw.
- *  - target_recall is a share of what searching all codes finds: what codes of
- *    so few bits miss, no setting finds. By the queries given, or by decoded
- *    vectors.
+ * Works like IndexIVFGMM, except for what would need the vectors:
+ *  - Cells are fitted by training and stay: cells_per_list of them in each
+ *    list, or as many as lists of n / nlist vectors would have (16 at least).
+ *    cells_per_list = 1 makes codes about the means of lists. optimize() and
+ *    maintain() only calibrate.
+ *  - nprobe buys as many codes as that many lists hold on average, those of
+ *    the nearest cells. max_codes caps them, but cells are not cut. Orders of
+ *    whole lists throw.
+ *  - target_recall is a share of what searching all codes finds: what so few
+ *    bits miss, no setting finds. Without queries of the user's the
+ *    calibration searches decoded vectors.
  *  - reconstruct() decodes.
- *  - merge_from and copy_subset_to copy codes, and want an index of the same
- *    training (a copy of it, as for any sharded index): the same means, cells
- *    and bits.
- *  - max_assign is 1. search_preassigned, range_search_preassigned,
- *    sa_encode and what else asks FAISS for bytes of a code throw.
+ *  - merge_from and copy_subset_to copy codes between copies of one trained
+ *    index: the same means, cells and bits.
+ *  - max_assign is 1. search_preassigned, range_search_preassigned, sa_encode
+ *    and other calls that ask FAISS for the bytes of a code throw.
  *
- * FAISS does not read the files (faiss_ext::write_index): it says that it does
- * not know the type "GMMc".
+ * Stock FAISS refuses the files of faiss_ext::write_index: it does not know the
+ * type "GMMc".
  */
 struct IndexIVFRaBitQGMM : IndexIVFGMM<IndexIVFIds> {
-    /// @param bits  of a dimension: 1, 2 or 4
+    /// @param bits    of each dimension: 1, 2 or 4
+    /// @param metric  METRIC_L2 or METRIC_INNER_PRODUCT
     IndexIVFRaBitQGMM(
             size_t d,
             size_t nlist,

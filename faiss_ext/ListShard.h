@@ -16,15 +16,14 @@ struct Conversation;
 /** One of several processes that search one index together, each with the codes
  * of some lists in memory: list i belongs to shard i % shards.
  *
- * There is one plan of a search, that of the whole index, whose means and
- * cells each shard has: the search itself runs in any one of them (step), and
- * where it would look at codes or vectors it asks the shards (answer). What
- * they say is what it would have seen, so that it finds what the whole index
- * finds: the same distances, to the bit, and the same ids (with probe orders of
- * whole lists equal distances may change places). Two rounds of questions with
- * a target_recall, three with nprobe, one where whole lists are searched, and
- * more with a selector that keeps out what is near, or where lists held fewer
- * than k:
+ * Every shard has the means and cells of all lists. A search runs in any one
+ * shard (step); where it needs codes or vectors it requests them of the shards
+ * that hold them (answer). These say what the search would have seen in the
+ * whole index, so that it finds the same: distances to the bit, and ids (with
+ * probe orders of whole lists equal distances may change places). It takes two
+ * rounds of requests with a target_recall, three with nprobe, one where whole
+ * lists are searched, and more with a selector that keeps out what is near or
+ * where lists held fewer than k:
  *
  *     Answers answers;
  *     ListShard::Step step;
@@ -36,43 +35,49 @@ struct Conversation;
  *         }
  *     }
  *
- * Memory of a shard: means and cells of all lists, codes of its own, none
- * where these are mapped (IO_FLAG_MMAP); vectors and ids should be on disk
- * (merge_ondisk). Requests have 36 bytes a cell,
- * answers 24 bytes an entry below the threshold: one that the nearest 80 + 2 k
- * entries gave, where an index alone lowers it as it goes. All shards must run
- * on one instruction set.
+ * Memory of a shard: means and cells of all lists, and the codes of its own
+ * lists unless they are mapped (IO_FLAG_MMAP); vectors and ids should be on
+ * disk (merge_ondisk). Requests have 36 bytes a cell, answers 24 bytes for each
+ * entry whose estimate is below a threshold, which the nearest 80 + 2 k entries
+ * gave (a search without shards lowers it as it goes). All shards must run on
+ * one instruction set.
  */
 class ListShard {
 public:
     using Bytes = std::vector<uint8_t>;
-    /// Of each round, of each shard.
+    /// The answers of each round so far, in each round those of all shards in
+    /// the order of their numbers.
     using Answers = std::vector<std::vector<Bytes>>;
 
     struct Step {
-        bool done = false;
+        bool done = false;            ///< whether the search has ended
         std::vector<float> distances; ///< if done, size n * k
         std::vector<idx_t> labels;    ///< if done, size n * k
         std::vector<Bytes> requests;  ///< if not, one for each shard
     };
 
-    /** @param index  a GMM index, alone or in IndexPreTransform: the whole one,
-     *                from a file that all shards read
-     *  @param shard  below shards
+    /** @param index   a GMM index, alone or in IndexPreTransform: the whole
+     *                 index, from a file that all shards read
+     *  @param shard   number of this shard, below shards
+     *  @param shards  how many there are
      *
      * Throws FaissException for other indexes, for max_assign > 1, and where
      * FAISS's own functions appended entries. */
     ListShard(std::unique_ptr<faiss::Index> index, size_t shard, size_t shards);
 
-    /// The queries as the IVF index sees them, which the functions below take.
+    /// Applies the IndexPreTransform to queries, of size n * d before: step()
+    /// and answer() take what this returns.
     std::vector<float> transform(size_t n, const float* x) const;
 
     /** One round of a search.
      *
-     * @param params  as IndexIVFGMM::search takes them, or nullptr
+     * @param x        n queries as transform() returned them
+     * @param k        neighbours wanted
+     * @param params   as IndexIVFGMM::search takes them, or nullptr
+     * @param answers  to the requests of all rounds before; empty at first
      *
      * Throws FaissException for what a search throws for, and for answers to
-     * another one. */
+     * another search. */
     Step step(
             size_t n,
             const float* x,
@@ -80,11 +85,12 @@ public:
             const faiss::SearchParameters* params,
             const Answers& answers) const;
 
-    /** What this shard has of what a step asked for.
+    /** Answers the request of a step to this shard.
      *
-     * @param params  the step's, whose selector is needed here, too
+     * @param n, x, k, params  those of the step; of params only the selector is
+     *                         read
      *
-     * Throws FaissException for requests that are not this shard's. */
+     * Throws FaissException for a request to another shard. */
     Bytes answer(
             size_t n,
             const float* x,
@@ -92,6 +98,7 @@ public:
             const Bytes& request,
             const faiss::SearchParameters* params = nullptr) const;
 
+    /// The GMM index inside.
     const faiss::IndexIVF& ivf() const {
         return *inner;
     }

@@ -11,68 +11,71 @@ namespace faiss_ext {
 
 struct IVFGMM;
 
-/** An existing, trained and filled IVF index in, the same data under a GMM
- * out.
+/** Makes a GMM index of the vectors and ids of a trained and filled IVF index,
+ * which stays as it is.
  *
- * The mixture starts from the index's own centroids and is fitted on its
- * vectors (decoded where they are compressed; at most
- * max_points_per_centroid * nlist of them). Flat indexes are re-filed
- * exactly; IndexIVFPQ and IndexIVFScalarQuantizer are re-encoded from their
- * decoded vectors, for which the codec of an inner-product index is trained
- * anew if centroids are longer than 1. Ids stay. The index given stays as it
- * is.
+ * The mixture starts from the index's centroids and is fitted on its vectors
+ * (at most max_points_per_centroid * nlist of them, decoded where they are
+ * compressed). Those of an IndexIVFFlat are stored exactly as they were; those
+ * of IndexIVFPQ and IndexIVFScalarQuantizer are decoded and encoded again by
+ * the same codec, which for inner products is trained anew if centroids are
+ * longer than 1.
  *
  * Throws FaissException for an index that is not trained or has fewer vectors
- * than lists, and for types other than IndexIVFFlat, IndexIVFPQ,
- * IndexIVFScalarQuantizer.
+ * than lists, for types other than IndexIVFFlat, IndexIVFPQ and
+ * IndexIVFScalarQuantizer, and for full and tied covariances.
  */
 std::unique_ptr<faiss::IndexIVF> swap_to_gmm(
         const faiss::IndexIVF& index,
         gmm::Covariance covariance = gmm::Covariance::isotropic);
 
-/** IVFGMM::calibrate of the GMM index inside, with queries as that index's
- * user gives them: transforms on the way (IndexPreTransform) are applied.
+/** IVFGMM::calibrate of the GMM index inside `index`, with queries as they are
+ * given to `index`: transforms on the way (IndexPreTransform) are applied.
  *
  * The parts of IndexShards and IndexReplicas are calibrated one after another,
- * each for its own k nearest vectors. They are farther out than the share of
- * the k nearest of all that a shard holds, so that the whole finds more than
- * each part does. If one part throws, those before it have been calibrated.
- * Queries must be given: xq may not be nullptr.
+ * each for its own k nearest vectors. A shard holds fewer than k of the k
+ * nearest of all, and its k nearest are farther out, so that the whole finds
+ * more than the target. If one part throws, those before it have been
+ * calibrated.
  *
- * Recall is that of the GMM index itself: behind it an IndexRefine asks it for
- * k * k_factor, which is the k to give.
+ * Throws FaissException where there is no GMM index, or not in all parts.
+ *
+ * @param nq  at least 20
+ * @param xq  size nq * d; not nullptr
+ * @param k   neighbours asked of the GMM index: in an IndexRefine k * k_factor
  */
 void calibrate(faiss::Index* index, size_t nq, const float* xq, size_t k = 10);
 
-/** The index without IndexIDMap and IndexIDMap2 around its IVF index, which
- * keep ids themselves: lists get the ids that the maps hold, and stay where
- * they are. Once something was removed FAISS's IndexIDMap gives wrong ids,
- * since it takes those of an IVF index for positions. Of IndexIDMap2, which
- * reconstructs by id, a direct map stays, and of a direct map one of ids as
- * they now are.
+/** Takes IndexIDMap and IndexIDMap2 from around an IVF index, whose lists get
+ * the ids that the maps hold: an IVF index keeps ids itself, and FAISS's
+ * IndexIDMap takes these for positions, which gives wrong ids once something
+ * was removed.
  *
- * Transforms on the way stay; maps around other indexes, and those of an
- * IndexRefine, too. Throws FaissException for lists that cannot change, for
- * entries that a map does not know, and for a map that does not own what it
- * wraps; the index is gone then.
+ * The index gets a direct map if there was an IndexIDMap2, which reconstructs
+ * by id, or if it had one. Transforms on the way stay, and so do maps around
+ * other indexes and around an IndexRefine.
+ *
+ * Throws FaissException for lists that cannot change, entries that a map does
+ * not know, and a map that does not own what it wraps; the index is destroyed
+ * then.
  */
 std::unique_ptr<faiss::Index> without_id_maps(
         std::unique_ptr<faiss::Index> index);
 
 /// A copy with mixture, cells and calibration (faiss::clone_index copies the
-/// stock part alone). Takes in first, as write_index does, what FAISS's own
-/// functions added. Throws where write_index would, as of mapped lists, and
-/// for lists in a file unless they are read-only: the two would share it.
+/// stock part alone). Entries that FAISS's own functions added are taken in
+/// first. Throws FaissException where write_index would (mapped lists), and for
+/// lists in a file unless they are read-only: both indexes would write to it.
 std::unique_ptr<faiss::Index> clone_index(const faiss::Index* index);
 
-/// The GMM part of an index, wherever it is wrapped (IndexPreTransform,
-/// IndexRefine, IndexIDMap), or nullptr. Of IndexShards and IndexReplicas,
-/// whose parts have one each, nullptr: extract_gmms gives them all.
+/// The GMM part of an index inside any IndexPreTransform, IndexRefine and
+/// IndexIDMap; nullptr if there is none, and for IndexShards and IndexReplicas,
+/// which have several (extract_gmms).
 IVFGMM* extract_gmm(faiss::Index* index);
 const IVFGMM* extract_gmm(const faiss::Index* index);
 
-/// Those of all parts of IndexShards and IndexReplicas, and of any other index
-/// the one that extract_gmm gives; empty where there is none.
+/// The GMM parts of all parts of IndexShards and IndexReplicas, or the one that
+/// extract_gmm gives; empty where there is none.
 std::vector<IVFGMM*> extract_gmms(faiss::Index* index);
 
 } // namespace faiss_ext

@@ -13,23 +13,23 @@ namespace faiss_ext {
  *
  * The files are those of faiss.contrib.ondisk.merge_ondisk, and FAISS reads the
  * index. Vectors and ids are on disk; cells and codes stay in memory, so that
- * a query reads those vectors only that it compares. Parts are mapped. Memory
- * O(entry codes + largest list). Cells and calibration are made anew, for all
- * vectors, as an addition of them would.
+ * a query reads only the vectors that it compares. Parts are mapped. Memory
+ * O(codes of all entries + largest list). Cells and calibration are made anew
+ * for all vectors, as by an addition.
  *
- * @param index        trained and empty, a GMM index or an IVF index of
- *                     FAISS's own, alone or in IndexPreTransform; it is filled
- *                     and refers to the file. write_index stores it
- * @param parts        index files with entries; read one after the other
- * @param ivfdata      the file of the lists; replaced once it is whole
- * @param shift_ids    adds to a part's ids the number of entries before it
+ * @param index      trained and empty: a GMM index or an IVF index of FAISS's
+ *                   own, alone or in IndexPreTransform. It is filled and refers
+ *                   to the file `ivfdata`; write_index stores the rest
+ * @param parts      paths of index files that hold entries
+ * @param ivfdata    path of the lists' file; an old one is replaced by the new
+ *                   one when that is complete
+ * @param shift_ids  adds to a part's ids the number of entries in parts before
  *
- * Throws FaissException for a part of another training, parts without any
- * entry, an index that has entries, a direct map, copies of vectors
- * (max_assign > 1) or codes alone (RaBitQ), and where the
- * disk is full: the index is as it was then, and so is the file. An interrupt
- * once all are in, while cells or calibration are made, leaves these due
- * (IVFGMM::maintain()).
+ * Throws FaissException for a part of another training, for parts without any
+ * entry, for an index with entries, a direct map, copies of vectors
+ * (max_assign > 1) or codes alone (RaBitQ), and where the disk is full; index
+ * and file are as they were then. An interrupt after all entries are in leaves
+ * cells or calibration due (IVFGMM::maintain()).
  */
 void merge_ondisk(
         faiss::Index* index,

@@ -10,12 +10,12 @@
 
 namespace faiss_ext {
 
-/** The bytes of a list's blocks, aligned to 32 bytes: memory of its own, or
- * where they lie in a mapped file.
+/** The bytes of the blocks of one list, aligned to 32 bytes: memory of its own,
+ * or mapped from a file.
  *
- * The file is mapped privately: bytes may be written, which takes memory for
- * their page and leaves the file as it is. What gets longer is memory of its
- * own from then on, and so is a copy. */
+ * A mapping is private: bytes may be written, which takes memory for their
+ * page and leaves the file as it is. Bytes that get longer, and copies, are
+ * memory of their own. */
 class CodeBlocks {
 public:
     CodeBlocks() = default;
@@ -46,7 +46,9 @@ public:
     /// shorter.
     void resize(size_t n);
 
-    /// @param bytes  the first of n in a mapping, which it keeps alive
+    /// Becomes n bytes of a mapping.
+    ///
+    /// @param bytes  the first of them; keeps the mapping alive
     void map(std::shared_ptr<uint8_t> bytes, size_t n) {
         own = AlignedBytes();
         mapped = std::move(bytes);

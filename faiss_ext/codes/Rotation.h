@@ -20,9 +20,10 @@ public:
 
     /** out = P (scale (x - centre)), of n vectors.
      *
+     * @param x       vectors of d values
      * @param centre  size d, or nullptr: zeros
      * @param out     size n * d, not overlapping x
-     * @param rows    of x that are meant, or nullptr: the first n
+     * @param rows    their n rows in x, or nullptr: the first n
      */
     void apply(
             size_t n,

@@ -26,12 +26,12 @@ struct Segment {
     float slack;
 };
 
-/// Candidates that may be written behind the last that is one.
+/// Elements behind the last candidate that CodeKernels::scan may write to.
 constexpr size_t kMoreCandidates = 6;
 
-/// An entry that came below the threshold.
+/// An entry whose lower bound is below the threshold.
 struct CodeCandidate {
-    float bound; ///< its estimate, less what the slack allows for
+    float bound; ///< lower bound of its distance: estimate and slack
     uint32_t list;
     uint32_t entry;
 };
@@ -131,6 +131,7 @@ struct CodeKernels {
             const uint8_t* block,
             size_t lane);
 
+    /// |x - y|^2 and <x, y>, of vectors of d values
     float (*squared_distance)(const float* x, const float* y, size_t d);
     float (*inner_product)(const float* x, const float* y, size_t d);
 
@@ -215,8 +216,8 @@ struct CodeKernels {
             uint16_t width,
             uint32_t* out);
 
-    /// A value that from `least` to `most` of x are below; where there is none
-    /// (equal values, or one far from all others) one near it.
+    /// A value that `least` to `most` of the values x are below, or nearly so
+    /// many (where values are equal, or one is far from all others).
     float (*cut)(size_t n, const float* x, size_t least, size_t most);
 
     /// The codes of rotated vectors, each about its cell's mean m = own + a
@@ -227,7 +228,7 @@ struct CodeKernels {
 
 enum class SimdLevel { portable, avx2, avx512 };
 
-/// nullptr where this machine or this build lacks it.
+/// The kernels of one level; nullptr where this machine or build lacks it.
 const CodeKernels* code_kernels(SimdLevel level);
 
 /// The fastest that this machine has and gmm::simd_limit() allows, as it was
