@@ -11,23 +11,25 @@
 
 namespace gmm {
 
+/// Where the means of a training start.
 enum class Initialisation {
     kmeans_plus_plus, ///< on a subsample (Arthur and Vassilvitskii 2007), for
                       ///< data in well separated groups
     random_subset,    ///< k distinct vectors
-    hierarchical,     ///< k-means in each of sqrt(k) groups, on a sample of
-                      ///< 128 vectors for a mean: what several iterations with
-                      ///< all means reach, for less than one's time on a CPU;
-                      ///< not for full and tied covariances
-    given_means,      ///< the means of the model passed in
+    hierarchical,     ///< k-means in each of sqrt(k) groups, on a sample of 128
+                  ///< vectors a mean: as good as several iterations with all
+                  ///< means, in less time than one takes on a CPU; not for
+                  ///< full and tied covariances
+    given_means, ///< the means of the `start` given to train()
 };
 
+/// What an iteration did, of EM (EStep::soft) or k-means (EStep::hard).
 struct TrainingIteration {
     EStep step;
-    double objective;    ///< mean log p(x) in the user's units; hard: mean
-                         ///< squared distance
-    double seconds;      ///< whole iteration
-    double e_seconds;    ///< the backend's part
+    double objective; ///< soft: mean log p(x) in the user's units; hard: mean
+                      ///< squared distance
+    double seconds;   ///< of the whole iteration
+    double e_seconds; ///< of the backend's E-step
     double dropped_mass; ///< share of responsibility left out, in [0, 1]
     size_t reseeded;     ///< dead components restarted after this iteration
     double imbalance;    ///< K sum n_k^2 / (sum n_k)^2, 1 = balanced
@@ -38,23 +40,23 @@ struct TrainingOptions {
     Initialisation init = Initialisation::random_subset;
     int hard_iterations = 5; ///< k-means iterations before EM; none where
                              ///< variances are given or means are fixed;
-                             ///< hierarchical: twice as many in each
-                             ///< group, at least 2
+                             ///< hierarchical: twice as many in each group, at
+                             ///< least 2
     int niter = 20;          ///< EM iterations at most
-    double tolerance = 1e-5; ///< stop when the mean log-likelihood gains less
-                             ///< than this times its magnitude (in units of
-                             ///< the data's deviation, at least d); 0: never
-    /// K-means iterations after EM, for means whose vectors will be those
-    /// nearest to them: responsibilities that many components share draw means
-    /// together, at the worst into one. They fit variances and weights to these
-    /// vectors as well. None where means are fixed.
+    double tolerance = 1e-5; ///< EM ends when the mean log-likelihood gains
+                             ///< less than this times its magnitude (in units
+                             ///< of the data's deviation, at least d); 0: never
+    /// k-means iterations after EM, for users that assign vectors to their
+    /// nearest mean: where many components share a vector's responsibility, EM
+    /// draws their means together. Variances and weights are fitted to the
+    /// nearest vectors, too. None where means are fixed.
     int last_hard_iterations = 0;
-    /// Above 0: the least variance of a component, times that of the vectors
-    /// around its mean before EM and, where it holds up a component, around
-    /// the mean that EM has found (LocalVariance.h), for which there is a hard
-    /// E-step more then. Diagonal, full, tied:
-    /// larger in dimensions where vectors are farther apart. Full and tied:
-    /// added to the diagonal
+    /// Above 0: the least variance of a component, as a share of the variance
+    /// of the vectors around its mean before EM (LocalVariance.h). Where EM
+    /// ends at that, it is measured anew around the mean that EM has found,
+    /// which takes one hard E-step more. For diagonal, full and tied
+    /// covariances it is larger in dimensions where vectors are farther apart;
+    /// for full and tied ones it is added to the diagonal.
     double variance_floor = 1e-3;
     double reg_covar = 0;     ///< in the user's units squared, added to every
                               ///< variance (the diagonal) as scikit-learn's
@@ -63,21 +65,21 @@ struct TrainingOptions {
     bool update_means = true; ///< false: means stay, the rest is fitted
     uint64_t seed = 1234;
 
-    /// Applied to the means (user's units, size k * d) after each M-step:
-    /// normalisation, rounding. Empty: none.
+    /// Applied to the means (user's units, size k * d) after each M-step, to
+    /// normalise or round them. Empty: they stay.
     std::function<void(float* means)> project_means;
-    /// Called after each iteration; false stops the training, and what was
-    /// reached is returned. May throw to abandon it.
+    /// Called after each iteration if it is not empty. false ends the training
+    /// with the model that was reached; an exception abandons it.
     std::function<bool(const TrainingIteration&)> progress;
-    /// Called, in any thread, while what comes before the first iteration takes
-    /// long. May throw to abandon the training. Empty: nothing is called.
+    /// Called now and then, in any thread, before the first iteration if it is
+    /// not empty. An exception abandons the training.
     std::function<void()> check;
 };
 
 /// Why a training ended.
 enum class Stop {
     converged,      ///< the likelihood gained less than the tolerance
-    max_iterations, ///< niter were done
+    max_iterations, ///< all niter iterations were done
     callback,       ///< TrainingOptions::progress returned false
 };
 
@@ -87,10 +89,10 @@ struct TrainingResult {
     bool converged = false;
     Stop stop = Stop::max_iterations;
 
-    /// EM iterations done, those of k-means not counted.
+    /// Iterations of EM, without those of k-means.
     int n_iter() const;
-    /// The mean log-likelihood that the last EM iteration found, of the model
-    /// before its M-step, as scikit-learn's lower_bound_; -infinity if none.
+    /// The mean log-likelihood of the model before the last M-step of EM, as
+    /// scikit-learn's lower_bound_; -infinity without an iteration of EM.
     double lower_bound() const;
 };
 
@@ -100,15 +102,18 @@ struct TrainingResult {
  * Data are centred and scaled inside; the result is in the user's units. The
  * same seed, data and backend give the same model, bit for bit.
  *
- * @param weights  size source.n, non-negative, not all zero; or nullptr
+ * @param weights  size source.n, non-negative, at least k of them positive; or
+ *                 nullptr: all are 1
+ * @param k        components, at most source.n
+ * @param backend  bound anew (set_data, set_model), also after the training
  * @param start    read for Initialisation::given_means: means (k * d), and
- *                 variances (precisions_cholesky) and log_weights where they
- *                 are not empty; without variances, hard iterations come
- *                 first (hard_iterations) and find weights of their own
+ *                 variances (or precisions_cholesky) and log_weights if they
+ * are not empty. Without variances k-means comes first (hard_iterations) and
+ * fits weights of its own
  *
- * Throws InvalidArgument for k = 0, k > n, a value that is not finite
- * (naming its row), weights that are negative or all zero, and options out of
- * range.
+ * Throws InvalidArgument for k = 0, k > n, a value that is not finite (naming
+ * its row), such weights, a start that is not as above, and options out of
+ * range; DeviceError as the backend does.
  */
 TrainingResult train(
         const VectorSource& source,
