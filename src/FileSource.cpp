@@ -83,15 +83,14 @@ struct InputFile {
 };
 
 struct FileSource : VectorSource {
-    std::string path;
     InputFile file;
     size_t header = 0;     ///< bytes before the first row
     size_t row_header = 0; ///< bytes before each row: its dimension, or 0
 
-    explicit FileSource(const std::string& path) : path(path), file(path) {}
+    explicit FileSource(const std::string& path) : file(path) {}
 
     [[noreturn]] void reject(const std::string& why) const {
-        throw_invalid("path = '%s': %s", path.c_str(), why.c_str());
+        throw_invalid("path = '%s': %s", file.path.c_str(), why.c_str());
     }
 
     size_t stride() const {
@@ -105,14 +104,7 @@ struct FileSource : VectorSource {
 
     Rows rows(size_t begin, size_t count, std::vector<std::byte>& scratch)
             const override {
-        if (begin > n || count > n - begin) {
-            throw_invalid(
-                    "rows: begin = %zu, count = %zu, expected begin + count "
-                    "<= n = %zu",
-                    begin,
-                    count,
-                    n);
-        }
+        check_range(begin, count);
         const size_t bytes = count * stride();
         if (scratch.size() < bytes) {
             scratch.resize(bytes);

@@ -51,14 +51,7 @@ struct SampleSource : VectorSource {
 
     Rows rows(size_t begin, size_t count, std::vector<std::byte>& scratch)
             const override {
-        if (begin > n || count > n - begin) {
-            throw_invalid(
-                    "rows: begin = %zu, count = %zu, expected begin + count "
-                    "<= n = %zu",
-                    begin,
-                    count,
-                    n);
-        }
+        check_range(begin, count);
         const size_t stride = d * element_size(type);
         std::vector<std::byte> some;
         if (scratch.size() < count * stride) {

@@ -64,15 +64,14 @@ static void check_shape(size_t n, size_t d) {
     }
 }
 
-static void check_range(
-        const VectorSource& source, size_t begin, size_t count) {
-    if (begin > source.n || count > source.n - begin) {
+void VectorSource::check_range(size_t begin, size_t count) const {
+    if (begin > n || count > n - begin) {
         throw_invalid(
                 "rows: begin = %zu, count = %zu, expected begin + count <= n "
                 "= %zu",
                 begin,
                 count,
-                source.n);
+                n);
     }
 }
 
@@ -83,7 +82,7 @@ struct MemorySource : VectorSource {
 
     Rows rows(size_t begin, size_t count, std::vector<std::byte>&)
             const override {
-        check_range(*this, begin, count);
+        check_range(begin, count);
         const size_t stride = d * element_size(type);
         return {data + begin * stride, type, count, d, stride};
     }
@@ -95,7 +94,7 @@ struct CallbackSource : VectorSource {
 
     Rows rows(size_t begin, size_t count, std::vector<std::byte>& scratch)
             const override {
-        check_range(*this, begin, count);
+        check_range(begin, count);
         const size_t stride = d * element_size(type);
         scratch.resize(count * stride);
         {

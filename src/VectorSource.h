@@ -43,12 +43,17 @@ struct VectorSource {
     virtual Rows
     rows(size_t begin, size_t count, std::vector<std::byte>& scratch) const = 0;
 
-    /// The number by which whoever gave the vectors knows row i.
+    /// The number of row i in the vectors that the user gave: samples have
+    /// other numbers. For error messages.
     virtual size_t given_row(size_t i) const {
         return i;
     }
 
     virtual ~VectorSource() = default;
+
+protected:
+    /// For rows(): throws InvalidArgument unless begin + count <= n.
+    void check_range(size_t begin, size_t count) const;
 };
 
 /// Vectors in memory, n * d contiguous elements that must outlive the source.
@@ -75,11 +80,11 @@ using FillRows = std::function<void(size_t begin, size_t count, void* out)>;
 std::unique_ptr<VectorSource> callback_source(
         size_t n, size_t d, ElementType type, FillRows fill);
 
-/** Some of another source's rows, in their order and spread evenly: of each
- * n / count neighbours one, chosen by the seed. No list of them is kept.
+/** A sample of the rows of another source, in their order and spread evenly: of
+ * every n / count consecutive rows one, chosen by the seed. Takes no memory.
  *
  * @param source  must outlive the sample
- * @param count   1 to source.n
+ * @param count   rows of the sample, 1 to source.n
  */
 std::unique_ptr<VectorSource> sample_source(
         const VectorSource& source, size_t count, uint64_t seed);
@@ -88,12 +93,13 @@ std::unique_ptr<VectorSource> sample_source(
 /// threads at a time.
 using MapRows = std::function<void(size_t n, const float* x, float* out)>;
 
-/// A source's rows as a function makes them, f32 of dimension d. The source
-/// must outlive it.
+/// The rows that a function computes from those of another source, f32 of
+/// dimension d. The other source must outlive it.
 std::unique_ptr<VectorSource> mapped_source(
         const VectorSource& source, size_t d, MapRows map);
 
-/// Copies the rows with the given numbers as floats; out has ids.size() * d.
+/// Copies the rows with the given numbers as floats; out has size ids.size() *
+/// d. Throws InvalidArgument for a number that is not below source.n.
 void gather(
         const VectorSource& source, const std::vector<size_t>& ids, float* out);
 
