@@ -41,6 +41,7 @@ struct Trainer {
     void start_hierarchically();
     bool iterate(EStep step);
     bool iterate_hard(int iterations);
+    bool iterate_soft();
     /// by_backend: its model is `model`.
     void find_floors(bool by_backend);
     bool is_held(size_t c, double floor) const;
@@ -289,6 +290,7 @@ TrainingIteration Trainer::report(EStep step) const {
     return out;
 }
 
+// False if the callback stops the training, as all three.
 bool Trainer::iterate(EStep step) {
     const Timer whole;
     backend.set_model(model);
@@ -302,16 +304,47 @@ bool Trainer::iterate(EStep step) {
     done.e_seconds = e_seconds;
     done.seconds = whole.seconds();
     result.iterations.push_back(done);
-    return !options.progress || options.progress(done);
+    const bool go_on = !options.progress || options.progress(done);
+    result.stop = go_on ? result.stop : Stop::callback;
+    return go_on;
 }
 
-// False if the callback stopped them.
 bool Trainer::iterate_hard(int iterations) {
     for (int i = 0; i < iterations; i++) {
         if (!iterate(EStep::hard)) {
-            result.stop = Stop::callback;
             return false;
         }
+    }
+    return true;
+}
+
+bool Trainer::iterate_soft() {
+    double before = 0;
+    size_t reseeded_before = 0; // which lowers the likelihood for a while
+    for (int i = 0; i < options.niter; i++) {
+        if (!iterate(EStep::soft)) {
+            return false;
+        }
+        // In the frame's units, so that the user's unit does not matter.
+        const double objective = stats.objective / stats.weight;
+        const double magnitude = std::max(std::abs(objective), double(model.d));
+        const size_t reseeded = result.iterations.back().reseeded;
+        if (i > 0 && reseeded == 0 && reseeded_before == 0 &&
+            objective - before < options.tolerance * magnitude &&
+            options.tolerance > 0) {
+            if (options.last_hard_iterations > 0 || !lower_floors()) {
+                result.converged = true;
+                result.stop = Stop::converged;
+                return true;
+            }
+            maximise(); // by the lower floors; it goes on from there
+        }
+        before = objective;
+        reseeded_before = reseeded;
+    }
+    if (options.last_hard_iterations == 0 && options.niter > 0 &&
+        reseeded_before == 0 && lower_floors()) {
+        maximise();
     }
     return true;
 }
@@ -380,38 +413,9 @@ TrainingResult train(
     const bool hard = options.update_means &&
             options.init != Initialisation::hierarchical &&
             !(given && has_spread(*start));
-    if (hard && !trainer.iterate_hard(options.hard_iterations)) {
+    if ((hard && !trainer.iterate_hard(options.hard_iterations)) ||
+        !trainer.iterate_soft()) {
         return finish();
-    }
-    double before = 0;
-    size_t reseeded_before = 0; // which lowers the likelihood for a while
-    for (int i = 0; i < options.niter; i++) {
-        if (!trainer.iterate(EStep::soft)) {
-            trainer.result.stop = Stop::callback;
-            return finish();
-        }
-        // In the frame's units, so that the user's unit does not matter.
-        const double objective = trainer.stats.objective / trainer.stats.weight;
-        const double magnitude =
-                std::max(std::abs(objective), double(source.d));
-        const size_t reseeded = trainer.result.iterations.back().reseeded;
-        if (i > 0 && reseeded == 0 && reseeded_before == 0 &&
-            objective - before < options.tolerance * magnitude &&
-            options.tolerance > 0) {
-            if (options.last_hard_iterations > 0 || !trainer.lower_floors()) {
-                trainer.result.converged = true;
-                trainer.result.stop = Stop::converged;
-                break;
-            }
-            trainer.maximise(); // by the lower floors; it goes on from there
-        }
-        before = objective;
-        reseeded_before = reseeded;
-    }
-    if (options.last_hard_iterations == 0 && options.niter > 0 &&
-        !trainer.result.converged && reseeded_before == 0 &&
-        trainer.lower_floors()) {
-        trainer.maximise();
     }
     if (options.update_means &&
         !trainer.iterate_hard(options.last_hard_iterations)) {

@@ -10,6 +10,7 @@
 #include "Blas.h"
 #include "DeviceSource.h"
 #include "Error.h"
+#include "Lloyd.h"
 #include "ParallelFor.h"
 #include "cpu/Kernels.h"
 
@@ -403,7 +404,6 @@ std::vector<float> initial_means(
         size_t k,
         Initialisation init,
         std::mt19937_64& random) {
-    const size_t d = source.d;
     const bool by_distance = init == Initialisation::kmeans_plus_plus;
     size_t available = source.n;
     if (weights) {
@@ -417,24 +417,16 @@ std::vector<float> initial_means(
     const size_t count = by_distance ? std::min(available, wanted) : k;
     const std::vector<size_t> ids = sample_rows(
             source.n, weights, count, /*by_weight=*/!by_distance, random);
-    std::vector<float> y(count * d);
-    gather(source, ids, y.data());
-    for (size_t i = 0; i < y.size(); i++) {
-        y[i] = (y[i] - frame.center[i % d]) * frame.scale;
-    }
+    Points points(source, weights, frame, ids);
     if (!by_distance) {
-        return y;
+        return std::move(points.y);
     }
-    std::vector<double> weight(count, 1.0);
-    for (size_t i = 0; weights && i < count; i++) {
-        weight[i] = weights[ids[i]];
-    }
-    std::vector<float> means(k * d);
-    const auto chosen = plus_plus(k, d, y, std::move(weight), random);
-    for (size_t c = 0; c < k; c++) {
-        std::copy_n(y.data() + chosen[c] * d, d, means.data() + c * d);
-    }
-    return means;
+    return points.rows(plus_plus(
+            k,
+            source.d,
+            points.y,
+            {points.weight.begin(), points.weight.end()},
+            random));
 }
 
 } // namespace gmm

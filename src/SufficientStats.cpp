@@ -59,6 +59,10 @@ void SufficientStats::merge(const SufficientStats& other) {
     dropped_mass += other.dropped_mass;
 }
 
+static bool is_dead(double n, double min_count) {
+    return n < min_count || n <= 0;
+}
+
 // sum_i w_i r_ik |y_i - mean|^2, from the sums alone.
 static double scatter(
         const SufficientStats& stats, size_t c, const float* mean) {
@@ -95,14 +99,15 @@ static void fit_weights(
     // A weight of 0 has no logarithm.
     const double least =
             std::max(min_count, 1e-6 * std::max(stats.weight, 1e-30));
+    const auto count_of = [&](double n) {
+        return is_dead(n, min_count) ? least : n;
+    };
     double total = 0;
     for (double n : stats.n_k) {
-        total += n < min_count || n <= 0 ? least : n;
+        total += count_of(n);
     }
     for (size_t c = 0; c < stats.k; c++) {
-        const double n = stats.n_k[c];
-        model.log_weights[c] =
-                std::log((n < min_count || n <= 0 ? least : n) / total);
+        model.log_weights[c] = std::log(count_of(stats.n_k[c]) / total);
     }
 }
 
@@ -125,12 +130,10 @@ double weighted_median(
     return values[order.back()];
 }
 
-void m_step(
+static void check_m_step(
         const SufficientStats& stats,
         const std::vector<double>& variance_floor,
-        double min_count,
-        bool update_means,
-        GaussianMixture& model,
+        const GaussianMixture& model,
         double reg_covar,
         const std::vector<double>& floor_shape) {
     if (model.covariance != stats.covariance || model.k != stats.k ||
@@ -143,11 +146,10 @@ void m_step(
                 stats.k,
                 stats.d);
     }
-    const size_t n_floors = variance_floor.size();
-    if (n_floors != 1 && n_floors != stats.k) {
+    if (variance_floor.size() != 1 && variance_floor.size() != stats.k) {
         throw_invalid(
                 "variance_floor: %zu values, expected 1 or k = %zu",
-                n_floors,
+                variance_floor.size(),
                 stats.k);
     }
     for (double floor : variance_floor) {
@@ -156,9 +158,6 @@ void m_step(
                     "variance_floor = %g, expected a positive value", floor);
         }
     }
-    auto floor_of = [&](size_t c) {
-        return variance_floor[n_floors == 1 ? 0 : c];
-    };
     if (!floor_shape.empty() && floor_shape.size() != stats.d) {
         throw_invalid(
                 "floor_shape: %zu values, expected 0 or d = %zu",
@@ -168,13 +167,28 @@ void m_step(
     if (!(reg_covar >= 0)) {
         throw_invalid("reg_covar = %g, expected at least 0", reg_covar);
     }
+}
+
+void m_step(
+        const SufficientStats& stats,
+        const std::vector<double>& variance_floor,
+        double min_count,
+        bool update_means,
+        GaussianMixture& model,
+        double reg_covar,
+        const std::vector<double>& floor_shape) {
+    check_m_step(stats, variance_floor, model, reg_covar, floor_shape);
+    std::vector<double> floors = variance_floor;
+    if (floors.size() == 1) {
+        floors.assign(stats.k, variance_floor[0]);
+    }
     const bool tied = stats.covariance == Covariance::tied_spherical;
     std::vector<double> scatters(tied ? stats.k : 0);
 #pragma omp parallel for schedule(static) if (stats.k * stats.d > 100000)
     for (int64_t i = 0; i < int64_t(stats.k); i++) {
         const size_t c = i;
         const double n = stats.n_k[c];
-        if (n < min_count || n <= 0) {
+        if (is_dead(n, min_count)) {
             continue;
         }
         float* mean = model.means.data() + c * stats.d;
@@ -187,11 +201,11 @@ void m_step(
             case Covariance::isotropic:
                 model.variances[c] = std::max(
                         scatter(stats, c, mean) / (n * stats.d) + reg_covar,
-                        floor_of(c));
+                        floors[c]);
                 break;
             case Covariance::diagonal:
                 fit_diagonal(
-                        stats, c, floor_of(c), floor_shape, reg_covar, model);
+                        stats, c, floors[c], floor_shape, reg_covar, model);
                 break;
             case Covariance::tied_spherical:
                 scatters[c] = scatter(stats, c, mean);
@@ -201,19 +215,11 @@ void m_step(
                 break; // all of them below
         }
     }
-    std::vector<double> floors(stats.k);
-    for (size_t c = 0; c < stats.k; c++) {
-        floors[c] = floor_of(c);
-    }
     if (tied) {
         double sum = 0, count = 0;
         for (size_t c = 0; c < stats.k; c++) {
-            const double n = stats.n_k[c];
-            if (n < min_count || n <= 0) {
-                continue;
-            }
-            sum += scatters[c];
-            count += n;
+            sum += scatters[c]; // of dead ones 0
+            count += is_dead(stats.n_k[c], min_count) ? 0 : stats.n_k[c];
         }
         if (count > 0) {
             model.variances[0] = std::max(
