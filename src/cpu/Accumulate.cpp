@@ -109,7 +109,7 @@ bool CpuBackend::score_rows(
     bool diffuse = false;
     scratch.scale.assign(count, 0.0f);
     for (size_t i = 0; i < count; i++) {
-        const float weight = weights ? weights[begin + i] : 1;
+        const float weight = weight_of(begin + i);
         if (weight == 0) {
             continue;
         }

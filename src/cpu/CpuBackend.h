@@ -110,10 +110,14 @@ private:
 
     const Scorer& scorer(EStep step);
     float least() const;
+    float weight_of(size_t row) const {
+        return weights ? weights[row] : 1;
+    }
 
     // full and tied, in Matrices.cpp
     struct MatrixBlock;
     struct MatrixScratch;
+    struct MatrixTop;
     std::unique_ptr<const FullScorer> full_scorer;
 
     const FullScorer& matrix_scorer();
@@ -122,6 +126,13 @@ private:
             EStep step,
             size_t begin,
             size_t count,
+            MatrixScratch& scratch,
+            MatrixBlock& block);
+    void score_small(size_t begin, MatrixScratch& scratch, MatrixBlock& block);
+    void score_full(size_t begin, MatrixScratch& scratch, MatrixBlock& block);
+    void score_vectors(
+            EStep step,
+            size_t begin,
             MatrixScratch& scratch,
             MatrixBlock& block);
     void top_of_matrices(

@@ -121,72 +121,84 @@ void CpuBackend::score_matrices(
         size_t count,
         MatrixScratch& scratch,
         MatrixBlock& block) {
-    const size_t d = model.d, k = model.k;
     load_block(begin, count, scratch.raw, block);
     block.weight = block.objective = block.dropped_mass = 0;
-    std::vector<Found>& found = scratch.found;
-    found.clear();
-    const float least_r = least();
-    auto weight_of = [&](size_t i) {
-        return weights ? weights[begin + i] : 1.0f;
-    };
     for (size_t i = 0; i < count; i++) {
-        block.weight += weight_of(i);
+        block.weight += weight_of(begin + i);
     }
+    if (step == EStep::hard || model.covariance == Covariance::tied) {
+        score_vectors(step, begin, scratch, block);
+    } else if (matrix_scorer().is_small()) {
+        score_small(begin, scratch, block);
+    } else {
+        score_full(begin, scratch, block);
+    }
+}
 
-    if (step == EStep::soft && model.covariance == Covariance::full &&
-        matrix_scorer().is_small()) {
-        FullScorer::SmallScratch& small = scratch.small;
-        matrix_scorer().evaluate_small(
-                count, block.y.data(), matrix_reach(k, least_r), small);
-        for (size_t i = 0; i < count; i++) {
-            const float weight = weight_of(i);
-            block.objective += weight != 0 ? weight * small.log_prob[i] : 0.0;
-        }
-        block.take_all(
-                small,
-                weights ? weights + begin : nullptr,
-                k,
-                least_r,
-                scratch.index);
-        return;
+// Full covariances in few dimensions.
+void CpuBackend::score_small(
+        size_t begin, MatrixScratch& scratch, MatrixBlock& block) {
+    const size_t count = block.norm.size();
+    FullScorer::SmallScratch& small = scratch.small;
+    matrix_scorer().evaluate_small(
+            count, block.y.data(), matrix_reach(model.k, least()), small);
+    for (size_t i = 0; i < count; i++) {
+        const float weight = weight_of(begin + i);
+        block.objective += weight != 0 ? weight * small.log_prob[i] : 0.0;
     }
-    if (step == EStep::soft && model.covariance == Covariance::full) {
-        FullScorer::Scratch& full = scratch.full;
-        matrix_scorer().score(
-                count,
-                block.y.data(),
-                block.norm.data(),
-                matrix_reach(k, least_r),
-                full);
-        scratch.top.assign(count, -std::numeric_limits<double>::infinity());
-        scratch.sum.assign(count, 0.0);
-        for (const FullFound& f : full.found) {
-            scratch.top[f.row] = std::max(scratch.top[f.row], f.value);
-        }
-        for (FullFound& f : full.found) {
-            f.value = std::exp(f.value - scratch.top[f.row]);
-            scratch.sum[f.row] += f.value;
-        }
-        for (size_t i = 0; i < count; i++) {
-            if (weight_of(i) != 0) {
-                block.objective += weight_of(i) *
-                        (scratch.top[i] + std::log(scratch.sum[i]));
-            }
-        }
-        for (const FullFound& f : full.found) {
-            const double r = f.value / scratch.sum[f.row];
-            const float weight = weight_of(f.row);
-            if (r < least_r) {
-                block.dropped_mass += weight * r;
-            } else if (weight != 0) {
-                found.push_back({f.component, f.row, float(weight * r)});
-            }
-        }
-        block.sort(found, k);
-        return;
-    }
+    block.take_all(
+            small,
+            weights ? weights + begin : nullptr,
+            model.k,
+            least(),
+            scratch.index);
+}
 
+void CpuBackend::score_full(
+        size_t begin, MatrixScratch& scratch, MatrixBlock& block) {
+    const size_t count = block.norm.size();
+    const float least_r = least();
+    std::vector<FullFound>& near = scratch.full.found;
+    matrix_scorer().score(
+            count,
+            block.y.data(),
+            block.norm.data(),
+            matrix_reach(model.k, least_r),
+            scratch.full);
+    scratch.top.assign(count, -std::numeric_limits<double>::infinity());
+    scratch.sum.assign(count, 0.0);
+    for (const FullFound& f : near) {
+        scratch.top[f.row] = std::max(scratch.top[f.row], f.value);
+    }
+    for (FullFound& f : near) {
+        f.value = std::exp(f.value - scratch.top[f.row]);
+        scratch.sum[f.row] += f.value;
+    }
+    for (size_t i = 0; i < count; i++) {
+        const float weight = weight_of(begin + i);
+        if (weight != 0) {
+            block.objective +=
+                    weight * (scratch.top[i] + std::log(scratch.sum[i]));
+        }
+    }
+    scratch.found.clear();
+    for (const FullFound& f : near) {
+        const double r = f.value / scratch.sum[f.row];
+        const float weight = weight_of(begin + f.row);
+        if (r < least_r) {
+            block.dropped_mass += weight * r;
+        } else if (weight != 0) {
+            scratch.found.push_back({f.component, f.row, float(weight * r)});
+        }
+    }
+    block.sort(scratch.found, model.k);
+}
+
+// By distances: to the nearest means, or where one matrix serves all.
+void CpuBackend::score_vectors(
+        EStep step, size_t begin, MatrixScratch& scratch, MatrixBlock& block) {
+    const size_t count = block.norm.size(), d = model.d;
+    const float least_r = least();
     const Scorer& scores = scorer(step);
     const float* rows = block.y.data();
     const double* norm = block.norm.data();
@@ -206,8 +218,9 @@ void CpuBackend::score_matrices(
     scratch.v.resize(count * scores.stride);
     scores.multiply(count, rows, scratch.v.data());
     Candidates& candidates = scratch.candidates;
+    scratch.found.clear();
     for (size_t i = 0; i < count; i++) {
-        const float weight = weight_of(i);
+        const float weight = weight_of(begin + i);
         if (weight == 0) {
             continue;
         }
@@ -218,7 +231,7 @@ void CpuBackend::score_matrices(
         if (step == EStep::hard) {
             const int32_t c = candidates.index[candidates.best()];
             block.objective -= weight * scores.distance(y, c);
-            found.push_back({c, int32_t(i), weight});
+            scratch.found.push_back({c, int32_t(i), weight});
             block.kept[i] = weight;
             continue;
         }
@@ -229,12 +242,65 @@ void CpuBackend::score_matrices(
             if (r < least_r) {
                 block.dropped_mass += weight * r;
             } else {
-                found.push_back({candidates.index[e], int32_t(i), weight * r});
+                scratch.found.push_back(
+                        {candidates.index[e], int32_t(i), weight * r});
                 block.kept[i] += weight * r;
             }
         }
     }
-    block.sort(found, k);
+    block.sort(scratch.found, model.k);
+}
+
+/// Adds to the statistics those of component c of full covariances in few
+/// dimensions.
+template <class Block>
+static void add_few(
+        const std::vector<Block>& blocks, size_t c, SufficientStats& stats) {
+    const size_t d = stats.d;
+    FewMoments sum(d);
+    for (const Block& block : blocks) {
+        for (int32_t e = block.offset[c]; e < block.offset[c + 1]; e++) {
+            const auto [row, r] = block.entries[e];
+            sum.add(r, block.y.data() + size_t(row) * d);
+        }
+    }
+    sum.finish(
+            &stats.n_k[c],
+            stats.sum_x.data() + c * d,
+            stats.sum_x2.data() + c * num_moments(Covariance::full, 1, d));
+}
+
+/// The same in any number, also of tied covariances.
+template <class Block>
+static void add_component(
+        const std::vector<Block>& blocks,
+        size_t c,
+        std::vector<double>& rows,
+        SufficientStats& stats) {
+    const size_t d = stats.d;
+    const bool is_full = stats.covariance == Covariance::full;
+    std::vector<double> square(is_full ? d * d : 0);
+    OuterProducts sum(d, rows, square.data());
+    for (const Block& block : blocks) {
+        for (int32_t e = block.offset[c]; e < block.offset[c + 1]; e++) {
+            const auto [row, r] = block.entries[e];
+            const float* y = block.y.data() + size_t(row) * d;
+            stats.n_k[c] += r;
+            best_kernels().add(d, r, y, stats.sum_x.data() + c * d);
+            if (is_full) {
+                sum.add(r, y);
+            } else {
+                stats.sum_x2[c] += r * block.norm[row];
+            }
+        }
+    }
+    if (is_full) {
+        sum.flush();
+        add_packed(
+                d,
+                square.data(),
+                stats.sum_x2.data() + c * num_moments(Covariance::full, 1, d));
+    }
 }
 
 void CpuBackend::accumulate_matrices(EStep step, SufficientStats& stats) {
@@ -275,46 +341,10 @@ void CpuBackend::accumulate_matrices(EStep step, SufficientStats& stats) {
             }
         });
         const auto add_entries = [&](size_t c, size_t w) {
-            double* const sum_x = stats.sum_x.data() + c * d;
             if (few) {
-                FewMoments sum(d);
-                for (const MatrixBlock& block : blocks) {
-                    for (int32_t e = block.offset[c]; e < block.offset[c + 1];
-                         e++) {
-                        const auto [row, r] = block.entries[e];
-                        sum.add(r, block.y.data() + size_t(row) * d);
-                    }
-                }
-                sum.finish(
-                        &stats.n_k[c],
-                        sum_x,
-                        stats.sum_x2.data() +
-                                c * num_moments(Covariance::full, 1, d));
-                return;
-            }
-            std::vector<double> square(is_full ? d * d : 0);
-            OuterProducts sum(d, scratch[w].rows, square.data());
-            for (const MatrixBlock& block : blocks) {
-                for (int32_t e = block.offset[c]; e < block.offset[c + 1];
-                     e++) {
-                    const auto [row, r] = block.entries[e];
-                    const float* y = block.y.data() + size_t(row) * d;
-                    stats.n_k[c] += r;
-                    best_kernels().add(d, r, y, sum_x);
-                    if (is_full) {
-                        sum.add(r, y);
-                    } else {
-                        stats.sum_x2[c] += r * block.norm[row];
-                    }
-                }
-            }
-            if (is_full) {
-                sum.flush();
-                add_packed(
-                        d,
-                        square.data(),
-                        stats.sum_x2.data() +
-                                c * num_moments(Covariance::full, 1, d));
+                add_few(blocks, c, stats);
+            } else {
+                add_component(blocks, c, scratch[w].rows, stats);
             }
         };
         parallel_for_workers(k, add_entries, worth_threads(double(n) * d * d));
