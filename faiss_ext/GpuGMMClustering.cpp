@@ -49,7 +49,8 @@ void check_weights(size_t n, const float* weights) {
             sum > 0, "x_weights: all are 0, expected at least one above 0");
 }
 
-void check_parameters(const GpuGMMClustering& clus, size_t n_given) {
+/// What can be wrong before the vectors are looked at.
+void check_training(const GpuGMMClustering& clus, const faiss::Index& index) {
     FAISS_THROW_IF_NOT_FMT(
             int64_t(clus.d) > 0, "d = %" PRId64 ", expected > 0", clus.d);
     FAISS_THROW_IF_NOT_FMT(
@@ -79,6 +80,7 @@ void check_parameters(const GpuGMMClustering& clus, size_t n_given) {
             clus.tolerance >= 0 && std::isfinite(clus.tolerance),
             "tolerance = %g, expected >= 0 and finite",
             clus.tolerance);
+    const size_t n_given = clus.centroids.size() / clus.d;
     FAISS_THROW_IF_NOT_FMT(
             clus.centroids.size() % clus.d == 0 && n_given <= clus.k,
             "centroids: size %zu, expected a multiple of d = %zu and at most "
@@ -92,15 +94,11 @@ void check_parameters(const GpuGMMClustering& clus, size_t n_given) {
             n_given,
             clus.k);
     check_finite("centroids", n_given, clus.d, clus.centroids.data());
-}
-
-/// Wants to be called before the index is touched.
-void check_index(const faiss::Index& index, size_t d) {
     FAISS_THROW_IF_NOT_FMT(
-            size_t(index.d) == d,
+            size_t(index.d) == clus.d,
             "index: dimension %d, expected d = %zu",
             index.d,
-            d);
+            clus.d);
 }
 
 /** FAISS's rule for the number of vectors: all of them (an empty list), a
@@ -117,14 +115,14 @@ std::vector<size_t> choose_vectors(
         if (clus.verbose) {
             printf("Sampling a subset of %zu / %zu for training\n", most, n);
         }
+        if (!weights) {
+            return subsample(clus, n, most);
+        }
         std::vector<size_t> counted; // the others have no say
-        for (size_t i = 0; weights && i < n; i++) {
+        for (size_t i = 0; i < n; i++) {
             if (weights[i] > 0) {
                 counted.push_back(i);
             }
-        }
-        if (!weights) {
-            return subsample(clus, n, most);
         }
         if (counted.size() < clus.k) {
             return {}; // too few, as will be said of all
@@ -205,8 +203,7 @@ GpuGMMClustering::GpuGMMClustering(
 
 void GpuGMMClustering::train(
         idx_t n, const float* x, faiss::Index& index, const float* x_weights) {
-    check_parameters(*this, d == 0 ? 0 : centroids.size() / d);
-    check_index(index, d);
+    check_training(*this, index);
     FAISS_THROW_IF_NOT_FMT(n > 0, "n = %" PRId64 ", expected > 0", n);
     check_finite("x", n, d, x);
     if (x_weights) {
@@ -224,14 +221,13 @@ void GpuGMMClustering::train(
             x_weights = x_weights ? weights.data() : nullptr;
         }
         print_start(*this, source->n);
-        publish(*this, fit_mixture(*this, {source.get(), x_weights}), index);
+        publish(*this, fit_mixture(*this, *source, x_weights), index);
     });
 }
 
 void GpuGMMClustering::train(
         const gmm::VectorSource& source, faiss::Index& index) {
-    check_parameters(*this, d == 0 ? 0 : centroids.size() / d);
-    check_index(index, d);
+    check_training(*this, index);
     FAISS_THROW_IF_NOT_FMT(
             source.d == d,
             "source: dimension %zu, expected d = %zu",
@@ -250,7 +246,7 @@ void GpuGMMClustering::train(
         }
         const gmm::VectorSource& used = sample ? *sample : source;
         print_start(*this, used.n);
-        publish(*this, fit_mixture(*this, {&used, nullptr}), index);
+        publish(*this, fit_mixture(*this, used, nullptr), index);
     });
 }
 
@@ -264,8 +260,7 @@ void GpuGMMClustering::train_encoded(
         train(n, reinterpret_cast<const float*>(x_in), index, weights);
         return;
     }
-    check_parameters(*this, d == 0 ? 0 : centroids.size() / d);
-    check_index(index, d);
+    check_training(*this, index);
     FAISS_THROW_IF_NOT_FMT(n > 0, "n = %" PRId64 ", expected > 0", n);
     FAISS_THROW_IF_NOT_FMT(
             size_t(codec->d) == d,
@@ -306,7 +301,7 @@ void GpuGMMClustering::train_encoded(
         const auto source = gmm::callback_source(
                 ids.empty() ? n : ids.size(), d, gmm::ElementType::f32, decode);
         print_start(*this, source->n);
-        publish(*this, fit_mixture(*this, {source.get(), weights}), index);
+        publish(*this, fit_mixture(*this, *source, weights), index);
     });
 }
 

@@ -68,10 +68,6 @@ bool from_groups(
             clus.k >= clus.kGroupedFrom && backend.name() == "cpu";
 }
 
-double stop_tolerance(const GpuGMMClustering& clus) {
-    return std::max<double>(clus.tolerance, early_stop_threshold(clus));
-}
-
 std::function<void(float*)> mean_projection(const GpuGMMClustering& clus) {
     if (!clus.spherical && !clus.int_centroids) {
         return {};
@@ -122,8 +118,7 @@ struct Progress {
     }
 };
 
-/** The given means, and distinct training vectors for those that are missing.
- */
+/// The given means, and distinct training vectors for those that are missing.
 gmm::GaussianMixture start_model(
         const GpuGMMClustering& clus,
         const gmm::VectorSource& source,
@@ -160,7 +155,10 @@ double score(const gmm::TrainingResult& result) {
 
 } // namespace
 
-Fit fit_mixture(const GpuGMMClustering& clus, const TrainingSet& set) {
+Fit fit_mixture(
+        const GpuGMMClustering& clus,
+        const gmm::VectorSource& source,
+        const float* weights) {
     const std::unique_ptr<gmm::Backend> backend =
             gmm::cuda_available() && gmm::cuda_takes(clus.d, clus.k)
             ? gmm::make_cuda_backend(clus.cuda)
@@ -187,7 +185,8 @@ Fit fit_mixture(const GpuGMMClustering& clus, const TrainingSet& set) {
                 std::min(clus.last_hard_niter, clus.niter / 2);
     }
     options.niter = clus.niter - options.last_hard_iterations;
-    options.tolerance = stop_tolerance(clus);
+    options.tolerance =
+            std::max<double>(clus.tolerance, early_stop_threshold(clus));
     options.variance_floor = clus.variance_floor;
     options.update_means = !clus.frozen_centroids;
     if (!clus.frozen_centroids) {
@@ -204,14 +203,14 @@ Fit fit_mixture(const GpuGMMClustering& clus, const TrainingSet& set) {
         options.seed = seed + 1 + redo * kRedoSeedStep;
         gmm::GaussianMixture start;
         if (given) {
-            start = start_model(clus, *set.source, options.seed);
+            start = start_model(clus, source, options.seed);
         }
         Progress progress{clus.verbose, {}};
         options.progress = std::ref(progress);
         options.check = faiss::InterruptCallback::check;
         gmm::TrainingResult result = gmm::train(
-                *set.source,
-                set.weights,
+                source,
+                weights,
                 clus.k,
                 options,
                 *backend,

@@ -24,19 +24,16 @@ struct Sample {
     Sample(const gmm::VectorSource& source, size_t most, uint64_t seed);
 };
 
-/// Vectors of a source that are used, with their weights.
-struct TrainingSet {
-    const gmm::VectorSource* source;
-    const float* weights;
-};
-
 struct Fit {
     gmm::GaussianMixture model;
     std::vector<faiss::ClusteringIterationStats> stats;
     std::string backend;
 };
 
-/// The best of nredo runs.
-Fit fit_mixture(const GpuGMMClustering& clus, const TrainingSet& set);
+/// The best of nredo runs. weights: size source.n, or nullptr.
+Fit fit_mixture(
+        const GpuGMMClustering& clus,
+        const gmm::VectorSource& source,
+        const float* weights);
 
 } // namespace faiss_ext
