@@ -24,6 +24,29 @@ constexpr size_t kExponentNeighbors = 10;
 constexpr double kMinExponent = 0.25;
 constexpr double kMaxExponent = 32;
 
+/// The sum over queries i of count[i] times the mean of log d over the
+/// posterior d^-v, with log d of all lists in row i of log_dis.
+double expected_log_distance(
+        size_t nlist,
+        const std::vector<float>& log_dis,
+        const std::vector<double>& count,
+        double v) {
+    double sum = 0;
+#pragma omp parallel for reduction(+ : sum)
+    for (int64_t i = 0; i < static_cast<int64_t>(count.size()); i++) {
+        const float* row = log_dis.data() + i * nlist;
+        const float least = *std::min_element(row, row + nlist);
+        double weight = 0, weighted = 0;
+        for (size_t l = 0; l < nlist; l++) {
+            const double w = std::exp(-v * (row[l] - least));
+            weight += w;
+            weighted += w * row[l];
+        }
+        sum += count[i] * weighted / weight;
+    }
+    return sum;
+}
+
 /** The v for which the posterior d_k^-v is most likely to have drawn the lists
  * that hold the neighbours of vectors among the vectors.
  *
@@ -91,27 +114,12 @@ double fit_exponent(const IndexGMM& index, size_t n, const float* x) {
             }
         }
     }
-    auto expected = [&](double v) {
-        double sum = 0;
-#pragma omp parallel for reduction(+ : sum)
-        for (int64_t i = 0; i < static_cast<int64_t>(nq); i++) {
-            const float* row = log_dis.data() + i * nlist;
-            const float least = *std::min_element(row, row + nlist);
-            double weight = 0, weighted = 0;
-            for (size_t l = 0; l < nlist; l++) {
-                const double w = std::exp(-v * (row[l] - least));
-                weight += w;
-                weighted += w * row[l];
-            }
-            sum += count[i] * weighted / weight;
-        }
-        return sum;
-    };
     double low = kMinExponent, high = kMaxExponent;
     for (int i = 0; i < 20; i++) {
         const double v = std::sqrt(low * high);
         // The larger v, the smaller the distances that the posterior expects.
-        (expected(v) > observed ? low : high) = v;
+        const double expected = expected_log_distance(nlist, log_dis, count, v);
+        (expected > observed ? low : high) = v;
     }
     return std::sqrt(low * high);
 }
