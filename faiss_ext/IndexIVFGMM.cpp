@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
-#include <limits>
-#include <unordered_map>
 #include <utility>
 
 #include <faiss/impl/FaissAssert.h>
@@ -19,6 +17,7 @@
 #include "faiss_ext/store/list_storage.h"
 #include "faiss_ext/store/maintain.h"
 #include "faiss_ext/store/strays.h"
+#include "faiss_ext/store/take_entries.h"
 
 namespace faiss_ext {
 
@@ -47,7 +46,7 @@ struct UndoGrowth {
     faiss::IndexIVF& index;
     const idx_t ntotal;
     std::vector<size_t> sizes;
-    mutable bool done = false;
+    bool done = false;
 
     explicit UndoGrowth(faiss::IndexIVF& index)
             : index(index), ntotal(index.ntotal), sizes(index.nlist) {
@@ -278,26 +277,12 @@ void IndexIVFGMM<IVF>::update_vectors(
     check_rows("v", nv, this->d, v);
     check_rows("idx", nv, sizeof(idx_t) / sizeof(float), idx);
     check_storable("v", nv, this->d, v);
-    std::unordered_map<idx_t, int> last; // row of each id, if they are several
     for (int i = 0; i < nv; i++) {
         FAISS_THROW_IF_NOT_FMT(
                 mapped_place(this->direct_map, idx[i]) >= 0,
                 "idx[%d] = %zd, expected the id of a vector in the index",
                 i,
                 size_t(idx[i]));
-        if (nv > 1) {
-            last[idx[i]] = i;
-        }
-    }
-    if (nv > 1 && last.size() < size_t(nv)) {
-        std::vector<idx_t> ids;
-        std::vector<float> rows;
-        for (const auto& [id, row] : last) {
-            ids.push_back(id);
-            const float* const x = v + size_t(row) * this->d;
-            rows.insert(rows.end(), x, x + this->d);
-        }
-        return update_vectors(int(ids.size()), ids.data(), rows.data());
     }
     faiss_ext::update_vectors({*this, *this}, nv, idx, v);
 }
@@ -370,7 +355,7 @@ void IndexIVFGMM<IVF>::copy_subset_to(
     }
     auto gmm = dynamic_cast<IVFGMM*>(&other);
     if (!gmm) {
-        const UndoGrowth undo(other);
+        UndoGrowth undo(other);
         IVF::copy_subset_to(other, subset_type, a1, a2);
         other.ntotal = idx_t(other.invlists->compute_ntotal());
         undo.done = true;
@@ -386,15 +371,7 @@ void IndexIVFGMM<IVF>::copy_subset_to(
             new faiss::ArrayInvertedLists(other.nlist, other.code_size);
     subset.own_invlists = true;
     IVF::copy_subset_to(subset, subset_type, a1, a2);
-    Growth growth({other, *gmm}, "copy_subset_to");
-    // FAISS counts some ranges of elements as one less than it copies
-    take_entries(
-            {other, *gmm},
-            *subset.invlists,
-            idx_t(subset.invlists->compute_ntotal()),
-            0,
-            {});
-    growth.finish();
+    add_subset({other, *gmm}, *subset.invlists);
 }
 
 template <class IVF>

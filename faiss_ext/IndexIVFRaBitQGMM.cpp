@@ -1,14 +1,12 @@
 #include "faiss_ext/IndexIVFRaBitQGMM.h"
 
-#include <memory>
-
 #include <faiss/impl/FaissAssert.h>
 
 #include "faiss_ext/calibrate/calibrate.h"
 #include "faiss_ext/impl/errors.h"
-#include "faiss_ext/store/add.h"
 #include "faiss_ext/store/codes_alone.h"
 #include "faiss_ext/store/maintain.h"
+#include "faiss_ext/store/take_entries.h"
 
 namespace faiss_ext {
 
@@ -136,14 +134,7 @@ void IndexIVFRaBitQGMM::copy_subset_to(
     from.own_invlists = subset.own_invlists = true;
     from.ntotal = ntotal;
     from.copy_subset_to(subset, subset_type, a1, a2);
-    Growth growth({*to, *to}, "copy_subset_to");
-    take_entries(
-            {*to, *to},
-            *subset.invlists,
-            idx_t(subset.invlists->compute_ntotal()),
-            0,
-            {});
-    growth.finish();
+    add_subset({*to, *to}, *subset.invlists);
 }
 
 void IndexIVFRaBitQGMM::optimize() {

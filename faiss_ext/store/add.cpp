@@ -1,11 +1,10 @@
 #include "faiss_ext/store/add.h"
 
 #include <algorithm>
-#include <cinttypes>
 #include <cstring>
-#include <memory>
 #include <numeric>
 #include <optional>
+#include <unordered_map>
 
 #include <faiss/IndexScalarQuantizer.h>
 #include <faiss/impl/FaissAssert.h>
@@ -14,7 +13,6 @@
 #include "ParallelFor.h"
 #include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/impl/errors.h"
-#include "faiss_ext/store/codes_alone.h"
 #include "faiss_ext/store/copies.h"
 #include "faiss_ext/store/edit.h"
 #include "faiss_ext/store/find_entries.h"
@@ -278,8 +276,8 @@ void add_vectors(
             index.gmm.max_assign);
     check_assign(ivf, index.gmm);
     Growth growth(index, "add");
-    for (idx_t i = 0; i < n; i += kAddBlock) {
-        growth.run([&] {
+    try {
+        for (idx_t i = 0; i < n; i += kAddBlock) {
             check_interrupt();
             const size_t nb = std::min<idx_t>(kAddBlock, n - i);
             add_block(
@@ -288,13 +286,31 @@ void add_vectors(
                     x + i * ivf.d,
                     ids ? ids + i : nullptr,
                     homes ? homes + i : nullptr);
-        });
+        }
+    } catch (const std::exception& e) {
+        growth.explain(e);
+        throw;
     }
     growth.finish();
 }
 
 void update_vectors(
         GMMIndexRef index, size_t n, const idx_t* ids, const float* v) {
+    std::unordered_map<idx_t, size_t> last; // row of each id, if there are more
+    for (size_t r = 0; r < n && n > 1; r++) {
+        last[ids[r]] = r;
+    }
+    if (n > 1 && last.size() < n) {
+        const size_t d = index.ivf.d;
+        std::vector<idx_t> some_ids;
+        std::vector<float> rows;
+        for (const auto& [id, row] : last) {
+            some_ids.push_back(id);
+            rows.insert(rows.end(), v + row * d, v + (row + 1) * d);
+        }
+        return update_vectors(
+                index, some_ids.size(), some_ids.data(), rows.data());
+    }
     check_interrupt();
     check_trained(index.ivf);
     check_writable(index.ivf);
@@ -345,106 +361,6 @@ size_t remove_ids(GMMIndexRef index, const faiss::IDSelector& sel) {
     index.gmm.cells.forget(index.ivf.ntotal, n);
     index.ivf.ntotal -= n;
     return n;
-}
-
-bool has_subset(
-        const faiss::IndexIVF& from,
-        const faiss::IndexIVF& other,
-        int kind,
-        idx_t a1,
-        idx_t a2) {
-    FAISS_THROW_IF_NOT_MSG(
-            other.is_trained, "copy_subset_to: expected a trained index");
-    check_same_encoding("copy_subset_to", from, other);
-    const bool of_parts = kind == 1 || kind == 3; // newer FAISS: a2 of a1 parts
-    if (from.ntotal == 0 && kind == 2) {          // FAISS divides by it
-        return false;
-    }
-    FAISS_THROW_IF_NOT_FMT( // FAISS divides by it
-            !of_parts || a1 > 0,
-            "copy_subset_to: a1 = %zd, expected above 0",
-            ssize_t(a1));
-    FAISS_THROW_IF_NOT_FMT(
-            of_parts
-                    ? kind == 1 || (a2 >= 0 && a2 < a1)
-                    : a1 <= a2 && (kind != 2 || (a1 >= 0 && a2 <= from.ntotal)),
-            "copy_subset_to: a1 = %zd, a2 = %zd, expected %s",
-            ssize_t(a1),
-            ssize_t(a2),
-            of_parts            ? "0 <= a2 < a1"
-                    : kind == 2 ? "0 <= a1 <= a2 <= ntotal"
-                                : "a1 <= a2");
-    return true;
-}
-
-namespace {
-
-/// Throws unless idx_t holds all ids.
-void check_sums(const idx_t* ids, size_t n, idx_t add_id) {
-    for (size_t j = 0; j < n; j++) {
-        idx_t sum;
-        FAISS_THROW_IF_NOT_FMT(
-                !__builtin_add_overflow(ids[j], add_id, &sum),
-                "add_id = %" PRId64 " with id %" PRId64
-                ", expected a sum that 64 bits hold",
-                int64_t(add_id),
-                int64_t(ids[j]));
-    }
-}
-
-} // namespace
-
-void take_entries(
-        GMMIndexRef index,
-        const faiss::InvertedLists& from,
-        idx_t ntotal,
-        idx_t add_id,
-        const std::vector<std::vector<int32_t>>& earlier) {
-    faiss::IndexIVF& ivf = index.ivf;
-    check_writable(ivf);
-    if (ivf.ntotal == 0) {
-        begin_anew(index);
-    }
-    adopt_strays(index);
-    using Codes = faiss::InvertedLists::ScopedCodes;
-    using Ids = faiss::InvertedLists::ScopedIds;
-    std::vector<std::unique_ptr<Codes>> codes;
-    std::vector<std::unique_ptr<Ids>> ids;
-    Edit edit(index);
-    for (size_t i = 0; i < ivf.nlist; i++) {
-        const size_t n = from.list_size(i);
-        if (n == 0) {
-            continue;
-        }
-        codes.push_back(std::make_unique<Codes>(&from, i));
-        ids.push_back(std::make_unique<Ids>(&from, i));
-        Arrivals& a = edit.arrivals.emplace_back();
-        a.list = i;
-        a.n = n;
-        a.codes = codes.back()->get();
-        a.ids = ids.back()->get();
-        a.add_id = add_id;
-        check_sums(a.ids, n, add_id);
-        if (!earlier.empty()) {
-            a.earlier = earlier[i];
-        }
-    }
-    if (!has_vectors(ivf)) {
-        for (Arrivals& a : edit.arrivals) {
-            place_records(index, a);
-        }
-    } else if (!index.gmm.cells.empty()) {
-        const MeansView means(ivf);
-        gmm::parallel_for(edit.arrivals.size(), [&](size_t i) {
-            Arrivals& a = edit.arrivals[i];
-            std::vector<float> x(a.n * ivf.d);
-            decode_codes(ivf, a.list, a.n, a.codes, x.data());
-            a.place(index, x.data(), means.data());
-        });
-    }
-    edit.prepare();
-    edit.commit();
-    ivf.ntotal += ntotal;
 }
 
 } // namespace faiss_ext

@@ -25,38 +25,12 @@ void add_vectors(
         const idx_t* ids,
         const idx_t* homes);
 
-/// IndexIVFGMM::update_vectors. All or none.
+/// IndexIVFGMM::update_vectors, all or none; of several rows with one id the
+/// last counts.
 void update_vectors(
         GMMIndexRef index, size_t n, const idx_t* ids, const float* v);
 
 /// IndexIVFGMM::remove_ids. All or none.
 size_t remove_ids(GMMIndexRef index, const faiss::IDSelector& sel);
-
-/** Whether copy_subset_to has anything to copy. Throws for what FAISS would not
- * survive or count, an untrained index, a1 and a2 out of their ranges, and
- * where the codes of one are nothing to the other (check_same_encoding()).
- *
- * @param kind  FAISS's SUBSET_TYPE_*
- */
-bool has_subset(
-        const faiss::IndexIVF& from,
-        const faiss::IndexIVF& other,
-        int kind,
-        idx_t a1,
-        idx_t a2);
-
-/** Moves all entries of `from` to `index`, or copies those of its lists only.
- * All or none.
- *
- * @param from     with means and codec of the index; of one without vectors,
- *                 copy_records()
- * @param earlier  earlier_lists of the entries, or empty
- */
-void take_entries(
-        GMMIndexRef index,
-        const faiss::InvertedLists& from,
-        idx_t ntotal,
-        idx_t add_id,
-        const std::vector<std::vector<int32_t>>& earlier);
 
 } // namespace faiss_ext

@@ -5,6 +5,8 @@
 
 #include <omp.h>
 
+#include <faiss/impl/FaissAssert.h>
+
 #include "ParallelFor.h"
 #include "faiss_ext/calibrate/calibrate.h"
 #include "faiss_ext/coarse/centre.h"

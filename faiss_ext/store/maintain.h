@@ -4,8 +4,6 @@
 #include <exception>
 #include <vector>
 
-#include <faiss/impl/FaissAssert.h>
-
 #include "faiss_ext/store/edit.h"
 
 namespace faiss_ext {
@@ -40,23 +38,12 @@ public:
     /// Throws for code_bits that cells cannot be made with afterwards.
     Growth(GMMIndexRef index, const char* call);
 
-    /// Runs f, a block that is added whole or not.
-    template <class F>
-    void run(F&& f) {
-        try {
-            f();
-        } catch (const std::exception& e) {
-            explain(e);
-            throw;
-        }
-    }
+    /// Throws, with what e says, if anything is in; returns otherwise.
+    void explain(const std::exception& e) const;
 
     void finish();
 
 private:
-    /// Throws if anything is in; returns otherwise.
-    void explain(const std::exception& e) const;
-
     GMMIndexRef index;
     const char* const call;
     const idx_t before;
