@@ -65,15 +65,17 @@ public:
         std::vector<uint16_t> cell(n);
         decode(n, codes.get());
         order.resize(n);
-        payload.fit(
-                cells,
-                list,
-                n,
-                index.ivf.d,
-                x,
-                is_ip(index.ivf) ? norms.data() : nullptr,
-                means,
-                cell.data());
+        const float a = cells.a[list];
+        const uint32_t fitted_size = cells.fitted_size[list];
+        cells.fit_list(list, n, index.ivf.d, x, means, cell.data());
+        try {
+            const float* x_norms = is_ip(index.ivf) ? norms.data() : nullptr;
+            payload.encode(cells, list, n, x, nullptr, x_norms, cell.data());
+        } catch (...) {
+            cells.a[list] = a;
+            cells.fitted_size[list] = fitted_size;
+            throw;
+        }
         std::fill(offset, offset + L + 1, 0);
         for (uint16_t l : cell) {
             offset[l + 1]++;

@@ -25,25 +25,26 @@ void Arrivals::place(const KnownCells& known) {
 void Arrivals::place(GMMIndexRef index, const float* x, const float* means) {
     const size_t d = index.ivf.d;
     const PairCells& cells = index.gmm.cells;
+    const bool ip = is_ip(index.ivf);
+    std::vector<float> directions(ip ? n * d : 0), norms(ip ? n : 0);
+    const uint32_t* x_rows = rows;
+    if (ip) {
+        for (size_t r = 0; r < n; r++) {
+            std::copy_n(x + row(r) * d, d, &directions[r * d]);
+        }
+        norm2 = to_directions(n, d, directions.data(), norms.data());
+        x = directions.data();
+        x_rows = nullptr;
+    }
     cell.resize(n);
-    if (!is_ip(index.ivf)) {
-        payload.assign(cells, list, n, d, x, rows, nullptr, means, cell.data());
-        return;
-    }
-    std::vector<float> directions(n * d), norms(n);
-    for (size_t r = 0; r < n; r++) {
-        std::copy_n(x + row(r) * d, d, &directions[r * d]);
-    }
-    norm2 = to_directions(n, d, directions.data(), norms.data());
-    payload.assign(
+    cells.assign(list, n, d, x, x_rows, means, cell.data());
+    payload.encode(
             cells,
             list,
             n,
-            d,
-            directions.data(),
-            nullptr,
-            norms.data(),
-            means,
+            x,
+            x_rows,
+            ip ? norms.data() : nullptr,
             cell.data());
 }
 

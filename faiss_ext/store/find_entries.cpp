@@ -62,11 +62,10 @@ std::vector<uint64_t> scan_entries(
     adopt_strays(index);
     const faiss::IndexIVF& ivf = index.ivf;
     std::vector<uint64_t> out;
-    using Places = std::vector<uint64_t>;
     struct Worker {
         const faiss::IndexIVF& ivf;
         const faiss::IDSelector& sel;
-        Places places;
+        std::vector<uint64_t> places;
         void operator()(size_t list) {
             const size_t n = ivf.invlists->list_size(list);
             faiss::InvertedLists::ScopedIds ids(ivf.invlists, list);

@@ -11,38 +11,16 @@ namespace faiss_ext {
 /// What CellCodes keeps of each entry beside FAISS's lists, of entries that are
 /// not in their places yet.
 struct Payload {
-    /// What is kept of some vectors, in their order.
-    std::vector<uint8_t> records;
-    double squared_error = 0; ///< CellCodes::encode's sum
+    std::vector<uint8_t> records; ///< of some vectors, in their order
+    double squared_error = 0;     ///< CellCodes::encode's sum
 
-    /** Computes cells and codes of vectors of one list, as PairCells::assign.
+    /** The codes of vectors of one list whose cells are known.
      *
-     * @param norms  the vectors' norms where x are directions of them
-     *               (METRIC_INNER_PRODUCT), or nullptr
+     * @param x      vectors; directions of them for METRIC_INNER_PRODUCT
+     * @param rows   their n rows in x, or nullptr: the first n
+     * @param norms  of the vectors where x are directions, or nullptr
+     * @param cell   of each, size n
      */
-    void assign(
-            const PairCells& cells,
-            size_t list,
-            size_t n,
-            size_t d,
-            const float* x,
-            const uint32_t* rows,
-            const float* norms,
-            const float* means,
-            uint16_t* out);
-
-    /// The same of a whole list, whose cells are fitted to it.
-    void fit(
-            PairCells& cells,
-            size_t list,
-            size_t n,
-            size_t d,
-            const float* x,
-            const float* norms,
-            const float* means,
-            uint16_t* out);
-
-    /// The codes of vectors whose cells are known.
     void encode(
             const PairCells& cells,
             size_t list,
@@ -50,7 +28,19 @@ struct Payload {
             const float* x,
             const uint32_t* rows,
             const float* norms,
-            const uint16_t* cell);
+            const uint16_t* cell) {
+        records.resize(n * cells.codes.shape.entry_bytes());
+        squared_error = cells.codes.encode(
+                list,
+                cells.a[list],
+                cells.partners(list),
+                n,
+                x,
+                rows,
+                norms,
+                cell,
+                records.data());
+    }
 
     /// Sets what is kept of an entry to that of a row.
     void set(PairCells& cells, size_t list, size_t entry, size_t row)
@@ -62,7 +52,10 @@ struct Payload {
             size_t list,
             size_t entry,
             const uint8_t* records,
-            size_t row) noexcept;
+            size_t row) noexcept {
+        cells.codes.set(
+                list, entry, records + row * cells.codes.shape.entry_bytes());
+    }
 };
 
 } // namespace faiss_ext
