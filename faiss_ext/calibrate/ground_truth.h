@@ -7,8 +7,18 @@
 
 namespace faiss_ext {
 
+/// Equally near ones are kept beyond k: so many times k are known.
+constexpr size_t kNearPerNeighbour = 2;
+/// Of the norms: what rounding can do to a distance made of products.
+constexpr float kRounding = 1e-6f;
+
 /// The nearest vectors of the calibration's queries.
 struct GroundTruth {
+    /// @param own  whether the queries are themselves in the index
+    GroundTruth(size_t nq, bool own)
+            : near(nq), hidden(own ? nq : 0), distances_left_out(hidden.size()),
+              rounding(nq) {}
+
     struct Near {
         idx_t location; ///< (list, offset) pair
         float distance; ///< in the units of a query's coarse distances
