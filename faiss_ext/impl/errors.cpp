@@ -156,6 +156,17 @@ void check_neighbours(int64_t k) {
             ssize_t(k));
 }
 
+void check_shares(float probe_mass, float target_recall) {
+    FAISS_THROW_IF_NOT_FMT(
+            probe_mass > 0 && probe_mass <= 1,
+            "probe_mass = %g, expected in (0, 1]",
+            probe_mass);
+    FAISS_THROW_IF_NOT_FMT(
+            target_recall >= 0 && target_recall < 1,
+            "target_recall = %g, expected in [0, 1)",
+            target_recall);
+}
+
 void check_trained(const faiss::IndexIVF& index) {
     FAISS_THROW_IF_NOT_MSG(index.is_trained, "the index is not trained");
     const size_t means = index.quantizer ? size_t(index.quantizer->ntotal) : 0;

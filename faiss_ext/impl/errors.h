@@ -49,6 +49,9 @@ void check_storable(
 /// Throws for a number of neighbours below 1, or more than memory can hold.
 void check_neighbours(int64_t k);
 
+/// Throws unless probe_mass is in (0, 1] and target_recall in [0, 1).
+void check_shares(float probe_mass, float target_recall);
+
 /// Throws a FaissException if faiss::InterruptCallback wants that. From any
 /// thread.
 void check_interrupt();

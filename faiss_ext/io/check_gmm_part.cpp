@@ -54,14 +54,7 @@ constexpr double kMaxFloat = 3.4028234663852886e38;
 void check_settings(const faiss::IndexIVF& ivf, const IVFGMM& gmm) {
     check_count_below("max_codes (0: no cap)", ivf.max_codes, kMaxCount);
     to_string(gmm.probe_order); // throws for what is none
-    FAISS_THROW_IF_NOT_FMT(
-            gmm.probe_mass > 0 && gmm.probe_mass <= 1,
-            "probe_mass = %g, expected in (0, 1]",
-            gmm.probe_mass);
-    FAISS_THROW_IF_NOT_FMT(
-            gmm.target_recall >= 0 && gmm.target_recall < 1,
-            "target_recall = %g, expected in [0, 1)",
-            gmm.target_recall);
+    check_shares(gmm.probe_mass, gmm.target_recall);
     FAISS_THROW_IF_NOT_FMT(
             gmm.assign_ratio >= 0,
             "assign_ratio = %g, expected at least 0",

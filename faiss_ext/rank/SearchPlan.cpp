@@ -72,19 +72,6 @@ SearchParametersIVFGMM settings(
     return p;
 }
 
-void check(const SearchParametersIVFGMM& p) {
-    FAISS_THROW_IF_NOT_FMT(
-            p.nprobe > 0, "nprobe = %zu, expected > 0", size_t(p.nprobe));
-    FAISS_THROW_IF_NOT_FMT(
-            p.probe_mass > 0 && p.probe_mass <= 1,
-            "probe_mass = %g, expected in (0, 1]",
-            p.probe_mass);
-    FAISS_THROW_IF_NOT_FMT(
-            p.target_recall >= 0 && p.target_recall < 1,
-            "target_recall = %g, expected in [0, 1)",
-            p.target_recall);
-}
-
 /// Codes that are looked at for each distance that max_codes allows.
 constexpr double kCodesOfCap = 4;
 
@@ -202,11 +189,32 @@ void grow_for_selector(SearchPlan& plan, const Call& call) {
     }
 }
 
+/// Whether an order goes by codes where there are some.
+bool prefers_codes(ProbeOrder order) {
+    return order == ProbeOrder::calibrated || order == ProbeOrder::codes;
+}
+
+/// Whole lists among those that the caller has selected.
+void plan_selected_lists(SearchPlan& plan, const Call& call) {
+    FAISS_THROW_IF_NOT_MSG(
+            has_vectors(call.ivf),
+            "quantizer_params->sel: expected none in an index of codes alone");
+    FAISS_THROW_IF_NOT_FMT(
+            prefers_codes(plan.order) || plan.order == ProbeOrder::distance,
+            "quantizer_params->sel with probe_order = %s, expected "
+            "calibrated, codes or distance",
+            to_string(plan.order));
+    plan.order = ProbeOrder::distance;
+    plan.probe_mass = 1;
+    if (call.target > 0 && !call.nprobe_given) {
+        plan.nprobe = call.ivf.nlist;
+    }
+}
+
 /// Of an index that has nothing but codes.
 void plan_codes_alone(SearchPlan& plan, Call call) {
     FAISS_THROW_IF_NOT_FMT(
-            plan.order == ProbeOrder::calibrated ||
-                    plan.order == ProbeOrder::codes,
+            prefers_codes(plan.order),
             "probe_order = %s, expected calibrated or codes in an index of "
             "codes alone",
             to_string(plan.order));
@@ -235,6 +243,61 @@ void plan_codes_alone(SearchPlan& plan, Call call) {
     }
 }
 
+/// By codes, what the time of nprobe lists buys.
+void plan_for_nprobe(SearchPlan& plan, const Call& call, bool always) {
+    // Of lists that max_codes ends within, the best entries by the codes of a
+    // few times as many
+    const bool cut_short = plan.max_codes >= call.k && !plan.sel &&
+            call.k > 0 &&
+            double(plan.max_codes) < plan.nprobe * call.per_list();
+    if (cut_short) {
+        plan.nprobe = std::min(
+                plan.nprobe,
+                size_t(std::ceil(
+                        kCodesOfCap * plan.max_codes / call.per_list())));
+    }
+    if (plan.nprobe < call.ivf.nlist || cut_short) {
+        plan_for_time_of_lists(
+                plan, call.ivf, call.gmm, call.k, cut_short || always);
+    }
+}
+
+/// Of an index that has vectors.
+void plan_vectors(SearchPlan& plan, Call call) {
+    const bool always = plan.order == ProbeOrder::codes;
+    const bool codes =
+            !call.gmm.cells.codes.empty() && prefers_codes(plan.order);
+    if (prefers_codes(plan.order)) {
+        plan.order = ProbeOrder::distance;
+    }
+    if (call.target == 0 && codes && plan.probe_mass < 1 &&
+        call.gmm.calibration.fitted) {
+        call.target = plan.probe_mass;
+    }
+    if (call.target > 0) {
+        plan.order = ProbeOrder::distance;
+        plan.probe_mass = 1;
+        if (!call.has_setting()) {
+            plan.nprobe = call.most_lists;
+            return;
+        }
+        plan_for_target(plan, call);
+        if (plan.sel) {
+            grow_for_selector(plan, call);
+            if (plan.by_codes && plan.passing > 0 &&
+                lists_are_quicker(plan, call.ivf, call.gmm, call.k)) {
+                plan.by_codes = false;
+                plan.nprobe = call.ivf.nlist;
+            }
+        }
+    } else if (codes) {
+        plan_for_nprobe(plan, call, always);
+    }
+    if (!codes && plan.probe_mass < 1 && plan.order == ProbeOrder::distance) {
+        plan.order = ProbeOrder::scale_free; // the distance has no posterior
+    }
+}
+
 } // namespace
 
 SearchPlan make_plan(
@@ -247,7 +310,9 @@ SearchPlan make_plan(
     check_cells_kept(ivf, gmm);
     bool nprobe_given;
     const SearchParametersIVFGMM p = settings(ivf, gmm, params, nprobe_given);
-    check(p);
+    FAISS_THROW_IF_NOT_FMT(
+            p.nprobe > 0, "nprobe = %zu, expected > 0", size_t(p.nprobe));
+    check_shares(p.probe_mass, p.target_recall);
 
     SearchPlan plan;
     plan.sel = p.sel;
@@ -256,85 +321,19 @@ SearchPlan make_plan(
     plan.nprobe = std::min<size_t>(p.nprobe, ivf.nlist);
     plan.order = p.probe_order;
     plan.probe_mass = p.probe_mass;
-    if (plan.selects_lists()) {
-        FAISS_THROW_IF_NOT_MSG(
-                has_vectors(ivf),
-                "quantizer_params->sel: expected none in an index of codes "
-                "alone");
-        FAISS_THROW_IF_NOT_FMT(
-                plan.order == ProbeOrder::calibrated ||
-                        plan.order == ProbeOrder::codes ||
-                        plan.order == ProbeOrder::distance,
-                "quantizer_params->sel with probe_order = %s, expected "
-                "calibrated, codes or distance",
-                to_string(plan.order));
-        plan.order = ProbeOrder::distance;
-        plan.probe_mass = 1;
-        if (p.target_recall > 0 && !nprobe_given) {
-            plan.nprobe = ivf.nlist;
-        }
-        return plan;
-    }
-    Call call{
+    const Call call{
             ivf,
             gmm,
             k,
             p.target_recall,
             nprobe_given,
             nprobe_given ? plan.nprobe : ivf.nlist};
-    if (!has_vectors(ivf)) {
+    if (plan.selects_lists()) {
+        plan_selected_lists(plan, call);
+    } else if (has_vectors(ivf)) {
+        plan_vectors(plan, call);
+    } else {
         plan_codes_alone(plan, call);
-        return plan;
-    }
-    const bool codes = !gmm.cells.codes.empty() &&
-            (plan.order == ProbeOrder::calibrated ||
-             plan.order == ProbeOrder::codes);
-    if (plan.order == ProbeOrder::calibrated ||
-        plan.order == ProbeOrder::codes) {
-        plan.order = ProbeOrder::distance;
-    }
-    if (call.target == 0 && codes && plan.probe_mass < 1 &&
-        gmm.calibration.fitted) {
-        call.target = plan.probe_mass;
-    }
-    if (call.target > 0) {
-        plan.order = ProbeOrder::distance;
-        plan.probe_mass = 1;
-        if (!call.has_setting()) {
-            plan.nprobe = call.most_lists;
-            return plan;
-        }
-        plan_for_target(plan, call);
-        if (plan.sel) {
-            grow_for_selector(plan, call);
-            if (plan.by_codes && plan.passing > 0 &&
-                lists_are_quicker(plan, ivf, gmm, k)) {
-                plan.by_codes = false;
-                plan.nprobe = ivf.nlist;
-            }
-        }
-    } else if (codes) {
-        // Of lists that max_codes ends within, the best entries by the codes of
-        // a few times as many
-        const bool cut_short = plan.max_codes >= k && !plan.sel && k > 0 &&
-                double(plan.max_codes) < plan.nprobe * call.per_list();
-        if (cut_short) {
-            plan.nprobe = std::min(
-                    plan.nprobe,
-                    size_t(std::ceil(
-                            kCodesOfCap * plan.max_codes / call.per_list())));
-        }
-        if (plan.nprobe < ivf.nlist || cut_short) {
-            plan_for_time_of_lists(
-                    plan,
-                    ivf,
-                    gmm,
-                    k,
-                    cut_short || p.probe_order == ProbeOrder::codes);
-        }
-    }
-    if (!codes && plan.probe_mass < 1 && plan.order == ProbeOrder::distance) {
-        plan.order = ProbeOrder::scale_free; // the distance has no posterior
     }
     return plan;
 }
