@@ -18,6 +18,42 @@ namespace {
 /// Queries whose nearest lists a thread finds at once.
 constexpr size_t kListQueries = 16;
 
+/// The nprobe nearest lists of one query.
+///
+/// @param norm  |q|, read for similarity
+void select_nearest(
+        const CellCodes& codes,
+        const float* distances,
+        float least,
+        float norm,
+        size_t nprobe,
+        std::vector<uint32_t>& order,
+        float* coarse,
+        idx_t* keys) {
+    const size_t nlist = codes.mean_norms.size();
+    order.resize(nlist);
+    if (nprobe == 1) {
+        order[0] = uint32_t(
+                std::find(distances, distances + nlist - 1, least) - distances);
+    } else {
+        std::iota(order.begin(), order.end(), 0);
+        std::partial_sort(
+                order.begin(),
+                order.begin() + nprobe,
+                order.end(),
+                [&](uint32_t p, uint32_t q) {
+                    return distances[p] != distances[q]
+                            ? distances[p] < distances[q]
+                            : p < q;
+                });
+    }
+    for (size_t p = 0; p < nprobe; p++) {
+        keys[p] = order[p];
+        coarse[p] = codes.similarity ? norm * (1 - 0.5f * distances[order[p]])
+                                     : distances[order[p]];
+    }
+}
+
 /// The nearest lists by the distances that codes start from: about the centre
 /// of the means, which vectors were assigned by.
 void probe_by_distance(
@@ -28,53 +64,24 @@ void probe_by_distance(
         const float* x,
         float* coarse,
         idx_t* keys) {
+    const size_t d = ivf.d;
     struct Worker {
-        const CellCodes& codes;
-        const size_t n, d, nlist, nprobe;
-        const float* x;
-        float* coarse;
-        idx_t* keys;
         QueryBlock block;
         std::vector<uint32_t> order;
-
-        void operator()(size_t b) {
-            const size_t i0 = b * kListQueries;
-            const size_t nb = std::min(kListQueries, n - i0);
-            block.measure(codes, nb, x + i0 * d);
-            for (size_t i = 0; i < nb; i++) {
-                select(&block.distances[i * nlist],
-                       block.least[i],
-                       codes.similarity ? norm_of(d, &block.centred[i * d]) : 0,
-                       i0 + i);
-            }
-        }
-
-        /// @param norm  read for similarity
-        void select(
-                const float* distances, float least, float norm, size_t query) {
-            order.resize(nlist);
-            if (nprobe == 1) {
-                order[0] = uint32_t(
-                        std::find(distances, distances + nlist - 1, least) -
-                        distances);
-            } else {
-                std::iota(order.begin(), order.end(), 0);
-                std::partial_sort(
-                        order.begin(),
-                        order.begin() + nprobe,
-                        order.end(),
-                        [&](uint32_t p, uint32_t q) {
-                            return distances[p] != distances[q]
-                                    ? distances[p] < distances[q]
-                                    : p < q;
-                        });
-            }
-            for (size_t p = 0; p < nprobe; p++) {
-                keys[query * nprobe + p] = order[p];
-                coarse[query * nprobe + p] = codes.similarity
-                        ? norm * (1 - 0.5f * distances[order[p]])
-                        : distances[order[p]];
-            }
+    };
+    const auto probe_block = [&](Worker& w, size_t begin) {
+        const size_t count = std::min(kListQueries, n - begin);
+        w.block.measure(codes, count, x + begin * d);
+        for (size_t i = 0; i < count; i++) {
+            select_nearest(
+                    codes,
+                    &w.block.distances[i * ivf.nlist],
+                    w.block.least[i],
+                    codes.similarity ? norm_of(d, &w.block.centred[i * d]) : 0,
+                    nprobe,
+                    w.order,
+                    coarse + (begin + i) * nprobe,
+                    keys + (begin + i) * nprobe);
         }
     };
     const size_t n_blocks = (n + kListQueries - 1) / kListQueries;
@@ -82,19 +89,11 @@ void probe_by_distance(
             n_blocks,
             n_blocks > 1,
             [&] {
-                return Worker{
-                        codes,
-                        n,
-                        size_t(ivf.d),
-                        ivf.nlist,
-                        std::min(nprobe, ivf.nlist),
-                        x,
-                        coarse,
-                        keys,
-                        {},
-                        {}};
+                return [&, w = Worker()](size_t b) mutable {
+                    probe_block(w, b * kListQueries);
+                };
             },
-            [](const Worker&) {});
+            [](const auto&) {});
 }
 
 } // namespace
