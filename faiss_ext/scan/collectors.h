@@ -160,6 +160,7 @@ public:
         std::fill(ids + i, ids + k, -1);
     }
 
+    const size_t k;
     size_t n_updates = 0;
 
 private:
@@ -172,7 +173,7 @@ private:
         least_far = kept.back().first;
     }
 
-    const size_t k, most;
+    const size_t most;
     float least_far = kNone;
     std::vector<std::pair<float, idx_t>> kept;
 };

@@ -5,14 +5,11 @@
 #include <cmath>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <type_traits>
 
 #include <omp.h>
 
 #include <faiss/impl/AuxIndexStructures.h>
-#include <faiss/impl/FaissAssert.h>
-#include <faiss/utils/distances.h>
 #include <faiss/utils/utils.h>
 
 #include "ParallelFor.h"
@@ -24,8 +21,8 @@
 #include "faiss_ext/scan/ExactDistances.h"
 #include "faiss_ext/scan/ListSearcher.h"
 #include "faiss_ext/scan/QueryOrder.h"
+#include "faiss_ext/scan/ResultHandlers.h"
 #include "faiss_ext/scan/RunScanner.h"
-#include "faiss_ext/scan/collectors.h"
 #include "faiss_ext/store/list_storage.h"
 
 namespace faiss_ext {
@@ -37,85 +34,6 @@ template <class T>
 void count(T& statistic, std::type_identity_t<T> n) {
     std::atomic_ref<T>(statistic).fetch_add(n, std::memory_order_relaxed);
 }
-
-/// One thread's searches with k results each, of whole lists.
-struct HeapHandlers {
-    HeapCollector collector;
-    float* distances;
-    idx_t* labels;
-
-    size_t n_updates() const {
-        return collector.n_updates;
-    }
-    /// Instead of so many, as few as may be.
-    size_t lists_wanted(const SearchPlan& plan, size_t i, size_t lists) const {
-        // ids may be negative
-        const bool few = distances[i * collector.k + collector.k - 1] ==
-                collector.farthest();
-        return plan.all_if_few && few ? SearchPlan::lists_instead_of(lists)
-                                      : lists;
-    }
-    template <class F>
-    void with_query(size_t i, F&& f) {
-        const size_t k = collector.k;
-        collector.begin(distances + i * k, labels + i * k);
-        f(collector);
-        collector.end();
-    }
-};
-
-/// The same by codes.
-struct NearestHandlers {
-    NearestCollector collector;
-    const size_t n_wanted;
-    const bool similarity;
-    float* distances;
-    idx_t* labels;
-    const faiss::InvertedLists* to_ids; ///< or nullptr
-
-    size_t k() const {
-        return n_wanted;
-    }
-    size_t n_updates() const {
-        return collector.n_updates;
-    }
-    template <class F>
-    void with_query(size_t i, F&& f) {
-        collector.begin();
-        f(collector);
-        collector.end(
-                similarity,
-                to_ids,
-                distances + i * n_wanted,
-                labels + i * n_wanted);
-    }
-};
-
-struct RangeHandlers {
-    RangeCollector collector;
-    std::optional<RangeProgress> progress = {}; ///< of whole lists
-
-    size_t k() const {
-        return 1;
-    }
-    size_t n_updates() const {
-        return 0;
-    }
-    size_t lists_wanted(const SearchPlan& plan, size_t, size_t lists) {
-        if (!progress) {
-            progress.emplace(plan.range);
-        }
-        return size_t(std::ceil(
-                progress->wanted(double(lists), double(collector.n_found()))));
-    }
-    template <class F>
-    void with_query(size_t i, F&& f) {
-        if (!collector.begin(idx_t(i))) {
-            progress.reset();
-        }
-        f(collector);
-    }
-};
 
 /// One thread's searches of whole lists, of queries whose lists are known.
 template <class Handlers>
@@ -403,7 +321,6 @@ SearchCounts gmm_search(
                           [&] {
                               return NearestHandlers{
                                       NearestCollector(k),
-                                      k,
                                       is_ip(ivf),
                                       distances,
                                       labels,
