@@ -176,59 +176,60 @@ void answer_by_codes(
             });
 }
 
-/// By FAISS's scanners, as a search of whole lists.
+/// What one query asked of whole lists, by FAISS's scanners.
+struct ListAnswerer {
+    RunScanner scanner;
+    HeapCollector collector;
+    std::vector<float> distances;
+    std::vector<idx_t> locations;
+
+    ListAnswerer(const AskedShard& asked, const SearchPlan& plan)
+            : scanner(asked.ivf, plan, true),
+              collector{is_ip(asked.ivf), asked.k}, distances(asked.k),
+              locations(asked.k) {}
+
+    void operator()(
+            const float* q,
+            const AskedOfQuery& query,
+            std::vector<ToldEntry>& out) {
+        scanner.set_query(q);
+        collector.begin(distances.data(), locations.data());
+        for (const AskedEntries* a = query.begin; a < query.end; a++) {
+            const Run run{a->list, a->begin, a->end};
+            scanner.scan_runs(
+                    &run, 1, [&](size_t) { return a->score; }, collector);
+        }
+        collector.end();
+        for (size_t j = 0; j < locations.size() && locations[j] >= 0; j++) {
+            const auto list = uint32_t(faiss::lo_listno(locations[j]));
+            const AskedEntries* a = query.begin;
+            while (a->list != list) {
+                a++;
+            }
+            out.push_back(
+                    {a->query,
+                     a->place,
+                     list,
+                     uint32_t(faiss::lo_offset(locations[j])),
+                     0,
+                     distances[j]});
+        }
+    }
+};
+
 void answer_by_lists(
         const AskedShard& asked,
         const std::vector<AskedOfQuery>& queries,
         std::vector<std::vector<ToldEntry>>& out) {
     SearchPlan plan;
     plan.sel = asked.sel;
-    const size_t k = asked.k, d = asked.ivf.d;
-    struct Worker {
-        RunScanner scanner;
-        HeapCollector collector;
-        std::vector<float> distances;
-        std::vector<idx_t> locations;
-    };
     in_blocks(
             queries.size(),
-            [&] {
-                return Worker{
-                        RunScanner(asked.ivf, plan, true),
-                        HeapCollector{is_ip(asked.ivf), k},
-                        std::vector<float>(k),
-                        std::vector<idx_t>(k)};
-            },
-            [&](Worker& w, size_t begin, size_t count) {
+            [&] { return ListAnswerer(asked, plan); },
+            [&](ListAnswerer& answer, size_t begin, size_t count) {
                 for (size_t i = begin; i < begin + count; i++) {
-                    const AskedOfQuery& query = queries[i];
-                    w.scanner.set_query(asked.x + query.begin->query * d);
-                    w.collector.begin(w.distances.data(), w.locations.data());
-                    for (const AskedEntries* a = query.begin; a < query.end;
-                         a++) {
-                        const Run run{a->list, a->begin, a->end};
-                        w.scanner.scan_runs(
-                                &run,
-                                1,
-                                [&](size_t) { return a->score; },
-                                w.collector);
-                    }
-                    w.collector.end();
-                    for (size_t j = 0; j < k && w.locations[j] >= 0; j++) {
-                        const auto list =
-                                uint32_t(faiss::lo_listno(w.locations[j]));
-                        const AskedEntries* a = query.begin;
-                        while (a->list != list) {
-                            a++;
-                        }
-                        out[i].push_back(
-                                {a->query,
-                                 a->place,
-                                 list,
-                                 uint32_t(faiss::lo_offset(w.locations[j])),
-                                 0,
-                                 w.distances[j]});
-                    }
+                    const size_t number = queries[i].begin->query;
+                    answer(asked.x + number * asked.ivf.d, queries[i], out[i]);
                 }
             });
 }

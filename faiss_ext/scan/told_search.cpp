@@ -71,23 +71,26 @@ void search_by_codes(const ToldSearch& search) {
             });
 }
 
-/// Asks for the lists that a query probes, as far as max_codes goes.
+/// Asks for the lists of a row of `lists` that a query probes, as far as
+/// max_codes goes.
 void ask_for_lists(
         const ToldSearch& search,
-        const float* coarse,
-        const idx_t* keys,
-        size_t n_lists,
-        Conversation& conversation) {
+        size_t query,
+        const ProbedLists& lists,
+        size_t row) {
     const SearchPlan& plan = search.plan;
+    Conversation& conversation = search.conversations[query];
+    const size_t begin = lists.begins[row];
     size_t left = plan.max_codes > 0 ? plan.max_codes : size_t(-1);
-    for (size_t p = 0; p < n_lists && left > 0; p++) {
-        if (keys[p] < 0) {
+    for (size_t p = begin; p < lists.begins[row + 1] && left > 0; p++) {
+        const idx_t list = lists.keys[p];
+        if (list < 0) {
             continue;
         }
-        const size_t size = search.ivf.invlists->list_size(keys[p]);
+        const size_t size = search.ivf.invlists->list_size(list);
         size_t end = std::min(size, left);
         if (plan.max_codes > 0 && plan.sel) {
-            faiss::InvertedLists::ScopedIds ids(search.ivf.invlists, keys[p]);
+            faiss::InvertedLists::ScopedIds ids(search.ivf.invlists, list);
             size_t passed = 0;
             for (end = 0; end < size && passed < left; end++) {
                 passed += plan.sel->is_member(ids[end]);
@@ -98,12 +101,12 @@ void ask_for_lists(
         }
         conversation.asked.push_back(
                 {conversation.query,
-                 uint32_t(p),
+                 uint32_t(p - begin),
                  AskedEntries::neighbours,
-                 uint32_t(keys[p]),
+                 uint32_t(list),
                  0,
                  uint32_t(end),
-                 coarse[p],
+                 lists.coarse[p],
                  0,
                  0});
     }
@@ -147,20 +150,6 @@ void take_nearest(
                                   told[j].list, told[j].entry)
                         : -1;
     }
-}
-
-void ask_for_lists(
-        const ToldSearch& search,
-        size_t query,
-        const ProbedLists& lists,
-        size_t row) {
-    const size_t begin = lists.begins[row];
-    ask_for_lists(
-            search,
-            &lists.coarse[begin],
-            &lists.keys[begin],
-            lists.begins[row + 1] - begin,
-            search.conversations[query]);
 }
 
 void search_by_lists(const ToldSearch& search) {
