@@ -86,17 +86,9 @@ std::unique_ptr<IndexGMM> quantizer_from(
             "GMM trailer: %zd means, expected nlist = %zu",
             ssize_t(flat.ntotal),
             nlist);
-    gmm::GaussianMixture mixture;
-    mixture.covariance = out->covariance;
-    mixture.d = flat.d;
-    mixture.k = nlist;
-    mixture.means.assign(flat.get_xb(), flat.get_xb() + nlist * flat.d);
-    mixture.variances = out->variances;
-    mixture.precisions_cholesky = out->precisions_cholesky;
-    mixture.log_weights = out->log_weights;
-    as_faiss_exception([&] { mixture.validate(); });
     // Not set_mixture: means that are normalised again are not the same bits.
     out->faiss::IndexFlat::add(nlist, flat.get_xb());
+    as_faiss_exception([&] { out->mixture().validate(); });
     return out;
 }
 
