@@ -35,11 +35,11 @@ std::unique_ptr<faiss::Index> empty_quantizer(const faiss::IndexIVF& ivf);
 void nearest_lists(
         const faiss::Index& quantizer, size_t n, const float* x, idx_t* lists);
 
-/// What the products with all means tell of vectors beside their lists; or
-/// nothing.
+/// What the products with all means tell of vectors beside their lists; empty
+/// where they tell nothing.
 struct KnownCells {
-    std::vector<uint16_t> cell;   ///< of each in its list
-    std::vector<uint8_t> records; ///< the code of each, as CellCodes::encode
+    std::vector<uint16_t> cell;   ///< of each vector in its list
+    std::vector<uint8_t> records; ///< of each vector, as CellCodes::encode
     float norm2 = 0; ///< METRIC_INNER_PRODUCT: the largest squared norm
 
     bool empty() const {
@@ -47,10 +47,10 @@ struct KnownCells {
     }
 };
 
-/** The same, of an index with these cells, whose codes know the means; or none.
+/** The same for an index with cells, or without.
  *
- * Where the products with the means tell the cells as well the vectors are
- * encoded, too, while they are in a cache.
+ * Where the products with the means tell the cells of the vectors as well,
+ * `known` gets these and the codes, since the vectors are in a cache now.
  */
 void nearest_lists(
         const faiss::IndexIVF& ivf,

@@ -35,7 +35,7 @@ void decode_codes(
 void decode_list(
         const faiss::IndexIVF& ivf, size_t list, std::vector<float>& out);
 
-/// The means as floats, size nlist * d.
+/// A copy of the means, size nlist * d.
 std::vector<float> quantizer_means(const faiss::IndexIVF& ivf);
 
 /// Throws, naming the call, where codes of one index are not those of the same
@@ -49,7 +49,8 @@ void check_same_encoding(
 /// away.
 void check_cells_kept(const faiss::IndexIVF& ivf, const IVFGMM& gmm);
 
-/// The same, copied only where the quantizer does not hold them so.
+/// The means as floats, size nlist * d, copied only where the quantizer does
+/// not hold them so.
 class MeansView {
 public:
     explicit MeansView(const faiss::IndexIVF& ivf);
@@ -75,7 +76,7 @@ constexpr size_t kCellsAtFirst = 16;
 /// FAISS's functions appended behind its back.
 size_t known_size(GMMIndexRef index, size_t list);
 
-/// Whether a list of the index has such an entry.
+/// Whether the index has this list, and the list this entry.
 inline bool has_entry(const faiss::IndexIVF& ivf, size_t list, size_t entry) {
     return list < ivf.nlist && entry < ivf.invlists->list_size(list);
 }
