@@ -5,7 +5,6 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
-#include <iterator>
 #include <memory>
 #include <ostream>
 #include <string>
@@ -19,6 +18,7 @@
 #include <faiss/invlists/OnDiskInvertedLists.h>
 
 #include "FailingNew.h"
+#include "IndexBytes.h"
 #include "IvfTestTools.h"
 #include "TemporaryFolder.h"
 #include "faiss_ext/index_factory.h"
@@ -90,12 +90,7 @@ std::unique_ptr<faiss::IndexIVF> make(const Case& c) {
 
 /// As clone_index, but lists in a file are in the same one.
 std::unique_ptr<faiss::Index> copy_of(const faiss::Index& index) {
-    faiss::VectorIOWriter writer;
-    faiss_ext::write_index(&index, &writer);
-    faiss::VectorIOReader reader;
-    reader.data = std::move(writer.data);
-    return std::unique_ptr<faiss::Index>(
-            faiss_ext::read_index(static_cast<faiss::IOReader*>(&reader)));
+    return read_bytes(written(index));
 }
 
 std::unique_ptr<faiss::IndexIVF> copy_of(

@@ -21,6 +21,7 @@
 #include <faiss/impl/IDSelector.h>
 #include <faiss/index_io.h>
 
+#include "IndexBytes.h"
 #include "TestData.h"
 #include "faiss_ext/IndexGMM.h"
 #include "faiss_ext/IndexIVFGMM.h"
@@ -200,19 +201,6 @@ void expect_fields(faiss::Index* index, const Expected& expected) {
     }
 }
 
-std::unique_ptr<faiss::Index> back_from(const std::vector<uint8_t>& bytes) {
-    faiss::VectorIOReader reader;
-    reader.data = bytes;
-    return std::unique_ptr<faiss::Index>(
-            faiss_ext::read_index(static_cast<faiss::IOReader*>(&reader)));
-}
-
-std::vector<uint8_t> written(const faiss::Index& index) {
-    faiss::VectorIOWriter writer;
-    faiss_ext::write_index(&index, &writer);
-    return writer.data;
-}
-
 /// 0: without a trailer.
 uint32_t version_of(std::vector<uint8_t> bytes) {
     if (memcmp(bytes.data(), &kCodesAlone, sizeof(kCodesAlone)) == 0) {
@@ -282,7 +270,7 @@ void expect_goes_on(faiss::Index* index, const Expected& expected) {
         }
     }
     EXPECT_EQ(index->ntotal, before + idx_t(n));
-    const std::unique_ptr<faiss::Index> back = back_from(written(*index));
+    const std::unique_ptr<faiss::Index> back = read_bytes(written(*index));
     for (size_t q = 0; q < n; q++) {
         float distances[2][4];
         idx_t labels[2][4];
@@ -321,12 +309,12 @@ TEST(Fixtures, EveryFileOfEveryVersion) {
         // Written as of today it is the same.
         const std::vector<uint8_t> today = written(*read(path));
         EXPECT_EQ(version_of(today), version > 0 ? kVersion : 0);
-        const auto again = back_from(today);
+        const auto again = read_bytes(today);
         expect_as_described(again.get(), expected);
         if (expected.fields.count("direct_map") == 0 ||
             int(expected.number("direct_map")) !=
                     int(faiss::DirectMap::Hashtable)) {
-            EXPECT_TRUE(written(*back_from(today)) == today);
+            EXPECT_TRUE(written(*read_bytes(today)) == today);
         }
         if (index->is_trained && !dynamic_cast<IndexGMM*>(index.get())) {
             expect_goes_on(index.get(), expected);

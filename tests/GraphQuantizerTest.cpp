@@ -3,13 +3,11 @@
 #include <faiss/IndexFlat.h>
 #include <faiss/IndexHNSW.h>
 #include <faiss/impl/AuxIndexStructures.h>
-#include <faiss/impl/io.h>
-#include <faiss/index_io.h>
 
+#include "IndexBytes.h"
 #include "IvfTestTools.h"
 #include "faiss_ext/coarse/QueryCoarse.h"
 #include "faiss_ext/index_factory.h"
-#include "faiss_ext/index_io.h"
 
 namespace faiss_ext {
 namespace {
@@ -37,16 +35,6 @@ void flatten(IndexIVFFlatGMM& index) {
     flat->add(index.nlist, means.data());
     delete index.quantizer;
     index.quantizer = flat.release();
-}
-
-/// Share of a's results that b has too.
-double agreement(const Found& a, const Found& b) {
-    size_t same = 0;
-    for (size_t j = 0; j < a.ids.size(); j++) {
-        const auto begin = b.ids.begin() + j / b.k * b.k;
-        same += std::count(begin, begin + b.k, a.ids[j]);
-    }
-    return double(same) / a.ids.size();
 }
 
 TEST(GraphQuantizer, FindsWhatAFlatOneFinds) {
@@ -98,11 +86,7 @@ TEST(GraphQuantizer, NoLessThanTheStockIndexInFewLists) {
             index_factory(x.d, "GMM128_HNSW32,Flat"));
     index->train(x.n, x.x.data());
     index->add(x.n, x.x.data());
-    faiss::VectorIOWriter writer;
-    faiss_ext::write_index(index.get(), &writer);
-    faiss::VectorIOReader reader;
-    reader.data = writer.data;
-    std::unique_ptr<faiss::Index> stock(faiss::read_index(&reader));
+    const auto stock = read_by_faiss(written(*index));
 
     Vectors q = sift_queries(100);
     for (bool negated : {false, true}) {
@@ -218,17 +202,10 @@ TEST(GraphQuantizer, FilesAndNames) {
     const Vectors q = sift_queries(50);
     index->target_recall = 0.9f;
     const Found expected = find(*index, q, 10);
-    faiss::VectorIOWriter writer;
-    faiss_ext::write_index(index.get(), &writer);
-    faiss::VectorIOReader reader;
-    reader.data = writer.data;
-    std::unique_ptr<faiss::Index> back(
-            faiss_ext::read_index(static_cast<faiss::IOReader*>(&reader)));
-    EXPECT_EQ(find(*back, q, 10), expected);
+    const Bytes bytes = written(*index);
+    EXPECT_EQ(find(*read_bytes(bytes), q, 10), expected);
 
-    faiss::VectorIOReader again;
-    again.data = writer.data;
-    std::unique_ptr<faiss::Index> stock(faiss::read_index(&again));
+    const auto stock = read_by_faiss(bytes);
     auto& ivf = dynamic_cast<faiss::IndexIVFFlat&>(*stock);
     EXPECT_EQ(typeid(ivf), typeid(faiss::IndexIVFFlat));
     ivf.nprobe = 64;

@@ -20,6 +20,7 @@
 #include <faiss/index_io.h>
 #include <faiss/invlists/OnDiskInvertedLists.h>
 
+#include "IndexBytes.h"
 #include "TemporaryFolder.h"
 #include "TestData.h"
 #include "faiss_ext/IndexIVFGMM.h"
@@ -48,12 +49,6 @@ std::unique_ptr<faiss::Index> read(const std::string& path, int flags = 0) {
 std::vector<uint8_t> content(const std::string& path) {
     std::ifstream file(path, std::ios::binary);
     return {std::istreambuf_iterator<char>(file), {}};
-}
-
-std::vector<uint8_t> bytes_of(const faiss::Index& index) {
-    faiss::VectorIOWriter writer;
-    faiss_ext::write_index(&index, &writer);
-    return writer.data;
 }
 
 /// scripts/trust asks for more.
@@ -98,19 +93,19 @@ TEST(IndexIOFiles, NothingIsHeldInMemoryOnItsWay) {
         most = std::max(most, block.size());
     }
     LargestReader reader;
-    reader.data = bytes_of(*index);
+    reader.data = written(*index);
     ASSERT_GT(reader.data.size(), most);
     const std::unique_ptr<faiss::Index> again(
             faiss_ext::read_index(static_cast<faiss::IOReader*>(&reader)));
     EXPECT_LE(reader.largest, most);
-    EXPECT_EQ(bytes_of(*again), reader.data);
+    EXPECT_EQ(written(*again), reader.data);
 }
 
 TEST(IndexIOFiles, KilledWhileWriting) {
     const TemporaryFolder folder;
     const std::string path = folder.file("index");
     const auto one = make(500), other = make(1500);
-    const auto one_bytes = bytes_of(*one), other_bytes = bytes_of(*other);
+    const auto one_bytes = written(*one), other_bytes = written(*other);
     faiss_ext::write_index(one.get(), path.c_str());
     std::mt19937 random(1);
     int leftovers = 0;

@@ -3,7 +3,6 @@
 
 #include <cmath>
 #include <functional>
-#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -15,10 +14,9 @@
 #include <faiss/IndexIVFPQ.h>
 #include <faiss/impl/IDSelector.h>
 #include <faiss/impl/io.h>
-#include <faiss/index_io.h>
 
+#include "IndexBytes.h"
 #include "IvfTestTools.h"
-#include "TestData.h"
 #include "faiss_ext/IndexIVFGMM.h"
 #include "faiss_ext/index_factory.h"
 #include "faiss_ext/index_io.h"
@@ -80,11 +78,7 @@ std::unique_ptr<faiss::Index> make(
 
 /// What stock FAISS reads from the index's file: the same means and codec.
 std::unique_ptr<faiss::Index> stock_of(const faiss::Index& index) {
-    faiss::VectorIOWriter writer;
-    faiss_ext::write_index(&index, &writer);
-    faiss::VectorIOReader reader;
-    reader.data = writer.data;
-    return std::unique_ptr<faiss::Index>(faiss::read_index(&reader));
+    return read_by_faiss(written(index));
 }
 
 /// Empty if the index was written and is the same when it is read; what

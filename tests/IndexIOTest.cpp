@@ -17,10 +17,11 @@
 #include <faiss/impl/io.h>
 #include <faiss/index_factory.h>
 #include <faiss/index_io.h>
+
+#include "IndexBytes.h"
+#include "IvfTestTools.h"
 #include "TemporaryFolder.h"
-#include "TestData.h"
 #include "faiss_ext/IndexGMM.h"
-#include "faiss_ext/IndexIVFGMM.h"
 #include "faiss_ext/index_factory.h"
 #include "faiss_ext/ivflib.h"
 #include "quick_training.h"
@@ -30,7 +31,6 @@ namespace {
 
 constexpr int kD = 128;
 constexpr int kK = 10;
-using Bytes = std::vector<uint8_t>;
 
 const Vectors& base() {
     static const Vectors data = sift_base(2000);
@@ -84,67 +84,13 @@ std::unique_ptr<faiss::Index> make(
     return index;
 }
 
-Bytes written(const faiss::Index& index) {
-    faiss::VectorIOWriter writer;
-    faiss_ext::write_index(&index, &writer);
-    return writer.data;
-}
-
-std::unique_ptr<faiss::Index> read(const Bytes& bytes) {
-    faiss::VectorIOReader reader;
-    reader.data = bytes;
-    return std::unique_ptr<faiss::Index>(
-            faiss_ext::read_index(static_cast<faiss::IOReader*>(&reader)));
-}
-
-/// A pipe: gives bytes in order, and cannot go back.
-struct Pipe : faiss::IOReader {
-    Bytes data;
-    size_t at = 0;
-
-    explicit Pipe(Bytes bytes) : data(std::move(bytes)) {}
-
-    size_t operator()(void* ptr, size_t size, size_t nitems) override {
-        nitems = std::min(nitems, (data.size() - at) / size);
-        std::copy_n(
-                data.begin() + at, size * nitems, static_cast<uint8_t*>(ptr));
-        at += size * nitems;
-        return nitems;
-    }
-};
-
 std::unique_ptr<faiss::Index> read_piped(const Bytes& bytes) {
     Pipe pipe(bytes);
     return std::unique_ptr<faiss::Index>(faiss_ext::read_index(&pipe));
 }
 
-struct Result {
-    std::vector<float> dis;
-    std::vector<idx_t> ids;
-
-    bool operator==(const Result&) const = default;
-};
-
-Result search(const faiss::Index& index) {
-    Result out;
-    out.dis.resize(queries().n * kK);
-    out.ids.resize(queries().n * kK);
-    index.search(
-            queries().n,
-            queries().x.data(),
-            kK,
-            out.dis.data(),
-            out.ids.data());
-    return out;
-}
-
-double agreement(const Result& a, const Result& b) {
-    size_t hits = 0;
-    for (size_t i = 0; i < a.ids.size(); i++) {
-        const auto row = b.ids.begin() + i / kK * kK;
-        hits += std::count(row, row + kK, a.ids[i]);
-    }
-    return double(hits) / a.ids.size();
+Found search(const faiss::Index& index) {
+    return find(index, queries(), kK);
 }
 
 struct Case {
@@ -180,9 +126,9 @@ TEST(IndexIO, ResultsAreTheSameToTheBit) {
     for (const Case& c : kCases) {
         SCOPED_TRACE(c.description);
         auto index = make(c.description, c.metric);
-        const Result expected = search(*index);
+        const Found expected = search(*index);
         const Bytes bytes = written(*index);
-        auto back = read(bytes);
+        auto back = read_bytes(bytes);
         const faiss::IndexIVF& ivf = ivf_of(index.get());
         const faiss::IndexIVF& read_ivf = ivf_of(back.get());
         EXPECT_EQ(typeid(read_ivf), typeid(ivf));
@@ -209,7 +155,7 @@ TEST(IndexIO, WhateverRefines) {
           "PCAR64,GMM32,RaBitQ4,Refine(PCA8,SQ8)"}) {
         SCOPED_TRACE(description);
         auto index = make(description, faiss::METRIC_L2);
-        const auto back = read(written(*index));
+        const auto back = read_bytes(written(*index));
         EXPECT_EQ(search(*back), search(*index));
     }
     // but for codes that are not as long as they should be
@@ -226,7 +172,7 @@ TEST(IndexIO, EverySearchSettingIsTheSame) {
     gmm->target_recall = 0.9f;
     gmm->assign_ratio = 1.5f;
     dynamic_cast<faiss::IndexIVF*>(index.get())->max_codes = 700;
-    auto back = read(written(*index));
+    auto back = read_bytes(written(*index));
     IVFGMM* other = extract_gmm(back.get());
     EXPECT_EQ(dynamic_cast<faiss::IndexIVF*>(other)->max_codes, 700u);
     EXPECT_EQ(other->assign_ratio, 1.5f);
@@ -259,15 +205,9 @@ TEST(IndexIO, StockFaissRefusesCodesAloneByTheirName) {
             continue;
         }
         const Bytes bytes = written(*make(c.description, c.metric));
-        faiss::VectorIOReader reader;
-        reader.data = bytes;
-        EXPECT_FAISS_ERROR(
-                std::unique_ptr<faiss::Index>(faiss::read_index(&reader)),
-                "GMMc");
+        EXPECT_FAISS_ERROR(read_by_faiss(bytes), "GMMc");
         // without the name there is a shell, and no vectors in it
-        faiss::VectorIOReader shell;
-        shell.data.assign(bytes.begin() + 4, bytes.end());
-        std::unique_ptr<faiss::Index> stock(faiss::read_index(&shell));
+        const auto stock = read_by_faiss({bytes.begin() + 4, bytes.end()});
         EXPECT_EQ(search(*stock).ids[0], -1);
     }
 }
@@ -288,9 +228,7 @@ TEST(IndexIO, CodesAloneInWhatCannotBeCopied) {
     };
     auto index = make("GMM32,RaBitQ4", faiss::METRIC_L2, false);
     Refine wrapper(index.get());
-    faiss::VectorIOWriter writer;
-    EXPECT_FAISS_ERROR(
-            faiss_ext::write_index(&wrapper, &writer), "around codes");
+    EXPECT_FAISS_ERROR(written(wrapper), "around codes");
 }
 
 TEST(IndexIO, StockFaissFindsAWorkingIndex) {
@@ -300,9 +238,7 @@ TEST(IndexIO, StockFaissFindsAWorkingIndex) {
             continue;
         }
         auto index = make(c.description, c.metric);
-        faiss::VectorIOReader reader;
-        reader.data = written(*index);
-        std::unique_ptr<faiss::Index> stock(faiss::read_index(&reader));
+        const auto stock = read_by_faiss(written(*index));
         EXPECT_EQ(extract_gmm(stock.get()), nullptr);
         EXPECT_EQ(stock->ntotal, index->ntotal);
         ivf_of(index.get()).nprobe = 32;
@@ -322,7 +258,7 @@ TEST(IndexIO, WhatIsReadGoesOnWorking) {
           "GMM32,RaBitQ2"}) {
         auto index = make(description);
         ivf_of(index.get()).set_direct_map_type(faiss::DirectMap::Hashtable);
-        auto back = read(written(*index));
+        auto back = read_bytes(written(*index));
         for (auto* each : {index.get(), back.get()}) {
             each->add(500, base().x.data());
             if (!extract_gmm(each)) {
@@ -352,7 +288,7 @@ TEST(IndexIO, CopiesOfBorderVectors) {
     index->train(base().n, base().x.data());
     fill(*index);
     ivf_of(index.get()).nprobe = 3;
-    auto back = read(written(*index));
+    auto back = read_bytes(written(*index));
     EXPECT_EQ(back->ntotal, idx_t(base().n));
     EXPECT_EQ(search(*back), search(*index));
     EXPECT_EQ(
@@ -363,7 +299,7 @@ TEST(IndexIO, CopiesOfBorderVectors) {
 TEST(IndexIO, UntrainedAndEmptyIndexes) {
     for (const Case& c : kCases) {
         auto index = make(c.description, c.metric, false);
-        auto back = read(written(*index));
+        auto back = read_bytes(written(*index));
         EXPECT_EQ(
                 faiss_ext::reverse_index_factory(back.get()),
                 faiss_ext::reverse_index_factory(index.get()));
@@ -371,7 +307,7 @@ TEST(IndexIO, UntrainedAndEmptyIndexes) {
         train_quickly(back.get());
         back->train(base().n, base().x.data());
         EXPECT_TRUE(back->is_trained);
-        auto empty = read(written(*back));
+        auto empty = read_bytes(written(*back));
         EXPECT_EQ(empty->ntotal, 0);
         fill(*empty);
         EXPECT_EQ(empty->ntotal, idx_t(base().n)) << c.description;
@@ -383,7 +319,7 @@ TEST(IndexIO, QuantizerAloneAndItsPolicy) {
         IndexGMM index(kD, 32, gmm::Covariance::diagonal, metric);
         index.train(base().n, base().x.data());
         index.policy = {ProbeOrder::scale_free, 0.7f, index.policy.exponent};
-        auto back = read(written(index));
+        auto back = read_bytes(written(index));
         auto& gmm = dynamic_cast<IndexGMM&>(*back);
         EXPECT_EQ(gmm.policy.probe_mass, 0.7f);
         EXPECT_EQ(gmm.policy.exponent, index.policy.exponent);
@@ -396,7 +332,7 @@ TEST(IndexIO, QuantizerAloneAndItsPolicy) {
         index.cp.niter = 2;
         index.train(base().n, base().x.data());
         index.policy = {ProbeOrder::log_likelihood};
-        auto back = read(written(index));
+        auto back = read_bytes(written(index));
         auto& gmm = dynamic_cast<IndexGMM&>(*back);
         EXPECT_EQ(gmm.covariance, covariance);
         EXPECT_EQ(gmm.precisions_cholesky, index.precisions_cholesky);
@@ -408,7 +344,7 @@ TEST(IndexIO, QuantizerAloneAndItsPolicy) {
     dynamic_cast<IndexGMM&>(*ivf.quantizer).policy = {
             ProbeOrder::scale_free, 0.6f, 2};
     ivf.nprobe = 32;
-    auto back = read(written(*stock));
+    auto back = read_bytes(written(*stock));
     EXPECT_EQ(search(*back), search(*stock));
     EXPECT_EQ(ivf_of(back.get()).quantizer_trains_alone, 1);
 }
@@ -420,7 +356,7 @@ TEST(IndexIO, PlainFaissFilesAreReadAsTheyAre) {
     faiss::VectorIOWriter by_faiss;
     faiss::write_index(index.get(), &by_faiss);
     EXPECT_EQ(written(*index), by_faiss.data);
-    EXPECT_EQ(search(*read(by_faiss.data)), search(*index));
+    EXPECT_EQ(search(*read_bytes(by_faiss.data)), search(*index));
     EXPECT_EQ(search(*read_piped(by_faiss.data)), search(*index));
 }
 
@@ -504,11 +440,11 @@ size_t stock_length(const Bytes& bytes) {
 TEST(IndexIO, TruncatedAnywhere) {
     for (const char* description : kSmall) {
         const Bytes bytes = small_file(description);
-        ASSERT_NO_THROW(read(bytes));
+        ASSERT_NO_THROW(read_bytes(bytes));
         ASSERT_LT(stock_length(bytes), bytes.size());
         for (size_t length = 0; length < bytes.size(); length++) {
             const Bytes cut(bytes.begin(), bytes.begin() + length);
-            EXPECT_THROW(read(cut), faiss::FaissException) << length;
+            EXPECT_THROW(read_bytes(cut), faiss::FaissException) << length;
             EXPECT_THROW(read_piped(cut), faiss::FaissException) << length;
         }
     }
@@ -520,7 +456,7 @@ TEST(IndexIO, AnyFlippedBitAnywhere) {
         for (size_t at = 0; at < bytes.size(); at++) {
             Bytes flipped = bytes;
             flipped[at] ^= 1 << (at % 8);
-            EXPECT_THROW(read(flipped), faiss::FaissException) << at;
+            EXPECT_THROW(read_bytes(flipped), faiss::FaissException) << at;
             // Through a pipe FAISS parses before anything can be checked, so
             // only what is behind its part is tried.
             if (at >= stock_length(bytes)) {
@@ -542,7 +478,7 @@ TEST(IndexIO, DamagedStampsAreNoPlainFiles) {
                         uint8_t(random());
             }
             damaged[random() % damaged.size()] ^= uint8_t(1 + random() % 255);
-            EXPECT_THROW(read(damaged), faiss::FaissException) << i;
+            EXPECT_THROW(read_bytes(damaged), faiss::FaissException) << i;
         }
     }
 }
@@ -554,7 +490,7 @@ TEST(IndexIO, ForeignFiles) {
         for (uint8_t& byte : noise) {
             byte = random();
         }
-        EXPECT_THROW(read(noise), faiss::FaissException);
+        EXPECT_THROW(read_bytes(noise), faiss::FaissException);
         EXPECT_THROW(read_piped(noise), faiss::FaissException);
     }
     // One file's trailer behind another's stock part.
@@ -562,7 +498,7 @@ TEST(IndexIO, ForeignFiles) {
     const Bytes b = written(*make("GMM32,SQ8"));
     Bytes mixed(a.begin(), a.begin() + stock_length(a));
     mixed.insert(mixed.end(), b.begin() + stock_length(b), b.end());
-    EXPECT_THROW(read(mixed), faiss::FaissException);
+    EXPECT_THROW(read_bytes(mixed), faiss::FaissException);
     EXPECT_THROW(read_piped(mixed), faiss::FaissException);
     EXPECT_FAISS_ERROR(
             faiss_ext::read_index(static_cast<faiss::IOReader*>(nullptr)),

@@ -40,6 +40,16 @@ inline Found find(
     return out;
 }
 
+/// Share of a's results that b has too.
+inline double agreement(const Found& a, const Found& b) {
+    size_t same = 0;
+    for (size_t j = 0; j < a.ids.size(); j++) {
+        const auto begin = b.ids.begin() + j / b.k * b.k;
+        same += std::count(begin, begin + b.k, a.ids[j]);
+    }
+    return double(same) / a.ids.size();
+}
+
 /// Distances computed a query in one search.
 inline double distances_per_query(
         const faiss::Index& index,

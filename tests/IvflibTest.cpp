@@ -53,20 +53,8 @@ std::unique_ptr<faiss::IndexIVF> filled(
     return index;
 }
 
-std::vector<idx_t> search(const faiss::Index& index) {
-    std::vector<float> dis(queries().n * kK);
-    std::vector<idx_t> ids(queries().n * kK);
-    index.search(queries().n, queries().x.data(), kK, dis.data(), ids.data());
-    return ids;
-}
-
-double agreement(const std::vector<idx_t>& a, const std::vector<idx_t>& b) {
-    size_t hits = 0;
-    for (size_t i = 0; i < a.size(); i++) {
-        const auto row = b.begin() + i / kK * kK;
-        hits += std::count(row, row + kK, a[i]);
-    }
-    return double(hits) / a.size();
+Found search(const faiss::Index& index) {
+    return find(index, queries(), kK);
 }
 
 TEST(SwapToGMM, FlatIsRefiledExactly) {
@@ -117,7 +105,7 @@ TEST(SwapToGMM, CodesAreEncodedAnew) {
         faiss::IndexFlatL2 exact(kD);
         exact.add(base().n, base().x.data());
         auto truth = search(exact);
-        for (idx_t& id : truth) {
+        for (idx_t& id : truth.ids) {
             id = 7 * id + 3;
         }
         EXPECT_GT(

@@ -14,17 +14,15 @@
 #include <faiss/IndexIVFPQ.h>
 #include <faiss/invlists/OnDiskInvertedLists.h>
 
+#include "IndexBytes.h"
 #include "IvfTestTools.h"
 #include "TemporaryFolder.h"
 #include "faiss_ext/index_factory.h"
-#include "faiss_ext/index_io.h"
 #include "faiss_ext/io/Checksum.h"
 #include "faiss_ext/io/format.h"
 
 namespace faiss_ext {
 namespace {
-
-using Bytes = std::vector<uint8_t>;
 
 constexpr size_t kD = 8;
 
@@ -33,9 +31,7 @@ struct File {
 };
 
 File file_of(const faiss::Index& index) {
-    faiss::VectorIOWriter writer;
-    faiss_ext::write_index(&index, &writer);
-    const Bytes& all = writer.data;
+    const Bytes all = written(index);
     uint64_t length;
     memcpy(&length, &all[kStampBegin + 8], sizeof(length));
     return {Bytes(all.begin(), all.begin() + length),
@@ -66,19 +62,6 @@ Bytes bytes_of(File file) {
     return out;
 }
 
-/// Gives bytes in order, and cannot go back.
-struct Pipe : faiss::IOReader {
-    Bytes data;
-    size_t at = 0;
-    size_t operator()(void* ptr, size_t size, size_t nitems) override {
-        nitems = std::min(nitems, (data.size() - at) / size);
-        std::copy_n(
-                data.begin() + at, size * nitems, static_cast<uint8_t*>(ptr));
-        at += size * nitems;
-        return nitems;
-    }
-};
-
 /// What reading says; nothing if it reads.
 std::string answer(faiss::IOReader& reader) {
     try {
@@ -92,8 +75,8 @@ std::string answer(faiss::IOReader& reader) {
 /// The same of a file; a pipe's answer is the same.
 std::string answer(const File& file) {
     faiss::VectorIOReader vector;
-    Pipe pipe;
-    vector.data = pipe.data = bytes_of(file);
+    Pipe pipe(bytes_of(file));
+    vector.data = pipe.data;
     const std::string of_vector = answer(vector), of_pipe = answer(pipe);
     EXPECT_EQ(of_vector.empty(), of_pipe.empty()) << of_pipe;
     return of_vector;

@@ -7,14 +7,13 @@
 
 #include <faiss/IVFlib.h>
 #include <faiss/impl/AuxIndexStructures.h>
-#include <faiss/impl/io.h>
 #include <faiss/invlists/InvertedLists.h>
 
+#include "IndexBytes.h"
 #include "IvfTestTools.h"
 #include "faiss_ext/IndexIVFRaBitQGMM.h"
 #include "faiss_ext/ListShard.h"
 #include "faiss_ext/index_factory.h"
-#include "faiss_ext/index_io.h"
 #include "faiss_ext/ivflib.h"
 #include "faiss_ext/store/list_storage.h"
 #include "quick_training.h"
@@ -205,9 +204,7 @@ TEST(Strays, ComeIntoAnIndexOfCopies) {
     c.gmm->max_assign = 3;
     c.index->add(1, base().x.data());
     EXPECT_EQ(c.index->ntotal, idx_t(kN + n + 2));
-    faiss::VectorIOWriter writer;
-    faiss_ext::write_index(c.index.get(), &writer);
-    EXPECT_FALSE(writer.data.empty());
+    EXPECT_FALSE(written(*c.index).empty());
 }
 
 /// optimize() does what the message says, also where all entries had gone.
@@ -315,8 +312,7 @@ TEST(Strays, OfOneIdTheMapNamesTheSame) {
         return x;
     };
     const std::vector<float> before = named();
-    faiss::VectorIOWriter writer;
-    faiss_ext::write_index(c.index.get(), &writer); // takes them in
+    written(*c.index); // takes them in
     EXPECT_EQ(named(), before);
     c.ivf->update_vectors(1, &ids[2], base().x.data());
     size_t left = 0; // of what the map named

@@ -1,6 +1,5 @@
 #include "faiss_ext/io/trailer.h"
 
-#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <functional>
@@ -20,6 +19,7 @@
 #include <faiss/impl/io.h>
 #include <faiss/index_io.h>
 
+#include "IndexBytes.h"
 #include "TestData.h"
 #include "faiss_ext/IndexIVFGMM.h"
 #include "faiss_ext/IndexIVFRaBitQGMM.h"
@@ -47,26 +47,31 @@ std::unique_ptr<faiss::Index> filled(const char* description) {
 std::unique_ptr<faiss::Index> stock_of(const faiss::Index& index) {
     faiss::VectorIOWriter writer;
     faiss::write_index(StockShell(index).index(), &writer);
-    faiss::VectorIOReader reader;
-    reader.data = writer.data;
-    return std::unique_ptr<faiss::Index>(faiss::read_index(&reader));
+    return read_by_faiss(writer.data);
 }
 
-std::vector<uint8_t> serialize_gmm(const faiss::Index* index) {
+Bytes serialize_gmm(const faiss::Index* index) {
     faiss::VectorIOWriter writer;
     write_gmm(index, &writer, 0);
     return writer.data;
 }
 
-void deserialize_gmm(faiss::Index** index, const std::vector<uint8_t>& bytes) {
+void deserialize_gmm(faiss::Index** index, const Bytes& bytes) {
     faiss::VectorIOReader reader;
     reader.data = bytes;
     read_gmm(index, {&reader, bytes.size()});
 }
 
-/// Whether the payload was taken; fails unless it throws a FaissException.
-bool taken(const faiss::Index& index, const std::vector<uint8_t>& payload) {
+/// Whether the index's stock part, once it was changed, takes the payload; it
+/// throws nothing but a FaissException.
+bool taken(
+        const faiss::Index& index,
+        const Bytes& payload,
+        const std::function<void(faiss::Index*)>& change = {}) {
     faiss::Index* root = stock_of(index).release();
+    if (change) {
+        change(root);
+    }
     bool ok = true;
     try {
         deserialize_gmm(&root, payload);
@@ -75,6 +80,14 @@ bool taken(const faiss::Index& index, const std::vector<uint8_t>& payload) {
     }
     delete root;
     return ok;
+}
+
+/// Whether an index takes the trailer of a copy whose GMM part was changed.
+bool taken_changed(
+        const faiss::Index& index, const std::function<void(IVFGMM&)>& change) {
+    const auto other = clone_index(&index);
+    change(*extract_gmm(other.get()));
+    return taken(index, serialize_gmm(other.get()));
 }
 
 TEST(Trailer, RoundTrip) {
@@ -126,19 +139,8 @@ TEST(Trailer, HugeNumbersTakeNoMemory) {
 
 TEST(Trailer, WrongPlaces) {
     auto index = filled("GMM8x3,Flat");
-    IVFGMM* gmm = extract_gmm(index.get());
-    ASSERT_FALSE(gmm->cells.empty());
-    auto refused = [&](auto change) {
-        const IVFGMM& g = *gmm;
-        const PairCells cells = g.cells;
-        const auto variances = g.variances;
-        change(*gmm);
-        const auto payload = serialize_gmm(index.get());
-        gmm->cells = cells;
-        gmm->variances = variances;
-        gmm->probe_order = ProbeOrder::calibrated;
-        return !taken(*index, payload);
-    };
+    ASSERT_FALSE(extract_gmm(index.get())->cells.empty());
+    auto refused = [&](auto change) { return !taken_changed(*index, change); };
     EXPECT_TRUE(refused([](IVFGMM& g) { g.cells.partner[3] = 8; }));
     EXPECT_TRUE(refused([](IVFGMM& g) { g.cells.partner[3] = -1; }));
     EXPECT_TRUE(refused([](IVFGMM& g) { g.cells.offsets[1] = 1u << 31; }));
@@ -159,14 +161,8 @@ TEST(Trailer, CodesAloneInWrongPlaces) {
         auto index = filled(description);
         auto& alone = dynamic_cast<IndexIVFRaBitQGMM&>(*index);
         alone.set_direct_map_type(faiss::DirectMap::Hashtable);
-        const PairCells cells = alone.cells;
-        auto refused = [&](auto change) {
-            change(alone);
-            const auto payload = serialize_gmm(&alone);
-            alone.cells = cells;
-            alone.ntotal = 1500;
-            alone.is_trained = true;
-            return !taken(alone, payload);
+        auto refused = [&](const std::function<void(IVFGMM&)>& change) {
+            return !taken_changed(alone, change);
         };
         EXPECT_FALSE(refused([](auto&) {}));
         EXPECT_TRUE(refused([](auto& i) { i.cells.partner[3] = 8; }));
@@ -201,16 +197,7 @@ TEST(Trailer, CodesAloneInWrongPlaces) {
 bool taken_by(
         const faiss::Index& index,
         const std::function<void(faiss::Index*)>& change) {
-    faiss::Index* root = stock_of(index).release();
-    change(root);
-    bool ok = true;
-    try {
-        deserialize_gmm(&root, serialize_gmm(&index));
-    } catch (const faiss::FaissException&) {
-        ok = false;
-    }
-    delete root;
-    return ok;
+    return taken(index, serialize_gmm(&index), change);
 }
 
 /// A quantizer of another shape in the place of the index's own.
@@ -445,14 +432,11 @@ TEST(Trailer, WrappersOfAnotherShape) {
 
 TEST(Trailer, NumbersThatAreNone) {
     auto index = filled("GMM8x3,Flat");
-    IVFGMM* gmm = extract_gmm(index.get());
-    ASSERT_TRUE(gmm->calibration.fitted);
-    const Calibration kept = gmm->calibration;
+    const Calibration& kept = extract_gmm(index.get())->calibration;
+    ASSERT_TRUE(kept.fitted);
     auto refused = [&](const std::function<void(Calibration&)>& change) {
-        change(gmm->calibration);
-        const auto payload = serialize_gmm(index.get());
-        gmm->calibration = kept;
-        return !taken(*index, payload);
+        return !taken_changed(
+                *index, [&](IVFGMM& g) { change(g.calibration); });
     };
     EXPECT_FALSE(refused([](Calibration&) {}));
     EXPECT_TRUE(refused([](Calibration& c) { c.k = 0; }));
@@ -498,9 +482,7 @@ TEST(Trailer, NumbersThatAreNone) {
     EXPECT_TRUE(refused(
             [](Calibration& c) { c.curves.back().k = size_t(1) << 62; }));
     auto with = [&](const std::function<void(IVFGMM&)>& change) {
-        auto other = clone_index(index.get());
-        change(*extract_gmm(other.get()));
-        return taken(*index, serialize_gmm(other.get()));
+        return taken_changed(*index, change);
     };
     EXPECT_TRUE(with([](IVFGMM&) {}));
     EXPECT_FALSE(with([](IVFGMM& g) { g.probe_mass = NAN; }));
