@@ -1,8 +1,6 @@
 // Which setting a calibration chooses for a target of recall.
 #include "faiss_ext/Calibration.h"
 
-#include <cmath>
-
 #include "IvfTestTools.h"
 
 namespace faiss_ext {

@@ -1,7 +1,6 @@
 // As DefaultsTest, of calls of other kinds: ids, selectors, ranges.
 #include "DefaultsTools.h"
 
-#include <climits>
 #include <numeric>
 
 #include <faiss/Clustering.h>

@@ -9,7 +9,6 @@
 #include <fstream>
 #include <limits>
 #include <mutex>
-#include <numeric>
 #include <random>
 
 #include "ExpectInvalid.h"

@@ -3,7 +3,6 @@
 
 #include <map>
 #include <numeric>
-#include <optional>
 #include <random>
 #include <set>
 

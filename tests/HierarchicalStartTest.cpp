@@ -4,7 +4,6 @@
 #include <omp.h>
 
 #include <limits>
-#include <set>
 
 #include "EMTrainer.h"
 #include "Initialise.h"

@@ -1,6 +1,5 @@
 // What is refused for what an index is or holds: fields, codecs, maps, merges,
 // subsets and copies.
-#include <numeric>
 
 #include <faiss/IndexIVFPQ.h>
 #include <faiss/IndexScalarQuantizer.h>

@@ -1,8 +1,6 @@
 // What a call's settings come to.
 #include "faiss_ext/rank/SearchPlan.h"
 
-#include <cmath>
-
 #include "IvfTestTools.h"
 
 namespace faiss_ext {

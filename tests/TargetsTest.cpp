@@ -1,6 +1,5 @@
 // What target_recall promises where the index, the selector or the radius is
 // not what was calibrated on. (Queries: UnlikeQueriesTest.cpp.)
-#include <cmath>
 #include <random>
 #include <set>
 

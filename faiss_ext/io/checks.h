@@ -1,7 +1,5 @@
 #pragma once
 
-#include <cstddef>
-
 #include <faiss/Index.h>
 #include <faiss/IndexIVF.h>
 

@@ -1,7 +1,6 @@
 // Small files of every kind, for the fuzzers to begin with.
 
 #include <cstdio>
-#include <cstring>
 #include <fstream>
 #include <functional>
 #include <memory>
