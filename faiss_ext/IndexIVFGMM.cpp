@@ -353,10 +353,17 @@ void IndexIVFGMM<IVF>::copy_subset_to(
     if (!has_subset(*this, other, int(subset_type), a1, a2)) {
         return;
     }
+    // FAISS ends the process where ntotal is not what lists hold, as after an
+    // addition of vectors to none (add_core).
+    IVF from;
+    from.nlist = this->nlist;
+    from.code_size = this->code_size;
+    from.invlists = this->invlists;
+    from.ntotal = idx_t(this->invlists->compute_ntotal());
     auto gmm = dynamic_cast<IVFGMM*>(&other);
     if (!gmm) {
         UndoGrowth undo(other);
-        IVF::copy_subset_to(other, subset_type, a1, a2);
+        from.copy_subset_to(other, subset_type, a1, a2);
         other.ntotal = idx_t(other.invlists->compute_ntotal());
         undo.done = true;
         return;
@@ -370,7 +377,7 @@ void IndexIVFGMM<IVF>::copy_subset_to(
     subset.invlists =
             new faiss::ArrayInvertedLists(other.nlist, other.code_size);
     subset.own_invlists = true;
-    IVF::copy_subset_to(subset, subset_type, a1, a2);
+    from.copy_subset_to(subset, subset_type, a1, a2);
     add_subset({other, *gmm}, *subset.invlists);
 }
 

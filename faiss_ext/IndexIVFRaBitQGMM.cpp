@@ -132,7 +132,7 @@ void IndexIVFRaBitQGMM::copy_subset_to(
     from.invlists = copy_records(*this, cells).release();
     subset.invlists = new faiss::ArrayInvertedLists(nlist, record_size(cells));
     from.own_invlists = subset.own_invlists = true;
-    from.ntotal = ntotal;
+    from.ntotal = idx_t(from.invlists->compute_ntotal());
     from.copy_subset_to(subset, subset_type, a1, a2);
     add_subset({*to, *to}, *subset.invlists);
 }

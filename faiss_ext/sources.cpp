@@ -8,6 +8,7 @@
 #include <faiss/IndexIVF.h>
 #include <faiss/IndexPreTransform.h>
 #include <faiss/IndexRefine.h>
+#include <faiss/IndexShards.h>
 #include <faiss/VectorTransform.h>
 #include <faiss/impl/ThreadedIndex.h>
 
@@ -153,20 +154,48 @@ void add(
     const size_t rows = std::clamp(kBlockValues / d, size_t(1), kAddBlock);
     std::vector<float> x(std::min(rows, source.n) * d);
     std::vector<std::byte> scratch;
-    const idx_t before = index->ntotal;
-    try {
-        for (size_t begin = 0; begin < source.n; begin += rows) {
-            const size_t n = std::min(rows, source.n - begin);
+    const auto add_rows = [&](faiss::Index& to, size_t from, size_t end) {
+        for (size_t begin = from; begin < end; begin += rows) {
+            const size_t n = std::min(rows, end - begin);
             as_faiss_exception(
                     [&] { source.rows(begin, n, scratch).to_float(x.data()); });
             check_storable(source, begin, n, x.data());
             if (ids) {
-                index->add_with_ids(n, x.data(), ids + begin);
+                to.add_with_ids(n, x.data(), ids + begin);
             } else {
-                index->add(n, x.data());
+                to.add(n, x.data());
             }
         }
+    };
+    const idx_t before = index->ntotal;
+    auto shards = dynamic_cast<faiss::IndexShards*>(index);
+    const bool in_one_call =
+            shards && shards->successive_ids && source.n > rows;
+    const size_t parts = in_one_call ? size_t(shards->count()) : 0;
+    for (size_t i = 0; i < parts; i++) {
+        FAISS_THROW_IF_NOT_FMT(
+                shards->at(int(i))->ntotal == 0 && !ids,
+                "add: shard %zu has ntotal = %zd, expected 0 and no ids: those "
+                "of the IndexShards are successive",
+                i,
+                ssize_t(shards->at(int(i))->ntotal));
+    }
+    try {
+        for (size_t i = 0; i < parts; i++) {
+            add_rows(
+                    *shards->at(int(i)),
+                    i * source.n / parts,
+                    (i + 1) * source.n / parts);
+        }
+        if (in_one_call) {
+            shards->syncWithSubIndexes();
+        } else {
+            add_rows(*index, 0, source.n);
+        }
     } catch (const std::exception& e) {
+        for (size_t i = 0; i < parts; i++) { // what is in cannot be added to
+            shards->at(int(i))->reset();
+        }
         if (index->ntotal == before) {
             throw;
         }

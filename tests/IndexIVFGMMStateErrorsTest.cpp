@@ -11,6 +11,7 @@
 #include "faiss_ext/index_factory.h"
 #include "faiss_ext/index_io.h"
 #include "faiss_ext/ivflib.h"
+#include "faiss_ext/store/list_storage.h"
 
 namespace faiss_ext {
 namespace {
@@ -249,6 +250,50 @@ TEST(IndexIVFGMMErrors, AnEmptiedIndexTakesAnotherNumberOfCopies) {
         index->remove_ids(faiss::IDSelectorRange(0, base().n));
         EXPECT_EQ(index->ntotal, 0);
     }
+}
+
+/// ntotal counts what add_core put into no list, for which FAISS's
+/// copy_subset_to ends the process.
+TEST(IndexIVFGMMErrors, VectorsInNoList) {
+    using Kind = faiss_ext::subset_type_t;
+    for (const char* description : {"GMM16,Flat", "GMM16,RaBitQ"}) {
+        SCOPED_TRACE(description);
+        std::unique_ptr<faiss::Index> index(
+                index_factory(int(base().d), description, faiss::METRIC_L2));
+        index->train(1000, base().x.data());
+        const auto other = clone_index(index.get());
+        auto& from = dynamic_cast<faiss::IndexIVF&>(*index);
+        auto& to = dynamic_cast<faiss::IndexIVF&>(*other);
+        std::vector<idx_t> homes(100);
+        from.quantizer->assign(100, base().x.data(), homes.data());
+        homes[3] = homes[50] = -1;
+        from.add_core(100, base().x.data(), nullptr, homes.data());
+        EXPECT_EQ(from.ntotal, 100);
+        from.copy_subset_to(to, Kind(0), 0, 60);
+        EXPECT_EQ(to.ntotal, 58);
+        EXPECT_FAISS_ERROR(from.copy_subset_to(to, Kind(2), 0, 99), "a2 = 99");
+        from.copy_subset_to(to, Kind(2), 0, 98);
+        EXPECT_EQ(to.ntotal, 58 + 98);
+        if (has_vectors(from)) {
+            faiss::IndexIVFFlat stock(from.quantizer, base().d, 16);
+            stock.is_trained = true;
+            from.copy_subset_to(stock, Kind(0), 0, 100);
+            EXPECT_EQ(stock.ntotal, 98);
+        }
+    }
+    // and where all others are gone, vectors may still have copies
+    auto copies = trained(base(), kLists);
+    copies->max_assign = 2;
+    const std::vector<idx_t> nowhere(5, -1);
+    static_cast<faiss::IndexIVF&>(*copies).add_core(
+            5, base().x.data(), nullptr, nowhere.data());
+    EXPECT_EQ(find(*copies, queries(), 5).ids[0], -1);
+    copies->add(100, base().x.data());
+    copies->remove_ids(faiss::IDSelectorRange(0, 200));
+    EXPECT_EQ(find(*copies, queries(), 5).ids[0], -1);
+    EXPECT_EQ(find(*clone_index(copies.get()), queries(), 5).ids[0], -1);
+    copies->add(100, base().x.data());
+    EXPECT_GE(find(*copies, queries(), 5).ids[0], 0);
 }
 
 } // namespace

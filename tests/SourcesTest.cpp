@@ -7,6 +7,7 @@
 #include <faiss/IndexIDMap.h>
 #include <faiss/IndexPreTransform.h>
 #include <faiss/IndexRefine.h>
+#include <faiss/IndexShards.h>
 
 #include "IvfTestTools.h"
 #include "TemporaryFolder.h"
@@ -138,6 +139,47 @@ TEST(Sources, IdsAndWrappers) {
         EXPECT_EQ(found.dis[i], 0);
         EXPECT_EQ(found.ids[i] % 5, 1);
     }
+}
+
+/// FAISS fills shards of successive ids in one call.
+TEST(Sources, ShardsOfSuccessiveIds) {
+    constexpr size_t kMany = 40000, kDim = 4;
+    const Vectors x = uniform(kMany, kDim, 5);
+    size_t broken = kMany;
+    const auto source = gmm::callback_source(
+            kMany,
+            kDim,
+            gmm::ElementType::f32,
+            [&](size_t begin, size_t count, void* out) {
+                if (begin + count > broken) {
+                    throw std::runtime_error("cannot be read");
+                }
+                memcpy(out, x.row(begin), count * kDim * sizeof(float));
+            });
+    std::unique_ptr<faiss::Index> parts[3];
+    faiss::IndexShards shards(int(kDim), false, true);
+    for (auto& part : parts) {
+        part.reset(index_factory(int(kDim), "GMM16,Flat"));
+        extract_gmm(part.get())->calibrate_on_add = false;
+        shards.addIndex(part.get());
+    }
+    shards.train(2000, x.x.data());
+    broken = 30000;
+    EXPECT_THROW(add(&shards, *source), std::runtime_error);
+    EXPECT_EQ(shards.ntotal, 0);
+    EXPECT_EQ(parts[0]->ntotal, 0);
+    broken = kMany;
+    add(&shards, *source);
+    EXPECT_EQ(shards.ntotal, idx_t(kMany));
+    for (IVFGMM* gmm : extract_gmms(&shards)) {
+        EXPECT_FALSE(gmm->cells.empty());
+        dynamic_cast<faiss::IndexIVF&>(*gmm).nprobe = 16;
+    }
+    for (idx_t row : {0, 13332, 13333, 26667, 39999}) {
+        EXPECT_EQ(find(shards, rows_of(x, row, row + 1), 1).ids[0], row);
+    }
+    EXPECT_FAISS_ERROR(add(&shards, *source), "shard 0");
+    EXPECT_EQ(shards.ntotal, idx_t(kMany));
 }
 
 TEST(Sources, AFailureSaysHowManyAreIn) {

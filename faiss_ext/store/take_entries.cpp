@@ -41,7 +41,8 @@ bool has_subset(
             other.is_trained, "copy_subset_to: expected a trained index");
     check_same_encoding("copy_subset_to", from, other);
     const bool of_parts = kind == 1 || kind == 3; // newer FAISS: a2 of a1 parts
-    if (from.ntotal == 0 && kind == 2) {          // FAISS divides by it
+    const idx_t stored = idx_t(from.invlists->compute_ntotal());
+    if (stored == 0 && kind == 2) { // FAISS divides by it
         return false;
     }
     FAISS_THROW_IF_NOT_FMT( // FAISS divides by it
@@ -49,14 +50,13 @@ bool has_subset(
             "copy_subset_to: a1 = %zd, expected above 0",
             ssize_t(a1));
     FAISS_THROW_IF_NOT_FMT(
-            of_parts
-                    ? kind == 1 || (a2 >= 0 && a2 < a1)
-                    : a1 <= a2 && (kind != 2 || (a1 >= 0 && a2 <= from.ntotal)),
+            of_parts ? kind == 1 || (a2 >= 0 && a2 < a1)
+                     : a1 <= a2 && (kind != 2 || (a1 >= 0 && a2 <= stored)),
             "copy_subset_to: a1 = %zd, a2 = %zd, expected %s",
             ssize_t(a1),
             ssize_t(a2),
             of_parts            ? "0 <= a2 < a1"
-                    : kind == 2 ? "0 <= a1 <= a2 <= ntotal"
+                    : kind == 2 ? "0 <= a1 <= a2, at most the number of entries"
                                 : "a1 <= a2");
     return true;
 }
