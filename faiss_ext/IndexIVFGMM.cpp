@@ -359,6 +359,7 @@ void IndexIVFGMM<IVF>::copy_subset_to(
     from.nlist = this->nlist;
     from.code_size = this->code_size;
     from.invlists = this->invlists;
+    from.own_invlists = false;
     from.ntotal = idx_t(this->invlists->compute_ntotal());
     auto gmm = dynamic_cast<IVFGMM*>(&other);
     if (!gmm) {

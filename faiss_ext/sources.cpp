@@ -134,6 +134,16 @@ private:
     const bool calibrate_on_add;
 };
 
+/// FAISS's reset() of shards and replicas forgets that their parts are.
+bool is_trained(faiss::Index& index) {
+    auto parts = dynamic_cast<faiss::ThreadedIndex<faiss::Index>*>(&index);
+    bool all = parts && parts->count() > 0;
+    for (int i = 0; all && i < parts->count(); i++) {
+        all = is_trained(*parts->at(i));
+    }
+    return index.is_trained || all;
+}
+
 } // namespace
 
 void train(faiss::Index* index, const gmm::VectorSource& source) {
@@ -145,7 +155,7 @@ void add(
         const gmm::VectorSource& source,
         const idx_t* ids) {
     check_dimension(*index, source);
-    FAISS_THROW_IF_NOT_MSG(index->is_trained, "the index is not trained");
+    FAISS_THROW_IF_NOT_MSG(is_trained(*index), "the index is not trained");
     std::vector<std::unique_ptr<OneAddition>> additions;
     for (IVFGMM* gmm : extract_gmms(index)) {
         additions.push_back(std::make_unique<OneAddition>(*gmm));

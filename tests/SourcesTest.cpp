@@ -180,6 +180,9 @@ TEST(Sources, ShardsOfSuccessiveIds) {
     }
     EXPECT_FAISS_ERROR(add(&shards, *source), "shard 0");
     EXPECT_EQ(shards.ntotal, idx_t(kMany));
+    shards.reset(); // by which FAISS forgets that they are trained
+    add(&shards, *source);
+    EXPECT_EQ(shards.ntotal, idx_t(kMany));
 }
 
 TEST(Sources, AFailureSaysHowManyAreIn) {
