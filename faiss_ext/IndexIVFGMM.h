@@ -141,8 +141,8 @@ struct IVFGMM {
      * queries must be transformed: faiss_ext::calibrate (ivflib.h) does it.
      *
      * @param nq  at least 20
-     * @param xq  size nq * d; nullptr: nq vectors of the index, as if neither
-     *            they nor their k nearest were in it
+     * @param xq  size nq * d, as if none of them were in the index; nullptr: nq
+     *            vectors of it, as if their k nearest were not in it, either
      * @param k   neighbours wanted, below ntotal and 2^20
      */
     virtual void calibrate(size_t nq, const float* xq, size_t k = 10) = 0;

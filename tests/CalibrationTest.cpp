@@ -9,6 +9,7 @@
 #include <faiss/impl/IDSelector.h>
 
 #include "IvfTestTools.h"
+#include "faiss_ext/index_factory.h"
 #include "faiss_ext/ivflib.h"
 
 namespace faiss_ext {
@@ -75,6 +76,37 @@ TEST(Calibration, TargetsAreReachedOnTheUsersQueries) {
             const Outcome o = outcome(*index, q, truth, params);
             EXPECT_GT(o.recall, target - 0.02) << k << " " << target;
             EXPECT_LT(o.distances, kStored / 10) << k << " " << target;
+        }
+    }
+}
+
+/// Each of which would be its own nearest, and found at once.
+TEST(Calibration, QueriesThatAreInTheIndex) {
+    const Vectors x = rows_of(base(), 0, 6000);
+    const Vectors given = rows_of(base(), 3000, 3300);
+    const Vectors q = rows_of(base(), 49000, 49500);
+    for (const char* codec : {"Flat", "SQ8", "RaBitQ4"}) {
+        for (auto metric : {faiss::METRIC_L2, faiss::METRIC_INNER_PRODUCT}) {
+            const std::unique_ptr<faiss::Index> index(index_factory(
+                    128, (std::string("GMM32,") + codec).c_str(), metric));
+            IVFGMM& gmm = *extract_gmm(index.get());
+            gmm.calibrate_on_add = false;
+            gmm.calibration.costs = kCosts;
+            index->train(x.n, x.x.data());
+            index->add(x.n, x.x.data());
+            gmm.calibrate(given.n, given.x.data());
+            EXPECT_FALSE(gmm.calibration.own_queries);
+            SearchParametersIVFGMM params;
+            params.nprobe = 32;
+            const Found truth = find(*index, q, 1, &params);
+            for (float target : {0.9f, 0.95f, 0.99f}) {
+                params.target_recall = target;
+                // their near-duplicates are more easily found
+                EXPECT_GT(
+                        recall(find(*index, q, 1, &params), truth, metric),
+                        target - 0.05)
+                        << codec << " " << metric << " " << target;
+            }
         }
     }
 }

@@ -84,10 +84,13 @@ Calibration calibrate_index(
         check_storable("xq", nq, ivf.d, xq);
     }
     std::vector<float> drawn;
-    std::vector<idx_t> self(nq, -1);
+    std::vector<idx_t> self;
     if (own_queries) {
         draw_queries(index, nq, drawn, self);
         xq = drawn.data();
+    } else {
+        // found at once, as no new query's nearest is
+        self = find_queries(index, nq, xq);
     }
 
     Calibration c;

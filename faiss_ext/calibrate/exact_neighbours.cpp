@@ -84,9 +84,9 @@ public:
             const float* xq,
             size_t kept,
             const std::vector<idx_t>& self)
-            : ivf(index.ivf), ip(is_ip(ivf)), own(nq > 0 && self[0] >= 0),
-              d(ivf.d), nq(nq), kept(kept), xq(xq), self(self),
-              queries(xq, xq + nq * d), query_norms(nq), nearest(nq) {
+            : ivf(index.ivf), ip(is_ip(ivf)), d(ivf.d), nq(nq), kept(kept),
+              xq(xq), self(self), queries(xq, xq + nq * d), query_norms(nq),
+              nearest(nq) {
         // About the centre, so that rounding is relative to the queries'
         // spread.
         if (!ip) {
@@ -124,7 +124,7 @@ private:
     void finish(size_t q, const VectorDecoder& decode, GroundTruth& truth);
 
     const faiss::IndexIVF& ivf;
-    const bool ip, own;
+    const bool ip;
     const size_t d, nq, kept;
     const float* const xq;
     const std::vector<idx_t>& self;
@@ -157,7 +157,7 @@ void BruteForce::compare() {
             if (!ip) {
                 compute_confused(q, row);
             }
-            if (own) {
+            if (self[q] >= 0) {
                 hide_equals(q, row);
             }
             nearest[q].look(row, where);
@@ -196,7 +196,7 @@ void BruteForce::hide_equals(size_t q, float* row) {
 
 GroundTruth BruteForce::finish() {
     compare();
-    GroundTruth truth(nq, own);
+    GroundTruth truth(self);
     const VectorDecoder decode(ivf);
     gmm::parallel_for(nq, [&](size_t q) { finish(q, decode, truth); });
     return truth;
@@ -206,7 +206,7 @@ void BruteForce::finish(
         size_t q, const VectorDecoder& decode, GroundTruth& truth) {
     nearest[q].cut();
     auto& near = truth.near[q] = std::move(nearest[q].best);
-    if (own) {
+    if (self[q] >= 0) {
         // New queries have no equals, unless most vectors are equal.
         std::vector<idx_t>& equal = nearest[q].equal;
         if (equal.size() > kept) {

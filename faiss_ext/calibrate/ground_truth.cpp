@@ -2,15 +2,20 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <random>
 #include <unordered_map>
 #include <unordered_set>
 
 #include <faiss/impl/FaissAssert.h>
+#include <faiss/utils/distances.h>
 
+#include "ParallelFor.h"
 #include "faiss_ext/coarse/centre.h"
 #include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/io/Checksum.h"
+#include "faiss_ext/rank/probe.h"
+#include "faiss_ext/scan/VectorDecoder.h"
 #include "faiss_ext/scan/gmm_search.h"
 
 namespace faiss_ext {
@@ -30,6 +35,15 @@ constexpr double kTies = 2;
 
 } // namespace
 
+GroundTruth::GroundTruth(const std::vector<idx_t>& self)
+        : near(self.size()), rounding(self.size()) {
+    if (std::any_of(
+                self.begin(), self.end(), [](idx_t at) { return at >= 0; })) {
+        hidden.resize(self.size());
+        distances_left_out.resize(self.size());
+    }
+}
+
 GroundTruth code_neighbours(
         GMMIndexRef index,
         size_t nq,
@@ -37,7 +51,6 @@ GroundTruth code_neighbours(
         size_t k,
         size_t left_out,
         const std::vector<idx_t>& self) {
-    const bool own = nq > 0 && self[0] >= 0;
     const size_t n = std::min(
             kNearPerNeighbour * k + left_out + 1, size_t(index.ivf.ntotal));
     std::vector<float> distances(nq * n);
@@ -56,14 +69,14 @@ GroundTruth code_neighbours(
             distances.data(),
             locations.data(),
             true);
-    GroundTruth truth(nq, own);
+    GroundTruth truth(self);
     // In the units of coarse distances: 2 - 2 q.x / (|q| sqrt(norm2)).
     const bool ip = is_ip(index.ivf);
     const size_t d = index.ivf.d;
     const float norm2 = index.gmm.cells.norm2;
     const float factor = norm2 > 0 ? 2 / std::sqrt(norm2) : 2;
     for (size_t q = 0; q < nq; q++) {
-        if (own) {
+        if (self[q] >= 0) {
             truth.hidden[q] = {self[q]};
         }
         const float scale = ip ? norm_scale(factor, d, xq + q * d) : 1;
@@ -164,6 +177,75 @@ std::vector<idx_t> GroundTruth::wanted(size_t q, size_t k) const {
     }
     std::sort(out.begin(), out.end());
     return out;
+}
+
+/// Where a list has the vector's code about the mean of a cell, or -1.
+static idx_t find_record(
+        const PairCells& cells, size_t list, size_t d, const float* vector) {
+    std::vector<float> x(vector, vector + d);
+    float norm = 1;
+    if (cells.codes.similarity) {
+        norm = std::sqrt(faiss::fvec_norm_L2sqr(vector, d));
+        faiss::fvec_renorm_L2(d, 1, x.data());
+    }
+    const size_t bytes = cells.codes.shape.entry_bytes();
+    std::vector<uint8_t> record(bytes), of_entry(bytes);
+    const uint32_t* offset = cells.list_offsets(list);
+    for (uint16_t cell = 0; cell < cells.cells_per_list; cell++) {
+        if (offset[cell] == offset[cell + 1]) {
+            continue;
+        }
+        cells.codes.encode(
+                list,
+                cells.a[list],
+                cells.partners(list),
+                1,
+                x.data(),
+                nullptr,
+                &norm,
+                &cell,
+                record.data());
+        for (size_t j = offset[cell]; j < offset[cell + 1]; j++) {
+            cells.codes.get(list, j, of_entry.data());
+            if (of_entry == record) {
+                return faiss::lo_build(list, j);
+            }
+        }
+    }
+    return -1;
+}
+
+std::vector<idx_t> find_queries(GMMIndexRef index, size_t nq, const float* xq) {
+    const faiss::IndexIVF& ivf = index.ivf;
+    SearchPlan plan;
+    plan.nprobe = 1;
+    std::vector<idx_t> self(nq, -1), list(nq);
+    std::vector<float> coarse(nq);
+    probe(ivf, index.gmm, plan, nq, xq, coarse.data(), list.data());
+    const size_t size = ivf.code_size;
+    std::vector<uint8_t> codes(nq * size);
+    if (has_vectors(ivf)) {
+        ivf.encode_vectors(nq, xq, list.data(), codes.data());
+    }
+    gmm::parallel_for(nq, [&](size_t q) {
+        if (list[q] < 0) {
+            return;
+        }
+        if (!has_vectors(ivf)) {
+            self[q] = find_record(
+                    index.gmm.cells, list[q], ivf.d, xq + q * ivf.d);
+            return;
+        }
+        const size_t n = ivf.invlists->list_size(list[q]);
+        faiss::InvertedLists::ScopedCodes of_list(ivf.invlists, list[q]);
+        for (size_t j = 0; j < n && self[q] < 0; j++) {
+            if (!memcmp(of_list.get() + j * size, &codes[q * size], size) &&
+                is_primary(index.gmm, list[q], j)) {
+                self[q] = faiss::lo_build(list[q], j);
+            }
+        }
+    });
+    return self;
 }
 
 static void reconstruct_at(

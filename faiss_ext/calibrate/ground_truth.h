@@ -14,10 +14,8 @@ constexpr float kRounding = 1e-6f;
 
 /// The nearest vectors of the calibration's queries.
 struct GroundTruth {
-    /// @param own  whether the queries are themselves in the index
-    GroundTruth(size_t nq, bool own)
-            : near(nq), hidden(own ? nq : 0), distances_left_out(hidden.size()),
-              rounding(nq) {}
+    /// @param self  of each query, where it is in the index itself, or -1
+    explicit GroundTruth(const std::vector<idx_t>& self);
 
     struct Near {
         idx_t location; ///< (list, offset) pair
@@ -27,7 +25,7 @@ struct GroundTruth {
     std::vector<std::vector<Near>> near;
     /// Of queries that are themselves in the index: they, vectors equal to them
     /// (but where so many are that nothing else is near) and those left out, as
-    /// (list, offset) pairs, ascending; else empty.
+    /// (list, offset) pairs, ascending. Empty if no query is.
     std::vector<std::vector<idx_t>> hidden;
     std::vector<std::vector<float>> distances_left_out; ///< ascending
 
@@ -72,6 +70,9 @@ GroundTruth code_neighbours(
         size_t k,
         size_t left_out,
         const std::vector<idx_t>& self);
+
+/// Where the user's queries are in the index: a vector of the same code; or -1.
+std::vector<idx_t> find_queries(GMMIndexRef index, size_t nq, const float* xq);
 
 /// nq vectors of the index, drawn without replacement, and where they are;
 /// equal ones only where four times as many draws do not give as many different
