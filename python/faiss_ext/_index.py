@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
@@ -32,6 +34,18 @@ class Mixture(NamedTuple):
     variances: Floats
     weights: Floats
     covariance_type: str
+
+
+@contextmanager
+def _named(names: dict[str, str]) -> Iterator[None]:
+    """Errors in the words of FAISS's arguments get those of Python's."""
+    try:
+        yield
+    except _core.FaissError as error:
+        message = str(error)
+        for of_faiss, ours in names.items():
+            message = re.sub(of_faiss, ours, message)
+        raise _core.FaissError(message) from None
 
 
 class Index(Filling):
@@ -237,12 +251,8 @@ class Index(Filling):
         """
         x = _arrays.floats(x, "x", self.d)
         numbers = _arrays.ids(ids, "ids", len(x))
-        try:
+        with _named({"^v: ": "x: ", r"^idx\[": "ids["}):
             self._core.update_vectors(numbers, x)
-        except _core.FaissError as error:  # in the words of FAISS's arguments
-            message = re.sub("^v: ", "x: ", str(error))
-            message = re.sub(r"^idx\[", "ids[", message)
-            raise _core.FaissError(message) from None
 
     def set_direct_map(self, type: str) -> None:
         """Keeps where each id is, for `reconstruct` and `update_vectors`.
@@ -383,7 +393,9 @@ class Index(Filling):
         if queries is None:
             self._core.calibrate_on_own(_arrays.count(nq, "nq", 20), k)
             return
-        self._core.calibrate(_arrays.floats(queries, "queries", self.d), k)
+        x = _arrays.floats(queries, "queries", self.d)
+        with _named({"^xq: ": "queries: ", r"^nq = (\d+)": r"queries: \1"}):
+            self._core.calibrate(x, k)
 
     def optimize(self) -> None:
         """Fits the cells anew to what the index holds, and calibrates."""

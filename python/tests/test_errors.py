@@ -307,7 +307,7 @@ def test_out_arrays(filled: faiss_ext.Index, queries: Floats) -> None:
 def test_calibrate(
     filled: faiss_ext.Index, trained: faiss_ext.Index, queries: Floats
 ) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="^queries: 5, expected at least 20$"):
         filled.calibrate(queries[:5])
     with pytest.raises(ValueError, match="nq = 3"):
         filled.calibrate(nq=3)
@@ -315,7 +315,7 @@ def test_calibrate(
         filled.calibrate(queries[:, :7])
     with pytest.raises(ValueError, match="k = 0"):
         filled.calibrate(queries, k=0)
-    with pytest.raises(ValueError, match="row 7"):
+    with pytest.raises(ValueError, match="^queries: row 7"):
         filled.calibrate(bad(queries, "nan"))
     assert filled.calibration.own_queries
 
@@ -345,6 +345,14 @@ def test_errors_name_no_source_file(filled: faiss_ext.Index) -> None:
     with pytest.raises(faiss_ext.FaissError) as error:
         filled.probe_order = "best"
     assert ".cpp" not in str(error.value)
+
+
+def test_errors_end_with_their_text(filled: faiss_ext.Index) -> None:
+    with pytest.raises(faiss_ext.FaissError, match=", codes$"):
+        filled.probe_order = "best"
+    with pytest.raises(faiss_ext.FaissError) as error:
+        faiss_ext.swap_to_gmm(filled)
+    assert "\0" not in str(error.value)
 
 
 @pytest.mark.parametrize("cut", [0, 3, 40, 1000, -1, -9])
