@@ -19,6 +19,7 @@ from ._factory import index_factory, swap_to_gmm
 from ._index import deserialize_index
 from ._selectors import SearchParameters
 from ._steps import (
+    LEAST_QUERIES,
     Metric,
     add_vectors,
     check_out,
@@ -26,6 +27,8 @@ from ._steps import (
     facts_of,
     open_index,
     open_queries,
+    open_rows,
+    read_finite,
     train_index,
     true_neighbors,
     write_file,
@@ -117,7 +120,7 @@ def train(
     """Trains an index and writes it without vectors."""
     begin = time.perf_counter()
     check_out(out, inputs=[base])
-    vectors = _files.open_vectors(base)
+    vectors = open_rows(base)
     index = train_index(factory, vectors, metric, niter, seed, sample, json)
     size = write_file(index, out)
     say(
@@ -151,9 +154,15 @@ def build(
     begin = time.perf_counter()
     check_out(out, inputs=[base, queries])
     check_target(target_recall)
-    vectors = _files.open_vectors(base)
+    vectors = open_rows(base)
     # What is wrong with queries is said before the work.
-    asked = None if queries is None else open_queries(queries, vectors.d)
+    asked = None
+    if queries is not None:
+        asked = read_finite(open_queries(queries, vectors.d, LEAST_QUERIES))
+        if k >= vectors.n:
+            raise ValueError(
+                f"-k {k}: expected fewer than the {vectors.n} vectors"
+            )
     for option, given in (
         ("--queries", queries),
         ("--target-recall", target_recall),
@@ -167,7 +176,7 @@ def build(
     index = train_index(factory, vectors, metric, niter, seed, sample, json)
     add_vectors(index, vectors, json)
     if asked is not None:
-        index.calibrate(asked.array(), k)
+        index.calibrate(asked, k)
     if target_recall is not None:
         index.target_recall = target_recall
     size = write_file(index, out)
@@ -192,7 +201,7 @@ def add(
     """Adds vectors to an index, with the ids that come next."""
     check_out(out or index_file, inputs=[base])
     index = open_index(index_file)
-    vectors = _files.open_vectors(base)
+    vectors = open_rows(base, index.d)
     add_vectors(index, vectors, json)
     size = write_file(index, out or index_file)
     say(
@@ -212,7 +221,10 @@ def calibrate(
     queries: Queries = None,
     k: K = 10,
     nq: Annotated[
-        int, typer.Option(min=20, help="Vectors of the index as queries")
+        int,
+        typer.Option(
+            min=LEAST_QUERIES, help="Vectors of the index as queries"
+        ),
     ] = 500,
     target_recall: Annotated[
         Optional[float], typer.Option(help="Kept in the file")
@@ -227,7 +239,8 @@ def calibrate(
     if queries is None:
         index.calibrate(k=k, nq=nq)
     else:
-        index.calibrate(open_queries(queries, index.d).array(), k)
+        vectors = open_queries(queries, index.d, LEAST_QUERIES)
+        index.calibrate(read_finite(vectors), k)
     if target_recall is not None:
         index.target_recall = target_recall
     write_file(index, out or index_file)
@@ -366,8 +379,7 @@ def sweep(
         if truth is None:
             first = kind
             vectors = open_queries(queries, index.d)
-            xq = _arrays.floats(vectors.array(), queries)
-            _core.check_finite(queries, xq)
+            xq = read_finite(vectors)
             truth = true_neighbors(groundtruth, base, vectors, k, index)
         elif kind != first:
             raise ValueError(

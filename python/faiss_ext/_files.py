@@ -250,8 +250,10 @@ def split_name(path: str | os.PathLike[str]) -> tuple[str, str | None]:
 def check_file(path: str | os.PathLike[str]) -> None:
     if os.path.isdir(path):
         raise IsADirectoryError(f"{path}: a folder, expected a file")
-    if not os.path.isfile(path):
+    if not os.path.exists(path):
         raise FileNotFoundError(f"{path}: no such file")
+    if not os.path.isfile(path):
+        raise OSError(f"{path}: a pipe or a device, expected a file")
     if not os.access(path, os.R_OK):
         raise PermissionError(f"{path}: it may not be read")
 
@@ -286,6 +288,11 @@ def open_vectors(path: str | os.PathLike[str], part: str = "train") -> Vectors:
         return _Hdf5(text, name or part)
     if ending == ".parquet":
         return _Parquet(text, name)
+    if name is not None:
+        raise ValueError(
+            f"{text}:{name}: a file that ends in {ending} has no parts, "
+            f"expected {text}"
+        )
     if ending == ".npy":
         with _naming(text), np.errstate(over="ignore"):
             rows = np.lib.format.open_memmap(text, mode="r")

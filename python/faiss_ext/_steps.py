@@ -16,6 +16,9 @@ from ._index import Index
 from ._selectors import SearchParameters
 from ._terminal import progress
 
+#: Fewer queries calibrate nothing.
+LEAST_QUERIES = 20
+
 
 class Metric(str, Enum):
     """How vectors are compared."""
@@ -62,14 +65,30 @@ def open_index(file: Path) -> Index:
     return read_index(file)
 
 
+def open_rows(
+    path: str, d: int | None = None, part: str = "train"
+) -> _files.Vectors:
+    """Vectors of real numbers, of that many dimensions."""
+    vectors = _files.open_vectors(path, part)
+    _arrays.matrix(np.empty((0, vectors.d), vectors.dtype), path, d)
+    return vectors
+
+
 def open_queries(path: str, d: int, least: int = 1) -> _files.Vectors:
-    vectors = _files.open_vectors(path, "test")
+    vectors = open_rows(path, part="test")
     if vectors.n < least or vectors.d != d:
         raise ValueError(
             f"{path}: {vectors.n} x {vectors.d}, expected {least} or more "
             f"queries of the index's d = {d}"
         )
     return vectors
+
+
+def read_finite(vectors: _files.Vectors) -> _arrays.Floats:
+    """All of them."""
+    x = _arrays.floats(vectors.array(), vectors.path)
+    _core.check_finite(vectors.path, x)
+    return x
 
 
 def write_file(index: Index, out: Path) -> int:
@@ -194,8 +213,11 @@ def true_neighbors(
         raise ValueError(
             "expected --groundtruth, or --base to find the neighbours in"
         )
+    rows = open_rows(base, queries.d)
+    if rows.n == 0:
+        raise ValueError(f"{base}: no vectors, expected those of the index")
     return _sweep.exact_neighbors(
-        _files.open_vectors(base).blocks(),
+        counted(rows, lambda _: None),
         queries.array(),
         k,
         index.metric_type,

@@ -188,3 +188,55 @@ def test_cut_indexes_are_too_short(folder: Any) -> None:
             faiss_ext.FaissError, match=rf"cut\.index: {size} bytes, expected"
         ):
             _steps.open_index(pathlib.Path("cut.index"))
+
+
+def test_queries_to_calibrate_on(folder: Any, queries: Floats) -> None:
+    _files.write_matrix("few.fbin", queries[:19])
+    nan = queries.copy()
+    nan[7, 2] = np.nan
+    _files.write_matrix("nan.fbin", nan)
+    for command in (
+        "build GMM4,Flat base.fbin -o b.index -q",
+        "calibrate a.index -q",
+    ):
+        refuses(f"{command} few.fbin", ValueError, "^few.fbin: 19 .* 20 or m")
+        refuses(f"{command} nan.fbin", ValueError, "^nan.fbin: row 7 has")
+    refuses(
+        "build GMM4,Flat base.fbin -o b.index -q q.fbin -k 500",
+        ValueError,
+        "^-k 500: expected fewer than the 500 vectors",
+    )
+
+
+def test_rows_that_are_no_vectors_of_the_index(
+    folder: Any, base: Floats
+) -> None:
+    np.save("complex.npy", base[:100].astype(np.complex64))
+    for command in (
+        "train GMM4,Flat complex.npy -o b.index",
+        "build GMM4,Flat complex.npy -o b.index",
+        "add a.index complex.npy -o b.index",
+        "search a.index complex.npy -o i.npy",
+        "calibrate a.index -q complex.npy",
+        "sweep a.index -q q.fbin --base complex.npy",
+    ):
+        refuses(command, TypeError, "^complex.npy: dtype complex64, expected")
+    for command in (
+        "add a.index short.fbin -o b.index",
+        "sweep a.index -q q.fbin --base short.fbin",
+    ):
+        refuses(command, ValueError, "^short.fbin: 5 columns, expected d =")
+    refuses(
+        "sweep a.index -q q.fbin --base empty.npy",
+        ValueError,
+        "^empty.npy: no vectors, expected those of the index",
+    )
+
+
+def test_what_has_no_parts(folder: Any) -> None:
+    refuses("info q.fbin:x", ValueError, r"^q.fbin:x: .*\.fbin has no parts")
+
+
+def test_pipes_are_no_files(folder: Any) -> None:
+    os.mkfifo("pipe.fbin")
+    refuses("info pipe.fbin", OSError, "^pipe.fbin: a pipe or a device")
