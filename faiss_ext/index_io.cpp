@@ -24,6 +24,7 @@
 #include "faiss_ext/io/FileMemory.h"
 #include "faiss_ext/io/StockShell.h"
 #include "faiss_ext/io/before_writing.h"
+#include "faiss_ext/io/checks.h"
 #include "faiss_ext/io/format.h"
 #include "faiss_ext/io/stock_layout.h"
 #include "faiss_ext/io/streams.h"
@@ -198,6 +199,7 @@ void map_lists_on_disk(faiss::Index& root, int io_flags) {
 std::unique_ptr<faiss::Index> read_plain(
         faiss::IOReader* reader, int io_flags) {
     auto index = read_stock(reader, io_flags);
+    check_scalar_quantizers_known(*index);
     map_lists_on_disk(*index, io_flags);
     return index;
 }

@@ -4,9 +4,11 @@
 #include <system_error>
 
 #include <faiss/IndexFlat.h>
+#include <faiss/IndexHNSW.h>
 #include <faiss/IndexIDMap.h>
 #include <faiss/IndexIVFFlat.h>
 #include <faiss/IndexIVFPQ.h>
+#include <faiss/IndexNSG.h>
 #include <faiss/IndexPreTransform.h>
 #include <faiss/IndexRefine.h>
 #include <faiss/IndexScalarQuantizer.h>
@@ -26,13 +28,32 @@ namespace faiss_ext {
 
 namespace {
 
+/// FAISS reads types that it does not know, and throws in threads of its own
+/// once it is to use one, where nobody can catch it.
+void check_known(const faiss::ScalarQuantizer& sq, bool trained) {
+    using SQ = faiss::ScalarQuantizer;
+    if (number_of(sq.qtype) <= SQ::QT_6bit ||
+        (!trained && FAISS_EXT_FAISS_VERSION > 10703)) {
+        return;
+    }
+    try {
+        delete sq.select_quantizer();
+    } catch (const faiss::FaissException&) {
+        FAISS_THROW_FMT(
+                "the scalar quantizer is of type %d, which this FAISS does "
+                "not know",
+                number_of(sq.qtype));
+    }
+}
+
 void check_scalar_quantizer(
         const faiss::ScalarQuantizer& sq, size_t d, bool trained) {
     using SQ = faiss::ScalarQuantizer;
     check_equal("d of the scalar quantizer", sq.d, d);
     check_range("type of the scalar quantizer", number_of(sq.qtype), 0, 64);
-    if (sq.qtype > SQ::QT_6bit) {
-        return; // newer than what every FAISS has; it checks them when reading
+    if (number_of(sq.qtype) > SQ::QT_6bit) {
+        check_known(sq, trained);
+        return; // newer than what every FAISS has
     }
     const bool uniform =
             sq.qtype == SQ::QT_8bit_uniform || sq.qtype == SQ::QT_4bit_uniform;
@@ -300,6 +321,34 @@ void check_search_settings(const faiss::IndexIVF& ivf) {
             !pq || pq->polysemous_ht == 0 || pq->pq.nbits == 8,
             "polysemous_ht = %d, expected 0 for codes of other than 8 bits",
             pq->polysemous_ht);
+}
+
+void check_scalar_quantizers_known(const faiss::Index& index) {
+    const faiss::Index* within[2] = {};
+    if (faiss::Index** slot = inside(const_cast<faiss::Index*>(&index))) {
+        within[0] = *slot;
+        if (auto refine = dynamic_cast<const faiss::IndexRefine*>(&index)) {
+            within[1] = refine->refine_index;
+        }
+    } else if (auto ivf = dynamic_cast<const faiss::IndexIVF*>(&index)) {
+        within[0] = ivf->quantizer;
+    } else if (auto hnsw = dynamic_cast<const faiss::IndexHNSW*>(&index)) {
+        within[0] = hnsw->storage;
+    } else if (auto nsg = dynamic_cast<const faiss::IndexNSG*>(&index)) {
+        within[0] = nsg->storage;
+    }
+    for (const faiss::Index* part : within) {
+        if (part) {
+            check_scalar_quantizers_known(*part);
+        }
+    }
+    if (auto sq = dynamic_cast<const faiss::IndexScalarQuantizer*>(&index)) {
+        check_known(sq->sq, sq->is_trained);
+    } else if (
+            auto lists = dynamic_cast<const faiss::IndexIVFScalarQuantizer*>(
+                    &index)) {
+        check_known(lists->sq, lists->is_trained);
+    }
 }
 
 void check_stock_part(const faiss::Index& index) {

@@ -22,6 +22,10 @@ namespace faiss_ext {
  */
 void check_stock_part(const faiss::Index& index);
 
+/// Of all indexes inside, for indexes of FAISS's own. Throws FaissException
+/// naming the type that this FAISS does not know.
+void check_scalar_quantizers_known(const faiss::Index& index);
+
 /// The cells of each list ascend and hold no more than it has entries.
 void check_offsets(const PairCells& cells, const faiss::InvertedLists& lists);
 

@@ -466,3 +466,22 @@ def test_a_type_that_cannot_be_swapped_is_named(x: NDArray[Any]) -> None:
     index.add(x)
     with pytest.raises(ValueError, match="IVF8,PQ4x4fs|IVFPQFastScan"):
         faiss_ext.swap_to_gmm(index)
+
+
+@pytest.mark.parametrize(
+    "factory",
+    ["IVF20,SQbf16", "SQbf16", "HNSW8_SQbf16", "Flat,Refine(SQbf16)"],
+)
+def test_a_scalar_quantizer_that_is_not_known(factory: Any, x: Floats) -> None:
+    try:
+        index = faiss.index_factory(x.shape[1], factory)
+    except RuntimeError:
+        pytest.skip("the faiss module does not know it either")
+    index.train(x)
+    index.add(x)
+    try:
+        crossed = faiss_ext.from_faiss(index)
+    except ValueError as error:
+        assert "the scalar quantizer is of type 7" in str(error)
+    else:  # with a newer FAISS inside
+        crossed.search(x[:3], 3)
