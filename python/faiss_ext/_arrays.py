@@ -67,7 +67,9 @@ def as_array(x: Any, name: str) -> NDArray[Any]:
         return x
     if isinstance(x, (str, bytes)):
         raise TypeError(f"{name}: a {type(x).__name__}, expected vectors")
-    if hasattr(x, "__dlpack_device__"):
+    # DLPack has none of Arrow's lists and bits.
+    in_arrow = type(x).__module__.partition(".")[0] == "pyarrow"
+    if hasattr(x, "__dlpack_device__") and not in_arrow:
         if on_device(x):
             x = _to_host(x, name)
         if not isinstance(x, np.ndarray):

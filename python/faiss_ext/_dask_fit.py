@@ -13,7 +13,7 @@ from . import _core
 from ._arrays import choice
 from ._dask_rows import Block, Rows, as_block, tree
 from ._estimator import GaussianMixture
-from ._fit_input import BACKENDS, check_parameters
+from ._fit_input import BACKENDS, MOST, check_parameters
 from ._frame import Frame, needs_offset
 
 Moments = tuple[int, NDArray[np.float64], float]
@@ -25,10 +25,16 @@ def _moments(block: Block, pivot: NDArray[np.float64], name: str) -> Moments:
     total = np.zeros(len(pivot))
     squares = 0.0
     for begin in range(0, len(block), 4096):
-        y = np.asarray(block[begin : begin + 4096], np.float64) - pivot
-        if not np.isfinite(y).all():
-            row = begin + int(np.flatnonzero(~np.isfinite(y).all(axis=1))[0])
-            raise ValueError(f"{name}: row {row} of these is not finite")
+        rows = np.asarray(block[begin : begin + 4096], np.float64)
+        fits = np.abs(rows) <= MOST  # no NaN does
+        if not fits.all():
+            row, column = np.argwhere(~fits)[0]
+            raise ValueError(
+                f"{name}: row {begin + row} of these has the value "
+                f"{rows[row, column]:g} in dimension {column}, expected "
+                f"finite values of at most {MOST:g} in size"
+            )
+        y = rows - pivot
         total += y.sum(axis=0)
         squares += float(np.square(y).sum())
     return len(block), total, squares

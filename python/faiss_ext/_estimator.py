@@ -24,6 +24,7 @@ from ._fit_input import (
     goes_on,
     merged,
     relative_weights,
+    start_values,
 )
 from ._frame import Doubles, EStep, Frame, offset_of
 from ._progress import Bar
@@ -300,12 +301,8 @@ class GaussianMixture(Evaluation, DensityMixin, BaseEstimator):
         k, d = self.n_components, X.shape[1]
         kind = covariance_kind(self.covariance_type)
         given = {
-            name: None if value is None else np.array(value, np.float64)
-            for name, value in (
-                ("weights_init", self.weights_init),
-                ("means_init", self.means_init),
-                ("precisions_init", self.precisions_init),
-            )
+            name: start_values(getattr(self, name), name)
+            for name in ("weights_init", "means_init", "precisions_init")
         }
         for name, shape in (
             ("weights_init", (k,)),

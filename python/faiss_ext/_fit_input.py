@@ -64,6 +64,18 @@ def relative_weights(
     return np.asarray(np.ldexp(weights, -round(np.log2(mean))), np.float32)
 
 
+def start_values(value: Any, name: str) -> NDArray[np.float64] | None:
+    """A copy of weights_init, means_init or precisions_init."""
+    if value is None:
+        return None
+    try:
+        return np.array(value, np.float64)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"{name}: {error}, expected an array of numbers"
+        ) from None
+
+
 @contextmanager
 def fitted_or_as_before(model: Any) -> Iterator[None]:
     """What fitting has set is taken back if it fails."""

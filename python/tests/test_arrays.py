@@ -375,3 +375,20 @@ def test_the_estimator_reads_a_gpus_tensor(base: Floats) -> None:
     assert there.backend_ == "cuda"
     np.testing.assert_allclose(there.means_, here.means_, rtol=1e-4, atol=1e-2)
     np.testing.assert_array_equal(there.predict(tensor), there.predict(base))
+
+
+def test_arrays_of_arrow(filled: faiss_ext.Index, queries: Floats) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    lists = pyarrow.FixedSizeListArray.from_arrays(
+        queries.ravel(), queries.shape[1]
+    )
+    with pytest.raises(TypeError, match="^x: dtype object, expected real"):
+        filled.search(lists, 5)
+    mask = np.arange(filled.ntotal) % 3 == 0
+    found = [
+        filled.search(queries, 5, params=faiss_ext.SearchParameters(sel=sel))[
+            1
+        ]
+        for sel in (mask, pyarrow.array(mask))
+    ]
+    np.testing.assert_array_equal(found[0], found[1])

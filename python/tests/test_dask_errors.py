@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -336,6 +337,22 @@ def test_rows_that_cannot_be(
     with pytest.raises(error, match=match):
         fdask.build(x, "GMM4,Flat", tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("row", [0, 1203, 1999])
+@pytest.mark.parametrize("value", [np.nan, 1e300])
+def test_the_row_of_a_value_that_cannot_be(
+    row: int, value: float, base: Floats
+) -> None:
+    x = base[:2000].astype(np.float64)
+    x[row, 3] = value
+    begin = row // 500 * 500
+    with pytest.raises(
+        ValueError,
+        match=rf"^x, rows from {begin}: row {row - begin} of .* value "
+        rf"{re.escape(f'{value:g}')} in dimension 3, expected",
+    ):
+        fdask.fit(da.from_array(x), 2, block_rows=500)
 
 
 def test_options_that_cannot_be(base: Floats, tmp_path: pathlib.Path) -> None:

@@ -250,3 +250,11 @@ def test_a_fit_that_fails_leaves_what_was_fitted() -> None:
     for bad in (np.inf, 1e300):
         with pytest.raises(ValueError, match="^reg_covar = "):
             GaussianMixture(2, reg_covar=bad).fit(X)
+
+
+@pytest.mark.parametrize("name", ["weights_init", "means_init"])
+@pytest.mark.parametrize("value", ["abc", [[1], [1, 2]]])
+def test_starts_that_are_no_arrays_are_named(name: str, value: Any) -> None:
+    model = GaussianMixture(2, **{name: value})
+    with pytest.raises(ValueError, match=f"^{name}: .* an array of numbers"):
+        model.fit(np.eye(3))
