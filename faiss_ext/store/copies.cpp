@@ -176,12 +176,13 @@ void check_max_assign(const faiss::IndexIVF& ivf, const IVFGMM& gmm) {
             gmm.max_assign == 1 || has_vectors(ivf),
             "max_assign = %zu, expected 1 in an index of codes alone",
             gmm.max_assign);
+    const bool copies = has_copies(gmm);
     // ntotal counts those in no list, too
-    const bool others = gmm.max_assign > 1 && ivf.ntotal > 0 &&
+    const bool others = !copies && gmm.max_assign > 1 && ivf.ntotal > 0 &&
             ivf.invlists->compute_ntotal() > 0;
-    const size_t filled_with = has_copies(gmm) ? gmm.filled_assign
-            : others                           ? 1
-                                               : gmm.max_assign;
+    const size_t filled_with = copies ? gmm.filled_assign
+            : others                  ? 1
+                                      : gmm.max_assign;
     FAISS_THROW_IF_NOT_FMT(
             gmm.max_assign == filled_with,
             "max_assign = %zu, expected %zu, which the index was filled with "
