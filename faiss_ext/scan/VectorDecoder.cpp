@@ -1,5 +1,6 @@
 #include "faiss_ext/scan/VectorDecoder.h"
 
+#include <faiss/IndexIVFPQ.h>
 #include <faiss/IndexScalarQuantizer.h>
 #include <faiss/invlists/InvertedLists.h>
 
@@ -9,6 +10,14 @@ namespace faiss_ext {
 
 VectorDecoder::VectorDecoder(const faiss::IndexIVF& ivf_in) : ivf(ivf_in) {
     using SQ = faiss::ScalarQuantizer;
+    if (auto index = dynamic_cast<const faiss::IndexIVFPQ*>(&ivf)) {
+        means = index->by_residual ? means_in_memory(ivf) : nullptr;
+        if (means || !index->by_residual) {
+            product = &index->pq;
+            kind = Kind::product;
+        }
+        return;
+    }
     auto index = dynamic_cast<const faiss::IndexIVFScalarQuantizer*>(&ivf);
     if (!index) {
         return;
@@ -61,6 +70,9 @@ void VectorDecoder::operator()(size_t list, size_t entry, float* out) const {
             break;
         case Kind::halves:
             kernels.decode_halves(d, code.get(), out);
+            break;
+        case Kind::product:
+            product->decode(code.get(), out);
             break;
         default:
             quantizer->decode_vector(code.get(), out);

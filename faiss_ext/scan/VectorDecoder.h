@@ -5,6 +5,7 @@
 #include <vector>
 
 #include <faiss/IndexIVF.h>
+#include <faiss/impl/ProductQuantizer.h>
 #include <faiss/impl/ScalarQuantizer.h>
 
 #include "faiss_ext/codes/kernels.h"
@@ -15,7 +16,8 @@ namespace faiss_ext {
  * which would start threads for one vector.
  *
  * Scalar quantizers of 8 and 16 bits have loops of our own: FAISS's takes
- * 600 ns for 128 dimensions where it was built for any processor.
+ * 600 ns for 128 dimensions where it was built for any processor. Of product
+ * quantizers it copies the list's mean each time.
  */
 class VectorDecoder {
 public:
@@ -25,13 +27,14 @@ public:
     void operator()(size_t list, size_t entry, float* out) const;
 
 private:
-    enum class Kind { bytes, halves, quantizer, any };
+    enum class Kind { bytes, halves, product, quantizer, any };
 
     const faiss::IndexIVF& ivf;
     const CodeKernels& kernels = best_code_kernels();
     Kind kind = Kind::any;
     std::vector<float> scale, offset; ///< size d: of bytes
     std::unique_ptr<faiss::ScalarQuantizer::SQuantizer> quantizer;
+    const faiss::ProductQuantizer* product = nullptr;
     const float* means = nullptr; ///< where residuals are encoded
 };
 
