@@ -27,9 +27,10 @@ struct Trainer {
     std::mt19937_64 random;
 
     Frame frame = {};
-    double variance = 0;  // the data's, in the frame's units
-    double reg_covar = 0; // in the frame's units
-    double min_count = 0; // in units of weight
+    double variance = 0;   // the data's, in the frame's units
+    double reg_covar = 0;  // in the frame's units
+    double min_count = 0;  // in units of weight
+    double row_weight = 1; // the mean of those above 0
     // in the frame's units, size k; of the tied kinds one for all
     std::vector<double> variance_floor = {};
     std::vector<double> floor_shape = {}; // LocalVariance.h
@@ -162,7 +163,8 @@ void Trainer::find_floors(bool by_backend) {
                       size_t m,
                       int64_t* out) { nearest_means(wanted, m, out); };
     }
-    variance_floor = local_variances(stats, model.means, variance, nearest);
+    variance_floor =
+            local_variances(stats, model.means, variance, nearest, row_weight);
     for (double& floor : variance_floor) {
         floor *= options.variance_floor;
     }
@@ -171,7 +173,7 @@ void Trainer::find_floors(bool by_backend) {
         // maximises.
         variance_floor = {weighted_median(variance_floor, stats.n_k)};
     }
-    floor_shape = local_shape(stats);
+    floor_shape = local_shape(stats, row_weight);
 }
 
 // Whether that floor shows in the component's variances.
@@ -256,7 +258,8 @@ void Trainer::nearest_means(
 }
 
 size_t Trainer::reseed() {
-    const auto splits = split_for_dead(stats, min_count, model, random);
+    const auto splits =
+            split_for_dead(stats, min_count, model, random, row_weight);
     for (const auto& [from, to] : splits) {
         if (variance_floor.size() > 1) {
             variance_floor[to] = variance_floor[from];
@@ -393,6 +396,7 @@ TrainingResult train(
     trainer.variance = data.variance;
     trainer.reg_covar = options.reg_covar * data.frame.scale * data.frame.scale;
     trainer.min_count = options.min_count * checked.lightest;
+    trainer.row_weight = checked.mean;
     backend.set_data(source, weights, data.frame);
     trainer.initialise(k, start);
 

@@ -110,9 +110,9 @@ Moments total_moments(
 
 CheckedWeights check_weights(size_t n, const float* weights, size_t positive) {
     if (!weights) {
-        return {double(n), 1};
+        return {double(n), 1, 1};
     }
-    CheckedWeights out{0, HUGE_VAL};
+    CheckedWeights out{0, HUGE_VAL, 0};
     size_t found = 0;
     for (size_t i = 0; i < n; i++) {
         if (!(weights[i] >= 0) || !std::isfinite(weights[i])) {
@@ -133,6 +133,7 @@ CheckedWeights check_weights(size_t n, const float* weights, size_t positive) {
                 found,
                 positive);
     }
+    out.mean = out.sum / found;
     return out;
 }
 

@@ -23,6 +23,7 @@ DataFrame fit_frame(const VectorSource& source, const float* weights);
 struct CheckedWeights {
     double sum;
     double lightest; ///< the least that is positive
+    double mean;     ///< of the positive ones
 };
 
 /// Of n vectors, or nullptr: 1 each. Throws InvalidArgument unless all are

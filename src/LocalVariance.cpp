@@ -79,9 +79,10 @@ std::vector<double> local_variances(
         const SufficientStats& nearest,
         const std::vector<float>& means,
         double otherwise,
-        const NearestMeans& nearest_means) {
+        const NearestMeans& nearest_means,
+        double row_weight) {
     const size_t k = nearest.k, d = nearest.d;
-    std::vector<double> out = component_scatter(nearest);
+    std::vector<double> out = component_scatter(nearest, row_weight);
     std::vector<size_t> without;
     for (size_t c = 0; c < k; c++) {
         if (out[c] > 0) {
@@ -133,7 +134,8 @@ std::vector<double> local_variances(
     return out;
 }
 
-std::vector<double> local_shape(const SufficientStats& nearest) {
+std::vector<double> local_shape(
+        const SufficientStats& nearest, double row_weight) {
     const size_t k = nearest.k, d = nearest.d;
     const Covariance kind = nearest.covariance;
     if (kind != Covariance::diagonal && !has_matrices(kind)) {
@@ -165,7 +167,8 @@ std::vector<double> local_shape(const SufficientStats& nearest) {
         }
         double total = 0;
         for (size_t j = 0; j < d; j++) {
-            const bool spread = scatter[j] > sum_rounding(n) * square(j);
+            const bool spread =
+                    scatter[j] > sum_rounding(n / row_weight) * square(j);
             total += scatter[j] = spread ? scatter[j] : 0;
         }
         for (size_t j = 0; j < d && total > 0; j++) {

@@ -31,21 +31,25 @@ using NearestMeans = std::function<void(
  * @param nearest_means  may err by rounding; the nearest centre is that of one
  *                   of the four nearest means then; empty: distances to all
  * means are computed here
+ * @param row_weight  as in component_scatter (Split.h)
  * @return           a mean over dimensions, positive, size k */
 std::vector<double> local_variances(
         const SufficientStats& nearest,
         const std::vector<float>& means,
         double otherwise,
-        const NearestMeans& nearest_means = {});
+        const NearestMeans& nearest_means = {},
+        double row_weight = 1);
 
 /** How the variances around means are shared by dimensions whose units differ:
  * of each mean the variance in a dimension over the mean of all, averaged over
  * means by n_k, so that a vector far away has its own mean's say only; tied: of
  * all means together. At least 1e-20, and 1 where all vectors are equal.
  *
- * @param nearest  statistics of EStep::hard
- * @return         size d; empty for the kinds with one variance for all
+ * @param nearest     statistics of EStep::hard
+ * @param row_weight  as in component_scatter (Split.h)
+ * @return            size d; empty for the kinds with one variance for all
  *                 dimensions */
-std::vector<double> local_shape(const SufficientStats& nearest);
+std::vector<double> local_shape(
+        const SufficientStats& nearest, double row_weight = 1);
 
 } // namespace gmm

@@ -46,7 +46,8 @@ double sum_rounding(double n) {
     return std::min(1e-9, 1e-12 + 1e-16 * n);
 }
 
-std::vector<double> component_scatter(const SufficientStats& stats) {
+std::vector<double> component_scatter(
+        const SufficientStats& stats, double row_weight) {
     const size_t d = stats.d;
     std::vector<double> out(stats.k);
     for (size_t c = 0; c < stats.k; c++) {
@@ -58,7 +59,7 @@ std::vector<double> component_scatter(const SufficientStats& stats) {
         }
         const double scatter =
                 squares - std::inner_product(sum, sum + d, sum, 0.0) / n;
-        out[c] = scatter > sum_rounding(n) * squares ? scatter : 0;
+        out[c] = scatter > sum_rounding(n / row_weight) * squares ? scatter : 0;
     }
     return out;
 }
@@ -97,7 +98,8 @@ std::vector<std::pair<size_t, size_t>> split_for_dead(
         const SufficientStats& stats,
         double min_count,
         GaussianMixture& model,
-        std::mt19937_64& random) {
+        std::mt19937_64& random,
+        double row_weight) {
     auto is_dead = [&](size_t c) {
         return stats.n_k[c] < min_count || stats.n_k[c] <= 0;
     };
@@ -121,7 +123,7 @@ std::vector<std::pair<size_t, size_t>> split_for_dead(
                                             : c < other.c;
         }
     };
-    const std::vector<double> scatter = component_scatter(stats);
+    const std::vector<double> scatter = component_scatter(stats, row_weight);
     std::priority_queue<Candidate> queue;
     auto push = [&](double scatter_c, double n, size_t c) {
         if (scatter_c > 0 && n >= 2 * min_count) {

@@ -11,10 +11,13 @@ namespace gmm {
 
 /** sum_i w_i r_ik |y_i - m_k|^2 about each component's own centre m_k, size k:
  * the most that splitting it could gain. 0 where nothing but rounding is left,
- * as of vectors that are all equal. */
-std::vector<double> component_scatter(const SufficientStats& stats);
+ * as of vectors that are all equal.
+ *
+ * @param row_weight  of a vector, on average: rounding goes by their number */
+std::vector<double> component_scatter(
+        const SufficientStats& stats, double row_weight = 1);
 
-/// What of a sum of n squares may be rounding.
+/// What of a sum of n vectors' squares may be rounding, as a share of it.
 double sum_rounding(double n);
 
 /** Component `to` takes over half of `from`: both means move apart, along the
@@ -32,13 +35,15 @@ void split_component(
  * most to gain by it, which the heaviest need not be: it may be many copies of
  * one vector. Weights sum to 1 afterwards.
  *
+ * @param row_weight  as in component_scatter
  * @return  (from, to) of each split, in order; dead ones stay where none has
  *          anything to gain */
 std::vector<std::pair<size_t, size_t>> split_for_dead(
         const SufficientStats& stats,
         double min_count,
         GaussianMixture& model,
-        std::mt19937_64& random);
+        std::mt19937_64& random,
+        double row_weight = 1);
 
 /// Makes the weights sum to 1.
 void normalise_weights(GaussianMixture& model);

@@ -156,3 +156,33 @@ TEST(LocalVariance, HasAValueWhereAllAreEqual) {
         EXPECT_EQ(v, 777);
     }
 }
+
+TEST(LocalVariance, RoundingGoesByVectorsAndNotByTheirWeight) {
+    const size_t n = 100000, d = 3;
+    std::vector<float> x;
+    for (size_t i = 0; i < n; i++) {
+        x.insert(x.end(), {1.2345f, -0.777f, 2.1f});
+    }
+    const float weight = 1.0f / n;
+    const std::vector<float> weights(n, weight);
+    const auto source = gmm::memory_source(x.data(), n, d);
+    const auto backend = gmm::make_cpu_backend();
+    gmm::Frame frame;
+    frame.center.assign(d, 0.0f);
+    backend->set_data(*source, weights.data(), frame);
+    gmm::GaussianMixture model;
+    model.covariance = Covariance::diagonal;
+    model.d = d;
+    model.k = 1;
+    model.means = {1, 0, 0};
+    model.variances = {1, 1, 1};
+    model.log_weights = {0};
+    backend->set_model(model);
+    gmm::SufficientStats stats;
+    backend->accumulate(gmm::EStep::hard, stats);
+    const std::vector<double> equal(d, 1.0);
+    EXPECT_EQ(gmm::local_shape(stats, weight), equal);
+    EXPECT_EQ(
+            gmm::local_variances(stats, model.means, 777, {}, weight),
+            std::vector<double>{777});
+}
