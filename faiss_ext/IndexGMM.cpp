@@ -227,6 +227,31 @@ struct Prober {
     }
 };
 
+/// What likelihoods read: the fields are the caller's to change, but together.
+void check_shape(const IndexGMM& index) {
+    const size_t d = index.d, k = index.nlist;
+    const auto check = [&](const char* name, size_t size, size_t expected) {
+        FAISS_THROW_IF_NOT_FMT(
+                size == expected,
+                "%s: %zu values, expected %zu for covariance = %s, nlist = %zu "
+                "(set_mixture changes them together)",
+                name,
+                size,
+                expected,
+                gmm::to_string(index.covariance),
+                k);
+    };
+    as_faiss_exception([&] { gmm::check_covariance(index.covariance); });
+    check("ntotal", index.ntotal, k);
+    check("variances",
+          index.variances.size(),
+          gmm::num_variances(index.covariance, k, d));
+    check("precisions_cholesky",
+          index.precisions_cholesky.size(),
+          gmm::num_factors(index.covariance, k, d));
+    check("log_weights", index.log_weights.size(), k);
+}
+
 } // namespace
 
 IndexGMM::IndexGMM(
@@ -328,6 +353,9 @@ void IndexGMM::search(
                 !params || !params->sel,
                 "params->sel: components cannot be selected by id");
         policy.validate();
+        if (policy.order == ProbeOrder::log_likelihood) {
+            check_shape(*this);
+        }
     };
     try {
         check();

@@ -295,6 +295,7 @@ void responsibility_entropy(
 }
 
 GaussianMixture grow(const GaussianMixture& model, size_t k, uint64_t seed) {
+    model.validate();
     if (k < model.k) {
         throw_invalid("k = %zu, expected at least the model's %zu", k, model.k);
     }

@@ -421,6 +421,14 @@ TEST(IndexGMM, BadInputIsNamedAndChangesNothing) {
     index->policy.probe_mass = 1;
     EXPECT_EQ(search(*index, queries(), 5).ids, before.ids);
 
+    index->covariance = gmm::Covariance::diagonal; // and not its variances
+    EXPECT_EQ(search(*index, queries(), 5).ids, before.ids);
+    index->policy.order = ProbeOrder::log_likelihood;
+    EXPECT_FAISS_ERROR(search(*index, queries(), 5), "variances: 64 values");
+    index->covariance = gmm::Covariance::isotropic;
+    index->log_weights.pop_back();
+    EXPECT_FAISS_ERROR(search(*index, queries(), 5), "log_weights: 63 values");
+
     // An IVF index that would run k-means over it says what to do instead.
     faiss::IndexIVFFlat ivf(&untrained, kD, kLists);
     EXPECT_FAISS_ERROR(

@@ -42,6 +42,7 @@ TEST(MixtureTools, NoComponentsAreNoMixture) {
     double out;
     EXPECT_INVALID(nothing.log_prob(1, x, &out), "k = 0");
     EXPECT_INVALID(nothing.log_joint(1, x, &out), "k = 0");
+    EXPECT_INVALID(grow(nothing, 3, 1), "k = 0");
 }
 
 TEST(MixtureTools, CriteriaAndResponsibilitiesAreTheDoubleReferences) {
