@@ -162,6 +162,10 @@ def build(
         names = ["trained.index", *(shard["file"] for shard in shards)]
         for name in [*names, "manifest.json"]:
             os.replace(partial / name, folder / name)
+        # An earlier build may have had more.
+        for path in folder.glob(f"shard{'[0-9]' * 5}.index"):
+            if path.name not in names:
+                path.unlink()
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder / "manifest.json"

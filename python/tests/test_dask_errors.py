@@ -201,6 +201,22 @@ def test_a_build_that_fails_leaves_the_one_before(
     assert fdask.merge(folder / "manifest.json").ntotal == len(base)
 
 
+def test_a_build_leaves_no_shards_of_the_one_before(
+    base: Floats, tmp_path: pathlib.Path
+) -> None:
+    for shard_rows in (300, 900):
+        manifest = fdask.build(
+            da.from_array(base[:900]),
+            "GMM4,Flat",
+            tmp_path,
+            shard_rows=shard_rows,
+            block_rows=300,
+        )
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["manifest.json", "shard00000.index", "trained.index"]
+    assert fdask.merge(manifest).ntotal == 900
+
+
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
 def test_queries_that_are_not_finite(
     wrong: float, merged: Any, queries: Floats
