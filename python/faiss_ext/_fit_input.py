@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import _check_sample_weight
 
-from ._arrays import choice
+from ._arrays import choice, count, flag
 from ._covariances import covariance_kind
 
 BACKENDS = ("auto", "cpu", "cuda")
@@ -116,6 +116,9 @@ def check_parameters(model: Any) -> None:
         raise ValueError(
             f"reg_covar = {model.reg_covar}, expected a finite float32"
         )
+    flag(model.warm_start, "warm_start")
+    if not isinstance(model.verbose, (bool, np.bool_)):
+        count(model.verbose, "verbose", 0)
     covariance_kind(model.covariance_type)
     for name, choices in (
         ("init_params", ("kmeans", "k-means++", "random_from_data")),

@@ -161,6 +161,7 @@ class Kmeans:
                 raise ValueError(
                     f"init_centroids: {len(means)}, expected k = {self.k}"
                 )
+            _core.check_finite("init_centroids", means)
         best = None
         for redo in range(self.nredo if means is None else 1):
             fitted = self._run(a, w, means, redo, progress)

@@ -57,8 +57,8 @@ void translate(const std::exception_ptr& p, void*) {
         std::rethrow_exception(p);
     } catch (const PythonErrorIsSet&) {
     } catch (const faiss::FaissException& e) {
-        // An interrupt has set Python's exception already. FAISS's `msg` may end
-        // with a zero byte.
+        // An interrupt has set Python's exception already. FAISS's `msg` may
+        // end with a zero byte.
         if (!PyErr_Occurred()) {
             set_error(faiss_error, as_in_python(without_place(e.what())));
         }

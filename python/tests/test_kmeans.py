@@ -206,6 +206,8 @@ def test_wrong_input(base: Floats) -> None:
     x[4, 5] = np.nan
     with pytest.raises(ValueError, match="row 4"):
         k.train(x)
+    with pytest.raises(ValueError, match="^init_centroids: row 4 has"):
+        k.train(base, init_centroids=x[: k.k])
     with pytest.raises(ValueError, match="train"):
         Kmeans(128, 8).assign(base)
 
