@@ -203,8 +203,11 @@ struct Prober {
             if (similarity) {
                 squared.resize(nlist);
                 for (size_t k = 0; k < nlist; k++) {
-                    const float l2_k = 2 - 2 * unit_dis[k];
-                    squared[k] = l2_k < 0 ? 0 : l2_k; // a NaN stays one
+                    squared[k] = 2 - 2 * unit_dis[k]; // a NaN stays one
+                    if (squared[k] < 2 * kLostDigits) {
+                        squared[k] = faiss::fvec_L2sqr(
+                                x, index.get_xb() + k * index.d, index.d);
+                    }
                 }
                 l2 = squared.data();
             }

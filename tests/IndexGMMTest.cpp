@@ -220,6 +220,46 @@ TEST(IndexGMM, BatchesAndSingleQueriesAgreeAboutMeansFarApart) {
     }
 }
 
+/// 2 - 2 <x, mean> has few digits of a small distance.
+TEST(IndexGMM, LikelihoodsOfInnerProductsAboutMeansThatAreNear) {
+    constexpr size_t d = 32, k = 16, n = 100;
+    constexpr float apart = 2e-4f, spread = 1e-3f; // in all dimensions
+    std::mt19937_64 random(1);
+    std::normal_distribution<float> normal(0, 1 / std::sqrt(float(d)));
+    const auto near = [&](const float* centre, float by, float* out) {
+        for (size_t j = 0; j < d; j++) {
+            out[j] = (centre ? centre[j] : 0) + by * normal(random);
+        }
+        faiss::fvec_renorm_L2(d, 1, out);
+    };
+    gmm::GaussianMixture m;
+    m.d = d;
+    m.k = k;
+    m.means.resize(k * d);
+    std::vector<float> middle(d), x(n * d), dis(n);
+    near(nullptr, 1, middle.data());
+    for (size_t c = 0; c < k; c++) {
+        near(middle.data(), apart, &m.means[c * d]);
+    }
+    m.variances.assign(k, spread * spread / d);
+    m.log_weights.assign(k, -std::log(float(k)));
+    for (size_t i = 0; i < n; i++) {
+        near(&m.means[i % k * d], spread, &x[i * d]);
+    }
+    IndexGMM index(
+            d, k, gmm::Covariance::isotropic, faiss::METRIC_INNER_PRODUCT);
+    index.set_mixture(m);
+    index.policy.order = ProbeOrder::log_likelihood;
+    std::vector<idx_t> ids(n);
+    index.search(n, x.data(), 1, dis.data(), ids.data());
+    std::vector<double> expected(n * k);
+    index.mixture().log_joint(n, x.data(), expected.data());
+    for (size_t i = 0; i < n; i++) {
+        const double* row = &expected[i * k];
+        EXPECT_GT(row[ids[i]], *std::max_element(row, row + k) - 0.05) << i;
+    }
+}
+
 /// The same index over k-means and over a mixture.
 void expect_sane_recall(
         std::unique_ptr<faiss::IndexIVF> (*make)(faiss::Index*), double least) {
