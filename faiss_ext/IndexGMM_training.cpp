@@ -10,6 +10,7 @@
 #include <faiss/utils/distances.h>
 
 #include "faiss_ext/GpuGMMClustering.h"
+#include "faiss_ext/coarse/centre.h"
 #include "faiss_ext/impl/errors.h"
 
 namespace faiss_ext {
@@ -67,6 +68,10 @@ double fit_exponent(const IndexGMM& index, size_t n, const float* x) {
     for (size_t i = 0; i < nb; i++) {
         std::copy_n(x + i * n / nb * d, d, base.data() + i * d);
     }
+    // FAISS's products lose what is small beside the distance from the origin.
+    const std::vector<float> centre = centre_of_means(nlist, d, index.get_xb());
+    const std::vector<float> means = about(nlist, d, index.get_xb(), centre);
+    base = about(nb, d, base.data(), centre);
     for (size_t i = 0; i < nq; i++) {
         std::copy_n(base.data() + i * nb / nq * d, d, queries.data() + i * d);
     }
@@ -76,7 +81,6 @@ double fit_exponent(const IndexGMM& index, size_t n, const float* x) {
     faiss::knn_L2sqr(
             queries.data(), base.data(), d, nq, nb, k, dis.data(), ids.data());
 
-    const float* means = index.get_xb();
     std::vector<float> neighbors(nq * k * d);
     for (size_t i = 0; i < nq * k; i++) {
         std::copy_n(
@@ -88,7 +92,7 @@ double fit_exponent(const IndexGMM& index, size_t n, const float* x) {
     std::vector<float> list_dis(nq * k);
     faiss::knn_L2sqr(
             neighbors.data(),
-            means,
+            means.data(),
             d,
             nq * k,
             nlist,
@@ -99,7 +103,8 @@ double fit_exponent(const IndexGMM& index, size_t n, const float* x) {
     // log d of every list for every query, and their sum over the lists of
     // the neighbours.
     std::vector<float> log_dis(nq * nlist);
-    faiss::pairwise_L2sqr(d, nq, queries.data(), nlist, means, log_dis.data());
+    faiss::pairwise_L2sqr(
+            d, nq, queries.data(), nlist, means.data(), log_dis.data());
     for (float& v : log_dis) {
         v = std::log(std::max(v, std::numeric_limits<float>::min()));
     }

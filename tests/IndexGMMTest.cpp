@@ -260,6 +260,21 @@ TEST(IndexGMM, LikelihoodsOfInnerProductsAboutMeansThatAreNear) {
     }
 }
 
+TEST(IndexGMM, ExponentDoesNotDependOnTheOrigin) {
+    std::vector<double> exponents;
+    for (float offset : {0.0f, 32768.0f}) {
+        Vectors x = read_test_data("sift_sample_base.u8bin", 3000);
+        for (float& v : x.x) {
+            v = v / 64 + offset; // exact
+        }
+        IndexGMM index(kD, 16);
+        index.cp.niter = 5;
+        index.train(x.n, x.x.data());
+        exponents.push_back(index.policy.exponent);
+    }
+    EXPECT_NEAR(exponents[1], exponents[0], 0.05 * exponents[0]);
+}
+
 /// The same index over k-means and over a mixture.
 void expect_sane_recall(
         std::unique_ptr<faiss::IndexIVF> (*make)(faiss::Index*), double least) {
