@@ -5,6 +5,7 @@
 #include <faiss/impl/AuxIndexStructures.h>
 
 #include "IvfTestTools.h"
+#include "faiss_ext/calibrate/ground_truth.h"
 #include "faiss_ext/ivflib.h"
 #include "faiss_ext/store/list_storage.h"
 
@@ -366,6 +367,36 @@ TEST(IndexIVFGMMCopies, CalibrationCountsWhatCopiesFind) {
         }
     }
     EXPECT_GE(compared, 3u);
+}
+
+/// Several vectors of one id, equal ones among them, are no more than are
+/// there: a file with a recall above 1 is refused.
+TEST(IndexIVFGMMCopies, CalibrationCountsNoIdTooOften) {
+    GroundTruth truth; // inner products, largest first, in negative units
+    truth.near = {{{0, -5}, {1, -4}, {2, -4}, {3, -1}}};
+    truth.rounding = {0};
+    EXPECT_EQ(truth.wanted(0, 1), (std::vector<idx_t>{0}));
+    EXPECT_EQ(truth.wanted(0, 2), (std::vector<idx_t>{0, 1, 2}));
+    for (auto metric : {faiss::METRIC_L2, faiss::METRIC_INNER_PRODUCT}) {
+        Vectors x = rows_of(base(), 0, 1400);
+        auto index = empty_index({3, 0}, x, metric);
+        std::vector<idx_t> ids(x.n);
+        for (size_t i = 0; i < x.n; i++) {
+            ids[i] = idx_t(i % 200);
+            if (i % 2 == 0) {
+                std::copy_n(x.row(i % 20), x.d, &x.x[i * x.d]);
+            }
+        }
+        index->add_with_ids(x.n, x.x.data(), ids.data());
+        index->calibrate(200, nullptr, 10);
+        index->calibrate(200, nullptr, 10);
+        for (const Calibration::Curve& curve : index->calibration.curves) {
+            for (const Calibration::Point& point : curve.points) {
+                EXPECT_LE(point.recall, 1) << "k = " << curve.k;
+            }
+        }
+        EXPECT_EQ(clone_index(index.get())->ntotal, idx_t(x.n));
+    }
 }
 
 TEST(IndexIVFGMMCopies, ListsThatWereGivenAreKept) {

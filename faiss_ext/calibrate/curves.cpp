@@ -59,12 +59,23 @@ public:
             find_wanted(k);
         }
         size_t found = 0, there = 0;
+        std::vector<idx_t> right;
         for (size_t q = 0; q < nq; q++) {
             const std::vector<idx_t>& w = wanted[q];
             there += std::min(k, w.size());
             const auto begin = labels.begin() + q * n;
-            if (copies) {
+            if (copies) { // ids may come several times
                 to_ids(begin, begin + n);
+                std::sort(begin, begin + n);
+                right.clear();
+                std::set_intersection(
+                        begin,
+                        begin + n,
+                        w.begin(),
+                        w.end(),
+                        std::back_inserter(right));
+                found += std::min(k, right.size());
+                continue;
             }
             found += std::min(
                     k, size_t(std::count_if(begin, begin + n, [&](idx_t l) {

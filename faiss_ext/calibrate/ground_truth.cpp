@@ -167,7 +167,8 @@ std::vector<idx_t> GroundTruth::wanted(size_t q, size_t k) const {
         return {};
     }
     const size_t last = std::min(k, all.size()) - 1;
-    const float farthest = all[last].distance * (1 + kRounding) + rounding[q];
+    const float kth = all[last].distance; // of inner products below 0, maybe
+    const float farthest = kth + kRounding * std::abs(kth) + rounding[q];
     std::vector<idx_t> out;
     for (const Near& each : all) {
         if (each.distance > farthest) {
