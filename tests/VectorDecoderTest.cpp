@@ -9,6 +9,8 @@
 
 #include "IvfTestTools.h"
 #include "faiss_ext/index_factory.h"
+#include "faiss_ext/ivflib.h"
+#include "faiss_ext/scan/ExactDistances.h"
 #include "quick_training.h"
 
 namespace faiss_ext {
@@ -46,6 +48,37 @@ TEST(VectorDecoder, DecodesAsFaissDoes) {
                 index->add(x.n, x.x.data());
                 expect_as_reconstructed(
                         dynamic_cast<const faiss::IndexIVF&>(*index), storage);
+            }
+        }
+    }
+}
+
+/// Of a whole list by tables of its own, which round otherwise.
+TEST(VectorDecoder, DistancesOfListsAreThoseOfTheirEntries) {
+    const size_t d = 24;
+    const Vectors x = uniform(900, d, 3), q = uniform(3, d, 4);
+    for (const char* codec : {"PQ4x4", "PQ6", "SQ4", "Flat"}) {
+        for (auto metric : {faiss::METRIC_L2, faiss::METRIC_INNER_PRODUCT}) {
+            const std::unique_ptr<faiss::Index> index(index_factory(
+                    d, ("GMM8," + std::string(codec)).c_str(), metric));
+            train_quickly(index.get());
+            index->train(x.n, x.x.data());
+            index->add(x.n, x.x.data());
+            const auto& ivf = dynamic_cast<const faiss::IndexIVF&>(*index);
+            ExactDistances exact(ivf, *extract_gmm(index.get()));
+            QueryCoarse coarse(ivf);
+            for (size_t i = 0; i < q.n; i++) {
+                exact.set_query(q.row(i), nullptr, coarse, 0);
+                for (size_t list : {0, 3, 0, 7}) {
+                    const size_t n = ivf.invlists->list_size(list);
+                    std::vector<float> all(n);
+                    exact.all(list, 0, n / 2, all.data());
+                    exact.all(list, n / 2, n - n / 2, all.data() + n / 2);
+                    for (size_t j = 0; j < n; j++) {
+                        EXPECT_NEAR(all[j], exact(list, j), 3e-5)
+                                << codec << " " << metric << " " << list;
+                    }
+                }
             }
         }
     }

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include <faiss/IndexIVF.h>
@@ -32,6 +33,7 @@ public:
 
     void set_query(const float* q, const float*, QueryCoarse&, float) {
         query = q;
+        tables_of_query = false;
     }
 
     /// Entries ahead that are fetched.
@@ -85,6 +87,8 @@ public:
                     n,
                     d,
                     out);
+        } else if (tables) {
+            by_tables(list, begin, n, out);
         } else {
             for (size_t i = 0; i < n; i++) {
                 out[i] = (*this)(list, begin + i);
@@ -101,6 +105,9 @@ private:
     static constexpr size_t kColdEntries = 1024;
     static constexpr double kWaitSeconds = 5e-6;
 
+    /// As FAISS's scanner does it.
+    void by_tables(size_t list, size_t begin, size_t n, float* out);
+
     /// Reads the first byte, and sees whether that takes the time of a disk.
     void touch(const uint8_t* code);
 
@@ -111,7 +118,13 @@ private:
     const faiss::OnDiskInvertedLists* const on_disk;  ///< or nullptr
     /// Entries for which a wait must be expected; outlives single searches.
     static inline thread_local size_t n_cold = kColdEntries;
+    const faiss::InvertedLists* const lists;
     const float* query = nullptr;
+    /// A product quantizer's, whose vectors take longer to decode; or nullptr.
+    const std::unique_ptr<faiss::InvertedListScanner> tables;
+    bool tables_of_query = false;
+    size_t tables_of_list = 0;
+    const float* const means; ///< for `tables`
     const VectorDecoder decode;
     std::vector<float> decoded;
 };
