@@ -23,13 +23,6 @@ void read_ahead(const void* begin, size_t bytes) {
             MADV_WILLNEED);
 }
 
-static std::unique_ptr<faiss::InvertedListScanner> scanner_by_tables(
-        const faiss::IndexIVF& ivf) {
-    const bool is_pq = dynamic_cast<const faiss::IndexIVFPQ*>(&ivf);
-    return std::unique_ptr<faiss::InvertedListScanner>(
-            is_pq && means_in_memory(ivf) ? make_scanner(ivf) : nullptr);
-}
-
 ExactDistances::ExactDistances(const faiss::IndexIVF& ivf_in, const IVFGMM&)
         : d(ivf_in.d), code_size(ivf_in.code_size), similarity(is_ip(ivf_in)),
           flat(dynamic_cast<const faiss::IndexIVFFlat*>(&ivf_in) &&
@@ -38,12 +31,17 @@ ExactDistances::ExactDistances(const faiss::IndexIVF& ivf_in, const IVFGMM&)
                   ivf_in.invlists)),
           on_disk(dynamic_cast<const faiss::OnDiskInvertedLists*>(
                   ivf_in.invlists)),
-          lists(ivf_in.invlists), tables(scanner_by_tables(ivf_in)),
+          pq(means_in_memory(ivf_in)
+                     ? dynamic_cast<const faiss::IndexIVFPQ*>(&ivf_in)
+                     : nullptr),
           means(means_in_memory(ivf_in)), decode(ivf_in),
           decoded(flat && (in_memory || on_disk) ? 0 : ivf_in.d) {}
 
 void ExactDistances::by_tables(
         size_t list, size_t begin, size_t n, float* out) {
+    if (!tables) {
+        tables.reset(make_scanner(*pq));
+    }
     if (!tables_of_query) {
         tables->set_query(query);
     }
@@ -56,7 +54,7 @@ void ExactDistances::by_tables(
     }
     tables_of_query = true;
     tables_of_list = list;
-    faiss::InvertedLists::ScopedCodes codes(lists, list);
+    faiss::InvertedLists::ScopedCodes codes(pq->invlists, list);
     for (size_t i = 0; i < n; i++) {
         const float distance =
                 tables->distance_to_code(codes.get() + (begin + i) * code_size);

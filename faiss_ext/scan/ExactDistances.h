@@ -87,7 +87,7 @@ public:
                     n,
                     d,
                     out);
-        } else if (tables) {
+        } else if (pq) {
             by_tables(list, begin, n, out);
         } else {
             for (size_t i = 0; i < n; i++) {
@@ -118,13 +118,14 @@ private:
     const faiss::OnDiskInvertedLists* const on_disk;  ///< or nullptr
     /// Entries for which a wait must be expected; outlives single searches.
     static inline thread_local size_t n_cold = kColdEntries;
-    const faiss::InvertedLists* const lists;
     const float* query = nullptr;
-    /// A product quantizer's, whose vectors take longer to decode; or nullptr.
-    const std::unique_ptr<faiss::InvertedListScanner> tables;
+    /// With a product quantizer, whose vectors take longer to decode; or
+    /// nullptr.
+    const faiss::IndexIVF* const pq;
+    std::unique_ptr<faiss::InvertedListScanner> tables; ///< once asked for
     bool tables_of_query = false;
     size_t tables_of_list = 0;
-    const float* const means; ///< for `tables`
+    const float* const means; ///< for tables
     const VectorDecoder decode;
     std::vector<float> decoded;
 };
