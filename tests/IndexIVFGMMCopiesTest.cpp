@@ -372,9 +372,8 @@ TEST(IndexIVFGMMCopies, CalibrationCountsWhatCopiesFind) {
 /// Several vectors of one id, equal ones among them, are no more than are
 /// there: a file with a recall above 1 is refused.
 TEST(IndexIVFGMMCopies, CalibrationCountsNoIdTooOften) {
-    GroundTruth truth; // inner products, largest first, in negative units
+    GroundTruth truth({-1}); // inner products, the largest first, negated
     truth.near = {{{0, -5}, {1, -4}, {2, -4}, {3, -1}}};
-    truth.rounding = {0};
     EXPECT_EQ(truth.wanted(0, 1), (std::vector<idx_t>{0}));
     EXPECT_EQ(truth.wanted(0, 2), (std::vector<idx_t>{0, 1, 2}));
     for (auto metric : {faiss::METRIC_L2, faiss::METRIC_INNER_PRODUCT}) {
