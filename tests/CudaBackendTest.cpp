@@ -1,5 +1,6 @@
 #include "CudaProblem.h"
 #include "EMTrainer.h"
+#include "RealData.h"
 
 /** The CUDA backend against the mixture's own arithmetic in double. */
 namespace {
@@ -379,6 +380,63 @@ TEST_F(CudaBackendTest, TopComponentsOfFarRows) {
             EXPECT_NEAR(
                     joint[2 * i] - joint[2 * i + 1], std::abs(x[2 * i]), 2e-3)
                     << int(kind) << " " << i;
+        }
+    }
+}
+
+TEST_F(CudaBackendTest, FarRowsDoNotChangeWhatOthersGet) {
+    const size_t k = 20, d = 16, n = 100, far = 50;
+    for (Covariance kind :
+         {Covariance::isotropic,
+          Covariance::diagonal,
+          Covariance::tied_spherical}) {
+        const RealData data = patches(n + k, d);
+        GaussianMixture m;
+        m.covariance = kind;
+        m.d = d;
+        m.k = k;
+        m.means.assign(data.x.begin(), data.x.begin() + k * d);
+        m.log_weights.assign(k, -std::log(float(k)));
+        m.variances.assign(num_variances(kind, k, d), 0.05f);
+        Frame frame;
+        frame.center.assign(d, 0);
+        const std::vector<float> x(data.x.begin() + k * d, data.x.end());
+        std::vector<float> with_far = x;
+        for (size_t j = 0; j < d; j++) {
+            with_far[far * d + j] = 1e9f * x[far * d + j] + 1e9f;
+        }
+        const auto backend = make_cuda_backend();
+        const auto source = memory_source(x.data(), n, d);
+        backend->set_data(*source, nullptr, frame);
+        backend->set_model(m);
+        for (size_t count : {size_t(1), size_t(3)}) {
+            std::vector<int64_t> found[2];
+            std::vector<double> joint[2];
+            std::vector<float> all[2];
+            for (int i = 0; i < 2; i++) {
+                found[i].resize(n * count);
+                joint[i].resize(n * count);
+                all[i].resize(n);
+                backend->top_components(
+                        {i ? with_far.data() : x.data(),
+                         ElementType::f32,
+                         n,
+                         d,
+                         d * sizeof(float)},
+                        count,
+                        found[i].data(),
+                        joint[i].data(),
+                        nullptr,
+                        all[i].data());
+            }
+            EXPECT_LT(all[1][far], -1e15f) << int(kind);
+            for (size_t i = 0; i < n * count; i++) {
+                if (i / count != far) {
+                    EXPECT_EQ(found[0][i], found[1][i]) << int(kind);
+                    EXPECT_EQ(joint[0][i], joint[1][i]) << int(kind);
+                    EXPECT_EQ(all[0][i / count], all[1][i / count]);
+                }
+            }
         }
     }
 }

@@ -108,6 +108,7 @@ PrepareArgs Engine::prepare_args(
     args.center = small_.as<float>(64);
     args.scale = frame_.scale;
     args.fp16_scale = fp16_scale_;
+    args.limit = largest_value(has_squares());
     args.row_begin = 0;
     args.row_number = int64_t(block.begin);
     args.squares = has_squares();

@@ -118,6 +118,9 @@ void Engine::top_components(
         }
     } const restore{*this, fp16_scale_, largest_norm_};
     fp16_scale_ = has_squares() ? 1.f : 8.f;
+    // Rows too far for that are done again by a scale that has too few digits
+    // for the others.
+    std::vector<char> done(x.n);
     const RowsSource source(x);
     auto use = [&](const BlockUploader::Block& b) {
         PrepareArgs prepare = prepare_args(b, x.type);
@@ -200,35 +203,29 @@ void Engine::top_components(
                         squares.data() + i * m);
             }
         }
-        for (size_t i = 0; i < count; i++) {
-            components[b.begin * m + i] = found[i];
-            if (log_joint) {
-                log_joint[b.begin * m + i] = kLn2 * joints[i] + to_user;
-            }
-            if (distances) {
-                distances[b.begin * m + i] = float(to_distance * squares[i]);
-            }
-        }
-        if (log_prob) {
-            for (int i = 0; i < b.rows; i++) {
-                log_prob[b.begin + i] = float(kLn2 * all[i] + to_user);
-            }
-        }
         constexpr float kInfinity = std::numeric_limits<float>::infinity();
         for (int i = 0; i < b.rows; i++) {
-            if (!std::isnan(error[i])) {
+            const size_t row = b.begin + i;
+            if (done[row]) {
                 continue;
             }
-            const size_t at = (b.begin + i) * m;
-            std::fill_n(components + at, m, -1);
-            if (log_joint) {
-                std::fill_n(log_joint + at, m, -kInfinity);
-            }
-            if (distances) {
-                std::fill_n(distances + at, m, kInfinity);
+            done[row] = !std::isinf(error[i]);
+            const bool none = std::isnan(error[i]);
+            for (size_t j = 0; j < m; j++) {
+                const size_t from = i * m + j, to = row * m + j;
+                components[to] = none ? -1 : int64_t(found[from]);
+                if (log_joint) {
+                    log_joint[to] =
+                            none ? -kInfinity : kLn2 * joints[from] + to_user;
+                }
+                if (distances) {
+                    distances[to] = none ? kInfinity
+                                         : float(to_distance * squares[from]);
+                }
             }
             if (log_prob) {
-                log_prob[b.begin + i] = -kInfinity;
+                log_prob[row] =
+                        none ? -kInfinity : float(kLn2 * all[i] + to_user);
             }
         }
     };

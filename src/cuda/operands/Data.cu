@@ -61,7 +61,9 @@ __global__ void __launch_bounds__(256) prepare_kernel(
                 largest = fmaxf(largest, fabsf(y[e]));
                 y[e] *= args.fp16_scale;
                 hi[e] = __half2float(__float2half_rn(y[e]));
-                missed += (y[e] - hi[e]) * (y[e] - hi[e]);
+                missed += fabsf(y[e]) <= args.limit
+                        ? (y[e] - hi[e]) * (y[e] - hi[e])
+                        : INFINITY;
                 lo[e] = args.lo ? __half2float(__float2half_rn(y[e] - hi[e]))
                                 : 0.f;
                 y[e] = hi[e] + lo[e];

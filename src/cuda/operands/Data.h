@@ -18,8 +18,9 @@ struct PreparedRows {
     float* row_constant = nullptr; ///< -|Y|^2 / 2, Y = hi (+ lo)
     /// the same of hi alone: a score must see one Y in product and constant
     float* row_constant_hi = nullptr;
-    float* row_error = nullptr; ///< |Y - hi|^2: what fp16 misses; NaN: the
-                                ///< row holds what is not finite
+    /// |Y - hi|^2: what fp16 misses; NaN: the row holds what is not finite;
+    /// infinity: what is above PrepareArgs::limit
+    float* row_error = nullptr;
     __half* row_slots =
             nullptr; ///< of the constant of hi (AugmentedOperands.h)
     int64_t capacity = 0;
@@ -45,6 +46,7 @@ struct PrepareArgs {
     const float* center; ///< device, size d
     float scale;         ///< the frame's
     float fp16_scale;    ///< further power of two: Y = y * fp16_scale
+    float limit;         ///< the largest |Y| that the operands hold
     int64_t row_begin;   ///< where in the operand these rows go
     int64_t row_number;  ///< of the first row, for the checks
     bool squares;
