@@ -387,6 +387,14 @@ def sweep(
                 f"{index_files[0]}: its neighbours are others"
             )
         stderr.print(f"{file}: {index!r}", soft_wrap=True)
+        if groundtruth is None and base is not None:
+            there = open_rows(base).n
+            if there != index.ntotal:
+                stderr.print(
+                    f"{base}: {there} vectors, where the index has "
+                    f"{index.ntotal}: recall counts what only one of them has",
+                    soft_wrap=True,
+                )
         rows = _sweep.sweep(index, xq, truth, repeat=repeat)
         sizes = index.list_sizes() if index._core.has_lists() else None
         results.append(
@@ -419,7 +427,8 @@ def convert(
     json: Json = False,
 ) -> None:
     """A stock IVF file to a GMM one, or back."""
-    check_out(out)
+    # FAISS's file has no mixture: it must not replace the one that has.
+    check_out(out, inputs=[index_file] if to is To.faiss else ())
     index = open_index(index_file)
     if to is To.gmm:
         swapped = swap_to_gmm(index, covariance)

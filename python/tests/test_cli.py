@@ -262,6 +262,17 @@ def test_sweep_as_a_table(built: Any, folder: Any) -> None:
     ).stdout
     assert "recall@10" in text
     assert "target_recall=0.95" in text
+    said = run(
+        "sweep",
+        built[0],
+        "-q",
+        folder / "query.fbin",
+        "--base",
+        folder / "query.fbin",
+        "--repeat",
+        1,
+    ).stderr
+    assert "200 vectors, where the index has 6000" in said
 
 
 def test_exact_neighbors_in_blocks(

@@ -240,3 +240,13 @@ def test_what_has_no_parts(folder: Any) -> None:
 def test_pipes_are_no_files(folder: Any) -> None:
     os.mkfifo("pipe.fbin")
     refuses("info pipe.fbin", OSError, "^pipe.fbin: a pipe or a device")
+
+
+def test_the_mixture_is_not_overwritten(folder: Any) -> None:
+    before = pathlib.Path("a.index").read_bytes()
+    refuses(
+        "convert a.index -o ./a.index --to faiss",
+        ValueError,
+        "^a.index: an input",
+    )
+    assert pathlib.Path("a.index").read_bytes() == before
