@@ -142,6 +142,37 @@ TEST(DiffuseRows, AgreeWithTheDoubleReference) {
     }
 }
 
+/// A tight group away from the origin keeps its variance beside noise.
+TEST(DiffuseRows, NarrowComponentsAreSummedInDouble) {
+    const size_t d = 8, n = 4100, k = 256;
+    RealData data = noise(n, d);
+    GaussianMixture model = wide_model(data, k, Covariance::isotropic);
+    std::fill_n(&model.means[7 * d], d, 2.0f);
+    model.variances[7] = 1e-6f;
+    double scatter = 0, sum[d] = {}, squares = 0;
+    size_t group = 0;
+    for (size_t i = 20; i < n; i += 2, group++) {
+        for (size_t j = 0; j < d; j++) {
+            float& x = data.x[i * d + j];
+            x = 2 + 1e-3f * x;
+            sum[j] += x;
+            squares += double(x) * x;
+        }
+    }
+    for (double s : sum) {
+        scatter += s * s / group;
+    }
+    scatter = squares - scatter;
+    const SufficientStats stats = statistics(data, model);
+    double found = stats.sum_x2[7];
+    for (size_t j = 0; j < d; j++) {
+        const double s = stats.sum_x[7 * d + j];
+        found -= s * s / stats.n_k[7];
+    }
+    EXPECT_NEAR(stats.n_k[7], group, 1e-3 * group);
+    EXPECT_NEAR(found, scatter, 1e-3 * scatter);
+}
+
 TEST(DiffuseRows, BitsDoNotDependOnThreads) {
     const RealData data = noise(5003, 20);
     const GaussianMixture model = wide_model(data, 300, Covariance::isotropic);

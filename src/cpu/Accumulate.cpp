@@ -130,7 +130,7 @@ bool CpuBackend::score_rows(
             budget -= candidates.n;
         } else {
             const float largest = scorer.finish(block.norm[i], v);
-            const double sum = diffuse ? scorer.exponentials(y, v, largest) : 0;
+            const double sum = diffuse ? scorer.exponentials(v, largest) : 0;
             if (sum > 0) {
                 scratch.scale[i] = float(weight / sum);
                 block.weight += weight;

@@ -48,8 +48,8 @@ struct Kernels {
     size_t (*select)(
             size_t n, const float* x, float least, int32_t* index, float* rest);
 
-    /// v[i] = exp(v[i] - shift), 0 where that is negligible; their sum
-    double (*exponentials)(size_t k, float shift, float* v);
+    /// v[i] = exp(v[i] - shift), 0 where v[i] < threshold; their sum
+    double (*exponentials)(size_t k, float threshold, float shift, float* v);
 
     /// The largest of v[l], v[l + kLanes], ... for each lane l
     void (*lane_max)(size_t k, const float* v, float* largest);

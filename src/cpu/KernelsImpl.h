@@ -93,12 +93,12 @@ size_t split(
     return n;
 }
 
-double exponentials(size_t k, float shift, float* v) {
-    const V shifts = V::all(shift), floors = V::all(kNegligible);
+double exponentials(size_t k, float threshold, float shift, float* v) {
+    const V shifts = V::all(shift), above = V::all(threshold);
     V sum = V::all(0);
     for (size_t i = 0; i < k; i += kLanes) {
-        const V x = V::load(v + i) - shifts;
-        const V e = without(exp_lanes(x), ~at_least(x, floors));
+        const V x = V::load(v + i);
+        const V e = without(exp_lanes(x - shifts), ~at_least(x, above));
         e.store(v + i);
         sum = sum + e;
     }

@@ -17,6 +17,9 @@ static constexpr double kTolerance = 5e-4;
 // 256 to 1536 dimensions are a thirtieth of it.
 static constexpr double kDiffuseTolerance = 16 * kTolerance;
 
+// Squared deviations a dimension; see find_unsure().
+static constexpr double kFarDeviations2 = 100;
+
 // Components whose product of floats may be wrong by more nats are narrow: it
 // would tell little of them, and what all must allow for nothing of the others.
 static constexpr double kNarrow = 0.5;
@@ -73,6 +76,12 @@ Scorer::Scorer(const GaussianMixture& model, EStep step, float least)
     most_fixed = *std::max_element(fixed_error.begin(), fixed_error.end());
     most_root = *std::max_element(root_error.begin(), root_error.end());
     largest_log_norm = *std::max_element(log_norm.begin(), log_norm.end());
+    if (soft && !diagonal()) {
+        find_unsure();
+    }
+}
+
+void Scorer::find_unsure() {
     // A component that is much narrower than most has its mean's log-joint far
     // above what any vector gets, and error_bound() would allow all for that.
     std::vector<double> sorted = log_norm;
@@ -80,7 +89,11 @@ Scorer::Scorer(const GaussianMixture& model, EStep step, float least)
     const double most_norm = sorted[k / 2] + kDiffuseTolerance / (8 * rounding);
     sure_log_norm = -std::numeric_limits<double>::infinity();
     for (size_t c = 0; c < k; c++) {
-        if (fixed_error[c] > kDiffuseTolerance / 4 || log_norm[c] > most_norm) {
+        // Farther from the origin than that, sums of floats lose the variance.
+        const bool far = kernel.norm(d, means.data() + c * d) >
+                kFarDeviations2 * double(d) * variance[c];
+        if (far || fixed_error[c] > kDiffuseTolerance / 4 ||
+            log_norm[c] > most_norm) {
             unsure.push_back(int32_t(c));
             continue;
         }
@@ -274,10 +287,7 @@ void Scorer::select(
     }
 }
 
-double Scorer::exponentials(const float* y, float* v, float largest) const {
-    if (visible > -kNegligible) {
-        return 0;
-    }
+double Scorer::exponentials(float* v, float largest) const {
     const auto error = [&](double log_norm, double fixed, double root) {
         const double mahalanobis = std::max(log_norm - largest, 0.0) + visible;
         return error_bound(mahalanobis, fixed, root);
@@ -288,10 +298,10 @@ double Scorer::exponentials(const float* y, float* v, float largest) const {
     for (int32_t c : unsure) {
         const double wrong = error(log_norm[c], fixed_error[c], root_error[c]);
         if (v[c] >= largest - visible - 2 * wrong) {
-            v[c] = float(exact(y, c));
+            return 0;
         }
     }
-    return kernel.exponentials(padded, largest, v);
+    return kernel.exponentials(padded, largest - visible, largest, v);
 }
 
 bool Scorer::select_screened(

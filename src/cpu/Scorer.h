@@ -84,12 +84,11 @@ struct Scorer {
             const;
 
     /** Instead of select(), where most components may have a responsibility:
-     * v becomes exp(log-joint - largest) of all.
+     * v becomes exp(log-joint - largest) of all. Not of diagonal covariances.
      *
-     * @return  their sum; 0, and v as it was, if floats say too little or
-     *          what is negligible counts
+     * @return  their sum; 0, and v as it was, if floats say too little
      */
-    double exponentials(const float* y, float* v, float largest) const;
+    double exponentials(float* v, float largest) const;
 
     /// Whether multiply(), finish() and select() have a way that computes less.
     bool screens() const {
@@ -148,7 +147,7 @@ private:
     std::vector<double> fixed_error, root_error;
     double most_fixed, most_root;
     double largest_log_norm;
-    /// Of exponentials(): components that floats may say too little of, and the
+    /// Of exponentials(): components that floats say too little of, and the
     /// last three of the others
     std::vector<int32_t> unsure;
     double sure_fixed = 0, sure_root = 0, sure_log_norm;
@@ -163,6 +162,7 @@ private:
     void prepare_diagonal(const GaussianMixture& model);
     void prepare_product(const GaussianMixture& model);
     double most_of_near_means() const;
+    void find_unsure();
     void multiply_narrow(size_t n, const float* y, float* v) const;
     float put_narrow(float largest, float* v) const;
     double error_bound(double mahalanobis, double fixed, double root) const;
