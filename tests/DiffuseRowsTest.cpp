@@ -173,6 +173,28 @@ TEST(DiffuseRows, NarrowComponentsAreSummedInDouble) {
     EXPECT_NEAR(found, scatter, 1e-3 * scatter);
 }
 
+TEST(DiffuseRows, WeightsOfAnySize) {
+    const RealData data = noise(5000, 8);
+    const GaussianMixture model = wide_model(data, 257, Covariance::isotropic);
+    const SufficientStats expected = statistics(data, model);
+    for (float weight : {1e-37f, 1e38f}) {
+        SCOPED_TRACE(weight);
+        const std::vector<float> weights(data.n, weight);
+        const SufficientStats stats = statistics(data, model, weights.data());
+        const auto near = [&](double sum, double of_ones) {
+            return std::abs(sum / weight - of_ones) <
+                    1e-3 * std::max(std::abs(of_ones), 1.0);
+        };
+        for (size_t c = 0; c < model.k; c++) {
+            ASSERT_PRED2(near, stats.n_k[c], expected.n_k[c]) << c;
+            ASSERT_PRED2(near, stats.sum_x2[c], expected.sum_x2[c]) << c;
+            for (size_t j = c * data.d; j < (c + 1) * data.d; j++) {
+                ASSERT_PRED2(near, stats.sum_x[j], expected.sum_x[j]) << c;
+            }
+        }
+    }
+}
+
 TEST(DiffuseRows, BitsDoNotDependOnThreads) {
     const RealData data = noise(5003, 20);
     const GaussianMixture model = wide_model(data, 300, Covariance::isotropic);

@@ -33,6 +33,8 @@ static constexpr size_t kCandidateShare = 16;
 // with all. Its sums are kept, so they must not be too many.
 static constexpr size_t kFirstRows = 8, kDiffuseShare = 8;
 static constexpr size_t kDiffuseSums = size_t(1) << 20;
+// Weights that sums of floats hold, whatever the vectors.
+static constexpr float kLeastWeight = 1e-20f, kMostWeight = 1e20f;
 
 static bool can_be_diffuse(const GaussianMixture& model, EStep step) {
     return step == EStep::soft && model.covariance != Covariance::diagonal &&
@@ -130,7 +132,9 @@ bool CpuBackend::score_rows(
             budget -= candidates.n;
         } else {
             const float largest = scorer.finish(block.norm[i], v);
-            const double sum = diffuse ? scorer.exponentials(v, largest) : 0;
+            const bool summed =
+                    diffuse && weight > kLeastWeight && weight < kMostWeight;
+            const double sum = summed ? scorer.exponentials(v, largest) : 0;
             if (sum > 0) {
                 scratch.scale[i] = float(weight / sum);
                 block.weight += weight;
