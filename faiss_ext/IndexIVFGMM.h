@@ -65,7 +65,8 @@ struct IVFGMM {
     /** In [0, 1). Above 0 a search takes the cheapest setting that found this
      * share of the neighbours of held-out queries in the calibration. The share
      * is of what comparing all vectors of this index finds: where they are
-     * compressed, true neighbours are missed beyond that.
+     * compressed, true neighbours are missed beyond that. Where no setting did
+     * (with hundreds of queries, above 0.997 or so) all lists are compared.
      *
      * The index's nprobe is not used then. Caps are max_codes and the nprobe of
      * a faiss::SearchParametersIVF given for one call (1 if it is not set), but
@@ -235,7 +236,8 @@ faiss::MetricType metric_among(Args... args) {
  *
  * Any number of threads may search at a time, and nothing else may run beside a
  * call that is not const: a std::shared_mutex, shared by searches and held
- * alone by other calls, is enough.
+ * alone by other calls, is enough (with glibc searches that leave no pause
+ * keep other calls waiting for ever).
  */
 template <class IVF>
 struct IndexIVFGMM : IVF, IVFGMM {

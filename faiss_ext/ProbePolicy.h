@@ -37,7 +37,6 @@ ProbeOrder probe_order_from_string(const std::string& name);
 
 /// Chooses the whole lists that a query probes, and their order, from its
 /// distances to the means or from its log-likelihoods.
-
 struct ProbePolicy {
     ProbeOrder order = ProbeOrder::distance;
     /// In (0, 1]. With log_likelihood and scale_free, lists end once this share

@@ -42,13 +42,13 @@ void write_index(const faiss::Index* index, faiss::IOWriter* writer);
  * such a file, and swap_to_gmm (ivflib.h) makes a new mixture. From a reader
  * that cannot go back FAISS's part is held in memory until it is parsed.
  *
- * IO_FLAG_MMAP maps lists and codes where they lie in the file, and leaves out
- * the checksum of FAISS's part. The file must not be truncated or overwritten
- * in place meanwhile; it may be deleted, or replaced by write_index, which
- * renames. An index with vectors that was read so can be searched, calibrated
- * and given a direct map, but not changed, cloned or written. An
- * IndexIVFRaBitQGMM can, also over the file that it is mapped from: its changes
- * stay in memory until it is written.
+ * IO_FLAG_MMAP (faiss/index_io.h) maps lists and codes where they lie in the
+ * file, and leaves out the checksum of FAISS's part. The file must not be
+ * truncated or overwritten in place meanwhile; it may be deleted, or replaced
+ * by write_index, which renames. An index with vectors that was read so can be
+ * searched, calibrated and given a direct map, but not changed, cloned or
+ * written. An IndexIVFRaBitQGMM can, also over the file that it is mapped from:
+ * its changes stay in memory until it is written.
  *
  * Lists on disk (OnDiskInvertedLists) are in another file, which the index's
  * file names; with IO_FLAG_MMAP it is opened read-only. Changes of such an

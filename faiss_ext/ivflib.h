@@ -19,7 +19,7 @@ struct IVFGMM;
  * compressed). Those of an IndexIVFFlat are stored exactly as they were; those
  * of IndexIVFPQ and IndexIVFScalarQuantizer are decoded and encoded again by
  * the same codec, which for inner products is trained anew if centroids are
- * longer than 1.
+ * longer than 1. nprobe, max_codes and the kind of direct map stay the same.
  *
  * Throws FaissException for an index that is not trained or has fewer vectors
  * than lists, for types other than IndexIVFFlat, IndexIVFPQ and

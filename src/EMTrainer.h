@@ -108,8 +108,8 @@ struct TrainingResult {
  * @param backend  bound anew (set_data, set_model), also after the training
  * @param start    read for Initialisation::given_means: means (k * d), and
  *                 variances (or precisions_cholesky) and log_weights if they
- * are not empty. Without variances k-means comes first (hard_iterations) and
- * fits weights of its own
+ *                 are not empty. Without variances k-means comes first
+ *                 (hard_iterations) and fits weights of its own
  *
  * Throws InvalidArgument for k = 0, k > n, a value that is not finite (naming
  * its row), such weights, a start that is not as above, and options out of

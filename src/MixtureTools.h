@@ -104,7 +104,8 @@ struct SweepEntry {
  *
  * @param ks       numbers of components, ascending, at least one
  * @param options  of all trainings; from the second on means are given and
- *                 there are no k-means iterations before EM
+ *                 there are no k-means iterations before EM. init must not be
+ *                 given_means, since the first has no start
  */
 std::vector<SweepEntry> sweep(
         const VectorSource& source,

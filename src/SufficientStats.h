@@ -55,15 +55,17 @@ struct SufficientStats {
  * not fit, floors that are not positive and a negative reg_covar.
  *
  * @param variance_floor  least variance of each component, in the frame's
- * units, > 0, size k or 1 (for all). For full and tied it is added to the
- * diagonal, so that no eigenvalue is below it. tied_spherical and tied take the
- * median, weighted by n_k, in which a vector far away has little say
+ *                        units, > 0, size k or 1 (for all). For full and tied
+ *                        it is added to the diagonal, so that no eigenvalue is
+ *                        below it. tied_spherical and tied take the median,
+ *                        weighted by n_k, in which a vector far away has little
+ *                        say
  * @param update_means    false: means stay, the rest is fitted around them
  * @param model           in and out, in the frame's units
  * @param reg_covar       in the frame's units, added to every variance (to the
  *                        diagonal) as scikit-learn's reg_covar
  * @param floor_shape     for diagonal, full and tied: a factor of the floors
- * for each dimension, size d; empty: 1
+ *                        for each dimension, size d; empty: 1
  */
 void m_step(
         const SufficientStats& stats,
