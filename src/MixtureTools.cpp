@@ -331,10 +331,15 @@ std::vector<SweepEntry> sweep(
         const std::vector<size_t>& ks,
         const TrainingOptions& options,
         Backend& backend) {
-    if (ks.empty() || ks[0] == 0 ||
-        std::adjacent_find(ks.begin(), ks.end(), std::greater_equal<>()) !=
-                ks.end()) {
-        throw_invalid("ks: expected at least one number, all ascending");
+    if (ks.empty()) {
+        throw_invalid("ks: no numbers, expected at least one");
+    }
+    for (size_t i = 0; i < ks.size(); i++) {
+        const size_t before = i > 0 ? ks[i - 1] : 0;
+        if (ks[i] <= before) {
+            throw_invalid(
+                    "ks[%zu] = %zu, expected more than %zu", i, ks[i], before);
+        }
     }
     if (ks.back() > source.n) { // before the others are fitted
         throw_invalid(

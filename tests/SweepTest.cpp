@@ -40,7 +40,9 @@ TEST(Sweep, SweepFindsHowManyGroupsThereAre) {
     }
     EXPECT_EQ(all[best].k, 4u);
     EXPECT_INVALID(sweep(*source, nullptr, {}, options, *backend), "ks");
-    EXPECT_INVALID(sweep(*source, nullptr, {3, 3}, options, *backend), "ks");
+    EXPECT_INVALID(
+            sweep(*source, nullptr, {3, 3}, options, *backend),
+            "ks[1] = 3, expected more than 3");
     EXPECT_INVALID(grow(truth, 3, 1), "k = 3");
 }
 

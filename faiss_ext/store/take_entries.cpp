@@ -2,6 +2,7 @@
 
 #include <cinttypes>
 #include <memory>
+#include <string>
 
 #include <faiss/impl/FaissAssert.h>
 
@@ -49,15 +50,16 @@ bool has_subset(
             !of_parts || a1 > 0,
             "copy_subset_to: a1 = %zd, expected above 0",
             ssize_t(a1));
+    const std::string expected = of_parts ? "0 <= a2 < a1"
+            : kind == 2 ? "0 <= a1 <= a2 <= " + std::to_string(stored)
+                        : "a1 <= a2";
     FAISS_THROW_IF_NOT_FMT(
             of_parts ? kind == 1 || (a2 >= 0 && a2 < a1)
                      : a1 <= a2 && (kind != 2 || (a1 >= 0 && a2 <= stored)),
             "copy_subset_to: a1 = %zd, a2 = %zd, expected %s",
             ssize_t(a1),
             ssize_t(a2),
-            of_parts            ? "0 <= a2 < a1"
-                    : kind == 2 ? "0 <= a1 <= a2, at most the number of entries"
-                                : "a1 <= a2");
+            expected.c_str());
     return true;
 }
 
