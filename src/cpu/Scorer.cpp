@@ -98,7 +98,6 @@ void Scorer::find_unsure() {
             continue;
         }
         sure_fixed = std::max(sure_fixed, fixed_error[c]);
-        sure_root = std::max(sure_root, root_error[c]);
         sure_log_norm = std::max(sure_log_norm, log_norm[c]);
     }
 }
@@ -288,15 +287,15 @@ void Scorer::select(
 }
 
 double Scorer::exponentials(float* v, float largest) const {
-    const auto error = [&](double log_norm, double fixed, double root) {
+    const auto error = [&](double log_norm, double fixed) {
         const double mahalanobis = std::max(log_norm - largest, 0.0) + visible;
-        return error_bound(mahalanobis, fixed, root);
+        return error_bound(mahalanobis, fixed, 0); // a root is of diagonal ones
     };
-    if (!(error(sure_log_norm, sure_fixed, sure_root) <= kDiffuseTolerance)) {
+    if (!(error(sure_log_norm, sure_fixed) <= kDiffuseTolerance)) {
         return 0;
     }
     for (int32_t c : unsure) {
-        const double wrong = error(log_norm[c], fixed_error[c], root_error[c]);
+        const double wrong = error(log_norm[c], fixed_error[c]);
         if (v[c] >= largest - visible - 2 * wrong) {
             return 0;
         }

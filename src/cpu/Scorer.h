@@ -147,10 +147,10 @@ private:
     std::vector<double> fixed_error, root_error;
     double most_fixed, most_root;
     double largest_log_norm;
-    /// Of exponentials(): components that floats say too little of, and the
-    /// last three of the others
+    /// Of exponentials(): components that floats say too little of, and
+    /// most_fixed and largest_log_norm of the others
     std::vector<int32_t> unsure;
-    double sure_fixed = 0, sure_root = 0, sure_log_norm;
+    double sure_fixed = 0, sure_log_norm;
     double rounding;
     /// How far below the best log-joints are kept, and seen in log p(y); hard:
     /// 0
