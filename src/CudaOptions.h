@@ -26,7 +26,8 @@ enum class Kernel {
 };
 
 struct CudaOptions {
-    Precision precision = Precision::fast;
+    Precision precision = Precision::fast; ///< tied: rows that stay on the
+                                           ///< device are always `exact`
     Kernel kernel = Kernel::automatic;
     /// For `fast`: the rounding error of the log-likelihood of a pair of row
     /// and component, in nats, above which the pair is evaluated in fp32. A

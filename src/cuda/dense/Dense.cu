@@ -126,11 +126,12 @@ void DenseStep::reserve(
     const size_t prepared =
             capacity_ * prepared_row_bytes(d, planes) + kPreparedSlack;
     const size_t slots = capacity_ * (fused ? kWideSlots * sizeof(__half) : 0);
-    rows_memory_.reserve(prepared + slots + capacity_ * 2 * sizeof(float));
+    rows_memory_.reserve(prepared + slots + capacity_ * 3 * sizeof(float));
     rows_.lay_out(rows_memory_.as<char>(), capacity_, d, planes);
     slots_ = fused ? rows_memory_.as<__half>(prepared) : nullptr;
     weight_ = rows_memory_.as<float>(prepared + slots);
     lse_ = weight_ + capacity_;
+    value_ = lse_ + capacity_;
 
     // With the scores of all components, fewer rows at a time.
     const bool scored = !fused && padded_k <= kDenseScored;
@@ -208,6 +209,7 @@ void DenseStep::accumulate(
     const auto& [from, row_begin, fp16_scale, row_weight, row_lse, numbers, count] =
             some;
     use(stream);
+    rows_.row_value = from.row_value ? value_ : nullptr;
     const int most = fused_
             ? std::min(capacity_, splits_ * kChainTiles * kDenseTileRows)
             : step_rows_;
@@ -322,7 +324,7 @@ void DenseStep::sum_fused(
     if (lo) {
         sums.component_slots.data += size_t(padded_k_) * kWideSlots;
     }
-    sums.row_constant = args.row_constant;
+    sums.row_constant = from.summed_constant(lo) + block.begin;
     sums.row_tiles = (block.count + kDenseTileRows - 1) / kDenseTileRows;
     sums.d = d_;
     sums.padded_k = padded_k_;

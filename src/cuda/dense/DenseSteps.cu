@@ -332,7 +332,7 @@ void DenseStep::sum_in_steps(
                 rows,
                 args.components,
                 k,
-                lo ? rows_.row_constant : rows_.row_constant_hi,
+                rows_.summed_constant(lo),
                 totals_,
                 padded_k_);
         check_launch("dense totals");

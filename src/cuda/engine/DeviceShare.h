@@ -15,6 +15,11 @@ struct DeviceShare {
     DeviceShare(const DeviceShare&) = delete;
     DeviceShare& operator=(const DeviceShare&) = delete;
 
+    /// What it does is in the order of this one.
+    cudaStream_t stream() const {
+        return stream_;
+    }
+
     CudaReport report;
 
 protected:

@@ -140,6 +140,7 @@ void Engine::accumulate(EStep step) {
             check(cudaEventRecord(started_, stream_), "recording an event");
             started = true;
         }
+        rows_.row_value = row_squares_;
         if (resident_) {
             const size_t n = end_ - begin_;
             for (size_t at = 0; at < n; at += block_rows_) {
@@ -164,6 +165,10 @@ void Engine::accumulate(EStep step) {
                         args.lo = p.lo;
                         prepare_rows(
                                 args, rows_, small_.as<RowChecks>(), stream_);
+                        if (row_squares_) {
+                            rows_.row_value =
+                                    row_squares_ + (block.begin - begin_);
+                        }
                         if (weights_) {
                             // use_block has waited since the last copy.
                             float* const w = weight_staging_.as<float>();
@@ -245,7 +250,9 @@ void Engine::read_sums(EStep step, bool add, SufficientStats& stats) {
     const bool squares = has_squares();
     const Part parts[] = {
             {stats.n_k.data(), k, w},
-            {squares ? nullptr : stats.sum_x2.data(), k, -2 * to_x2},
+            {squares ? nullptr : stats.sum_x2.data(),
+             k,
+             row_squares_ ? w : -2 * to_x2},
             {stats.sum_x.data(), k * d, to_x},
             {stats.sum_x2.data(), squares ? k * d : 0, to_x2}};
     constexpr int64_t kChunk = 8192;

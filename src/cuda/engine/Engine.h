@@ -33,6 +33,19 @@ struct Engine : DeviceShare {
             double weight_scale,
             const Frame& frame);
 
+    /// What sums take for the rows' |y|^2, in the frame's units: device memory
+    /// that outlives the next bind(), a value for each row of the share, to
+    /// whole tiles; nullptr: |y|^2 itself. Not for diagonal covariances.
+    void set_row_squares(float* squares) {
+        row_squares_ = squares;
+    }
+
+    /// The source's rows are others than they were at bind().
+    void rows_changed() {
+        fp16_scale_ = 0;
+        largest_norm_ = 0;
+    }
+
     void set_model(const GaussianMixture& model);
 
     void accumulate(EStep step);
@@ -108,6 +121,7 @@ private:
     float fp16_scale_ = 8;
     float largest_norm_ = 0;      ///< of a row seen, as RowChecks has it
     bool scaled_squares_ = false; ///< what fp16_scale_ was chosen for
+    float* row_squares_ = nullptr;
 
     // Rows: all of them (resident), or one block.
     DeviceMemory rows_memory_;

@@ -37,8 +37,8 @@ void Engine::bind(
     dense_.release();
     resident_ = false;
     block_rows_ = 0;
-    fp16_scale_ = 0;
-    largest_norm_ = 0;
+    rows_changed();
+    row_squares_ = nullptr;
     take_rows(source, begin, end, weights, frame, used_bytes());
     small_.reserve(source.d * sizeof(float) + 64);
     checks_host_.reserve(sizeof(RowChecks));

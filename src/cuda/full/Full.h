@@ -19,6 +19,8 @@
  *   EvaluateExactly.cu   those again in double that rounding may have moved
  *   Responsibilities.cu  log-sum-exp of each row, responsibilities
  *   Moments.cu           sums and second moments of each component
+ *   Whiten.cu            tied: rows in coordinates in which they are as those
+ *                        of a tied_spherical mixture
  *   SmallShapes.cu       all of these at once where both K and D are small
  *
  * FullEngine.cpp calls them in this order. */
@@ -78,6 +80,26 @@ void project_rows(
         const Directions& directions,
         int64_t count,
         cudaStream_t stream);
+
+/** z = scale y U of `count` vectors, sums in double, U upper triangular:
+ * coordinates in which a covariance (U U^T)^-1 is scale^2 times the identity.
+ * Limited to +-kMostWhitened; raises *largest, the bits of the largest |z|. y
+ * and z have `pitch` floats a vector. */
+void whiten_rows(
+        const float* y,
+        int64_t count,
+        const float* factor,
+        int d,
+        int pitch,
+        double scale,
+        float* z,
+        unsigned int* largest,
+        cudaStream_t stream);
+constexpr float kMostWhitened = 1e18f;
+
+/// |y|^2 of `count` rows.
+void square_norms(
+        const FullRows& rows, int64_t count, float* out, cudaStream_t stream);
 
 /** What is known of a component beside its mean and factor. */
 struct ComponentTerms {

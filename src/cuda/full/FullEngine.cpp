@@ -19,6 +19,9 @@ FullEngine::~FullEngine() {
 
 void FullEngine::set_model(const GaussianMixture& model) {
     use_device();
+    if (k_ != int(model.k)) { // the pass may need its memory
+        whitened_.release();
+    }
     covariance_ = model.covariance;
     k_ = int(model.k);
     d_ = int(model.d);
@@ -31,6 +34,10 @@ void FullEngine::set_model(const GaussianMixture& model) {
     send(model.precisions_cholesky, factors_);
     log_weights_.reserve(model.k * sizeof(float));
     staging_.upload(log_weights_.as<float>(), model.log_weights, 1, 1, stream_);
+    if (covariance_ == Covariance::tied) {
+        whitened_.set_model(
+                model, means_.as<float>(), factors_.as<float>(), stream_);
+    }
 }
 
 FullModelView FullEngine::prepare(EStep step) {
@@ -111,14 +118,23 @@ void FullEngine::accumulate(EStep step) {
               "clearing");
     }
     FullModelView model = {};
+    whitens_ = false;
     if (resident_) {
-        model = prepare(step);
-        for (int64_t at = 0; at < int64_t(n); at += block_rows_) {
-            const int64_t count = std::min(block_rows_, int64_t(n) - at);
-            if (wants_totals) {
-                add_totals(at, count);
+        const auto each_block = [&](const auto& use) {
+            for (int64_t at = 0; at < int64_t(n); at += block_rows_) {
+                use(at, std::min(block_rows_, int64_t(n) - at));
             }
-            use_block(model, at, count, step);
+        };
+        if (wants_totals) {
+            each_block(
+                    [&](int64_t at, int64_t count) { add_totals(at, count); });
+        }
+        whitens_ = accumulate_whitened(step);
+        if (!whitens_) {
+            model = prepare(step);
+            each_block([&](int64_t at, int64_t count) {
+                use_block(model, at, count, step);
+            });
         }
     } else {
         feeder_.run(
@@ -149,10 +165,46 @@ void FullEngine::accumulate(EStep step) {
          stream_);
     check(cudaStreamSynchronize(stream_), "the pass over the data");
     read_times();
-    report.responsibilities = host->kept;
+    if (whitens_) {
+        const double all = report.kernel_ms;
+        report = whitened_.engine->report;
+        report.kernel_ms = all;
+    } else {
+        report.responsibilities = host->kept;
+        report.exact = options_.precision == Precision::exact;
+    }
     report.resident = resident_;
-    report.exact = options_.precision == Precision::exact;
     report.device_bytes = used_bytes();
+}
+
+bool FullEngine::accumulate_whitened(EStep step) {
+    const size_t n = end_ - begin_;
+    if (covariance_ != Covariance::tied || step == EStep::hard || n == 0) {
+        return false;
+    }
+    try {
+        if (whitened_.bound() != rows_.y) {
+            whitened_.release();
+            const size_t limit = options_.memory_limit;
+            const size_t used = used_bytes() + n * sizeof(float); // squares
+            if (limit && limit <= used) {
+                return false;
+            }
+            whitened_.bind(
+                    *source_,
+                    begin_,
+                    end_,
+                    weights_,
+                    weight_scale_,
+                    rows_,
+                    limit ? limit - used : 0,
+                    stream_);
+        }
+        return whitened_.accumulate();
+    } catch (const OutOfMemory&) { // the other way needs no more than it has
+        whitened_.release();
+        return false;
+    }
 }
 
 void FullEngine::read_sums(EStep step, bool add, SufficientStats& stats) {
@@ -173,6 +225,15 @@ void FullEngine::read_sums(EStep step, bool add, SufficientStats& stats) {
     auto put = [add](std::vector<double>& to, size_t i, double x) {
         to[i] = (add ? to[i] : 0.) + x;
     };
+    if (covariance_ == Covariance::tied) {
+        read(total_memory_.as<double>() + 1 + d,
+             d * (d + 1) / 2,
+             [&](size_t i, double x) { put(stats.sum_x2, k + i, x); });
+    }
+    if (whitens_) {
+        whitened_.read_sums(add, stats);
+        return;
+    }
     read(sums_.sums, k, [&](size_t i, double x) { put(stats.n_k, i, x); });
     read(sums_.sums + k, k * d, [&](size_t i, double x) {
         put(stats.sum_x, i, x);
@@ -192,9 +253,6 @@ void FullEngine::read_sums(EStep step, bool add, SufficientStats& stats) {
             }
             put(stats.sum_x2, c, sum);
         }
-        read(total_memory_.as<double>() + 1 + d,
-             d * (d + 1) / 2,
-             [&](size_t i, double x) { put(stats.sum_x2, k + i, x); });
     }
     const double weight = total_weight();
     if (!add) {
@@ -209,6 +267,9 @@ void FullEngine::read_sums(EStep step, bool add, SufficientStats& stats) {
 }
 
 std::vector<float> FullEngine::row_log_prob() const {
+    if (whitens_) {
+        return whitened_.row_log_prob();
+    }
     use_device();
     std::vector<double> all(last_rows_);
     check(cudaMemcpy(

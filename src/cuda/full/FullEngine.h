@@ -6,6 +6,7 @@
 #include "cuda/engine/BlockUploader.h"
 #include "cuda/engine/DeviceShare.h"
 #include "cuda/full/Screen.h"
+#include "cuda/full/Whitened.h"
 
 namespace gmm::cuda {
 
@@ -13,7 +14,8 @@ namespace gmm::cuda {
  * all of them or a block at a time, its scratch, its sums (full: of all second
  * moments, 4 k d (d + 1) bytes). */
 struct FullEngine : DeviceShare {
-    using DeviceShare::DeviceShare;
+    FullEngine(int device, const CudaOptions& options)
+            : DeviceShare(device, options), whitened_(device, options) {}
     ~FullEngine();
 
     /// Rows [begin, end) of the source are this device's.
@@ -55,6 +57,8 @@ private:
     full::Directions directions() const;
     void add_totals(int64_t first, int64_t count);
     full::FullModelView prepare(EStep step);
+    /// The pass by whitened rows; false where that cannot be.
+    bool accumulate_whitened(EStep step);
     void use_block(
             const full::FullModelView& model,
             int64_t first,
@@ -120,6 +124,10 @@ private:
     int pieces_ = 1;
     bool small_shape_ = false; ///< accumulate_small does it
     bool has_totals_ = false;  ///< tied: the moments of all rows
+
+    Whitened whitened_;    ///< tied, where all rows are resident
+    bool whitens_ = false; ///< did the last pass
+    double weight_scale_ = 1;
 };
 
 } // namespace gmm::cuda

@@ -38,7 +38,9 @@ void FullEngine::bind(
     row_memory_.release();
     sums_memory_.release();
     pieces_memory_.release();
-    resident_ = stays_ = has_basis_ = has_totals_ = false;
+    whitened_.release();
+    weight_scale_ = weight_scale;
+    resident_ = stays_ = has_basis_ = has_totals_ = whitens_ = false;
     block_rows_ = 0;
     pass_.dropped_unit = std::ldexp(1 / weight_scale, 40);
     take_rows(source, begin, end, weights, frame, used_bytes());
@@ -62,7 +64,7 @@ void FullEngine::bind(
 }
 
 size_t FullEngine::used_bytes() const {
-    size_t sum = feeder_.bytes();
+    size_t sum = feeder_.bytes() + whitened_.bytes();
     for (const DeviceMemory* m :
          {&means_,
           &factors_,
@@ -123,7 +125,7 @@ void FullEngine::reserve() {
     const size_t raw_bytes = 2 * d * element_size(source_->type);
     const size_t fixed = used_bytes() - rows_memory_.bytes() -
             row_weights_.bytes() - bits_.bytes() - lists_memory_.bytes() -
-            row_memory_.bytes() - feeder_.bytes();
+            row_memory_.bytes() - feeder_.bytes() - whitened_.bytes();
     int64_t block = whole(std::min(
             {std::max<int64_t>(n, 1),
              kMostRows,

@@ -130,15 +130,15 @@ __device__ __forceinline__ void add_rows(
         sums.x[0] += a0;
         if constexpr (P == 8) {
             double left[2] = {sums.left[0], sums.left[1]};
-            mma8(left, a0, y0);
+            ptx::mma_f64_m8n8k4(left, a0, y0);
             sums.left[0] = left[0];
             sums.left[1] = left[1];
         } else {
             const double y1 = s.y[row][g + 8];
             const double a1 = r * y1;
             sums.x[1] += a1;
-            mma16(sums.left, a0, a1, y0);
-            mma8(sums.right, a1, y1);
+            ptx::mma_f64_m16n8k4(sums.left, a0, a1, y0);
+            ptx::mma_f64_m8n8k4(sums.right, a1, y1);
         }
     }
     __syncwarp();

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "cuda/full/Full.h"
+#include "cuda/ptx/Ptx.cuh"
 
 /** Log-joints of few components of few dimensions in double, for
  * SmallShapes.cu. */
@@ -17,46 +18,15 @@ constexpr int kWarpComponents = kComponents / kWarps;
 constexpr int kValuePitch = kTileRows + 4;
 constexpr double kNegligible = 40; ///< nats: e^-40 of a row is not added
 
-/// c += a b: a is 16 x 4, b 4 x 8. Lane 4 g + t has a[g][t], a[g + 8][t],
-/// b[t][g], and of c rows g and g + 8, columns 2 t and 2 t + 1.
-__device__ __forceinline__ void mma16(
-        double (&c)[4], double a0, double a1, double b) {
-#if __CUDA_ARCH__ >= 900
-    asm volatile(
-            "mma.sync.aligned.m16n8k4.row.col.f64.f64.f64.f64 "
-            "{%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
-            : "+d"(c[0]), "+d"(c[1]), "+d"(c[2]), "+d"(c[3])
-            : "d"(a0), "d"(a1), "d"(b));
-#else
-    const double a[2] = {a0, a1};
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        asm volatile(
-                "mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 "
-                "{%0, %1}, {%2}, {%3}, {%0, %1};"
-                : "+d"(c[2 * half]), "+d"(c[2 * half + 1])
-                : "d"(a[half]), "d"(b));
-    }
-#endif
-}
-
-/// The same with the rows g alone.
-__device__ __forceinline__ void mma8(double (&c)[2], double a, double b) {
-    asm volatile(
-            "mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 "
-            "{%0, %1}, {%2}, {%3}, {%0, %1};"
-            : "+d"(c[0]), "+d"(c[1])
-            : "d"(a), "d"(b));
-}
-
 /** What a block keeps in shared memory; P: the dimension, padded to 8 or 16. */
 template <int P>
 struct SmallShared {
     /// Fours of rows that the upper triangle has in each eight of columns.
     static constexpr int kFragments = P == 8 ? 2 : 6;
     static constexpr int kRowPitch = P + 4;
-    float factor[kComponents][kFragments][32]; ///< as mma16 wants them
-    double shift[kComponents][P];              ///< mu^T U
+    float factor[kComponents][kFragments]
+                [32];             ///< as mma_f64_m16n8k4 wants them
+    double shift[kComponents][P]; ///< mu^T U
     double log_norm[kComponents];
     double value[kComponents][kValuePitch]; ///< log-joint, then r
     float y[kTileRows][kRowPitch];
@@ -115,7 +85,8 @@ __device__ __forceinline__ void squares(
         double sum[4] = {-shift.x, -shift.y, -shift.x, -shift.y};
 #pragma unroll
         for (int i = 0; i < 2 * half + 2; i++) {
-            mma16(sum, a[i][0], a[i][1], s.factor[c][2 * half + i][lane]);
+            ptx::mma_f64_m16n8k4(
+                    sum, a[i][0], a[i][1], s.factor[c][2 * half + i][lane]);
         }
         square[0] += sum[0] * sum[0] + sum[1] * sum[1];
         square[1] += sum[2] * sum[2] + sum[3] * sum[3];

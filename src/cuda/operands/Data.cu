@@ -149,6 +149,9 @@ __global__ void __launch_bounds__(256) gather_kernel(
         to.row_constant[i] = inside ? from.row_constant[row] : 0;
         to.row_constant_hi[i] = inside ? from.row_constant_hi[row] : 0;
         to.row_error[i] = from.row_error[row];
+        if (from.row_value && to.row_value) {
+            to.row_value[i] = inside ? from.row_value[row] : 0;
+        }
         reinterpret_cast<uint4*>(to.row_slots)[i] =
                 reinterpret_cast<const uint4*>(from.row_slots)[row];
         if (weight) {

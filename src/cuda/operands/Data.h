@@ -23,7 +23,15 @@ struct PreparedRows {
     float* row_error = nullptr;
     __half* row_slots =
             nullptr; ///< of the constant of hi (AugmentedOperands.h)
+    /// What DeviceSums::constant sums in place of row_constant, or nullptr: not
+    /// laid out here.
+    float* row_value = nullptr;
     int64_t capacity = 0;
+
+    /// lo: Y = hi + lo.
+    const float* summed_constant(bool lo) const {
+        return row_value ? row_value : lo ? row_constant : row_constant_hi;
+    }
 
     /// All from `memory`, which has prepared_row_bytes for each row and
     /// kPreparedSlack.

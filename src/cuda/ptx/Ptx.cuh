@@ -216,6 +216,39 @@ __device__ __forceinline__ void split_tf32(
     lo = __float_as_uint(x - __uint_as_float(hi));
 }
 
+/// c += a b: a is 16 x 4, b 4 x 8. Lane 4 g + t has a[g][t], a[g + 8][t],
+/// b[t][g], and of c rows g and g + 8, columns 2 t and 2 t + 1.
+__device__ __forceinline__ void mma_f64_m16n8k4(
+        double (&c)[4], double a0, double a1, double b) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile(
+            "mma.sync.aligned.m16n8k4.row.col.f64.f64.f64.f64 "
+            "{%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+            : "+d"(c[0]), "+d"(c[1]), "+d"(c[2]), "+d"(c[3])
+            : "d"(a0), "d"(a1), "d"(b));
+#else
+    const double a[2] = {a0, a1};
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        asm volatile(
+                "mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 "
+                "{%0, %1}, {%2}, {%3}, {%0, %1};"
+                : "+d"(c[2 * half]), "+d"(c[2 * half + 1])
+                : "d"(a[half]), "d"(b));
+    }
+#endif
+}
+
+/// The same with the rows g alone.
+__device__ __forceinline__ void mma_f64_m8n8k4(
+        double (&c)[2], double a, double b) {
+    asm volatile(
+            "mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 "
+            "{%0, %1}, {%2}, {%3}, {%0, %1};"
+            : "+d"(c[0]), "+d"(c[1])
+            : "d"(a), "d"(b));
+}
+
 } // namespace gmm::cuda::ptx
 
 #endif

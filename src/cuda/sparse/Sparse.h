@@ -22,7 +22,8 @@ namespace gmm::cuda {
 /// Sums of one device over its blocks, in the prepared rows' units.
 struct DeviceSums {
     double* n_k = nullptr;      ///< [k]
-    double* constant = nullptr; ///< [k] sum of r (-|Y|^2 / 2)
+    /// [k] sum of r (-|Y|^2 / 2), or of r times the rows' values
+    double* constant = nullptr;
     double* y = nullptr;        ///< [k][d] sum of r Y
     double* y2 = nullptr;       ///< [k][d] sum of r Y^2, or nullptr
     int k = 0, d = 0;

@@ -143,8 +143,7 @@ void SparseStep::accumulate(
     args.hi = rows.operand.data + row_begin * args.pitch;
     args.lo = lo ? args.hi + rows.operand.rows * args.pitch * (squares ? 2 : 1)
                  : nullptr;
-    args.row_constant =
-            (lo ? rows.row_constant : rows.row_constant_hi) + row_begin;
+    args.row_constant = rows.summed_constant(lo) + row_begin;
     args.narrow = narrow;
     args.head = s.head_;
     args.tail = s.tail_;
