@@ -36,17 +36,27 @@ static constexpr size_t kDiffuseSums = size_t(1) << 20;
 // Weights that sums of floats hold, whatever the vectors.
 static constexpr float kLeastWeight = 1e-20f, kMostWeight = 1e20f;
 
+// How many sums of squares a component has.
+static size_t num_squares(const GaussianMixture& model) {
+    return model.covariance == Covariance::diagonal ? model.d : 1;
+}
+
 static bool can_be_diffuse(const GaussianMixture& model, EStep step) {
-    return step == EStep::soft && model.covariance != Covariance::diagonal &&
-            model.k >= 64 && model.k * model.d <= kDiffuseSums;
+    const size_t sums = std::max(model.d, 2 * num_squares(model));
+    return step == EStep::soft && model.k >= 64 &&
+            model.k * sums <= kDiffuseSums;
 }
 
 // The sums over rows whose scale is above 0, of which scratch.v holds
 // exponentials.
 static void sum_diffuse(
-        const Scorer& scorer, Scratch& scratch, ScoredBlock& block) {
+        const Scorer& scorer,
+        size_t squares,
+        Scratch& scratch,
+        ScoredBlock& block) {
     const size_t n = block.norm.size(), d = scorer.d, k = scorer.k;
-    scratch.scaled.resize((d + 2) * n);
+    const size_t sums = d + 1 + squares;
+    scratch.scaled.resize(sums * n);
     for (size_t i = 0; i < n; i++) {
         const float scale = scratch.scale[i];
         float* const to = scratch.scaled.data() + i;
@@ -58,13 +68,20 @@ static void sum_diffuse(
             to[j * n] = scale * y[j];
         }
         to[d * n] = scale;
-        to[(d + 1) * n] = scale == 0 ? 0 : float(scale * block.norm[i]);
+        float* const to_squares = to + (d + 1) * n;
+        if (squares == 1) {
+            *to_squares = scale == 0 ? 0 : float(scale * block.norm[i]);
+            continue;
+        }
+        for (size_t j = 0; j < squares; j++) {
+            to_squares[j * n] = scale == 0 ? 0 : scale * y[j] * y[j];
+        }
     }
     scratch.shares.assign_transposed(k, n, scratch.v.data(), scorer.stride);
-    block.diffuse.resize((d + 2) * k);
+    block.diffuse.resize(sums * k);
     inner_products(
             scratch.shares,
-            d + 2,
+            sums,
             scratch.scaled.data(),
             block.diffuse.data(),
             k);
@@ -108,7 +125,7 @@ bool CpuBackend::score_rows(
     const float least_r = least();
     size_t budget = scorer.k; // some rows' before any has saved
     size_t first_rows = 0;
-    bool diffuse = false;
+    bool diffuse = false, any_summed = false;
     scratch.scale.assign(count, 0.0f);
     for (size_t i = 0; i < count; i++) {
         const float weight = weight_of(begin + i);
@@ -137,6 +154,7 @@ bool CpuBackend::score_rows(
             const double sum = summed ? scorer.exponentials(v, largest) : 0;
             if (sum > 0) {
                 scratch.scale[i] = float(weight / sum);
+                any_summed = true;
                 block.weight += weight;
                 block.objective += weight * (largest + std::log(sum));
                 continue;
@@ -170,8 +188,8 @@ bool CpuBackend::score_rows(
                             kFirstRows * scorer.k / kDiffuseShare;
         }
     }
-    if (diffuse) {
-        sum_diffuse(scorer, scratch, block);
+    if (any_summed) {
+        sum_diffuse(scorer, num_squares(model), scratch, block);
     }
     return true;
 }
@@ -202,14 +220,16 @@ static void add_entries(
     if (block.diffuse.empty()) {
         return;
     }
-    const size_t k = stats.k;
+    const size_t k = stats.k, squares = stats.sum_x2.size() / k;
     const float* const sums = block.diffuse.data();
     for (size_t c = first; c < last; c++) {
         for (size_t j = 0; j < d; j++) {
             stats.sum_x[c * d + j] += sums[j * k + c];
         }
         stats.n_k[c] += sums[d * k + c];
-        stats.sum_x2[c] += sums[(d + 1) * k + c];
+        for (size_t j = 0; j < squares; j++) {
+            stats.sum_x2[c * squares + j] += sums[(d + 1 + j) * k + c];
+        }
     }
 }
 

@@ -34,7 +34,8 @@ struct ScoredBlock : FrameBlock {
     std::vector<Entry> entries; ///< in order of components, then of rows
     /// Sums over the rows that most components have a share of, with weights
     /// w = r_ik times the row's: sum w y_j at [j * k + c], then sum w, then
-    /// sum w |y|^2; empty: there are no such rows
+    /// sum w |y|^2, of diagonal covariances sum w y_j^2; empty: there are no
+    /// such rows
     std::vector<float> diffuse;
     std::vector<int32_t> offset; ///< of a component's entries, size k + 1
     double weight = 0;
@@ -55,7 +56,7 @@ struct Scratch {
     /// Of each row, what v is to be multiplied by for responsibilities times
     /// the row's weight; 0: the row is in found
     std::vector<float> scale;
-    std::vector<float> scaled; ///< what is summed: size (d + 2) * rows
+    std::vector<float> scaled; ///< what is summed, as in ScoredBlock::diffuse
     PackedMeans shares;
 
     explicit Scratch(size_t k) : candidates(k) {}

@@ -17,8 +17,11 @@ static constexpr double kTolerance = 5e-4;
 // 256 to 1536 dimensions are a thirtieth of it.
 static constexpr double kDiffuseTolerance = 16 * kTolerance;
 
-// Squared deviations a dimension; see find_unsure().
+// Squared deviations a dimension; see loses_variance().
 static constexpr double kFarDeviations2 = 100;
+// Squares of what varies less, times responsibilities and the least weights
+// that are summed, have few digits as floats.
+static constexpr double kLeastSummed = 1e-16;
 
 // Components whose product of floats may be wrong by more nats are narrow: it
 // would tell little of them, and what all must allow for nothing of the others.
@@ -76,9 +79,26 @@ Scorer::Scorer(const GaussianMixture& model, EStep step, float least)
     most_fixed = *std::max_element(fixed_error.begin(), fixed_error.end());
     most_root = *std::max_element(root_error.begin(), root_error.end());
     largest_log_norm = *std::max_element(log_norm.begin(), log_norm.end());
-    if (soft && !diagonal()) {
+    if (soft) {
         find_unsure();
     }
+}
+
+// Whether the component is so far from the origin, in a dimension that has a
+// variance of its own, that sums of floats lose the variance.
+bool Scorer::loses_variance(size_t c) const {
+    const float* const mean = means.data() + c * d;
+    if (!diagonal()) {
+        return kernel.norm(d, mean) > kFarDeviations2 * double(d) * variance[c];
+    }
+    const float* const precision = precisions.data() + c * d;
+    for (size_t j = 0; j < d; j++) {
+        if (double(mean[j]) * mean[j] * precision[j] > kFarDeviations2 ||
+            precision[j] > 1 / kLeastSummed) {
+            return true;
+        }
+    }
+    return false;
 }
 
 void Scorer::find_unsure() {
@@ -89,15 +109,13 @@ void Scorer::find_unsure() {
     const double most_norm = sorted[k / 2] + kDiffuseTolerance / (8 * rounding);
     sure_log_norm = -std::numeric_limits<double>::infinity();
     for (size_t c = 0; c < k; c++) {
-        // Farther from the origin than that, sums of floats lose the variance.
-        const bool far = kernel.norm(d, means.data() + c * d) >
-                kFarDeviations2 * double(d) * variance[c];
-        if (far || fixed_error[c] > kDiffuseTolerance / 4 ||
+        if (loses_variance(c) || fixed_error[c] > kDiffuseTolerance / 4 ||
             log_norm[c] > most_norm) {
             unsure.push_back(int32_t(c));
             continue;
         }
         sure_fixed = std::max(sure_fixed, fixed_error[c]);
+        sure_root = std::max(sure_root, root_error[c]);
         sure_log_norm = std::max(sure_log_norm, log_norm[c]);
     }
 }
@@ -287,15 +305,15 @@ void Scorer::select(
 }
 
 double Scorer::exponentials(float* v, float largest) const {
-    const auto error = [&](double log_norm, double fixed) {
+    const auto error = [&](double log_norm, double fixed, double root) {
         const double mahalanobis = std::max(log_norm - largest, 0.0) + visible;
-        return error_bound(mahalanobis, fixed, 0); // a root is of diagonal ones
+        return error_bound(mahalanobis, fixed, root);
     };
-    if (!(error(sure_log_norm, sure_fixed) <= kDiffuseTolerance)) {
+    if (!(error(sure_log_norm, sure_fixed, sure_root) <= kDiffuseTolerance)) {
         return 0;
     }
     for (int32_t c : unsure) {
-        const double wrong = error(log_norm[c], fixed_error[c]);
+        const double wrong = error(log_norm[c], fixed_error[c], root_error[c]);
         if (v[c] >= largest - visible - 2 * wrong) {
             return 0;
         }

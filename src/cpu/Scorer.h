@@ -84,7 +84,7 @@ struct Scorer {
             const;
 
     /** Instead of select(), where most components may have a responsibility:
-     * v becomes exp(log-joint - largest) of all. Not of diagonal covariances.
+     * v becomes exp(log-joint - largest) of all.
      *
      * @return  their sum; 0, and v as it was, if floats say too little
      */
@@ -148,9 +148,9 @@ private:
     double most_fixed, most_root;
     double largest_log_norm;
     /// Of exponentials(): components that floats say too little of, and
-    /// most_fixed and largest_log_norm of the others
+    /// most_fixed, most_root and largest_log_norm of the others
     std::vector<int32_t> unsure;
-    double sure_fixed = 0, sure_log_norm;
+    double sure_fixed = 0, sure_root = 0, sure_log_norm;
     double rounding;
     /// How far below the best log-joints are kept, and seen in log p(y); hard:
     /// 0
@@ -163,6 +163,7 @@ private:
     void prepare_product(const GaussianMixture& model);
     double most_of_near_means() const;
     void find_unsure();
+    bool loses_variance(size_t c) const;
     void multiply_narrow(size_t n, const float* y, float* v) const;
     float put_narrow(float largest, float* v) const;
     double error_bound(double mahalanobis, double fixed, double root) const;
