@@ -78,6 +78,19 @@ TEST(VectorDecoder, DistancesOfListsAreThoseOfTheirEntries) {
                         EXPECT_NEAR(all[j], exact(list, j), 3e-5)
                                 << codec << " " << metric << " " << list;
                     }
+                    for (size_t step : {1, 3, 20, 200}) {
+                        std::vector<uint32_t> entries;
+                        for (size_t j = 0; j < n; j += step) {
+                            entries.push_back(uint32_t(j));
+                        }
+                        std::vector<float> some(entries.size());
+                        exact.some(
+                                list, entries.data(), some.size(), some.data());
+                        for (size_t j = 0; j < some.size(); j++) {
+                            EXPECT_NEAR(some[j], all[entries[j]], 3e-5)
+                                    << codec << " " << metric << " " << list;
+                        }
+                    }
                 }
             }
         }

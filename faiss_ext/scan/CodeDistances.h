@@ -71,6 +71,13 @@ public:
         }
     }
 
+    /// Those to n entries of a list.
+    void some(size_t list, const uint32_t* entries, size_t n, float* out) {
+        for (size_t i = 0; i < n; i++) {
+            out[i] = (*this)(list, entries[i]);
+        }
+    }
+
 private:
     const uint8_t* block_of(size_t list, size_t entry) const {
         return codes.blocks[list].data() +

@@ -246,65 +246,77 @@ private:
     template <class Collector>
     void compare_list(uint32_t list, size_t size, Collector& collector) {
         const std::vector<idx_t> before = sorted_compared(list);
-        auto next = before.begin();
-        const bool each = plan.sel || hidden || most_distances < kNoLimit;
-        if (plan.sel && !hidden && most_distances == kNoLimit &&
-            before.empty()) {
-            compare_passing(list, size, collector);
+        if (plan.sel || hidden || most_distances < kNoLimit) {
+            compare_chosen(list, size, before, collector);
             return;
         }
+        auto next = before.begin();
         float distances[kTogether];
         for (size_t begin = 0; begin < size; begin += kTogether) {
             const size_t n = std::min(kTogether, size - begin);
-            if (!each) {
-                exact.all(list, begin, n, distances);
-            }
+            exact.all(list, begin, n, distances);
             if constexpr (Collector::is_range) {
-                if (!each && before.empty()) {
+                if (before.empty()) {
                     n_distances += n;
                     collector.offer_all(list, begin, n, distances);
                     continue;
                 }
             }
             for (size_t i = 0; i < n; i++) {
-                const uint32_t entry = uint32_t(begin + i);
-                if (next != before.end() && faiss::lo_offset(*next) == entry) {
+                const idx_t location = faiss::lo_build(list, begin + i);
+                if (next != before.end() && *next == location) {
                     next++;
                     continue;
                 }
-                if (each) {
-                    if (n_distances >= most_distances || !passes(list, entry) ||
-                        is_hidden(list, entry)) {
-                        continue;
-                    }
-                    distances[i] = exact(list, entry);
-                }
                 n_distances++;
-                collector.offer(distances[i], faiss::lo_build(list, entry));
+                collector.offer(distances[i], location);
             }
         }
     }
 
-    /// Where nothing else is asked than the selector.
+    /// Those that pass, are not hidden and not compared `before`, as many as
+    /// may be compared.
     template <class Collector>
-    void compare_passing(uint32_t list, size_t size, Collector& collector) {
-        faiss::InvertedLists::ScopedIds list_ids(ivf.invlists, list);
-        const idx_t* id = list_ids.get();
-        uint32_t passing[kTogether];
-        float distances[kTogether];
-        for (size_t begin = 0; begin < size; begin += kTogether) {
-            const size_t end = std::min(size, begin + kTogether);
-            const size_t n =
-                    passing_entries(*plan.sel, id, begin, end, passing);
-            for (size_t i = 0; i < n; i++) {
-                distances[i] = exact(list, passing[i]);
-            }
-            for (size_t i = 0; i < n; i++) {
-                collector.offer(
-                        distances[i], faiss::lo_build(list, passing[i]));
-            }
-            n_distances += n;
+    void compare_chosen(
+            uint32_t list,
+            size_t size,
+            const std::vector<idx_t>& before,
+            Collector& collector) {
+        if (n_distances >= most_distances) {
+            return;
         }
+        const bool tell_apart = hidden || !before.empty();
+        for_passing(
+                plan.sel,
+                *ivf.invlists,
+                list,
+                0,
+                size,
+                [&](uint32_t* entries, size_t n) {
+                    if (tell_apart) {
+                        n = std::remove_if(
+                                    entries,
+                                    entries + n,
+                                    [&](uint32_t entry) {
+                                        return is_hidden(list, entry) ||
+                                                std::binary_search(
+                                                        before.begin(),
+                                                        before.end(),
+                                                        idx_t(faiss::lo_build(
+                                                                list, entry)));
+                                    }) -
+                                entries;
+                    }
+                    n = std::min(n, most_distances - n_distances);
+                    n_distances += n;
+                    float distances[kMostTogether];
+                    exact.some(list, entries, n, distances);
+                    for (size_t i = 0; i < n; i++) {
+                        collector.offer(
+                                distances[i],
+                                faiss::lo_build(list, entries[i]));
+                    }
+                });
     }
 
     std::vector<idx_t> sorted_compared(uint32_t list) const {

@@ -23,6 +23,14 @@ void read_ahead(const void* begin, size_t bytes) {
             MADV_WILLNEED);
 }
 
+namespace {
+
+/// Making tables takes as long as decoding and comparing so many vectors and
+/// one for so many centroids of each part, about.
+constexpr size_t kDecodedInstead = 2, kCentroidsOfOne = 8;
+
+} // namespace
+
 ExactDistances::ExactDistances(const faiss::IndexIVF& ivf_in, const IVFGMM&)
         : d(ivf_in.d), code_size(ivf_in.code_size), similarity(is_ip(ivf_in)),
           flat(dynamic_cast<const faiss::IndexIVFFlat*>(&ivf_in) &&
@@ -34,11 +42,13 @@ ExactDistances::ExactDistances(const faiss::IndexIVF& ivf_in, const IVFGMM&)
           pq(means_in_memory(ivf_in)
                      ? dynamic_cast<const faiss::IndexIVFPQ*>(&ivf_in)
                      : nullptr),
+          least_by_tables(
+                  pq ? kDecodedInstead + pq->pq.ksub / kCentroidsOfOne
+                     : size_t(-1)),
           means(means_in_memory(ivf_in)), decode(ivf_in),
           decoded(flat && (in_memory || on_disk) ? 0 : ivf_in.d) {}
 
-void ExactDistances::by_tables(
-        size_t list, size_t begin, size_t n, float* out) {
+void ExactDistances::set_tables(size_t list) {
     if (!tables) {
         tables.reset(make_scanner(*pq));
     }
@@ -54,12 +64,6 @@ void ExactDistances::by_tables(
     }
     tables_of_query = true;
     tables_of_list = list;
-    faiss::InvertedLists::ScopedCodes codes(pq->invlists, list);
-    for (size_t i = 0; i < n; i++) {
-        const float distance =
-                tables->distance_to_code(codes.get() + (begin + i) * code_size);
-        out[i] = similarity ? -distance : distance;
-    }
 }
 
 void ExactDistances::touch(const uint8_t* code) {

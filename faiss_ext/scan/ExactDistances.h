@@ -5,7 +5,7 @@
 #include <memory>
 #include <vector>
 
-#include <faiss/IndexIVF.h>
+#include <faiss/IndexIVFPQ.h>
 #include <faiss/invlists/InvertedLists.h>
 #include <faiss/invlists/OnDiskInvertedLists.h>
 
@@ -88,11 +88,24 @@ public:
                     d,
                     out);
         } else if (pq) {
-            by_tables(list, begin, n, out);
+            by_tables(
+                    list, n, [&](size_t i) { return begin + i; }, out);
         } else {
             for (size_t i = 0; i < n; i++) {
                 out[i] = (*this)(list, begin + i);
             }
+        }
+    }
+
+    /// Those to n entries of a list.
+    void some(size_t list, const uint32_t* entries, size_t n, float* out) {
+        if (n >= least_by_tables) {
+            by_tables(
+                    list, n, [&](size_t i) { return entries[i]; }, out);
+            return;
+        }
+        for (size_t i = 0; i < n; i++) {
+            out[i] = (*this)(list, entries[i]);
         }
     }
 
@@ -105,8 +118,19 @@ private:
     static constexpr size_t kColdEntries = 1024;
     static constexpr double kWaitSeconds = 5e-6;
 
-    /// As FAISS's scanner does it.
-    void by_tables(size_t list, size_t begin, size_t n, float* out);
+    /// As FAISS's scanner does it: those to entry(i), i < n.
+    template <class Entry>
+    void by_tables(size_t list, size_t n, Entry&& entry, float* out) {
+        set_tables(list);
+        faiss::InvertedLists::ScopedCodes codes(pq->invlists, list);
+        for (size_t i = 0; i < n; i++) {
+            const float distance = tables->distance_to_code(
+                    codes.get() + entry(i) * code_size);
+            out[i] = similarity ? -distance : distance;
+        }
+    }
+
+    void set_tables(size_t list);
 
     /// Reads the first byte, and sees whether that takes the time of a disk.
     void touch(const uint8_t* code);
@@ -121,7 +145,9 @@ private:
     const float* query = nullptr;
     /// With a product quantizer, whose vectors take longer to decode; or
     /// nullptr.
-    const faiss::IndexIVF* const pq;
+    const faiss::IndexIVFPQ* const pq;
+    /// Fewer entries of a list are decoded before tables of it are made.
+    const size_t least_by_tables;
     std::unique_ptr<faiss::InvertedListScanner> tables; ///< once asked for
     bool tables_of_query = false;
     size_t tables_of_list = 0;

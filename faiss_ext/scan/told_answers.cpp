@@ -7,6 +7,7 @@
 #include "faiss_ext/scan/collectors.h"
 #include "faiss_ext/scan/told_search.h"
 #include "faiss_ext/store/list_storage.h"
+#include "faiss_ext/store/passing.h"
 
 namespace faiss_ext {
 
@@ -99,19 +100,29 @@ struct Answerer {
         std::vector<float> some;
         collector.begin();
         for (const AskedEntries* a = query.begin; a < query.end; a++) {
-            some.resize(a->end - a->begin);
-            if (!asked.sel) {
-                exact.all(a->list, a->begin, some.size(), some.data());
+            if (asked.sel) {
+                some.resize(kMostTogether);
+                for_passing(
+                        asked.sel,
+                        *asked.ivf.invlists,
+                        a->list,
+                        a->begin,
+                        a->end,
+                        [&](const uint32_t* entries, size_t n) {
+                            exact.some(a->list, entries, n, some.data());
+                            for (size_t i = 0; i < n; i++) {
+                                collector.offer(
+                                        some[i],
+                                        faiss::lo_build(a->list, entries[i]));
+                            }
+                        });
+                continue;
             }
+            some.resize(a->end - a->begin);
+            exact.all(a->list, a->begin, some.size(), some.data());
             for (size_t i = 0; i < some.size(); i++) {
-                const size_t entry = a->begin + i;
-                if (asked.sel) {
-                    if (!passes(a->list, entry)) {
-                        continue;
-                    }
-                    some[i] = exact(a->list, entry);
-                }
-                collector.offer(some[i], faiss::lo_build(a->list, entry));
+                collector.offer(
+                        some[i], faiss::lo_build(a->list, a->begin + i));
             }
         }
         collector.end(false, nullptr, distances.data(), locations.data());

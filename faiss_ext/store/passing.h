@@ -1,10 +1,13 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <numeric>
 #include <typeinfo>
 
 #include <faiss/impl/IDSelector.h>
+#include <faiss/invlists/InvertedLists.h>
 
 #include "faiss_ext/impl/faiss_compat.h"
 
@@ -47,6 +50,41 @@ inline size_t passing_entries(
         });
     }
     return collect([&](idx_t id) { return sel.is_member(id); });
+}
+
+/// Entries that for_passing() hands out at a time, at most.
+constexpr size_t kMostTogether = 128;
+
+/** Hands out which of entries [begin, end) of a list pass, many at a time where
+ * few of them do: take(entries, n). They may be changed.
+ *
+ * @param sel  or nullptr: all pass
+ */
+template <class Take>
+void for_passing(
+        const faiss::IDSelector* sel,
+        const faiss::InvertedLists& lists,
+        size_t list,
+        size_t begin,
+        size_t end,
+        Take&& take) {
+    constexpr size_t kAsked = kMostTogether / 2;
+    faiss::InvertedLists::ScopedIds ids(&lists, list);
+    uint32_t passing[kMostTogether];
+    size_t n = 0;
+    for (size_t from = begin; from < end; from += kAsked) {
+        const size_t to = std::min(end, from + kAsked);
+        if (sel) {
+            n += passing_entries(*sel, ids.get(), from, to, passing + n);
+        } else {
+            std::iota(passing + n, passing + n + (to - from), uint32_t(from));
+            n += to - from;
+        }
+        if (n > kMostTogether - kAsked || to == end) {
+            take(passing, n);
+            n = 0;
+        }
+    }
 }
 
 } // namespace faiss_ext
