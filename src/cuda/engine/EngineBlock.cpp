@@ -18,6 +18,10 @@ constexpr double kNarrowMass = 1. / 128;
 /// Clusters have responsibilities times weights in fp16, of 2^15: below this
 /// weight they are too coarse.
 constexpr double kCtaClusterWeight = 1. / (1 << 20);
+/// Of the rows, those whose lists are too long from which clusters take less
+/// time for all of them than lists and the dense path do, where there are as
+/// many components as a cluster holds.
+constexpr float kClusterShare = 0.3f;
 
 } // namespace
 
@@ -63,6 +67,10 @@ void Engine::use_block(
     if (score_.hopper && args.folded.components.data &&
         (!p.narrow || clusters) && !p.all) {
         select.pilot = sparse_.pilot;
+        if (clusters) {
+            select.pilot_share = kClusterShare * float(model_.padded_k) /
+                    (kMaxCtaCluster * kComponentTile);
+        }
         check(cudaMemsetAsync(select.pilot, 0, sizeof(uint64_t), stream_),
               "clearing");
     }

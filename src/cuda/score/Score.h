@@ -90,7 +90,8 @@ struct SelectArgs {
     /// there are rows for many rounds. Holds rows of the first that overflowed
     /// | its warps that are done << 32; 0 at launch.
     uint64_t* pilot = nullptr;
-    int pilot_rows = 0; ///< those of the first round; the launch knows
+    int pilot_rows = 0;        ///< those of the first round; the launch knows
+    float pilot_share = 0.75f; ///< of these that may overflow
 
     uint32_t* keys;        ///< [units][kUnitCapacity] component
     uint2* values;         ///< [units][kUnitCapacity] {row, bits of r}

@@ -26,7 +26,7 @@ struct SelectEpilogue : CandidateLists {
         do {
             seen = *static_cast<volatile uint64_t*>(out.pilot);
         } while (int(seen >> 32) < out.pilot_rows / kUnitRows);
-        return int(uint32_t(seen)) > out.pilot_rows / 4 * 3;
+        return float(uint32_t(seen)) > out.pilot_share * out.pilot_rows;
     }
 
     /// Instead of all that follows: a strip's rows overflow.
