@@ -291,7 +291,6 @@ void bind_methods(nb::class_<PyIndex>& index) {
             &reconstruct_batch,
             nb::arg("ids").noconvert(),
             nb::arg("out").noconvert());
-    index.def("reset", [](PyIndex& self) { self.index->reset(); });
     index.def(
             "calibrate",
             [](PyIndex& self, Matrix<const float> x, size_t k) {

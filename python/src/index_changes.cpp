@@ -7,6 +7,7 @@
 #include <nanobind/stl/string.h>
 
 #include <faiss/IndexIDMap.h>
+#include <faiss/IndexIVFFlat.h>
 #include <faiss/IndexPreTransform.h>
 #include <faiss/VectorTransform.h>
 #include <faiss/impl/FaissAssert.h>
@@ -185,6 +186,11 @@ void check_merges(const faiss::IndexIVF& to, const faiss::IndexIVF& from) {
             "empty one",
             FAISS_VERSION,
             ssize_t(to.ntotal));
+    auto dedup = dynamic_cast<const faiss::IndexIVFFlatDedup*>(&from);
+    FAISS_THROW_IF_NOT_MSG(
+            !dedup || dedup->instances.empty(),
+            "other: it has equal vectors, whose ids FAISS loses when FlatDedup "
+            "is merged, expected none");
 }
 
 void merge_from(PyIndex& self, PyIndex& other, int64_t add_id) {
@@ -230,6 +236,20 @@ void merge_from(PyIndex& self, PyIndex& other, int64_t add_id) {
         wrappers[i + 1]->ntotal = other_ivf->ntotal;
     }
     raise_interrupt();
+}
+
+/// With what FAISS leaves there: ids of before would be found again.
+void reset(PyIndex& self) {
+    faiss::Index* index = self.index.get();
+    index->reset();
+    auto inner = const_cast<faiss::Index*>(behind_transforms(index));
+    if (auto map = dynamic_cast<faiss::IndexIDMap2*>(inner)) {
+        map->rev_map.clear();
+    }
+    inner = *faiss_ext::unwrap(&index);
+    if (auto dedup = dynamic_cast<faiss::IndexIVFFlatDedup*>(inner)) {
+        dedup->instances.clear();
+    }
 }
 
 void set_direct_map(PyIndex& self, const std::string& type) {
@@ -278,6 +298,7 @@ void bind_index_changes(nb::class_<PyIndex>& index) {
     index.def("remove_ids", &remove_ids, nb::arg("sel"));
     index.def(
             "merge_from", &merge_from, nb::arg("other"), nb::arg("add_id") = 0);
+    index.def("reset", &reset);
     index.def("set_direct_map", &set_direct_map, nb::arg("type"));
 }
 

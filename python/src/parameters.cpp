@@ -2,6 +2,7 @@
 
 #include <faiss/IndexIDMap.h>
 #include <faiss/IndexIVFAdditiveQuantizer.h>
+#include <faiss/IndexIVFFlat.h>
 #include <faiss/IndexIVFPQ.h>
 #include <faiss/IndexIVFSpectralHash.h>
 #include <faiss/IndexPreTransform.h>
@@ -66,6 +67,10 @@ faiss::SearchParameters* Parameters::make(
                 !p.sel ||
                         !dynamic_cast<const faiss::IndexIVFSpectralHash*>(ivf),
                 "params: an index of spectral hashes (SH) takes no sel");
+        FAISS_THROW_IF_NOT_MSG(
+                !p.sel || !dynamic_cast<const faiss::IndexIVFFlatDedup*>(ivf),
+                "params: an index of FlatDedup takes no sel: FAISS asks it for "
+                "one id of those of equal vectors, and finds all or none");
         out = of_ivf(*this, *ivf, p);
     } else {
         FAISS_THROW_IF_NOT_MSG(

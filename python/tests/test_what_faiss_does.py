@@ -108,6 +108,40 @@ def test_spectral_hashes_take_no_selector(factory: str, x: Floats) -> None:
             call(x[:2], 2, params=params)
 
 
+@pytest.mark.parametrize(
+    "factory", ["IDMap2,Flat", "IDMap2,PCA8,Flat", "PCA8,IDMap2,Flat"]
+)
+def test_a_reset_map_forgets_its_ids(factory: str, x: Floats) -> None:
+    index = make(factory, x)
+    index.add_with_ids(x[:2], [10, 20])
+    index.reset()
+    index.add_with_ids(x[2:3], [30])
+    assert index.reconstruct(30).shape == (D,)
+    with pytest.raises(ValueError, match="key 10 not found"):
+        index.reconstruct(10)
+
+
+@pytest.mark.parametrize(
+    "factory", ["GMM4,FlatDedup", "IVF4,FlatDedup", "PCA8,IVF4,FlatDedup"]
+)
+def test_equal_vectors_that_share_an_entry(factory: str, x: Floats) -> None:
+    index = make(factory, x)
+    index.nprobe = 4
+    index.add_with_ids(x[[0, 0, 1]], [1, 2, 3])
+    # FAISS finds 2 as well, and nothing for [2].
+    params = faiss_ext.SearchParameters(sel=[1])
+    with pytest.raises(ValueError, match="^params: .* FlatDedup takes no sel"):
+        index.search(x[:1], 3, params=params)
+    other = faiss_ext.clone_index(index)
+    with pytest.raises(ValueError, match="^other: it has equal vectors"):
+        index.merge_from(other, 10)
+    other.reset()
+    other.add_with_ids(x[:1], [1])
+    assert other.search(x[:1], 3)[1].tolist() == [[1, -1, -1]]
+    index.merge_from(other, 10)
+    assert sorted(index.search(x[:1], 4)[1][0]) == [1, 2, 3, 11]
+
+
 @pytest.mark.parametrize("metric", [0, 1])
 @pytest.mark.parametrize(
     "factory",
