@@ -10,6 +10,7 @@
 #include <faiss/IndexIVFPQ.h>
 #include <faiss/IndexPreTransform.h>
 #include <faiss/IndexRefine.h>
+#include <faiss/VectorTransform.h>
 #include <faiss/impl/ThreadedIndex.h>
 #include <faiss/impl/io.h>
 #include <faiss/invlists/OnDiskInvertedLists.h>
@@ -280,6 +281,28 @@ std::unique_ptr<faiss::Index> without_id_maps(
     }
 }
 
+/// Of OPQ a file has the matrix alone, which cannot be trained.
+static void keep_opq(const faiss::Index* index, faiss::Index& copy) {
+    faiss::Index* to = &copy;
+    for (auto from = const_cast<faiss::Index*>(index);;) {
+        auto pre = dynamic_cast<const faiss::IndexPreTransform*>(from);
+        auto other = dynamic_cast<faiss::IndexPreTransform*>(to);
+        for (size_t i = 0; pre && other && i < pre->chain.size(); i++) {
+            if (auto opq = dynamic_cast<faiss::OPQMatrix*>(pre->chain[i])) {
+                auto same = std::make_unique<faiss::OPQMatrix>(*opq);
+                delete other->chain[i];
+                other->chain[i] = same.release();
+            }
+        }
+        faiss::Index **inner = inside(from), **other_inner = inside(to);
+        if (!inner || !other_inner) {
+            return;
+        }
+        from = *inner;
+        to = *other_inner;
+    }
+}
+
 std::unique_ptr<faiss::Index> clone_index(const faiss::Index* index) {
     const auto parts = innermost(const_cast<faiss::Index*>(index));
     int io_flags = 0;
@@ -299,6 +322,7 @@ std::unique_ptr<faiss::Index> clone_index(const faiss::Index* index) {
     reader.data = std::move(writer.data);
     std::unique_ptr<faiss::Index> copy(faiss_ext::read_index(
             static_cast<faiss::IOReader*>(&reader), io_flags));
+    keep_opq(index, *copy);
     // How to train is in no file, nor are some settings of searches.
     const auto copies = innermost(copy.get());
     for (size_t i = 0; i < parts.size(); i++) {

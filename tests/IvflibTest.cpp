@@ -11,9 +11,11 @@
 #include <faiss/IndexIVFPQ.h>
 #include <faiss/IndexIVFPQFastScan.h>
 #include <faiss/IndexPreTransform.h>
+#include <faiss/IndexRefine.h>
 #include <faiss/IndexReplicas.h>
 #include <faiss/IndexScalarQuantizer.h>
 #include <faiss/IndexShards.h>
+#include <faiss/VectorTransform.h>
 #include <faiss/impl/IDSelector.h>
 #include <faiss/index_factory.h>
 
@@ -302,6 +304,34 @@ TEST(Ivflib, ACloneIsTrainedAlike) {
     const auto& other = faiss::ivflib::extract_index_ivf(copy.get())->cp;
     EXPECT_EQ(other.niter, 3);
     EXPECT_EQ(other.seed, 7);
+}
+
+/// Files have a plain matrix in the place of OPQ, which trains nothing.
+TEST(Ivflib, ACloneTrainsItsOPQ) {
+    for (const char* factory : {"OPQ2_8,GMM4,Flat", "OPQ2_8,GMM4,SQ8,RFlat"}) {
+        SCOPED_TRACE(factory);
+        std::unique_ptr<faiss::Index> index(index_factory(kD, factory));
+        auto opq = [](faiss::Index& all) {
+            auto refine = dynamic_cast<faiss::IndexRefine*>(&all);
+            auto& pre = dynamic_cast<faiss::IndexPreTransform&>(
+                    refine ? *refine->base_index : all);
+            return dynamic_cast<faiss::OPQMatrix*>(pre.chain.at(0));
+        };
+        opq(*index)->niter = 1;
+        opq(*index)->niter_pq_0 = 1;
+        const auto copy = clone_index(index.get());
+        ASSERT_NE(opq(*copy), nullptr);
+        EXPECT_EQ(opq(*copy)->niter, 1);
+        for (faiss::Index* one : {index.get(), copy.get()}) {
+            one->train(1000, base().x.data());
+            one->add(1000, base().x.data());
+        }
+        EXPECT_EQ(
+                find(*copy, queries(), 5).ids, find(*index, queries(), 5).ids);
+        const auto again = clone_index(copy.get());
+        EXPECT_EQ(
+                find(*again, queries(), 5).ids, find(*copy, queries(), 5).ids);
+    }
 }
 
 /// Centroids of inner products may be as long as the vectors: codes are of
