@@ -23,6 +23,25 @@ namespace faiss_ext {
 
 namespace {
 
+/// Of an id or a list, in values of four bytes (check_rows).
+constexpr size_t kIdWidth = sizeof(idx_t) / sizeof(float);
+
+void check_answers(
+        idx_t n, idx_t k, const float* distances, const idx_t* labels) {
+    check_neighbours(k);
+    check_rows("distances", n, k, distances);
+    check_rows("labels", n, k * kIdWidth, labels);
+}
+
+void check_result(idx_t n, const faiss::RangeSearchResult* result) {
+    FAISS_THROW_IF_NOT_MSG(result, "result = nullptr, expected a result");
+    FAISS_THROW_IF_NOT_FMT(
+            result->nq == size_t(n),
+            "result->nq = %zu, expected n = %zu",
+            result->nq,
+            size_t(n));
+}
+
 void check_search(
         const faiss::IndexIVF& index,
         idx_t n,
@@ -35,10 +54,7 @@ void check_search(
             (index.parallel_mode & index.PARALLEL_MODE_NO_HEAP_INIT) == 0,
             "parallel_mode: PARALLEL_MODE_NO_HEAP_INIT, expected none in a "
             "search, which begins its heaps; search_preassigned takes it");
-    check_neighbours(k);
-    constexpr size_t kLabelWidth = sizeof(idx_t) / sizeof(float);
-    check_rows("distances", n, k, distances);
-    check_rows("labels", n, k * kLabelWidth, labels);
+    check_answers(n, k, distances, labels);
 }
 
 /// What a call of FAISS's appended to an index's lists goes if it failed.
@@ -116,7 +132,9 @@ static void check_preassigned(
         const IVFGMM& gmm,
         const char* call,
         idx_t n,
+        const float* x,
         const idx_t* assign,
+        const float* centroid_dis,
         const faiss::IVFSearchParameters* params) {
     FAISS_THROW_IF_NOT_FMT(
             has_vectors(ivf),
@@ -135,10 +153,13 @@ static void check_preassigned(
                 call,
                 own->target_recall);
     }
-    // FAISS throws in a parallel region, which ends the process.
     const size_t nprobe =
             std::min<size_t>(params ? params->nprobe : ivf.nprobe, ivf.nlist);
-    const size_t n_lists = n > 0 && assign ? size_t(n) * nprobe : 0;
+    check_rows("x", n, ivf.d, x);
+    check_rows("assign", n, nprobe * kIdWidth, assign);
+    check_rows("centroid_dis", n, nprobe, centroid_dis);
+    // FAISS throws in a parallel region, which ends the process.
+    const size_t n_lists = size_t(n) * nprobe;
     for (size_t i = 0; i < n_lists; i++) {
         FAISS_THROW_IF_NOT_FMT(
                 assign[i] < idx_t(ivf.nlist),
@@ -162,7 +183,16 @@ void IndexIVFGMM<IVF>::search_preassigned(
         bool store_pairs,
         const faiss::IVFSearchParameters* params,
         faiss::IndexIVFStats* stats) const {
-    check_preassigned(*this, *this, "search_preassigned", n, assign, params);
+    check_preassigned(
+            *this,
+            *this,
+            "search_preassigned",
+            n,
+            x,
+            assign,
+            centroid_dis,
+            params);
+    check_answers(n, k, distances, labels);
     IVF::search_preassigned(
             n,
             x,
@@ -188,7 +218,15 @@ void IndexIVFGMM<IVF>::range_search_preassigned(
         const faiss::IVFSearchParameters* params,
         faiss::IndexIVFStats* stats) const {
     check_preassigned(
-            *this, *this, "range_search_preassigned", n, assign, params);
+            *this,
+            *this,
+            "range_search_preassigned",
+            n,
+            x,
+            assign,
+            centroid_dis,
+            params);
+    check_result(n, result);
     IVF::range_search_preassigned(
             n,
             x,
@@ -209,12 +247,7 @@ void IndexIVFGMM<IVF>::range_search(
         faiss::RangeSearchResult* result,
         const faiss::SearchParameters* params) const {
     check_rows("x", n, this->d, x);
-    FAISS_THROW_IF_NOT_MSG(result, "result = nullptr, expected a result");
-    FAISS_THROW_IF_NOT_FMT(
-            result->nq == size_t(n),
-            "result->nq = %zu, expected n = %zu",
-            result->nq,
-            size_t(n));
+    check_result(n, result);
     gmm_range_search(
             *this,
             *this,
@@ -275,7 +308,7 @@ void IndexIVFGMM<IVF>::update_vectors(
             !this->direct_map.no(), "update_vectors needs a direct map");
     check_count("nv", nv);
     check_rows("v", nv, this->d, v);
-    check_rows("idx", nv, sizeof(idx_t) / sizeof(float), idx);
+    check_rows("idx", nv, kIdWidth, idx);
     check_storable("v", nv, this->d, v);
     for (int i = 0; i < nv; i++) {
         FAISS_THROW_IF_NOT_FMT(

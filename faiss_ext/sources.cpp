@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <numeric>
 #include <vector>
 
 #include <faiss/IndexIDMap.h>
@@ -164,24 +165,48 @@ void add(
     const size_t rows = std::clamp(kBlockValues / d, size_t(1), kAddBlock);
     std::vector<float> x(std::min(rows, source.n) * d);
     std::vector<std::byte> scratch;
+    const idx_t before = index->ntotal;
+    auto shards = dynamic_cast<faiss::IndexShards*>(index);
+    const bool in_one_call = shards && shards->successive_ids;
+    const size_t parts = in_one_call ? size_t(shards->count()) : 0;
+    std::vector<idx_t> block_ids;
+    const auto add_block = [&](faiss::Index& to, size_t begin, size_t n) {
+        const idx_t* of_block = ids ? ids + begin : nullptr;
+        const size_t count = &to == shards ? size_t(shards->count()) : 0;
+        if (count > 0) {
+            // One after another, each counted, where FAISS's own addition
+            // leaves uncounted what the others have taken if one fails.
+            if (!ids) {
+                block_ids.resize(n);
+                std::iota(
+                        block_ids.begin(),
+                        block_ids.end(),
+                        before + idx_t(begin));
+                of_block = block_ids.data();
+            }
+            for (size_t i = 0; i < count; i++) {
+                const size_t from = i * n / count, end = (i + 1) * n / count;
+                if (from < end) {
+                    shards->at(int(i))->add_with_ids(
+                            end - from, &x[from * d], of_block + from);
+                    shards->ntotal += idx_t(end - from);
+                }
+            }
+        } else if (ids) {
+            to.add_with_ids(n, x.data(), of_block);
+        } else {
+            to.add(n, x.data());
+        }
+    };
     const auto add_rows = [&](faiss::Index& to, size_t from, size_t end) {
         for (size_t begin = from; begin < end; begin += rows) {
             const size_t n = std::min(rows, end - begin);
             as_faiss_exception(
                     [&] { source.rows(begin, n, scratch).to_float(x.data()); });
             check_storable(source, begin, n, x.data());
-            if (ids) {
-                to.add_with_ids(n, x.data(), ids + begin);
-            } else {
-                to.add(n, x.data());
-            }
+            add_block(to, begin, n);
         }
     };
-    const idx_t before = index->ntotal;
-    auto shards = dynamic_cast<faiss::IndexShards*>(index);
-    const bool in_one_call =
-            shards && shards->successive_ids && source.n > rows;
-    const size_t parts = in_one_call ? size_t(shards->count()) : 0;
     for (size_t i = 0; i < parts; i++) {
         FAISS_THROW_IF_NOT_FMT(
                 shards->at(int(i))->ntotal == 0 && !ids,

@@ -518,6 +518,57 @@ TEST(IndexIVFGMMErrors, WhatASearchDoesNotTake) {
                     false,
                     &params),
             "target_recall = 0.9");
+    // FAISS takes lists, distances and results on trust, and its loop is
+    // parallel
+    struct Given {
+        const float* x;
+        const idx_t* keys;
+        const float* coarse;
+        float* distances;
+        idx_t* labels;
+    };
+    const Given all{
+            q.x.data(),
+            keys.data(),
+            coarse.data(),
+            distances.data(),
+            labels.data()};
+    const auto preassigned = [&](idx_t n, idx_t k, const Given& g) {
+        index->search_preassigned(
+                n, g.x, k, g.keys, g.coarse, g.distances, g.labels, false);
+    };
+    const auto in_range = [&](idx_t n, const Given& g, size_t nq, bool there) {
+        faiss::RangeSearchResult result(nq);
+        index->range_search_preassigned(
+                n, g.x, 1, g.keys, g.coarse, there ? &result : nullptr);
+    };
+    const idx_t n = q.n;
+    index->nprobe = 1;
+    EXPECT_NO_THROW(preassigned(n, 3, all));
+    EXPECT_NO_THROW(in_range(n, all, q.n, true));
+    for (int missing = 0; missing < 5; missing++) {
+        const char* names[] = {
+                "x", "assign", "centroid_dis", "distances", "labels"};
+        Given some = all;
+        some.x = missing == 0 ? nullptr : some.x;
+        some.keys = missing == 1 ? nullptr : some.keys;
+        some.coarse = missing == 2 ? nullptr : some.coarse;
+        some.distances = missing == 3 ? nullptr : some.distances;
+        some.labels = missing == 4 ? nullptr : some.labels;
+        const std::string what = std::string(names[missing]) + " = nullptr";
+        EXPECT_FAISS_ERROR(preassigned(n, 3, some), what);
+        if (missing < 3) {
+            EXPECT_FAISS_ERROR(in_range(n, some, q.n, true), what);
+        }
+    }
+    for (idx_t wrong : {idx_t(-1), idx_t(1) << 62}) {
+        const std::string what = "n = " + std::to_string(wrong);
+        EXPECT_FAISS_ERROR(preassigned(wrong, 3, all), what);
+        EXPECT_FAISS_ERROR(in_range(wrong, all, q.n, true), what);
+    }
+    EXPECT_FAISS_ERROR(preassigned(n, 0, all), "k = 0");
+    EXPECT_FAISS_ERROR(in_range(n, all, q.n, false), "result = nullptr");
+    EXPECT_FAISS_ERROR(in_range(n, all, q.n - 1, true), "result->nq = 4");
     // what FAISS puts where there is no vector
     std::vector<float> recons(q.n * 4000 * q.d);
     std::vector<float> far(q.n * 4000);

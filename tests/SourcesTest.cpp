@@ -185,6 +185,40 @@ TEST(Sources, ShardsOfSuccessiveIds) {
     EXPECT_EQ(shards.ntotal, idx_t(kMany));
 }
 
+/// FAISS fills all shards that it can, and counts nothing if one fails.
+TEST(Sources, AShardThatFails) {
+    for (bool successive : {false, true}) {
+        std::unique_ptr<faiss::Index> parts[3];
+        faiss::IndexShards shards(int(base().d), false, successive);
+        for (auto& part : parts) {
+            part.reset(index_factory(int(base().d), "GMM16,Flat"));
+            extract_gmm(part.get())->calibrate_on_add = false;
+            shards.addIndex(part.get());
+        }
+        train(&shards, *floats());
+        IVFGMM& last = *extract_gmm(parts[2].get());
+        last.max_assign = 99; // refused by an addition
+        EXPECT_FAISS_ERROR(add(&shards, *floats()), "max_assign = 99");
+        const idx_t in = successive ? 0 : idx_t(2 * kN / 3);
+        EXPECT_EQ(shards.ntotal, in);
+        EXPECT_EQ(parts[0]->ntotal + parts[1]->ntotal, in);
+        EXPECT_EQ(parts[2]->ntotal, 0);
+        last.max_assign = 1;
+        const auto rest = gmm::memory_source(
+                base().row(size_t(in)), kN - size_t(in), base().d);
+        add(&shards, *rest);
+        EXPECT_EQ(shards.ntotal, idx_t(kN));
+        for (IVFGMM* gmm : extract_gmms(&shards)) {
+            dynamic_cast<faiss::IndexIVF&>(*gmm).nprobe = 16;
+        }
+        for (idx_t row : {0, 1332, 1333, 2665, 2666, 3999}) {
+            const Found found = find(shards, rows_of(base(), row, row + 1), 2);
+            EXPECT_EQ(found.ids[0], row) << successive;
+            EXPECT_NE(found.ids[1], row) << successive;
+        }
+    }
+}
+
 TEST(Sources, AFailureSaysHowManyAreIn) {
     constexpr size_t kMany = 2 * 32768 + 100;
     size_t fails_from = 40000;
