@@ -112,15 +112,6 @@ void IndexIVFGMM<IVF>::train_from(const gmm::VectorSource& source) {
     });
 }
 
-/// Makes all means as many times shorter as has none longer than 1, which is
-/// where the mixture of directions lives. No inner products change places.
-static void shrink_into_unit_ball(size_t d, std::vector<float>& means) {
-    const float longest = std::max(1.f, longest_row(d, means));
-    for (float& v : means) {
-        v /= longest;
-    }
-}
-
 template <class IVF>
 template <class Fit>
 void IndexIVFGMM<IVF>::train_by(Fit&& fit, idx_t n, const float* x) {

@@ -141,6 +141,9 @@ std::unique_ptr<faiss::IndexIVF> swap_to_gmm(
         // which no file says of centroids
         clustering.spherical |=
                 beyond || are_directions(index.d, clustering.centroids);
+        if (clustering.frozen_centroids) {
+            shrink_into_unit_ball(index.d, clustering.centroids);
+        }
     }
     std::unique_ptr<faiss::Index> means = empty_quantizer(index);
     clustering.train(x.size() / index.d, x.data(), *means);

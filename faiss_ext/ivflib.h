@@ -16,10 +16,13 @@ struct IVFGMM;
  *
  * The mixture starts from the index's centroids and is fitted on its vectors
  * (at most max_points_per_centroid * nlist of them, decoded where they are
- * compressed). Those of an IndexIVFFlat are stored exactly as they were; those
- * of IndexIVFPQ and IndexIVFScalarQuantizer are decoded and encoded again by
- * the same codec, which for inner products is trained anew if centroids are
- * longer than 1. nprobe, max_codes and the kind of direct map stay the same.
+ * compressed). With index.cp.frozen_centroids the centroids stay, and only
+ * variances and weights are fitted; those of inner products all become as many
+ * times shorter as leaves none longer than 1. The vectors of an IndexIVFFlat
+ * are stored exactly as they were; those of IndexIVFPQ and
+ * IndexIVFScalarQuantizer are decoded and encoded again by the same codec,
+ * which for inner products is trained anew if centroids are longer than 1.
+ * nprobe, max_codes and the kind of direct map stay the same.
  *
  * Throws FaissException for an index that is not trained or has fewer vectors
  * than lists, for types other than IndexIVFFlat, IndexIVFPQ and

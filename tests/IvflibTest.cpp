@@ -363,5 +363,39 @@ TEST(SwapToGMM, CodesAboutLongCentroids) {
     }
 }
 
+/// Lists are those of the index then, for inner products, too.
+TEST(SwapToGMM, CentroidsStayIfAsked) {
+    const Vectors x = sift_base(2000), q = sift_queries(50);
+    constexpr int kOwn = 16;
+    for (auto metric : {faiss::METRIC_L2, faiss::METRIC_INNER_PRODUCT}) {
+        const Found truth = exact(model_of(x), q, 10, metric);
+        for (const char* description : {"IVF16,Flat", "IVF16,SQ8"}) {
+            SCOPED_TRACE(description);
+            std::unique_ptr<faiss::Index> owner(
+                    faiss::index_factory(int(x.d), description, metric));
+            auto& ivf = dynamic_cast<faiss::IndexIVF&>(*owner);
+            ivf.quantizer->add(kOwn, x.x.data()); // longer than any direction
+            ivf.train(x.n, x.x.data());
+            ivf.add(x.n, x.x.data());
+            ivf.cp.frozen_centroids = true;
+            const auto gmm = swap_to_gmm(ivf);
+            std::vector<float> means(kOwn * x.d);
+            gmm->quantizer->reconstruct_n(0, kOwn, means.data());
+            const float scale = means[0] / x.x[0];
+            EXPECT_TRUE(metric == faiss::METRIC_L2 ? scale == 1 : scale < 1);
+            for (size_t j = 0; j < means.size(); j++) {
+                EXPECT_FLOAT_EQ(means[j], scale * x.x[j]);
+            }
+            for (size_t nprobe : {1, 4, kOwn}) {
+                ivf.nprobe = gmm->nprobe = nprobe;
+                EXPECT_GE(
+                        recall(find(*gmm, q, 10), truth, metric),
+                        recall(find(ivf, q, 10), truth, metric) - 0.02)
+                        << metric << " " << nprobe;
+            }
+        }
+    }
+}
+
 } // namespace
 } // namespace faiss_ext

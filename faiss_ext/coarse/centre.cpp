@@ -105,6 +105,13 @@ float longest_row(size_t d, const std::vector<float>& x) {
     return longest;
 }
 
+void shrink_into_unit_ball(size_t d, std::vector<float>& means) {
+    const float longest = std::max(1.f, longest_row(d, means));
+    for (float& v : means) {
+        v /= longest;
+    }
+}
+
 float norm_of(size_t d, const float* x) {
     const float norm2 = best_code_kernels().inner_product(x, x, d);
     if (norm2 > kLeastNorm2 && norm2 <= std::numeric_limits<float>::max()) {

@@ -32,6 +32,10 @@ float norm_of(size_t d, const float* x);
 /// The largest norm of rows of d.
 float longest_row(size_t d, const std::vector<float>& x);
 
+/// Makes all means as many times shorter as has none longer than 1, which is
+/// where the mixture of directions lives. No inner products change places.
+void shrink_into_unit_ball(size_t d, std::vector<float>& means);
+
 /** Divides n vectors by their norms, zero vectors excepted.
  *
  * @param norms  output, size n
