@@ -59,7 +59,7 @@ class CovarianceKind(Protocol):
         """Standard normal noise as that of components y."""
 
 
-#: Less is what float32 makes of a variance of 0, where the data's is 1.
+#: Less, of the mean square, is what float32 makes of a variance of 0.
 _LEAST = 1e-13
 _OUT_OF_RANGE = (
     "precisions_init: expected precisions whose inverses fit in float32 where "
@@ -68,8 +68,13 @@ _OUT_OF_RANGE = (
 _NEEDED = "fewer n_components, another start or more reg_covar is needed"
 
 
-def _variance(values: Any) -> Doubles:
-    return np.where(values > _LEAST, values, 0.0)
+def _spherical(stats: Any, n_k: Doubles, means: Doubles) -> Doubles:
+    """Each component's variance. What rounding leaves goes by its own square:
+    one row far away makes the data's."""
+    square = stats.sum_x2 / n_k
+    scatter = square - np.square(means).sum(axis=1)
+    kept = np.where(scatter > _LEAST * square, scatter, 0.0)
+    return np.asarray(kept / means.shape[1])
 
 
 class _ByDimension:
@@ -137,8 +142,7 @@ class Spherical(_ByDimension):
         return (k,)
 
     def variances(self, stats: Any, n_k: Doubles, means: Doubles) -> Doubles:
-        scatter = stats.sum_x2 / n_k - np.square(means).sum(axis=1)
-        return _variance(scatter / means.shape[1])
+        return _spherical(stats, n_k, means)
 
     def mean_variance(self, covariances: Doubles, k: int) -> Doubles:
         return covariances
@@ -167,8 +171,7 @@ class TiedSpherical(_ByDimension):
         return ()
 
     def variances(self, stats: Any, n_k: Doubles, means: Doubles) -> Doubles:
-        scatter = stats.sum_x2.sum() - n_k @ np.square(means).sum(axis=1)
-        return _variance(scatter / (n_k.sum() * means.shape[1]))
+        return np.asarray(n_k @ _spherical(stats, n_k, means) / n_k.sum())
 
     def mean_variance(self, covariances: Doubles, k: int) -> Doubles:
         return np.full(k, covariances)

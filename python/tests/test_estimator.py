@@ -197,6 +197,33 @@ def test_rows_without_weight_have_no_say_in_units() -> None:
     assert a.lower_bound_ == pytest.approx(b.lower_bound_, rel=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["spherical", "diag", "tied_spherical"])
+def test_one_row_far_away_leaves_the_others_their_variances(kind: Any) -> None:
+    X = correlated()
+    far = 3e8 * X.std()
+
+    def fitted(X: Any, k: Any) -> Any:
+        options = start(correlated(), k, kind)
+        options["means_init"] = X[-k:]
+        m = GaussianMixture(
+            k,
+            covariance_type=kind,
+            max_iter=10,
+            tol=0,
+            backend="cpu",
+            **options,
+        )
+        return m.fit(X).covariances_
+
+    alone = fitted(X, 2)
+    beside = fitted(np.vstack([X, np.full(7, far)]), 3)
+    if kind != "tied_spherical":
+        beside = beside[:2]
+    np.testing.assert_allclose(
+        beside, alone, rtol=0.02, atol=0.02 * alone.max()
+    )
+
+
 def test_weights_of_large_data() -> None:
     X = blobs(n=50000, k=3)
     w = np.random.default_rng(1).integers(1, 3, size=50000)
