@@ -85,7 +85,11 @@ TEST(VectorDecoder, DistancesOfListsAreThoseOfTheirEntries) {
                         }
                         std::vector<float> some(entries.size());
                         exact.some(
-                                list, entries.data(), some.size(), some.data());
+                                list,
+                                entries.data(),
+                                some.size(),
+                                some.size(),
+                                some.data());
                         for (size_t j = 0; j < some.size(); j++) {
                             EXPECT_NEAR(some[j], all[entries[j]], 3e-5)
                                     << codec << " " << metric << " " << list;

@@ -71,8 +71,9 @@ public:
         }
     }
 
-    /// Those to n entries of a list.
-    void some(size_t list, const uint32_t* entries, size_t n, float* out) {
+    /// As ExactDistances has it.
+    void
+    some(size_t list, const uint32_t* entries, size_t n, size_t, float* out) {
         for (size_t i = 0; i < n; i++) {
             out[i] = (*this)(list, entries[i]);
         }

@@ -293,6 +293,7 @@ private:
                 0,
                 size,
                 [&](uint32_t* entries, size_t n) {
+                    const size_t passing = n;
                     if (tell_apart) {
                         n = std::remove_if(
                                     entries,
@@ -310,7 +311,7 @@ private:
                     n = std::min(n, most_distances - n_distances);
                     n_distances += n;
                     float distances[kMostTogether];
-                    exact.some(list, entries, n, distances);
+                    exact.some(list, entries, n, passing, distances);
                     for (size_t i = 0; i < n; i++) {
                         collector.offer(
                                 distances[i],

@@ -97,9 +97,16 @@ public:
         }
     }
 
-    /// Those to n entries of a list.
-    void some(size_t list, const uint32_t* entries, size_t n, float* out) {
-        if (n >= least_by_tables) {
+    /// Those to n entries of a list, which are left of `passing` ones: these
+    /// say how, so that a shard, which does not know what is left out, gives
+    /// the same bits.
+    void some(
+            size_t list,
+            const uint32_t* entries,
+            size_t n,
+            size_t passing,
+            float* out) {
+        if (passing >= least_by_tables) {
             by_tables(
                     list, n, [&](size_t i) { return entries[i]; }, out);
             return;

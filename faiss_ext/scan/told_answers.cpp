@@ -109,7 +109,7 @@ struct Answerer {
                         a->begin,
                         a->end,
                         [&](const uint32_t* entries, size_t n) {
-                            exact.some(a->list, entries, n, some.data());
+                            exact.some(a->list, entries, n, n, some.data());
                             for (size_t i = 0; i < n; i++) {
                                 collector.offer(
                                         some[i],
