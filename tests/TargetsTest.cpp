@@ -8,6 +8,7 @@
 #include <faiss/utils/distances.h>
 
 #include "IvfTestTools.h"
+#include "faiss_ext/index_factory.h"
 
 namespace faiss_ext {
 namespace {
@@ -375,6 +376,32 @@ TEST(Targets, VectorsThatComeManyTimes) {
                 EXPECT_LE(found.distances, x.n / 4);
             }
         }
+    }
+}
+
+/// Where training had vectors and the index has none: a mean is near, whose
+/// list is empty.
+TEST(Targets, QueriesFromWhereListsAreEmpty) {
+    const size_t d = 50, n = 20000;
+    const Vectors all = groups(n + 400, d, 200, 0.3f);
+    for (auto metric : {faiss::METRIC_L2, faiss::METRIC_INNER_PRODUCT}) {
+        std::unique_ptr<faiss::Index> index(
+                index_factory(d, "GMM256,Flat", metric));
+        index->train(n, all.x.data());
+        Vectors kept{0, d, {}}, q{0, d, {}};
+        for (size_t i = 0; i < all.n; i++) {
+            const bool apart = all.row(i)[0] > 0.4f;
+            if (apart != (i < n)) {
+                Vectors& to = apart ? q : kept;
+                to.x.insert(to.x.end(), all.row(i), all.row(i) + d);
+                to.n++;
+            }
+        }
+        index->add(kept.n, kept.x.data());
+        const Found truth = exact(model_of(kept), q, 10, metric);
+        SearchParametersIVFGMM params;
+        params.target_recall = 0.9f;
+        EXPECT_GT(outcome(*index, q, truth, params).recall, 0.8) << metric;
     }
 }
 

@@ -42,19 +42,33 @@ constexpr double kNearlyAll = 0.98;
 constexpr float kOutlier = 4;
 
 float farthest_from_means(GMMIndexRef index, size_t nq, const float* xq) {
+    const faiss::IndexIVF& ivf = index.ivf;
     SearchPlan plan;
-    plan.nprobe = 1;
-    std::vector<float> coarse(nq);
-    std::vector<idx_t> keys(nq);
-    probe(index.ivf, index.gmm, plan, nq, xq, coarse.data(), keys.data());
-    for (size_t q = 0; q < nq; q++) {
-        const float* x = xq + q * index.ivf.d;
-        coarse[q] = distance_to_mean(index.ivf, x, coarse[q]);
+    plan.nprobe = 1; // and as many as are empty
+    for (size_t i = 0; i < ivf.nlist; i++) {
+        plan.nprobe += ivf.invlists->list_size(i) == 0;
     }
-    std::sort(coarse.begin(), coarse.end());
-    const float usual = coarse[size_t(kNearlyAll * double(nq - 1))];
-    return coarse.back() > kOutlier * usual ? kOutlier / 2 * usual
-                                            : coarse.back();
+    plan.nprobe = std::min(plan.nprobe, ivf.nlist);
+    constexpr size_t kTogether = 128;
+    std::vector<float> distances(nq), coarse(kTogether * plan.nprobe);
+    std::vector<idx_t> keys(kTogether * plan.nprobe);
+    for (size_t begin = 0; begin < nq; begin += kTogether) {
+        const float* x = xq + begin * ivf.d;
+        const size_t n = std::min(kTogether, nq - begin);
+        probe(ivf, index.gmm, plan, n, x, coarse.data(), keys.data());
+        for (size_t i = 0; i < n; i++) {
+            distances[begin + i] = distance_to_filled(
+                    ivf,
+                    x + i * ivf.d,
+                    plan.nprobe,
+                    &coarse[i * plan.nprobe],
+                    &keys[i * plan.nprobe]);
+        }
+    }
+    std::sort(distances.begin(), distances.end());
+    const float usual = distances[size_t(kNearlyAll * double(nq - 1))];
+    return distances.back() > kOutlier * usual ? kOutlier / 2 * usual
+                                               : distances.back();
 }
 
 } // namespace

@@ -268,6 +268,14 @@ std::vector<uint32_t> CellSelector::forced_lists() const {
     return out;
 }
 
+float CellSelector::nearest_filled() const {
+    float out = std::numeric_limits<float>::infinity();
+    for (uint32_t list : list_of) {
+        out = std::min(out, coarse->distances[list]);
+    }
+    return out;
+}
+
 size_t CellSelector::bucket_of_entries(size_t entries) const {
     size_t held = 0, b = 0;
     for (; b + 1 < kBuckets; b++) {

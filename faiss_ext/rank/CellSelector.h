@@ -81,6 +81,10 @@ public:
     /// graph; needs no scores.
     void nearest_lists(size_t lists, std::vector<uint32_t>& out);
 
+    /// The squared distance to the nearest mean whose list has entries, once
+    /// scored; infinity if there is none.
+    float nearest_filled() const;
+
     bool all_scored() const {
         return lists_left == 0;
     }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <vector>
 
@@ -135,12 +136,19 @@ void probe(
     policy.search(n, x, plan.nprobe, coarse, keys);
 }
 
-float distance_to_mean(
-        const faiss::IndexIVF& ivf, const float* q, float coarse) {
-    if (!is_ip(ivf)) {
-        return coarse;
+float distance_to_filled(
+        const faiss::IndexIVF& ivf,
+        const float* q,
+        size_t nprobe,
+        const float* coarse,
+        const idx_t* keys) {
+    for (size_t p = 0; p < nprobe; p++) {
+        if (keys[p] >= 0 && ivf.invlists->list_size(keys[p]) > 0) {
+            return is_ip(ivf) ? 2 - coarse[p] * norm_scale(2, ivf.d, q)
+                              : coarse[p];
+        }
     }
-    return 2 - coarse * norm_scale(2, ivf.d, q);
+    return std::numeric_limits<float>::infinity();
 }
 
 ProbedLists probe_lists(
@@ -166,9 +174,13 @@ ProbedLists probe_lists(
     bool any = false;
     for (size_t i = 0; i < n; i++) {
         const float* q = x + i * d;
-        const float coarse = out.coarse[i * nprobe];
         const size_t begin = grown.keys.size();
-        if (distance_to_mean(ivf, q, coarse) > plan.farthest) {
+        if (distance_to_filled(
+                    ivf,
+                    q,
+                    nprobe,
+                    &out.coarse[i * nprobe],
+                    &out.keys[i * nprobe]) > plan.farthest) {
             any = true;
             grown.coarse.resize(begin + ivf.nlist);
             grown.keys.resize(begin + ivf.nlist);

@@ -22,11 +22,16 @@ void probe(
         float* coarse,
         idx_t* keys);
 
-/** The squared distance of a query to its nearest mean, from what probe() said
- * of it; for inner products of the query scaled to length 1, less the mean's
- * norm: 2 - 2 q.m / |q|, which is 2 for q = 0. */
-float distance_to_mean(
-        const faiss::IndexIVF& ivf, const float* q, float coarse);
+/** The squared distance of a query to the first mean whose list has entries, of
+ * those that probe() said; for inner products of the query scaled to length 1,
+ * less the mean's norm: 2 - 2 q.m / |q|, which is 2 for q = 0. Infinity if none
+ * has. */
+float distance_to_filled(
+        const faiss::IndexIVF& ivf,
+        const float* q,
+        size_t nprobe,
+        const float* coarse,
+        const idx_t* keys);
 
 /// probe()'s lists, of which each query has its own number: those unlike all
 /// that was calibrated on (SearchPlan::farthest) have all lists.

@@ -71,7 +71,7 @@ public:
                 limited() && Collector::is_range
                         ? near
                         : std::max(near, size_t(kListsFactor * plan.budget)));
-        const bool unlike = coarse.least > plan.farthest;
+        const bool unlike = selector.nearest_filled() > plan.farthest;
         if (unlike) {
             selector.score(kNoLimit);
         }
