@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 
 from . import _arrays, _core
 from ._arrays import Floats, Ids
+from ._errors import named
 from ._filling import Filling
 from ._selectors import parameters, selector
 
@@ -34,18 +32,6 @@ class Mixture(NamedTuple):
     variances: Floats
     weights: Floats
     covariance_type: str
-
-
-@contextmanager
-def _named(names: dict[str, str]) -> Iterator[None]:
-    """Errors in the words of FAISS's arguments get those of Python's."""
-    try:
-        yield
-    except _core.FaissError as error:
-        message = str(error)
-        for of_faiss, ours in names.items():
-            message = re.sub(of_faiss, ours, message)
-        raise _core.FaissError(message) from None
 
 
 class Index(Filling):
@@ -251,7 +237,7 @@ class Index(Filling):
         """
         x = _arrays.floats(x, "x", self.d)
         numbers = _arrays.ids(ids, "ids", len(x))
-        with _named({"^v: ": "x: ", r"^idx\[": "ids["}):
+        with named({"^v: ": "x: ", r"^idx\[": "ids["}):
             self._core.update_vectors(numbers, x)
 
     def set_direct_map(self, type: str) -> None:
@@ -394,7 +380,7 @@ class Index(Filling):
             self._core.calibrate_on_own(_arrays.count(nq, "nq", 20), k)
             return
         x = _arrays.floats(queries, "queries", self.d)
-        with _named({"^xq: ": "queries: ", r"^nq = (\d+)": r"queries: \1"}):
+        with named({"^xq: ": "queries: ", r"^nq = (\d+)": r"queries: \1"}):
             self._core.calibrate(x, k)
 
     def optimize(self) -> None:
