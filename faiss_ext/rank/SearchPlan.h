@@ -65,8 +65,8 @@ struct SearchPlan {
     RangeBudget range = {}; ///< of codes, or of lists
     float bound = 0;        ///< Calibration::Point::bound
     /// A query farther from its nearest mean than that, squared (see
-    /// distance_to_filled()), is unlike those that the setting was chosen for: it
-    /// looks on, four times as far each time, until it finds nothing new.
+    /// distance_to_filled()), is unlike those that the setting was chosen for:
+    /// it looks on, four times as far each time, until it finds nothing new.
     float farthest = std::numeric_limits<float>::infinity();
 
     size_t max_codes = 0; ///< exact distances a query may compute; 0: no cap

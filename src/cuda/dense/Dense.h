@@ -206,7 +206,7 @@ private:
     __half* slots_ = nullptr; ///< [capacity_][kWideSlots], fused
     float* weight_ = nullptr;
     float* lse_ = nullptr;
-    float* value_ = nullptr; ///< of gathered rows, as PreparedRows has them
+    float* value_ = nullptr;  ///< of gathered rows, as PreparedRows has them
     float* scores_ = nullptr; ///< [step_rows_][padded_k_], or nullptr
     __half* hi_ = nullptr;
     __half* lo_ = nullptr;

@@ -21,11 +21,11 @@ namespace gmm::cuda {
 
 /// Sums of one device over its blocks, in the prepared rows' units.
 struct DeviceSums {
-    double* n_k = nullptr;      ///< [k]
+    double* n_k = nullptr; ///< [k]
     /// [k] sum of r (-|Y|^2 / 2), or of r times the rows' values
     double* constant = nullptr;
-    double* y = nullptr;        ///< [k][d] sum of r Y
-    double* y2 = nullptr;       ///< [k][d] sum of r Y^2, or nullptr
+    double* y = nullptr;  ///< [k][d] sum of r Y
+    double* y2 = nullptr; ///< [k][d] sum of r Y^2, or nullptr
     int k = 0, d = 0;
 
     size_t count() const { ///< doubles, contiguous from n_k
