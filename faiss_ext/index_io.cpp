@@ -11,6 +11,7 @@
 #include <system_error>
 #include <vector>
 
+#include <faiss/IndexIVFFastScan.h>
 #include <faiss/IndexIVFPQ.h>
 #include <faiss/impl/FaissAssert.h>
 #include <faiss/index_io.h>
@@ -195,12 +196,23 @@ void map_lists_on_disk(faiss::Index& root, int io_flags) {
     }
 }
 
+/// FAISS's fast scan makes tables of as many lists as nprobe says, in a
+/// parallel region, and only then looks at how many there are.
+void limit_fast_scan(faiss::Index& root) {
+    faiss::Index* index = &root;
+    auto* ivf = dynamic_cast<faiss::IndexIVFFastScan*>(*unwrap(&index));
+    if (ivf) {
+        ivf->nprobe = std::min(ivf->nprobe, ivf->nlist);
+    }
+}
+
 /// An index of FAISS's own.
 std::unique_ptr<faiss::Index> read_plain(
         faiss::IOReader* reader, int io_flags) {
     auto index = read_stock(reader, io_flags);
     check_scalar_quantizers_known(*index);
     map_lists_on_disk(*index, io_flags);
+    limit_fast_scan(*index);
     return index;
 }
 
@@ -215,6 +227,7 @@ std::unique_ptr<faiss::Index> finish(
     faiss::Index* root = index.release();
     try {
         map_lists_on_disk(*root, io_flags); // where a direct map is checked
+        limit_fast_scan(*root);
         read_gmm(
                 &root,
                 {reader, trailer.payload_length, trailer.version, mapped});

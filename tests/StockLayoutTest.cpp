@@ -162,6 +162,15 @@ TEST(StockLayout, ProductQuantizersThatDivideByZero) {
     const File file = file_of(*make("GMM8,PQ2x4fs"));
     const size_t end = behind(file.stock, int32_t(32), u64(2)) - 8;
     expect_refused(with(file, end - 4, int32_t(0)), "blocks of the fast scan");
+    expect_refused(with(file, end, u64(1) << 40), "M2 of the fast scan");
+}
+
+/// FAISS would make tables of all of these lists.
+TEST(StockLayout, FastScanProbesListsThatThereAre) {
+    auto index = make("GMM8,PQ2x4fs");
+    dynamic_cast<faiss::IndexIVF&>(*index).nprobe = size_t(1) << 40;
+    std::unique_ptr<faiss::Index> back(read_bytes(written(*index)));
+    EXPECT_EQ(dynamic_cast<faiss::IndexIVF&>(*back).nprobe, 8u);
 }
 
 TEST(StockLayout, LengthsThatNoFileHas) {

@@ -84,7 +84,7 @@ private:
     Header flat();
     Header graph(int depth);
     Header ivf(uint32_t type, int depth);
-    void product_quantizer(uint64_t d, uint64_t most_bits);
+    uint64_t product_quantizer(uint64_t d, uint64_t most_bits); ///< M
     bool lists(uint64_t nlist);
     void plain_lists(uint64_t nlist);
     void block_lists(uint64_t nlist);
@@ -194,13 +194,14 @@ Walk::Header Walk::graph(int depth) {
     return head;
 }
 
-void Walk::product_quantizer(uint64_t d, uint64_t most_bits) {
+uint64_t Walk::product_quantizer(uint64_t d, uint64_t most_bits) {
     require(number<uint64_t>() == d, "d of the product quantizer");
     const auto M = number<uint64_t>();
     require(M > 0 && M <= d && d % M == 0, "M of the product quantizer");
     const auto bits = number<uint64_t>();
     require(bits > 0 && bits <= most_bits, "nbits of the product quantizer");
     require(array(4) == d << bits, "centroids of the product quantizer");
+    return M;
 }
 
 void Walk::plain_lists(uint64_t nlist) {
@@ -286,8 +287,10 @@ Walk::Header Walk::ivf(uint32_t type, int depth) {
         skip(1 + 8);
         const auto bbs = number<int32_t>();
         require(bbs > 0 && bbs % 32 == 0, "blocks of the fast scan");
-        skip(8 + 4 + 8); // M2, implem, qbs2
-        product_quantizer(head.d, 4);
+        const auto M2 = number<uint64_t>();
+        skip(4 + 8); // implem, qbs2
+        const uint64_t M = product_quantizer(head.d, 4);
+        require(M2 == M + M % 2, "M2 of the fast scan");
     } else if (type == type_of("IwSq")) {
         const auto kind = number<int32_t>();
         skip(4 + 4 + 8 + 8); // rangestat and its argument, d, code_size
