@@ -1,6 +1,7 @@
 #include "faiss_ext/calibrate/calibrate.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include <faiss/impl/FaissAssert.h>
 
@@ -44,25 +45,20 @@ constexpr float kOutlier = 4;
 float farthest_from_means(GMMIndexRef index, size_t nq, const float* xq) {
     const faiss::IndexIVF& ivf = index.ivf;
     SearchPlan plan;
-    plan.nprobe = 1; // and as many as are empty
-    for (size_t i = 0; i < ivf.nlist; i++) {
-        plan.nprobe += ivf.invlists->list_size(i) == 0;
-    }
-    plan.nprobe = std::min(plan.nprobe, ivf.nlist);
-    constexpr size_t kTogether = 128;
-    std::vector<float> distances(nq), coarse(kTogether * plan.nprobe);
-    std::vector<idx_t> keys(kTogether * plan.nprobe);
-    for (size_t begin = 0; begin < nq; begin += kTogether) {
-        const float* x = xq + begin * ivf.d;
-        const size_t n = std::min(kTogether, nq - begin);
-        probe(ivf, index.gmm, plan, n, x, coarse.data(), keys.data());
-        for (size_t i = 0; i < n; i++) {
-            distances[begin + i] = distance_to_filled(
-                    ivf,
-                    x + i * ivf.d,
-                    plan.nprobe,
-                    &coarse[i * plan.nprobe],
-                    &keys[i * plan.nprobe]);
+    plan.nprobe = 1;
+    std::vector<float> distances(nq), coarse(nq);
+    std::vector<idx_t> keys(nq);
+    probe(ivf, index.gmm, plan, nq, xq, coarse.data(), keys.data());
+    for (size_t q = 0; q < nq; q++) {
+        const float* x = xq + q * ivf.d;
+        float& distance = distances[q];
+        distance = distance_to_filled(ivf, x, 1, &coarse[q], &keys[q]);
+        for (size_t n = 1; std::isinf(distance) && n < ivf.nlist;) {
+            n = plan.nprobe = std::min(8 * n, ivf.nlist); // they were empty
+            std::vector<float> more(n);
+            std::vector<idx_t> lists(n);
+            probe(ivf, index.gmm, plan, 1, x, more.data(), lists.data());
+            distance = distance_to_filled(ivf, x, n, more.data(), lists.data());
         }
     }
     std::sort(distances.begin(), distances.end());
