@@ -19,8 +19,8 @@ FullEngine::~FullEngine() {
 
 void FullEngine::set_model(const GaussianMixture& model) {
     use_device();
-    if (k_ != int(model.k)) { // the pass may need its memory
-        whitened_.release();
+    if (k_ != int(model.k) || model.covariance != Covariance::tied) {
+        whitened_.release(); // the pass may need its memory
     }
     covariance_ = model.covariance;
     k_ = int(model.k);
