@@ -25,7 +25,7 @@ struct Calibration {
     float norm2 = 0; ///< PairCells::norm2 when it was calibrated; 0: not known
     /** The largest squared distance of a query to its nearest mean whose list
      * has entries, a few outliers left out (of queries of unit length for inner
-     * products); 0: not known, as in files of versions before 0.3.1. A query
+     * products); 0: not known, as in files of versions up to 0.3.0. A query
      * farther away is unlike those of the calibration. */
     float farthest = 0;
     std::vector<float> queries; ///< size nq * d; empty if own_queries

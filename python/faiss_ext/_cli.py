@@ -232,7 +232,7 @@ def calibrate(
     out: NewFile = None,
     json: Json = False,
 ) -> None:
-    """Fits order and stop of searches to queries like yours."""
+    """Measures what a recall costs, on queries like yours."""
     check_out(out or index_file, inputs=[queries])
     check_target(target_recall)
     index = open_index(index_file)

@@ -362,7 +362,7 @@ class Index(Filling):
     def calibrate(
         self, queries: Any = None, k: int = 10, nq: int = 500
     ) -> None:
-        """Fits order and stop of searches to queries, for `target_recall`.
+        """Measures what searches find and cost, for `target_recall`.
 
         Parameters
         ----------
