@@ -286,6 +286,11 @@ private:
             return;
         }
         const bool tell_apart = hidden || !before.empty();
+        const auto is_left_out = [&](uint32_t entry) {
+            const idx_t location = faiss::lo_build(list, entry);
+            return is_hidden(list, entry) ||
+                    std::binary_search(before.begin(), before.end(), location);
+        };
         for_passing(
                 plan.sel,
                 *ivf.invlists,
@@ -295,17 +300,7 @@ private:
                 [&](uint32_t* entries, size_t n) {
                     const size_t passing = n;
                     if (tell_apart) {
-                        n = std::remove_if(
-                                    entries,
-                                    entries + n,
-                                    [&](uint32_t entry) {
-                                        return is_hidden(list, entry) ||
-                                                std::binary_search(
-                                                        before.begin(),
-                                                        before.end(),
-                                                        idx_t(faiss::lo_build(
-                                                                list, entry)));
-                                    }) -
+                        n = std::remove_if(entries, entries + n, is_left_out) -
                                 entries;
                     }
                     n = std::min(n, most_distances - n_distances);

@@ -15,7 +15,7 @@ struct DeviceShare {
     DeviceShare(const DeviceShare&) = delete;
     DeviceShare& operator=(const DeviceShare&) = delete;
 
-    /// What it does is in the order of this one.
+    /// All of the share's work on the device is on it, in order.
     cudaStream_t stream() const {
         return stream_;
     }

@@ -24,8 +24,8 @@ struct SmallShared {
     /// Fours of rows that the upper triangle has in each eight of columns.
     static constexpr int kFragments = P == 8 ? 2 : 6;
     static constexpr int kRowPitch = P + 4;
-    float factor[kComponents][kFragments]
-                [32];             ///< as mma_f64_m16n8k4 wants them
+    /// As mma_f64_m16n8k4 wants them.
+    float factor[kComponents][kFragments][32];
     double shift[kComponents][P]; ///< mu^T U
     double log_norm[kComponents];
     double value[kComponents][kValuePitch]; ///< log-joint, then r
