@@ -240,4 +240,65 @@ TEST_F(CudaDenseTest, NarrowComponentsOfRowsThatComeLate) {
     check(p, EStep::soft, Precision::fast, Kernel::automatic);
 }
 
+/// Components that have collapsed onto a vector: beyond what operands hold, so
+/// that these have them wider. Rows in the mean, and from near it to where they
+/// are nearer to others, among many components that matter and among few.
+TEST_F(CudaDenseTest, CollapsedComponents) {
+    struct Shape {
+        size_t d, k;
+        double spread;
+    };
+    for (const Shape& s :
+         {Shape{32, 700, 0.05},
+          {32, 300, 1},
+          {100, 1000, 0.05},
+          {16, 1500, 0.05},
+          {7, 200, 1}}) {
+        Problem p =
+                make_problem(20000, s.d, s.k, Covariance::isotropic, s.spread);
+        std::mt19937 random(5);
+        std::normal_distribution<float> normal;
+        constexpr size_t kCollapsed = 6, kNear = 60;
+        for (size_t c = 0; c < kCollapsed; c++) {
+            const size_t at = c * s.k / kCollapsed + 3, first = c * kNear + 100;
+            float* const mean = p.model.means.data() + at * s.d;
+            std::copy_n(p.y.data() + first * s.d, s.d, mean);
+            p.model.variances[at] = c % 2 ? 1e-6f : 1e-7f;
+            for (size_t i = 0; i < kNear; i++) {
+                std::vector<float> direction(s.d);
+                float norm = 0;
+                for (float& x : direction) {
+                    x = normal(random);
+                    norm += x * x;
+                }
+                // The first third are copies of the mean.
+                const float length = i < kNear / 3
+                        ? 0
+                        : std::pow(10.f, -5 + 5.5f * float(i) / kNear);
+                for (size_t j = 0; j < s.d; j++) {
+                    place(p,
+                          first + i,
+                          j,
+                          mean[j] + length * direction[j] / std::sqrt(norm));
+                }
+            }
+            // As the row is rounded, so is the mean.
+            std::copy_n(p.y.data() + first * s.d, s.d, mean);
+        }
+        for (Kernel kernel : kernels()) {
+            for (Precision precision : {Precision::fast, Precision::exact}) {
+                SCOPED_TRACE(
+                        testing::Message()
+                        << "d " << s.d << " k " << s.k << " kernel "
+                        << int(kernel) << " precision " << int(precision));
+                CudaOptions o;
+                o.kernel = kernel;
+                o.precision = precision;
+                EXPECT_LE(worst_log_prob(p, run_pass(p, o)), 0.06);
+                check(p, EStep::soft, precision, kernel);
+            }
+        }
+    }
+}
+
 } // namespace

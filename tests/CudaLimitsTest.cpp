@@ -41,7 +41,7 @@ TEST_F(CudaLimitsTest, KernelsAgreeOnEveryRow) {
     }
 }
 
-/// What cannot be folded into the product (Fold.h): rows and means far out,
+/// What cannot be folded into the product (AugmentedOperands.h): rows and means far out,
 /// components of almost no width.
 TEST_F(CudaLimitsTest, LeavesTheFoldedRange) {
     for (Kernel kernel : kernels()) {

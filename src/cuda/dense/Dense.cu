@@ -94,9 +94,10 @@ __global__ void narrow_kernel(
         int padded_k,
         int k,
         const unsigned char* narrow,
+        unsigned char least,
         double* largest) {
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= k || !narrow[i]) {
+    if (i >= k || narrow[i] < least) {
         return;
     }
     double sum = 0;
@@ -134,7 +135,7 @@ void DenseStep::reserve(
     value_ = lse_ + capacity_;
 
     // With the scores of all components, fewer rows at a time.
-    const bool scored = !fused && padded_k <= kDenseScored;
+    const bool scored = (!fused || lo) && padded_k <= kDenseScored;
     step_rows_ = scored
             ? std::min(
                       kDenseRows,
@@ -170,8 +171,8 @@ void DenseStep::reserve(
         total_splits_ = kDenseTotalSplits;
         clusters_ = 0;
     }
-    const size_t total_bytes =
-            size_t(total_splits_) * padded_k * 2 * sizeof(double);
+    const size_t total_bytes = size_t(total_splits_ + kDenseTotalSplits) *
+            padded_k * 2 * sizeof(double);
     sums_.reserve(splits_ * one + total_bytes);
     totals_ = sums_.as<double>();
     partial_ = sums_.as<float>(total_bytes);
@@ -205,17 +206,19 @@ void DenseStep::accumulate(
         const NumberedRows& some,
         int block_rows,
         bool lo,
+        bool apart,
         cudaStream_t stream) {
     const auto& [from, row_begin, fp16_scale, row_weight, row_lse, numbers, count] =
             some;
     use(stream);
     rows_.row_value = from.row_value ? value_ : nullptr;
-    const int most = fused_
+    const bool fused = fused_ && !apart;
+    const int most = fused
             ? std::min(capacity_, splits_ * kChainTiles * kDenseTileRows)
             : step_rows_;
     int done = 0;
     const int whole = block_rows / kDenseTileRows * kDenseTileRows;
-    if (fused_ && whole && count >= block_rows / 4 * 3) {
+    if (fused && whole && count >= block_rows / 4 * 3) {
         // Where they are; what follows whole tiles is gathered.
         for (int begin = 0; begin < whole; begin += most) {
             const DenseRows block{
@@ -225,7 +228,8 @@ void DenseStep::accumulate(
                     row_weight ? row_weight + begin : nullptr,
                     nullptr,
                     row_lse + begin,
-                    lo};
+                    lo,
+                    false};
             sum_fused(score, model, block, fp16_scale, stream);
         }
         done = count;
@@ -263,11 +267,12 @@ void DenseStep::accumulate(
                 row_weight ? weight_ : nullptr,
                 numbers + begin,
                 row_lse,
-                lo};
-        if (fused_) {
+                lo || apart,
+                apart};
+        if (fused) {
             sum_fused(score, model, block, fp16_scale, stream);
         } else {
-            sum_in_steps(score, model, block, stream);
+            sum_in_steps(score, model, block, fp16_scale, stream);
         }
     }
 }
@@ -334,46 +339,22 @@ void DenseStep::sum_fused(
     dense_sums_hopper(sums, lo, stream);
 }
 
-void DenseStep::add_by_cta_cluster(
-        const Model& model,
-        const DenseRows& block,
-        float fp16_scale,
-        const unsigned char* narrow,
-        float slack,
-        float bound,
-        cudaStream_t stream) {
-    use(stream);
-    const PreparedRows& from = block.rows;
-    const AugmentedOperands& folded = model.folded_operands();
-    CtaClusterArgs args;
-    args.rows = from.operand;
-    args.row_begin = block.begin;
-    args.row_slots = {from.row_slots, from.operand.rows, kAugmentedSlots, 1};
-    args.components = folded.components;
-    args.component_slots = folded.component_slots;
-    args.row_tiles = block.count / kCtaClusterRows;
-    args.d = d_;
-    args.k = model.k;
-    args.padded_k = padded_k_;
-    args.narrow = narrow;
-    args.slack = slack;
-    args.bound = bound;
-    args.row_weight = block.weight;
-    args.row_lse = block.row_lse;
-    args.fold = augmented_scale(d_, fp16_scale);
-    args.splits = clusters_;
-    args.partial = partial_;
-    args.totals = totals_;
-    cta_cluster_sums(args, stream);
-}
-
 void DenseStep::find_narrow(
-        const Model& model, double* largest, cudaStream_t stream) const {
+        const Model& model,
+        unsigned char least,
+        double* largest,
+        cudaStream_t stream) const {
     if (!used_) {
         return;
     }
     narrow_kernel<<<(model.k + 127) / 128, 128, 0, stream>>>(
-            totals_, total_splits_, padded_k_, model.k, model.narrow, largest);
+            totals_,
+            total_splits_,
+            padded_k_,
+            model.k,
+            model.narrow,
+            least,
+            largest);
     check_launch("sums of narrow components");
 }
 
@@ -382,7 +363,13 @@ void DenseStep::collect(const DeviceSums& sums, cudaStream_t stream) {
         return;
     }
     collect_kernel<<<sums.k, 128, 0, stream>>>(
-            partial_, totals_, splits_, total_splits_, parts_, padded_k_, sums);
+            partial_,
+            totals_,
+            splits_,
+            total_splits_ + kDenseTotalSplits,
+            parts_,
+            padded_k_,
+            sums);
     check_launch("collection of dense sums");
 }
 

@@ -107,6 +107,7 @@ struct DenseRows {
     const uint32_t* numbers;
     float* row_lse; ///< of the block; in place, of the first row
     bool lo;        ///< second halves count
+    bool apart;     ///< as in DenseStep::accumulate
 };
 
 /// Some of a block's rows.
@@ -147,6 +148,9 @@ struct DenseStep {
      *                    that have no log-sum-exp yet are read in place; 0:
      *                    none are
      * @param lo          second halves count
+     * @param apart       in steps and of both halves whatever the others are,
+     *                    so that narrow components have what is theirs, and
+     *                    find_narrow does not count it. For few rows
      */
     void accumulate(
             const ScoreKernels&,
@@ -154,6 +158,7 @@ struct DenseStep {
             const NumberedRows&,
             int block_rows,
             bool lo,
+            bool apart,
             cudaStream_t);
 
     /// Whether add_by_cta_cluster can be used: components are few.
@@ -174,7 +179,11 @@ struct DenseStep {
 
     /// The largest n_k so far of a narrow component; device, if it is larger
     /// than what is there.
-    void find_narrow(const Model&, double* largest, cudaStream_t) const;
+    void find_narrow(
+            const Model&,
+            unsigned char least,
+            double* largest,
+            cudaStream_t) const;
 
     /// End of a pass: adds what was gathered to the sums.
     void collect(const DeviceSums&, cudaStream_t);
@@ -197,7 +206,11 @@ private:
             cudaStream_t);
     /// Of gathered rows only.
     void sum_in_steps(
-            const ScoreKernels&, const Model&, const DenseRows&, cudaStream_t);
+            const ScoreKernels&,
+            const Model&,
+            const DenseRows&,
+            float fp16_scale,
+            cudaStream_t);
 
     DeviceMemory rows_memory_, scratch_, sums_;
     PreparedRows rows_;
@@ -211,7 +224,9 @@ private:
     __half* hi_ = nullptr;
     __half* lo_ = nullptr;
     float* partial_ = nullptr; ///< [split][part][padded_k][d]
-    double* totals_ = nullptr; ///< [total_splits_][padded_k][2]
+    /// [total_splits_][padded_k][2], and as many as kDenseTotalSplits of rows
+    /// apart
+    double* totals_ = nullptr;
     int splits_ = 0, total_splits_ = 0, parts_ = 0, padded_k_ = 0, d_ = 0;
     int clusters_ = 0;
     bool fused_ = false, used_ = false;

@@ -2,6 +2,7 @@
 
 #include "cuda/dense/CtaClusterScores.cuh"
 #include "cuda/engine/Check.h"
+#include "cuda/operands/AugmentedOperands.h"
 
 namespace gmm::cuda {
 
@@ -232,6 +233,39 @@ void cta_cluster_sums(const CtaClusterArgs& args, cudaStream_t stream) {
         launch<decltype(steps)::value>(args, stream);
         return 0;
     });
+}
+
+void DenseStep::add_by_cta_cluster(
+        const Model& model,
+        const DenseRows& block,
+        float fp16_scale,
+        const unsigned char* narrow,
+        float slack,
+        float bound,
+        cudaStream_t stream) {
+    use(stream);
+    const PreparedRows& from = block.rows;
+    const AugmentedOperands& folded = model.folded_operands();
+    CtaClusterArgs args;
+    args.rows = from.operand;
+    args.row_begin = block.begin;
+    args.row_slots = {from.row_slots, from.operand.rows, kAugmentedSlots, 1};
+    args.components = folded.components;
+    args.component_slots = folded.component_slots;
+    args.row_tiles = block.count / kCtaClusterRows;
+    args.d = d_;
+    args.k = model.k;
+    args.padded_k = padded_k_;
+    args.narrow = narrow;
+    args.slack = slack;
+    args.bound = bound;
+    args.row_weight = block.weight;
+    args.row_lse = block.row_lse;
+    args.fold = augmented_scale(d_, fp16_scale);
+    args.splits = clusters_;
+    args.partial = partial_;
+    args.totals = totals_;
+    cta_cluster_sums(args, stream);
 }
 
 } // namespace gmm::cuda

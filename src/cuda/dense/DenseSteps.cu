@@ -2,6 +2,7 @@
 
 #include "cuda/dense/Dense.h"
 #include "cuda/ptx/Ptx.cuh"
+#include "cuda/sparse/ExactCollapsed.cuh"
 
 /** The dense sums where the fused kernel cannot have them: more dimensions or
  * variances than it holds, ranges left, or another device. */
@@ -281,6 +282,7 @@ void DenseStep::sum_in_steps(
         const ScoreKernels& score,
         const Model& model,
         const DenseRows& block,
+        float fp16_scale,
         cudaStream_t stream) {
     const int rows = block.count;
     const bool lo = block.lo;
@@ -291,10 +293,21 @@ void DenseStep::sum_in_steps(
     if (model.geometry == Geometry::product) {
         args.row_constant = lo ? rows_.row_constant : rows_.row_constant_hi;
     }
+    double* const totals =
+            totals_ + (block.apart ? size_t(total_splits_) * padded_k_ * 2 : 0);
     int components = padded_k_;
     if (scores_) { // of all components at once
         args.splits = splits_of(rows, padded_k_);
         score(args, LogitArgs{scores_}, stream);
+        if (model.collapsed) {
+            exact_collapsed(
+                    exact_args(rows_, 0, fp16_scale, model),
+                    model,
+                    nullptr,
+                    rows,
+                    scores_,
+                    stream);
+        }
         normalise_kernel<<<(rows + 7) / 8, 256, 0, stream>>>(
                 scores_,
                 rows,
@@ -333,7 +346,7 @@ void DenseStep::sum_in_steps(
                 args.components,
                 k,
                 rows_.summed_constant(lo),
-                totals_,
+                totals,
                 padded_k_);
         check_launch("dense totals");
 

@@ -68,7 +68,7 @@ void Engine::set_model(const GaussianMixture& model) {
     model_.upload(model, staging_, stream_);
 }
 
-Engine::Precisions Engine::prepare_model(EStep step) {
+Engine::Precisions Engine::prepare_model(EStep step, bool widen) {
     const bool hard = step == EStep::hard;
     const bool exact = options_.precision == Precision::exact;
     model_.survey.wait(stream_);
@@ -81,27 +81,38 @@ Engine::Precisions Engine::prepare_model(EStep step) {
     // What the estimates are does not depend on it, and one model of a training
     // needs mostly what the one before did.
     const bool with_lo = exact || (!hard && needed_lo_);
-    model_.prepare(hard, fp16_scale_, with_lo, p.tolerance, stream_);
+    ModelUse use{hard, fp16_scale_, with_lo, p.tolerance, widen, largest_norm_};
+    model_.prepare(use, stream_);
     p.lo = p.all = p.sums_lo = p.dense_lo = exact;
     p.refine = exact && !hard;
     if (hard) {
+        model_.collapsed = false;
         return p;
     }
-    const ModelErrors errors = model_.errors(stream_);
+    ModelErrors errors = model_.errors(stream_);
+    if (model_.least_variance > 0 && errors.collapsed > model_.k / 8) {
+        use.widen = false; // too many rows are near one of them
+        model_.prepare(use, stream_);
+        errors = model_.errors(stream_);
+    }
     p.error = errors.worst * uneven / kLn2;
     p.narrow = errors.narrow > 0;
     // Range bought with resolution: small values may have lost theirs.
     const bool squeezed = fp16_scale_ < default_fp16_scale(has_squares()) / 128;
     // The estimate is a component's; some of its rows lie further out.
-    const bool needs_lo = exact || errors.worst > p.tolerance / 2 || squeezed;
+    const bool needs_lo = exact || errors.worst > p.tolerance / 2 || squeezed ||
+            errors.collapsed > 0;
     if (needs_lo != with_lo) {
-        model_.prepare(hard, fp16_scale_, needs_lo, p.tolerance, stream_);
+        use.lo = needs_lo;
+        model_.prepare(use, stream_);
     }
+    model_.collapsed = errors.collapsed > 0;
+    p.widened = model_.collapsed && model_.least_variance > 0;
     needed_lo_ = needs_lo;
     if (!exact && needs_lo) {
         p.lo = p.refine = true;
         p.all = squeezed;
-        p.sums_lo = squeezed || errors.worst > 4 * p.tolerance || has_squares();
+        p.sums_lo = squeezed || errors.as_is > 4 * p.tolerance || has_squares();
         // Rows of the dense path are seldom of a narrow component, unless that
         // is what most are. Whether they were shows afterwards; where many are
         // narrow, the first rows tell.
@@ -120,14 +131,24 @@ void Engine::accumulate(EStep step) {
         resident_ = false;
     }
     bool started = false;
-    for (bool dense_lo = false;;) {
-        Precisions p = prepare_model(step);
+    for (bool dense_lo = false, widen = true;;) {
+        Precisions p = prepare_model(step, widen);
         p.dense_lo |= dense_lo;
         const float fp16_scale = fp16_scale_;
         const bool fused = can_fuse();
+        const auto least = [&] {
+            return step == EStep::hard
+                    ? 0
+                    : model_.least_foldable(fp16_scale_, largest_norm_);
+        };
+        const double least_variance = least();
+        const auto ranges_hold = [&] {
+            return fp16_scale_ == fp16_scale && can_fuse() == fused &&
+                    least() == least_variance;
+        };
         reserve(p.lo);
-        if (fp16_scale_ != fp16_scale || can_fuse() != fused) {
-            continue; // rows have been seen to leave a range
+        if (!ranges_hold()) {
+            continue; // rows have been seen
         }
         const size_t doubles = sums_.count() + kTotals;
         check(cudaMemsetAsync(sums_.n_k, 0, doubles * sizeof(double), stream_),
@@ -194,8 +215,14 @@ void Engine::accumulate(EStep step) {
                                 p);
                     });
         }
-        if (p.lo && !p.dense_lo) {
-            dense_.find_narrow(model_, objective_ + 2, stream_);
+        // Sums of second halves are good but for those of widened components.
+        const bool doubtful = p.lo && (!p.dense_lo || p.widened);
+        if (doubtful) {
+            dense_.find_narrow(
+                    model_,
+                    p.dense_lo ? Model::kCollapsed : 1,
+                    objective_ + 2,
+                    stream_);
         }
         dense_.collect(sums_, stream_);
         check(cudaEventRecord(finished_, stream_), "recording an event");
@@ -203,11 +230,13 @@ void Engine::accumulate(EStep step) {
         check(cudaStreamSynchronize(stream_), "the pass over the data");
         bool left_range = false;
         if (!resident_) {
-            left_range = lower_fp16_scale() || can_fuse() != fused;
+            lower_fp16_scale();
+            left_range = !ranges_hold();
             check_rows();
         }
-        if (p.lo && !p.dense_lo && narrow_have_mass()) {
+        if (doubtful && narrow_have_mass()) {
             dense_lo = true;
+            widen = false;
             continue;
         }
         if (!left_range) {

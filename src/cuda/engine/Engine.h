@@ -75,11 +75,13 @@ private:
         bool dense_lo = false; ///< and in the dense path
         bool narrow = false;   ///< components are above the tolerance
         bool many = false;     ///< of them, more than an eighth
+        bool widened = false;  ///< folded operands have some (Model)
         double error = 0;      ///< of a score, bits
         double tolerance = 0; ///< of estimates, which take dimensions for alike
     };
 
-    Precisions prepare_model(EStep step);
+    /// @param widen  components that have collapsed, so that operands fold
+    Precisions prepare_model(EStep step, bool widen);
     void reserve(bool lo);
     void make_resident(bool lo);
     void use_block(

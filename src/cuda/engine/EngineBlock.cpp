@@ -22,6 +22,9 @@ constexpr double kCtaClusterWeight = 1. / (1 << 20);
 /// time for all of them than lists and the dense path do, where there are as
 /// many components as a cluster holds.
 constexpr float kClusterShare = 0.3f;
+/// Of the rows one in so many, at most, takes the dense path apart from others:
+/// those that clusters and lists leave are near narrow components.
+constexpr int kApart = 16;
 
 } // namespace
 
@@ -88,6 +91,7 @@ void Engine::use_block(
                model_,
                p.all,
                float(p.tolerance),
+               p.widened ? std::max(slack, 1.f) : INFINITY,
                stream_);
     } else {
         sparse.compact(sparse_, count, stream_);
@@ -104,6 +108,7 @@ void Engine::use_block(
                 weight,
                 nullptr,
                 sparse_.row_lse,
+                false,
                 false};
         dense_.add_by_cta_cluster(
                 model_,
@@ -116,6 +121,8 @@ void Engine::use_block(
         together = sparse.overflowed;
         sparse.compact_again(sparse_, count, stream_);
         together -= sparse.overflowed;
+    } else if (p.widened && rows_rejected(sparse_, stream_)) {
+        sparse.compact_again(sparse_, count, stream_);
     }
     mark();
     NumberedRows rest{
@@ -153,7 +160,14 @@ void Engine::use_block(
     if (rest.count) {
         // Rows in place must not have the log-sum-exp of first halves.
         dense_.accumulate(
-                score_, model_, rest, again ? 0 : count, p.dense_lo, stream_);
+                score_,
+                model_,
+                rest,
+                again ? 0 : count,
+                p.dense_lo,
+                p.narrow && p.lo && (!p.dense_lo || p.widened) &&
+                        rest.count <= count / kApart,
+                stream_);
     }
     mark();
     last_rows_ = count;
@@ -177,8 +191,8 @@ void Engine::use_block(
 bool Engine::first_halves_do(NumberedRows& rows) {
     NumberedRows first = rows;
     first.count = std::min(rows.count, kDenseRows);
-    dense_.accumulate(score_, model_, first, 0, false, stream_);
-    dense_.find_narrow(model_, objective_ + 2, stream_);
+    dense_.accumulate(score_, model_, first, 0, false, false, stream_);
+    dense_.find_narrow(model_, 1, objective_ + 2, stream_);
     copy(totals_host_.as<double>() + 2, objective_ + 2, 1, stream_);
     check(cudaStreamSynchronize(stream_), "the dense path");
     if (narrow_have_mass()) {

@@ -128,7 +128,7 @@ void Engine::top_components(
         prepare_rows(prepare, rows, small_.as<RowChecks>(), stream_);
 
         // Also fills what the fp32 evaluation reads.
-        model_.prepare(false, fp16_scale_, true, options_.tolerance, stream_);
+        model_.prepare({false, fp16_scale_, true, options_.tolerance}, stream_);
         auto score_args = [&] {
             ScoreArgs args = model_.score_args(true);
             args.rows_operand = rows.operand;
@@ -143,7 +143,7 @@ void Engine::top_components(
         }
         if (hard) {
             model_.prepare(
-                    true, fp16_scale_, true, options_.tolerance, stream_);
+                    {true, fp16_scale_, true, options_.tolerance}, stream_);
         }
         top.rows = b.rows;
         top.fp16_scale = fp16_scale_;

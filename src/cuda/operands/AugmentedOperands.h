@@ -15,7 +15,8 @@
  * exact as fp32 has them. Eight more dimensions cost less than two more
  * instructions a score. q and a are scaled against each other, b against c,
  * so that usual data use the middle of fp16's range. What leaves the range: a
- * component makes the whole model take the kernel that does not fold; a row
+ * component is widened until it does not (Model::least_variance), and where an
+ * eighth of them would be, the model takes the kernel that does not fold; a row
  * gets slots that are no numbers, and so an empty list, and the dense path.
  */
 namespace gmm::cuda {

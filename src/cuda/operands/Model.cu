@@ -24,6 +24,8 @@ struct ModelArgs {
     __half* folded; ///< [1 or 2 (lo)][padded_k][pitch], or nullptr
     __half* slots;  ///< [1 or 2][padded_k][kWideSlots]
     float augmented_scale;
+    double least_variance; ///< of components that have not collapsed
+    bool widen; ///< the others, to this, in what is folded or of first halves
     float* constants;
     float* half_inverse;
     float* log_constant;
@@ -127,6 +129,9 @@ __global__ void __launch_bounds__(kThreads)
         return;
     }
     const float* const mean = args.means + int64_t(k) * args.d;
+    const bool collapsed =
+            args.variance_kind == 0 && args.variances[k] < args.least_variance;
+    const bool widened = collapsed && args.widen;
     auto variance = [&](int j) -> double {
         return args.variance_kind == 2 ? args.variances[0]
                 : args.variance_kind   ? args.variances[int64_t(k) * args.d + j]
@@ -182,7 +187,8 @@ __global__ void __launch_bounds__(kThreads)
                     y - double(__half2float(hi[j])) / args.operand_scale;
             missed += rest * rest;
             if (args.folded) {
-                const double x = kLog2e * m / (v * args.fp16_scale);
+                const double x = kLog2e * m /
+                        ((widened ? args.least_variance : v) * args.fp16_scale);
                 __half* const to = args.folded + int64_t(k) * args.pitch + j;
                 put(x,
                     y,
@@ -217,8 +223,7 @@ __global__ void __launch_bounds__(kThreads)
     shift_folded = block_sum(shift_folded);
     shift_folded_hi = block_sum(shift_folded_hi);
     missed_folded = block_sum(missed_folded);
-    // Half an ulp of fp16, root mean square over mantissas: about 2^-13.
-    const double rms = sqrt(block_sum(error)) / 8192;
+    error = block_sum(error);
     if (threadIdx.x) {
         return;
     }
@@ -235,21 +240,26 @@ __global__ void __launch_bounds__(kThreads)
                                   : kLog2e /
                     (variance(0) * args.fp16_scale * args.fp16_scale *
                      args.operand_scale);
-    constants[0] = constants_hi[0] = float(a);
+    const double shrink = widened ? variance(0) / args.least_variance : 1;
+    constants[0] = float(a);
     constants[2] = float(peak - 0.5 * kLog2e * norm + a * shift);
-    constants_hi[2] = float(peak - 0.5 * kLog2e * norm + a * shift_hi);
+    constants_hi[0] = float(a * shrink);
+    constants_hi[2] =
+            float(peak + shrink * (a * shift_hi - 0.5 * kLog2e * norm));
     for (int p = 0; args.folded && p < 1 + args.lo; p++) {
         put_component_slots(
                 args.slots + (p * int64_t(args.padded_k) + k) * kWideSlots,
-                a * args.operand_scale * args.augmented_scale,
-                peak - 0.5 * kLog2e * norm +
+                a * shrink * args.operand_scale * args.augmented_scale,
+                peak - 0.5 * kLog2e * shrink * norm +
                         (p ? shift_folded : shift_folded_hi));
     }
     args.log_constant[k] = float(peak);
     if (args.variance_kind != 1) {
         args.half_inverse[k] = float(0.5 * kLog2e / variance(0));
     }
-    const bool above = rms > args.tolerance;
+    // Half an ulp of fp16, root mean square over mantissas: about 2^-13.
+    const double rms = sqrt(error) / 8192;
+    const bool above = collapsed || rms > args.tolerance;
     if (args.squares) {
         // Sums are of Y and of what they square themselves: rounding Y is all
         // that shows in them, as below.
@@ -263,32 +273,40 @@ __global__ void __launch_bounds__(kThreads)
                 float(rms));
     } else {
         // Scores are judged pair by pair.
-        args.narrow[k] = rms > 4 * args.tolerance ? 2 : above ? 1 : 0;
+        args.narrow[k] = collapsed         ? Model::kCollapsed
+                : rms > 4 * args.tolerance ? 2
+                : above                    ? 1
+                                           : 0;
         const double v = variance(0);
         const double to_mean = args.folded ? v * args.fp16_scale / kLog2e
                                            : 1. / args.fp16_scale;
-        args.doubt[k] = make_float4(
-                float(2 / (kLog2e * v * args.d)),
-                float((args.folded ? missed_folded : missed) * to_mean *
-                      to_mean),
-                float(peak),
-                float(3e-7 / (v * args.fp16_scale * args.fp16_scale)));
+        // Collapsed: whatever the row.
+        args.doubt[k] = collapsed
+                ? make_float4(1e30f, 1, float(peak), 1e30f)
+                : make_float4(
+                          float(2 / (kLog2e * v * args.d)),
+                          float((args.folded ? missed_folded : missed) *
+                                to_mean * to_mean),
+                          float(peak),
+                          float(3e-7 /
+                                (v * args.fp16_scale * args.fp16_scale)));
     }
     // Positive floats compare as integers; neither has an order.
+    const double rms_made = sqrt(shrink * (error - args.d) + args.d) / 8192;
     atomicMax(
             reinterpret_cast<int*>(&args.errors->worst),
+            __float_as_int(float(widened ? rms_made : rms)));
+    atomicMax(
+            reinterpret_cast<int*>(&args.errors->as_is),
             __float_as_int(float(rms)));
     atomicAdd(&args.errors->narrow, int(above));
+    atomicAdd(&args.errors->collapsed, int(collapsed));
 }
 
 } // namespace
 
-void Model::prepare(
-        bool hard,
-        float fp16_scale,
-        bool with_lo,
-        double tolerance,
-        cudaStream_t stream) {
+void Model::prepare(const ModelUse& use, cudaStream_t stream) {
+    const auto& [hard, fp16_scale, with_lo, tolerance, widen, largest_q] = use;
     survey.wait(stream);
     geometry = covariance == Covariance::diagonal && !hard ? Geometry::squares
                                                            : Geometry::product;
@@ -300,6 +318,10 @@ void Model::prepare(
     operand_.planes = (squares ? 2 : 1) * (lo ? 2 : 1);
     const size_t plane = size_t(padded_k) * pitch;
     folded = !hard && can_augment(fp16_scale);
+    // Of components that have not collapsed.
+    const double least = hard ? 0 : least_foldable(fp16_scale, largest_q);
+    least_variance = widen ? least : 0;
+    folded |= least_variance > 0;
     const int folded_planes = lo ? 2 : 1;
     planes_.reserve(
             ((operand_.planes + folded_planes) * plane +
@@ -336,6 +358,8 @@ void Model::prepare(
     args.folded = folded ? folded_data : nullptr;
     args.slots = slots;
     args.augmented_scale = augmented_scale(d, fp16_scale);
+    args.least_variance = least;
+    args.widen = least_variance > 0;
     args.constants = reinterpret_cast<float*>(constants_);
     args.half_inverse = half_inverse;
     args.log_constant = log_constant;
@@ -352,39 +376,6 @@ ModelErrors Model::errors(cudaStream_t stream) {
     copy(errors_host_.as<ModelErrors>(), errors_, 1, stream);
     check(cudaStreamSynchronize(stream), "preparation of the model");
     return *errors_host_.as<ModelErrors>();
-}
-
-ScoreArgs Model::score_args(bool want_split) const {
-    ScoreArgs args;
-    args.components_operand = operand_;
-    args.component_begin = 0;
-    args.components = padded_k;
-    args.d = d;
-    const bool split = lo && want_split;
-    args.component_constants = constants_ + (split ? padded_k / 2 : 0);
-    args.row_constant_scale = operand_scale;
-    // Planes of rows: [hi, lo] or [hi, hi^2, lo, lo^2], by how the rows were
-    // prepared; of components: by geometry.
-    if (folded && !split) {
-        args.folded = folded_;
-    }
-    const bool squares = geometry == Geometry::squares;
-    const bool row_squares = covariance == Covariance::diagonal;
-    const int halves = squares ? 2 : 1;
-    // Small terms first: the matrix units truncate each sum to its own size.
-    auto add = [&](int row_plane, int component_plane) {
-        args.term_rows[args.num_terms] = uint8_t(row_plane);
-        args.term_components[args.num_terms++] = uint8_t(component_plane);
-    };
-    const int row_lo = row_squares ? 2 : 1;
-    for (int h = 0; h < halves && split; h++) {
-        add(h, halves + h);
-        add(row_lo + h, h);
-    }
-    for (int h = 0; h < halves; h++) {
-        add(h, h);
-    }
-    return args;
 }
 
 } // namespace gmm::cuda

@@ -7,7 +7,7 @@ namespace gmm::cuda {
 namespace {
 
 constexpr double kLog2e = 1.4426950408889634;
-constexpr int kMaxima = 4;
+constexpr int kMaxima = 6;
 constexpr int kWarps = 8;
 constexpr int kBlocks = 528; ///< a warp takes many components
 /// Parts of the components that sums are made of: fixed, so that sums are.
@@ -53,24 +53,24 @@ __global__ void __launch_bounds__(kWarps * 32)
         top = warp_max(top);
         norm = warp_sum(norm);
         const double v = args.variances[int64_t(c) * args.stride];
-        const double constant = fabs(double(args.log_weights[c])) +
-                0.5 * args.d * fabs(log(6.283185307179586 * v)) +
-                0.5 * norm / v;
-        const double mine[kMaxima] = {top, 1 / v, top / v, kLog2e * constant};
+        const double peak = fabs(double(args.log_weights[c])) +
+                0.5 * args.d * fabs(log(6.283185307179586 * v));
+        const double constant = peak + 0.5 * norm / v;
+        const double mine[kMaxima] = {
+                top, 1 / v, top / v, kLog2e * constant, norm, kLog2e * peak};
 #pragma unroll
         for (int i = 0; i < kMaxima; i++) {
             largest[i] = fmax(largest[i], mine[i]);
         }
     }
-    if (lane < kMaxima) {
-        const double mine = lane == 0 ? largest[0]
-                : lane == 1           ? largest[1]
-                : lane == 2           ? largest[2]
-                                      : largest[3];
-        // Positive doubles compare as integers; a maximum has no order.
-        atomicMax(
-                reinterpret_cast<unsigned long long*>(args.maxima + lane),
-                (unsigned long long)(__double_as_longlong(mine)));
+    // Positive doubles compare as integers; a maximum has no order.
+#pragma unroll
+    for (int i = 0; i < kMaxima; i++) {
+        if (lane == i) {
+            atomicMax(
+                    reinterpret_cast<unsigned long long*>(args.maxima + i),
+                    (unsigned long long)(__double_as_longlong(largest[i])));
+        }
     }
 }
 
@@ -172,6 +172,8 @@ void ModelSurvey::wait(cudaStream_t stream) {
     largest_inverse = values[1];
     largest_scaled = values[2];
     largest_constant = values[3];
+    largest_norm = values[4];
+    largest_peak = values[5];
     std::copy_n(values + kMaxima, explained.size(), explained.begin());
 }
 

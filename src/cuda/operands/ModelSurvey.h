@@ -29,6 +29,8 @@ struct ModelSurvey {
     /// Over the components, of an isotropic or tied model: 1 / v, largest
     /// |mean| / v, and at most what a score's constant can be, bits.
     double largest_inverse = 0, largest_scaled = 0, largest_constant = 0;
+    /// |mean|^2; what of a score's constant does not come from it.
+    double largest_norm = 0, largest_peak = 0;
     /// sum_k pi_k m_kj^2, size d: see Fp16ErrorModel.h
     std::vector<double> explained;
 

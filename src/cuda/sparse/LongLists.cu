@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "cuda/sparse/Evaluate.cuh"
+#include "cuda/sparse/ExactCollapsed.cuh"
 #include "cuda/sparse/LongLists.h"
 #include "cuda/sparse/ResponsibilityTriple.cuh"
 
@@ -311,6 +312,15 @@ int64_t LongLists::run(
         ListArgs lists;
         lists.exact =
                 exact_args(rest.rows, rest.row_begin, rest.fp16_scale, model);
+        if (model.collapsed) {
+            exact_collapsed(
+                    lists.exact,
+                    model,
+                    numbers + begin,
+                    rows,
+                    borrowed.scratch(),
+                    stream);
+        }
         lists.scores = borrowed.scratch();
         lists.rows = rows;
         lists.padded_k = model.padded_k;

@@ -1,3 +1,5 @@
+#include <cmath>
+
 #include "cuda/sparse/Refine.cuh"
 
 namespace gmm::cuda {
@@ -29,6 +31,7 @@ void refine(
         const Model& model,
         bool all,
         float tolerance,
+        float most_fall,
         cudaStream_t stream) {
     RefineArgs args;
     args.exact = exact_args(prepared, row_begin, fp16_scale, model);
@@ -42,6 +45,12 @@ void refine(
     args.row_constant = prepared.row_constant + row_begin;
     args.all = all;
     args.tolerance = tolerance;
+    args.most_fall = most_fall;
+    args.rejected = scratch.rejected;
+    if (std::isfinite(most_fall)) {
+        check(cudaMemsetAsync(args.rejected, 0, sizeof(uint32_t), stream),
+              "clearing");
+    }
     const auto kernel = choose_evaluation(model, [](auto aligned, auto each) {
         return refine_kernel<aligned, each>;
     });
@@ -50,6 +59,13 @@ void refine(
     static_assert(kShared <= 48 << 10);
     kernel<<<(rows + kRows - 1) / kRows, kThreads, kShared, stream>>>(args);
     check_launch("refinement");
+}
+
+int rows_rejected(const SparseScratch& scratch, cudaStream_t stream) {
+    uint32_t rows;
+    copy(&rows, scratch.rejected, 1, stream);
+    check(cudaStreamSynchronize(stream), "refinement");
+    return int(rows);
 }
 
 } // namespace gmm::cuda

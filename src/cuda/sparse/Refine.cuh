@@ -19,6 +19,10 @@ struct RefineArgs {
     const float* row_constant; ///< this
     bool all;
     float tolerance;
+    /// Of a log-sum-exp at most, by exact scores: the row whose falls further
+    /// lacks components that should be listed, and overflows.
+    float most_fall;
+    uint32_t* rejected; ///< rows of which that is so
 };
 
 /** Whether fp16 leaves an error that shows in an entry: its standard deviation
@@ -85,11 +89,16 @@ __device__ __forceinline__ bool renew_row(
         sum += exp2f(scores[i] - best);
     }
     const float lse = best + log2f(sum);
+    const bool rejected = old > lse + args.most_fall;
     for (int i = 0; i < entries; i++) {
-        values[i].y = __float_as_uint(weight * exp2f(scores[i] - lse));
+        values[i].y =
+                rejected ? 0 : __float_as_uint(weight * exp2f(scores[i] - lse));
     }
-    args.row_lse[row] = lse;
-    return old > lse + 1;
+    args.row_lse[row] = rejected ? NAN : lse;
+    if (rejected) {
+        atomicAdd(args.rejected, 1);
+    }
+    return old > lse + 1 && !rejected;
 }
 
 /** One warp some units of rows. All that is to be evaluated, whatever its row,

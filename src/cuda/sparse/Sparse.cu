@@ -52,7 +52,7 @@ int groups_of(int rows, int k, int d, bool squares) {
 
 /// The sizes of SparseScratch's arrays, in the order of its reserve().
 struct Sizes {
-    size_t bytes[14];
+    size_t bytes[15];
     size_t temporary;
     size_t total = 0;
 
@@ -75,7 +75,7 @@ struct Sizes {
         check(cub::DeviceRadixSort::SortKeys(nullptr, sort, none, int(entries)),
               "sort");
         temporary = std::max(scan, sort);
-        const size_t all[14] = {
+        const size_t all[15] = {
                 entries * 4,
                 entries * 8,
                 size_t(rows) * 2,
@@ -89,8 +89,9 @@ struct Sizes {
                 ranges * piece * 2,
                 size_t(k) * groups * piece,
                 units * 4,
-                8};
-        for (int i = 0; i < 14; i++) {
+                8,
+                4};
+        for (int i = 0; i < 15; i++) {
             bytes[i] = (all[i] + 255) / 256 * 256;
             total += bytes[i];
         }
@@ -162,6 +163,7 @@ void SparseScratch::reserve(int rows, int k, int d, bool squares) {
     take(whole_);
     take(unit_dropped);
     take(pilot);
+    take(rejected);
     groups_ = groups_of(rows, k, d, squares);
     k_ = k;
     tail_ = head_ + sizes.bytes[10] / 8;

@@ -119,6 +119,7 @@ struct SparseScratch {
     float* unit_dropped = nullptr;
     float* row_lse = nullptr;
     uint64_t* pilot = nullptr;      ///< SelectArgs's
+    uint32_t* rejected = nullptr;   ///< rows, by refine()
     uint32_t* overflowed = nullptr; ///< rows left to the dense path
 
 private:
@@ -173,6 +174,10 @@ struct SparseStep {
 /** Evaluates (Evaluate.cuh) all entries, or those whose responsibility's error
  * may be above the tolerance (nats), and what follows from them: their rows'
  * responsibilities and log-sum-exps. Then puts entries in order, as compact().
+ *
+ * @param most_fall  of a row's log-sum-exp, bits. Where it falls further, what
+ *                   is listed was chosen by a score far too large: the row
+ *                   loses its entries and is rejected, marked as overflowed
  */
 void refine(
         const SparseScratch&,
@@ -184,7 +189,10 @@ void refine(
         const Model&,
         bool all,
         float tolerance,
+        float most_fall,
         cudaStream_t);
+/// How many rows the last refine() rejected; compact_again() counts them.
+int rows_rejected(const SparseScratch&, cudaStream_t);
 
 /// sum of weight * value, in a fixed order; is added to *sum (device).
 struct ValueSum {
