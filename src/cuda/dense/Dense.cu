@@ -134,12 +134,15 @@ void DenseStep::reserve(
     lse_ = weight_ + capacity_;
     value_ = lse_ + capacity_;
 
-    // With the scores of all components, fewer rows at a time.
+    // With the scores of all components, fewer rows at a time; where steps are
+    // for rows apart, as many as the scratch holds that long lists borrow.
     const bool scored = (!fused || lo) && padded_k <= kDenseScored;
+    const int scored_components =
+            fused ? kDenseComponents / 2 : 2 * kDenseComponents;
     step_rows_ = scored
             ? std::min(
                       kDenseRows,
-                      kDenseRows / kDenseTileRows * (2 * kDenseComponents) /
+                      kDenseRows / kDenseTileRows * scored_components /
                               padded_k * kDenseTileRows)
             : kDenseRows;
     const size_t tile = scored ? size_t(step_rows_) * padded_k
