@@ -79,6 +79,16 @@ class CalibrationPoint:
     @property
     def cost(self) -> float: ...
 
+class SearchCosts:
+    """What parts of a search take, in nanoseconds of one thread."""
+
+    query: float
+    code: float
+    distance: float
+    scan: float
+
+    def __init__(self) -> None: ...
+
 class Calibration:
     """What an index learnt from known neighbours."""
 
@@ -131,6 +141,7 @@ class Index:
     def calibration(self) -> Calibration: ...
     @property
     def direct_map(self) -> str: ...
+    search_costs: SearchCosts
     verbose: bool
     nprobe: int
     k_factor: float

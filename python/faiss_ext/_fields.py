@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Generic, TypeVar, overload
 
 from . import _core
-from ._core import Calibration, ClusteringParameters
+from ._core import Calibration, ClusteringParameters, SearchCosts
 
 T = TypeVar("T")
 _EXPECTED = {
@@ -13,6 +13,7 @@ _EXPECTED = {
     int: "an integer of at least 0",
     float: "a number",
     str: "a string",
+    SearchCosts: "a SearchCosts",
 }
 
 
@@ -118,6 +119,11 @@ class Fields:
     )
     calibration = _ReadOnly[Calibration](
         "What was learnt from known neighbours, a copy."
+    )
+    search_costs = _Field[SearchCosts](
+        "By which a calibration compares settings, a copy. The first one "
+        "measures them, unless they were set after training and before "
+        "adding: indexes built with the same ones choose the same settings."
     )
     direct_map = _ReadOnly[str]("The type of map, see `set_direct_map`.")
     calibrate_on_add = _Field[bool](

@@ -30,6 +30,19 @@ std::string point_repr(const Point& p) {
     return text;
 }
 
+std::string costs_repr(const Calibration::Costs& c) {
+    char text[128];
+    snprintf(
+            text,
+            sizeof(text),
+            "<SearchCosts: query=%.4g, code=%.4g, distance=%.4g, scan=%.4g ns>",
+            double(c.query),
+            double(c.code),
+            double(c.distance),
+            double(c.scan));
+    return text;
+}
+
 std::string calibration_repr(const Calibration& c) {
     if (!c.fitted) {
         return "<Calibration, not fitted>";
@@ -59,6 +72,16 @@ void bind_calibration(nb::module_& m) {
             .def_ro("codes", &Point::codes)
             .def_ro("distances", &Point::distances)
             .def_ro("cost", &Point::cost);
+    nb::class_<Calibration::Costs>(
+            m,
+            "SearchCosts",
+            "What parts of a search take, in nanoseconds of one thread.")
+            .def(nb::init<>())
+            .def("__repr__", &costs_repr)
+            .def_rw("query", &Calibration::Costs::query)
+            .def_rw("code", &Calibration::Costs::code)
+            .def_rw("distance", &Calibration::Costs::distance)
+            .def_rw("scan", &Calibration::Costs::scan);
     nb::class_<Calibration>(
             m, "Calibration", "What an index learnt from known neighbours.")
             .def("__repr__", &calibration_repr)

@@ -176,6 +176,23 @@ void bind_index_fields(nb::class_<PyIndex>& index) {
     index.def_prop_ro("calibration", [](const PyIndex& self) {
         return self.gmm("calibration").calibration;
     });
+    index.def_prop_rw(
+            "search_costs",
+            [](const PyIndex& self) {
+                return self.gmm("search_costs").calibration.costs;
+            },
+            [](PyIndex& self, const faiss_ext::Calibration::Costs& costs) {
+                auto& gmm = self.gmm("search_costs");
+                const float each[] = {
+                        costs.query, costs.code, costs.distance, costs.scan};
+                for (float cost : each) {
+                    FAISS_THROW_IF_NOT_FMT(
+                            cost >= 0 && std::isfinite(cost),
+                            "search_costs: %g ns, expected at least 0",
+                            double(cost));
+                }
+                gmm.calibration.costs = costs;
+            });
     index.def_prop_ro("direct_map", &get_direct_map);
     index.def_prop_ro("backend", [](const PyIndex& self) {
         return self.gmm("backend").backend;

@@ -366,43 +366,6 @@ def test_training_knobs_are_used(base: Floats) -> None:
     np.testing.assert_array_equal(index.mixture().means, again.mixture().means)
 
 
-def test_calibrate_on_queries(
-    filled: faiss_ext.Index, queries: Floats
-) -> None:
-    assert filled.calibration.own_queries
-    filled.calibrate(queries[:100], k=5)
-    c = filled.calibration
-    assert (c.fitted, c.k, c.nq, c.own_queries) == (True, 5, 100, False)
-    assert 0 < c.farthest < 1e9
-    assert c.ntotal == 6000
-    choice = c.choose(0.9)
-    assert choice.recall >= 0.9 - 1e-6
-    assert choice.cost >= choice.distances > 0
-    assert "codes" in c.report()
-    for _, points in c.curves():
-        recalls = [p.recall for p in points]
-        assert recalls == sorted(recalls)
-
-
-def test_calibrate_on_vectors_of_its_own(filled: faiss_ext.Index) -> None:
-    filled.calibrate(nq=50, k=3)
-    assert filled.calibration.own_queries
-    assert (filled.calibration.k, filled.calibration.nq) == (3, 50)
-
-
-def test_maintain_calibrates_what_has_grown(
-    trained: faiss_ext.Index, base: Floats
-) -> None:
-    trained.add(base[:3000])
-    for begin in range(3000, 6000, 500):
-        trained.add(base[begin : begin + 500])
-    assert trained.maintenance_due
-    before = trained.calibration.ntotal
-    trained.maintain()
-    assert not trained.maintenance_due
-    assert trained.calibration.ntotal == 6000 > before
-
-
 def test_optimize_keeps_the_vectors(
     filled: faiss_ext.Index, queries: Floats, truth: Ids
 ) -> None:
