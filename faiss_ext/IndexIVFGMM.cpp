@@ -10,6 +10,7 @@
 #include "faiss_ext/IndexIVFRaBitQGMM.h"
 #include "faiss_ext/calibrate/calibrate.h"
 #include "faiss_ext/impl/OfUnsortedLists.h"
+#include "faiss_ext/impl/check_calls.h"
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/scan/gmm_search.h"
 #include "faiss_ext/store/add.h"
@@ -22,40 +23,6 @@
 namespace faiss_ext {
 
 namespace {
-
-/// Of an id or a list, in values of four bytes (check_rows).
-constexpr size_t kIdWidth = sizeof(idx_t) / sizeof(float);
-
-void check_answers(
-        idx_t n, idx_t k, const float* distances, const idx_t* labels) {
-    check_neighbours(k);
-    check_rows("distances", n, k, distances);
-    check_rows("labels", n, k * kIdWidth, labels);
-}
-
-void check_result(idx_t n, const faiss::RangeSearchResult* result) {
-    FAISS_THROW_IF_NOT_MSG(result, "result = nullptr, expected a result");
-    FAISS_THROW_IF_NOT_FMT(
-            result->nq == size_t(n),
-            "result->nq = %zu, expected n = %zu",
-            result->nq,
-            size_t(n));
-}
-
-void check_search(
-        const faiss::IndexIVF& index,
-        idx_t n,
-        const float* x,
-        idx_t k,
-        const float* distances,
-        const idx_t* labels) {
-    check_rows("x", n, index.d, x);
-    FAISS_THROW_IF_NOT_MSG(
-            (index.parallel_mode & index.PARALLEL_MODE_NO_HEAP_INIT) == 0,
-            "parallel_mode: PARALLEL_MODE_NO_HEAP_INIT, expected none in a "
-            "search, which begins its heaps; search_preassigned takes it");
-    check_answers(n, k, distances, labels);
-}
 
 /// What a call of FAISS's appended to an index's lists goes if it failed.
 struct UndoGrowth {
@@ -125,50 +92,6 @@ void IndexIVFGMM<IVF>::search(
             k,
             distances,
             labels);
-}
-
-static void check_preassigned(
-        const faiss::IndexIVF& ivf,
-        const IVFGMM& gmm,
-        const char* call,
-        idx_t n,
-        const float* x,
-        const idx_t* assign,
-        const float* centroid_dis,
-        const faiss::IVFSearchParameters* params) {
-    FAISS_THROW_IF_NOT_FMT(
-            has_vectors(ivf),
-            "%s: codes about the means of cells want the distances to all "
-            "means; use search() or range_search()",
-            call);
-    FAISS_THROW_IF_NOT_FMT(
-            gmm.max_assign == 1,
-            "%s: max_assign = %zu, expected 1: copies would be found twice",
-            call,
-            gmm.max_assign);
-    if (auto own = dynamic_cast<const SearchParametersIVFGMM*>(params)) {
-        FAISS_THROW_IF_NOT_FMT(
-                own->target_recall == 0,
-                "%s: target_recall = %g, expected 0 where lists are given",
-                call,
-                own->target_recall);
-    }
-    const size_t nprobe =
-            std::min<size_t>(params ? params->nprobe : ivf.nprobe, ivf.nlist);
-    check_rows("x", n, ivf.d, x);
-    check_rows("assign", n, nprobe * kIdWidth, assign);
-    check_rows("centroid_dis", n, nprobe, centroid_dis);
-    // FAISS throws in a parallel region, which ends the process.
-    const size_t n_lists = size_t(n) * nprobe;
-    for (size_t i = 0; i < n_lists; i++) {
-        FAISS_THROW_IF_NOT_FMT(
-                assign[i] < idx_t(ivf.nlist),
-                "%s: assign[%zu] = %zd, expected below nlist = %zu",
-                call,
-                i,
-                ssize_t(assign[i]),
-                ivf.nlist);
-    }
 }
 
 template <class IVF>
@@ -308,7 +231,7 @@ void IndexIVFGMM<IVF>::update_vectors(
             !this->direct_map.no(), "update_vectors needs a direct map");
     check_count("nv", nv);
     check_rows("v", nv, this->d, v);
-    check_rows("idx", nv, kIdWidth, idx);
+    check_ids("idx", nv, 1, idx);
     check_storable("v", nv, this->d, v);
     for (int i = 0; i < nv; i++) {
         FAISS_THROW_IF_NOT_FMT(
@@ -331,6 +254,46 @@ void IndexIVFGMM<IVF>::reconstruct(idx_t key, float* recons) const {
             "reconstruct: key = %zd, expected the id of a vector in the index",
             ssize_t(key));
     IVF::reconstruct(key, recons);
+}
+
+template <class IVF>
+void IndexIVFGMM<IVF>::reconstruct_n(idx_t i0, idx_t ni, float* recons) const {
+    FAISS_THROW_IF_NOT_FMT(
+            i0 >= 0 && ni >= 0 &&
+                    ni <= this->ntotal - std::min(i0, this->ntotal),
+            "reconstruct_n: i0 = %zd, ni = %zd, expected a range of ntotal = "
+            "%zd vectors",
+            ssize_t(i0),
+            ssize_t(ni),
+            ssize_t(this->ntotal));
+    check_rows("recons", ni, this->d, recons);
+    IVF::reconstruct_n(i0, ni, recons);
+}
+
+template <class IVF>
+void IndexIVFGMM<IVF>::assign(
+        idx_t n, const float* x, idx_t* labels, idx_t k) const {
+    check_rows("x", n, this->d, x);
+    check_labels(n, k, labels);
+    IVF::assign(n, x, labels, k);
+}
+
+template <class IVF>
+void IndexIVFGMM<IVF>::sa_encode(
+        idx_t n, const float* x, uint8_t* bytes) const {
+    check_trained(*this);
+    check_rows("x", n, this->d, x);
+    check_bytes("bytes", n, this->sa_code_size(), bytes);
+    IVF::sa_encode(n, x, bytes);
+}
+
+template <class IVF>
+void IndexIVFGMM<IVF>::sa_decode(
+        idx_t n, const uint8_t* bytes, float* x) const {
+    check_trained(*this);
+    check_bytes("bytes", n, this->sa_code_size(), bytes);
+    check_rows("x", n, this->d, x);
+    IVF::sa_decode(n, bytes, x);
 }
 
 template <class IVF>

@@ -315,6 +315,11 @@ struct IndexIVFGMM : IVF, IVFGMM {
     void update_vectors(int nv, const idx_t* idx, const float* v) override;
     /// Throws without a direct map, and for an id that is not there.
     void reconstruct(idx_t key, float* recons) const override;
+    void reconstruct_n(idx_t i0, idx_t ni, float* recons) const override;
+    void assign(
+            idx_t n, const float* x, idx_t* labels, idx_t k = 1) const override;
+    void sa_encode(idx_t n, const float* x, uint8_t* bytes) const override;
+    void sa_decode(idx_t n, const uint8_t* bytes, float* x) const override;
     void merge_from(faiss::Index& other, idx_t add_id) override;
     void check_compatible_for_merge(const faiss::Index& other) const override;
     void copy_subset_to(

@@ -90,6 +90,68 @@ TEST(IndexIVFGMMArguments, NoCallTakesMoreVectorsThanMemoryHolds) {
     index->add(0, nullptr);
 }
 
+TEST(IndexIVFGMMArguments, CallsThatFaissAnswersAreChecked) {
+    auto index = calibrated();
+    const float* const x = base().x.data();
+    const idx_t many = idx_t(1) << 62, ntotal = index->ntotal;
+    std::vector<float> out(2 * base().d);
+    std::vector<uint8_t> bytes(2 * index->sa_code_size());
+    idx_t labels[2];
+    for (idx_t n : {idx_t(-1), many}) {
+        const std::string named = "n = " + std::to_string(n);
+        expect_refused(
+                *index, {named}, [&] { index->assign(n, x, labels, 1); });
+        expect_refused(
+                *index, {named}, [&] { index->sa_encode(n, x, bytes.data()); });
+        expect_refused(*index, {named}, [&] {
+            index->sa_decode(n, bytes.data(), out.data());
+        });
+        expect_refused(*index, {"ni = " + std::to_string(n)}, [&] {
+            index->reconstruct_n(0, n, out.data());
+        });
+    }
+    expect_refused(*index, {"x = nullptr"}, [&] {
+        index->assign(2, nullptr, labels, 1);
+    });
+    expect_refused(*index, {"labels = nullptr"}, [&] {
+        index->assign(2, x, nullptr, 1);
+    });
+    expect_refused(*index, {"x = nullptr"}, [&] {
+        index->sa_encode(2, nullptr, bytes.data());
+    });
+    expect_refused(*index, {"bytes = nullptr"}, [&] {
+        index->sa_encode(2, x, nullptr);
+    });
+    expect_refused(*index, {"bytes = nullptr"}, [&] {
+        index->sa_decode(2, nullptr, out.data());
+    });
+    expect_refused(*index, {"x = nullptr"}, [&] {
+        index->sa_decode(2, bytes.data(), nullptr);
+    });
+    for (const auto& [i0, ni] : std::initializer_list<std::pair<idx_t, idx_t>>{
+                 {-1, 1}, {ntotal, 1}, {ntotal - 1, 2}, {many, 1}}) {
+        const idx_t from = i0, count = ni;
+        expect_refused(*index, {"i0 = " + std::to_string(i0)}, [&] {
+            index->reconstruct_n(from, count, out.data());
+        });
+    }
+    expect_refused(*index, {"recons = nullptr"}, [&] {
+        index->reconstruct_n(0, 2, nullptr);
+    });
+    index->reconstruct_n(ntotal, 0, nullptr);
+    index->reconstruct_n(ntotal - 2, 2, out.data());
+    for (size_t j = 0; j < 2 * base().d; j++) {
+        EXPECT_EQ(out[j], base().row(ntotal - 2)[j]);
+    }
+    index->sa_encode(2, x, bytes.data());
+    index->sa_decode(2, bytes.data(), out.data());
+    for (size_t j = 0; j < 2 * base().d; j++) {
+        EXPECT_EQ(out[j], x[j]);
+    }
+    index->assign(2, x, labels, 1);
+    EXPECT_EQ(labels[0], 0);
+}
+
 TEST(IndexIVFGMMArguments, WhatIsNotThereCannotBeNamed) {
     auto index = calibrated();
     std::vector<float> v(base().d);

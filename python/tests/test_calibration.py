@@ -50,7 +50,7 @@ def test_the_same_costs_choose_the_same_settings(
     base: Floats, queries: Floats
 ) -> None:
     def build(costs: faiss_ext.SearchCosts | None) -> faiss_ext.Index:
-        index = make("GMM32,Flat", base)
+        index: faiss_ext.Index = make("GMM32,Flat", base)
         if costs is not None:
             index.search_costs = costs
         fill(index, base)
