@@ -1,6 +1,7 @@
 #include "faiss_ext/sources.h"
 
 #include <algorithm>
+#include <exception>
 #include <memory>
 #include <numeric>
 #include <vector>
@@ -135,6 +136,143 @@ private:
     const bool calibrate_on_add;
 };
 
+/** Blocks of vectors on their way into an index. Shards, also behind wrappers,
+ * are filled one after another, each counted, where FAISS's own addition leaves
+ * uncounted what the others have taken if one fails. */
+class Filling {
+public:
+    Filling(faiss::Index& index, const idx_t* ids)
+            : index(index), shards(shards_in(&index)) {
+        if (!shards || !shards->successive_ids || shards->count() == 0) {
+            return;
+        }
+        in_one_call = true;
+        parts = size_t(shards->count());
+        for (faiss::Index* i = &index; ids && i != shards; i = *inside(i)) {
+            ids = dynamic_cast<faiss::IndexIDMap*>(i) ? nullptr : ids;
+        }
+        for (size_t i = 0; i < parts; i++) {
+            const idx_t ntotal = shards->at(int(i))->ntotal;
+            FAISS_THROW_IF_NOT_FMT(
+                    ntotal == 0 && !ids,
+                    "add: shard %zu has ntotal = %zd, expected 0 and no ids: "
+                    "those of the IndexShards are successive",
+                    i,
+                    ssize_t(ntotal));
+        }
+    }
+
+    /// Whether shards take consecutive parts of all vectors, as their ids are.
+    bool in_one_call = false;
+    size_t parts = 1, part = 0; ///< the one that is filled
+
+    void add(size_t n, const float* x, const idx_t* ids) {
+        add_to(index, n, x, ids);
+        if (failure) {
+            std::rethrow_exception(failure);
+        }
+    }
+
+    /// Of shards and wrappers that were empty.
+    void reset() {
+        for (size_t i = 0; i < parts; i++) {
+            shards->at(int(i))->reset();
+        }
+        shards->ntotal = 0;
+        for (faiss::Index* i = &index; i != shards; i = *inside(i)) {
+            i->ntotal = 0;
+            if (auto map = dynamic_cast<faiss::IndexIDMap*>(i)) {
+                map->id_map.clear();
+            }
+            if (auto map = dynamic_cast<faiss::IndexIDMap2*>(i)) {
+                map->rev_map.clear();
+            }
+            if (auto refine = dynamic_cast<faiss::IndexRefine*>(i)) {
+                refine->refine_index->reset();
+            }
+        }
+    }
+
+private:
+    static faiss::IndexShards* shards_in(faiss::Index* index) {
+        return dynamic_cast<faiss::IndexShards*>(*unwrap(&index));
+    }
+
+    /// Returns how many are in: the first ones, less than n if there is a
+    /// failure.
+    size_t add_to(
+            faiss::Index& to, size_t n, const float* x, const idx_t* ids) {
+        auto pre = dynamic_cast<faiss::IndexPreTransform*>(&to);
+        auto map = dynamic_cast<faiss::IndexIDMap*>(&to);
+        auto refine = dynamic_cast<faiss::IndexRefine*>(&to);
+        size_t in = 0;
+        if (&to == shards) {
+            in = in_one_call ? add_to_one(*shards->at(int(part)), n, x, ids)
+                             : add_to_shards(n, x, ids);
+            shards->syncWithSubIndexes();
+            return in;
+        } else if (shards && pre) {
+            const float* y = pre->apply_chain(idx_t(n), x);
+            const std::unique_ptr<const float[]> owner(y != x ? y : nullptr);
+            in = add_to(*pre->index, n, y, ids);
+        } else if (shards && map && ids) {
+            in = add_to(*map->index, n, x, nullptr);
+            auto map2 = dynamic_cast<faiss::IndexIDMap2*>(map);
+            for (size_t i = 0; i < in; i++) {
+                if (map2) {
+                    map2->rev_map[ids[i]] = idx_t(map->id_map.size());
+                }
+                map->id_map.push_back(ids[i]);
+            }
+        } else if (shards && refine && !ids) {
+            in = add_to(*refine->base_index, n, x, nullptr);
+            refine->refine_index->add(idx_t(in), x);
+        } else {
+            return add_to_one(to, n, x, ids);
+        }
+        to.ntotal += idx_t(in);
+        return in;
+    }
+
+    size_t add_to_shards(size_t n, const float* x, const idx_t* ids) {
+        if (!ids) {
+            successive.resize(n);
+            std::iota(successive.begin(), successive.end(), shards->ntotal);
+            ids = successive.data();
+        }
+        const size_t count = size_t(shards->count());
+        size_t in = 0;
+        for (size_t i = 0; i < count && !failure; i++) {
+            const size_t from = i * n / count,
+                         share = (i + 1) * n / count - from;
+            if (share > 0) {
+                in += add_to_one(
+                        *shards->at(int(i)),
+                        share,
+                        x + from * shards->d,
+                        ids + from);
+            }
+        }
+        return in;
+    }
+
+    size_t add_to_one(
+            faiss::Index& to, size_t n, const float* x, const idx_t* ids) {
+        try {
+            ids ? to.add_with_ids(idx_t(n), x, ids) : to.add(idx_t(n), x);
+            return n;
+        } catch (...) {
+            failure = std::current_exception();
+            return 0;
+        }
+    }
+
+    faiss::Index& index;
+    faiss::IndexShards* const shards; ///< behind wrappers, or nullptr
+    std::vector<idx_t> successive;
+    std::exception_ptr failure;
+};
+
 /// FAISS's reset() of shards and replicas forgets that their parts are.
 bool is_trained(faiss::Index& index) {
     auto parts = dynamic_cast<faiss::ThreadedIndex<faiss::Index>*>(&index);
@@ -166,70 +304,26 @@ void add(
     std::vector<float> x(std::min(rows, source.n) * d);
     std::vector<std::byte> scratch;
     const idx_t before = index->ntotal;
-    auto shards = dynamic_cast<faiss::IndexShards*>(index);
-    const bool in_one_call = shards && shards->successive_ids;
-    const size_t parts = in_one_call ? size_t(shards->count()) : 0;
-    std::vector<idx_t> block_ids;
-    const auto add_block = [&](faiss::Index& to, size_t begin, size_t n) {
-        const idx_t* of_block = ids ? ids + begin : nullptr;
-        const size_t count = &to == shards ? size_t(shards->count()) : 0;
-        if (count > 0) {
-            // One after another, each counted, where FAISS's own addition
-            // leaves uncounted what the others have taken if one fails.
-            if (!ids) {
-                block_ids.resize(n);
-                std::iota(
-                        block_ids.begin(),
-                        block_ids.end(),
-                        before + idx_t(begin));
-                of_block = block_ids.data();
-            }
-            for (size_t i = 0; i < count; i++) {
-                const size_t from = i * n / count, end = (i + 1) * n / count;
-                if (from < end) {
-                    shards->at(int(i))->add_with_ids(
-                            end - from, &x[from * d], of_block + from);
-                    shards->ntotal += idx_t(end - from);
-                }
-            }
-        } else if (ids) {
-            to.add_with_ids(n, x.data(), of_block);
-        } else {
-            to.add(n, x.data());
-        }
-    };
-    const auto add_rows = [&](faiss::Index& to, size_t from, size_t end) {
+    Filling filling(*index, ids);
+    const auto add_rows = [&](size_t from, size_t end) {
         for (size_t begin = from; begin < end; begin += rows) {
             const size_t n = std::min(rows, end - begin);
             as_faiss_exception(
                     [&] { source.rows(begin, n, scratch).to_float(x.data()); });
             check_storable(source, begin, n, x.data());
-            add_block(to, begin, n);
+            filling.add(n, x.data(), ids ? ids + begin : nullptr);
         }
     };
-    for (size_t i = 0; i < parts; i++) {
-        FAISS_THROW_IF_NOT_FMT(
-                shards->at(int(i))->ntotal == 0 && !ids,
-                "add: shard %zu has ntotal = %zd, expected 0 and no ids: those "
-                "of the IndexShards are successive",
-                i,
-                ssize_t(shards->at(int(i))->ntotal));
-    }
     try {
-        for (size_t i = 0; i < parts; i++) {
+        for (size_t i = 0; i < filling.parts; i++) {
+            filling.part = i;
             add_rows(
-                    *shards->at(int(i)),
-                    i * source.n / parts,
-                    (i + 1) * source.n / parts);
-        }
-        if (in_one_call) {
-            shards->syncWithSubIndexes();
-        } else {
-            add_rows(*index, 0, source.n);
+                    i * source.n / filling.parts,
+                    (i + 1) * source.n / filling.parts);
         }
     } catch (const std::exception& e) {
-        for (size_t i = 0; i < parts; i++) { // what is in cannot be added to
-            shards->at(int(i))->reset();
+        if (filling.in_one_call) { // what is in cannot be added to
+            filling.reset();
         }
         if (index->ntotal == before) {
             throw;

@@ -8,6 +8,7 @@
 #include <faiss/IndexPreTransform.h>
 #include <faiss/IndexRefine.h>
 #include <faiss/IndexShards.h>
+#include <faiss/VectorTransform.h>
 
 #include "IvfTestTools.h"
 #include "TemporaryFolder.h"
@@ -218,6 +219,78 @@ TEST(Sources, AShardThatFails) {
         }
     }
 }
+
+/// Shards of successive ids or not, inside what FAISS adds to them by.
+struct ShardsInside : testing::TestWithParam<bool> {
+    static constexpr size_t kMany = 40000, kDim = 4;
+    const Vectors x = uniform(kMany, kDim, 6);
+    std::unique_ptr<faiss::Index> parts[3];
+    faiss::IndexShards shards{int(kDim), false, GetParam()};
+    std::vector<idx_t> ids;
+
+    ShardsInside() {
+        for (auto& part : parts) {
+            part.reset(index_factory(int(kDim), "GMM16,Flat"));
+            extract_gmm(part.get())->calibrate_on_add = false;
+            shards.addIndex(part.get());
+        }
+        shards.train(2000, x.x.data());
+        for (size_t i = 0; i < kMany; i++) {
+            ids.push_back(3 * idx_t(i) + 2);
+        }
+    }
+
+    void add_rest(faiss::Index& index, bool with_ids) const {
+        const size_t in = size_t(index.ntotal);
+        const auto rest = gmm::memory_source(x.row(in), kMany - in, kDim);
+        add(&index, *rest, with_ids ? &ids[in] : nullptr);
+    }
+
+    /// The last shard fails, then what is not in is added.
+    void expect_each_once(faiss::Index& index, bool with_ids) const {
+        IVFGMM& last = *extract_gmm(parts[2].get());
+        last.max_assign = 99; // refused by an addition
+        EXPECT_FAISS_ERROR(add_rest(index, with_ids), "max_assign = 99");
+        EXPECT_EQ(index.ntotal, GetParam() ? 0 : idx_t(2 * 32768 / 3));
+        EXPECT_EQ(parts[0]->ntotal + parts[1]->ntotal, index.ntotal);
+        EXPECT_EQ(shards.ntotal, index.ntotal);
+        last.max_assign = 1;
+        add_rest(index, with_ids);
+        EXPECT_EQ(index.ntotal, idx_t(kMany));
+        for (const auto& part : parts) {
+            dynamic_cast<faiss::IndexIVF&>(*part).nprobe = 16;
+        }
+        for (idx_t row : {0, 10922, 10923, 13333, 21844, 21845, 32768, 39999}) {
+            const Found found = find(index, rows_of(x, row, row + 1), 2);
+            EXPECT_EQ(found.ids[0], with_ids ? ids[row] : row);
+            EXPECT_GT(found.dis[1], found.dis[0]) << row;
+        }
+    }
+};
+
+TEST_P(ShardsInside, OfATransform) {
+    faiss::RandomRotationMatrix rotation(kDim, kDim);
+    rotation.init(1);
+    faiss::IndexPreTransform index(&rotation, &shards);
+    expect_each_once(index, false);
+}
+
+TEST_P(ShardsInside, OfMaps) {
+    faiss::RandomRotationMatrix rotation(kDim, kDim);
+    rotation.init(1);
+    faiss::IndexIDMap2 map(&shards);
+    faiss::IndexPreTransform index(&rotation, &map);
+    expect_each_once(index, true);
+    map.check_consistency();
+}
+
+TEST_P(ShardsInside, OfARefinement) {
+    faiss::IndexRefineFlat index(&shards);
+    expect_each_once(index, false);
+    EXPECT_EQ(index.refine_index->ntotal, idx_t(kMany));
+}
+
+INSTANTIATE_TEST_SUITE_P(Sources, ShardsInside, testing::Bool());
 
 TEST(Sources, AFailureSaysHowManyAreIn) {
     constexpr size_t kMany = 2 * 32768 + 100;
