@@ -186,6 +186,7 @@ void GMMParameterSpace::set_index_parameter(
     check(index, name, val);
     if (!is_own(name)) {
         faiss::ParameterSpace::set_index_parameter(index, name, val);
+        limit_fast_scan(*index);
         return;
     }
     for (faiss::Index* part : innermost(index)) {

@@ -11,7 +11,6 @@
 #include <system_error>
 #include <vector>
 
-#include <faiss/IndexIVFFastScan.h>
 #include <faiss/IndexIVFPQ.h>
 #include <faiss/impl/FaissAssert.h>
 #include <faiss/index_io.h>
@@ -193,16 +192,6 @@ void map_lists_on_disk(faiss::Index& root, int io_flags) {
     }
     if (!lists->ptr && lists->totsize > 0) {
         lists->do_mmap();
-    }
-}
-
-/// FAISS's fast scan makes tables of as many lists as nprobe says, in a
-/// parallel region, and only then looks at how many there are.
-void limit_fast_scan(faiss::Index& root) {
-    faiss::Index* index = &root;
-    auto* ivf = dynamic_cast<faiss::IndexIVFFastScan*>(*unwrap(&index));
-    if (ivf) {
-        ivf->nprobe = std::min(ivf->nprobe, ivf->nlist);
     }
 }
 

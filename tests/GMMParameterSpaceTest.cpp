@@ -59,6 +59,14 @@ TEST(GMMParameterSpace, SetsTheQuantizerOfStockIndexes) {
             "target_recall = 0.9");
 }
 
+/// FAISS would make tables of all of these lists, and end the process.
+TEST(GMMParameterSpace, FastScanProbesListsThatThereAre) {
+    faiss::IndexPreTransform index(make("GMM16,PQ32x4fs").release());
+    index.own_fields = true;
+    GMMParameterSpace().set_index_parameters(&index, "nprobe=1000000000");
+    EXPECT_EQ(dynamic_cast<faiss::IndexIVF&>(*index.index).nprobe, 16u);
+}
+
 TEST(GMMParameterSpace, SpacesStandWhereOneLikes) {
     for (const char* settings :
          {" nprobe = 7 , probe_order= cell_distance,target_recall =0.5 ",

@@ -1,9 +1,11 @@
 #include "faiss_ext/impl/convert.h"
 
+#include <algorithm>
 #include <typeinfo>
 #include <utility>
 
 #include <faiss/IndexIDMap.h>
+#include <faiss/IndexIVFFastScan.h>
 #include <faiss/IndexPreTransform.h>
 #include <faiss/IndexRefine.h>
 #include <faiss/impl/ThreadedIndex.h>
@@ -50,6 +52,14 @@ std::vector<faiss::Index*> innermost(faiss::Index* index) {
         out.insert(out.end(), some.begin(), some.end());
     }
     return out;
+}
+
+void limit_fast_scan(faiss::Index& index) {
+    for (faiss::Index* part : innermost(&index)) {
+        if (auto ivf = dynamic_cast<faiss::IndexIVFFastScan*>(part)) {
+            ivf->nprobe = std::min(ivf->nprobe, ivf->nlist);
+        }
+    }
 }
 
 namespace {

@@ -19,6 +19,11 @@ const faiss::Index* unwrap(const faiss::Index* index);
 /// however they are nested with the wrappers above; without such, the one.
 std::vector<faiss::Index*> innermost(faiss::Index* index);
 
+/// nprobe at most nlist where FAISS's fast scan is inside: it makes tables of
+/// as many lists as nprobe says, in a parallel region, and only then looks at
+/// how many there are.
+void limit_fast_scan(faiss::Index& index);
+
 /** The IndexIVFGMM of a stock index's codec, with all that the stock index
  * held: lists, quantizer, codec and settings move, and `stock` is left fit for
  * nothing but its destructor.

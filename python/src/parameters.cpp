@@ -1,5 +1,7 @@
 #include "parameters.h"
 
+#include <algorithm>
+
 #include <faiss/IndexIDMap.h>
 #include <faiss/IndexIVFAdditiveQuantizer.h>
 #include <faiss/IndexIVFFlat.h>
@@ -16,7 +18,8 @@ namespace {
 faiss::SearchParameters*
 of_ivf(Parameters& all, const faiss::IndexIVF& ivf, const SearchParameters& p) {
     auto set = [&](auto out) {
-        out->nprobe = p.nprobe.value_or(ivf.nprobe);
+        // At most nlist: FAISS's fast scan takes memory for all that it says.
+        out->nprobe = std::min(p.nprobe.value_or(ivf.nprobe), ivf.nlist);
         out->max_codes = p.max_codes.value_or(ivf.max_codes);
         return all.own(std::move(out));
     };

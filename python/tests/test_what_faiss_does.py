@@ -51,6 +51,20 @@ def test_fast_scan_neither_removes_nor_appends(
     np.testing.assert_array_equal(empty.search(x[:5], 3)[1], found[1])
 
 
+@pytest.mark.parametrize("factory", FAST_SCAN)
+def test_fast_scan_probes_lists_that_there_are(
+    factory: str, x: Floats
+) -> None:
+    index = filled_with(factory, x)
+    index.nprobe = 16
+    every = index.search(x[:5], 3)[1]
+    index.nprobe = 10**9
+    assert index.nprobe == 16
+    np.testing.assert_array_equal(index.search(x[:5], 3)[1], every)
+    index.set_parameters("nprobe=1000000000")
+    np.testing.assert_array_equal(index.search(x[:5], 3)[1], every)
+
+
 @pytest.mark.parametrize(
     "factory",
     [
