@@ -186,49 +186,16 @@ TEST(Sources, ShardsOfSuccessiveIds) {
     EXPECT_EQ(shards.ntotal, idx_t(kMany));
 }
 
-/// FAISS fills all shards that it can, and counts nothing if one fails.
-TEST(Sources, AShardThatFails) {
-    for (bool successive : {false, true}) {
-        std::unique_ptr<faiss::Index> parts[3];
-        faiss::IndexShards shards(int(base().d), false, successive);
-        for (auto& part : parts) {
-            part.reset(index_factory(int(base().d), "GMM16,Flat"));
-            extract_gmm(part.get())->calibrate_on_add = false;
-            shards.addIndex(part.get());
-        }
-        train(&shards, *floats());
-        IVFGMM& last = *extract_gmm(parts[2].get());
-        last.max_assign = 99; // refused by an addition
-        EXPECT_FAISS_ERROR(add(&shards, *floats()), "max_assign = 99");
-        const idx_t in = successive ? 0 : idx_t(2 * kN / 3);
-        EXPECT_EQ(shards.ntotal, in);
-        EXPECT_EQ(parts[0]->ntotal + parts[1]->ntotal, in);
-        EXPECT_EQ(parts[2]->ntotal, 0);
-        last.max_assign = 1;
-        const auto rest = gmm::memory_source(
-                base().row(size_t(in)), kN - size_t(in), base().d);
-        add(&shards, *rest);
-        EXPECT_EQ(shards.ntotal, idx_t(kN));
-        for (IVFGMM* gmm : extract_gmms(&shards)) {
-            dynamic_cast<faiss::IndexIVF&>(*gmm).nprobe = 16;
-        }
-        for (idx_t row : {0, 1332, 1333, 2665, 2666, 3999}) {
-            const Found found = find(shards, rows_of(base(), row, row + 1), 2);
-            EXPECT_EQ(found.ids[0], row) << successive;
-            EXPECT_NE(found.ids[1], row) << successive;
-        }
-    }
-}
-
-/// Shards of successive ids or not, inside what FAISS adds to them by.
-struct ShardsInside : testing::TestWithParam<bool> {
+/// FAISS fills all shards that it can, and counts nothing if one fails. Those
+/// of successive ids are filled in one call.
+struct AShardThatFails : testing::TestWithParam<bool> {
     static constexpr size_t kMany = 40000, kDim = 4;
     const Vectors x = uniform(kMany, kDim, 6);
     std::unique_ptr<faiss::Index> parts[3];
     faiss::IndexShards shards{int(kDim), false, GetParam()};
     std::vector<idx_t> ids;
 
-    ShardsInside() {
+    AShardThatFails() {
         for (auto& part : parts) {
             part.reset(index_factory(int(kDim), "GMM16,Flat"));
             extract_gmm(part.get())->calibrate_on_add = false;
@@ -247,7 +214,7 @@ struct ShardsInside : testing::TestWithParam<bool> {
     }
 
     /// The last shard fails, then what is not in is added.
-    void expect_each_once(faiss::Index& index, bool with_ids) const {
+    void expect_each_once(faiss::Index& index, bool with_ids) {
         IVFGMM& last = *extract_gmm(parts[2].get());
         last.max_assign = 99; // refused by an addition
         EXPECT_FAISS_ERROR(add_rest(index, with_ids), "max_assign = 99");
@@ -268,14 +235,18 @@ struct ShardsInside : testing::TestWithParam<bool> {
     }
 };
 
-TEST_P(ShardsInside, OfATransform) {
+TEST_P(AShardThatFails, Alone) {
+    expect_each_once(shards, false);
+}
+
+TEST_P(AShardThatFails, InATransform) {
     faiss::RandomRotationMatrix rotation(kDim, kDim);
     rotation.init(1);
     faiss::IndexPreTransform index(&rotation, &shards);
     expect_each_once(index, false);
 }
 
-TEST_P(ShardsInside, OfMaps) {
+TEST_P(AShardThatFails, InMaps) {
     faiss::RandomRotationMatrix rotation(kDim, kDim);
     rotation.init(1);
     faiss::IndexIDMap2 map(&shards);
@@ -284,13 +255,13 @@ TEST_P(ShardsInside, OfMaps) {
     map.check_consistency();
 }
 
-TEST_P(ShardsInside, OfARefinement) {
+TEST_P(AShardThatFails, InARefinement) {
     faiss::IndexRefineFlat index(&shards);
     expect_each_once(index, false);
     EXPECT_EQ(index.refine_index->ntotal, idx_t(kMany));
 }
 
-INSTANTIATE_TEST_SUITE_P(Sources, ShardsInside, testing::Bool());
+INSTANTIATE_TEST_SUITE_P(Sources, AShardThatFails, testing::Bool());
 
 TEST(Sources, AFailureSaysHowManyAreIn) {
     constexpr size_t kMany = 2 * 32768 + 100;
