@@ -84,8 +84,8 @@ Scorer::Scorer(const GaussianMixture& model, EStep step, float least)
     }
 }
 
-// Whether the component is so far from the origin, in a dimension that has a
-// variance of its own, that sums of floats lose the variance.
+// Whether sums of floats lose the component's variance, or that of a dimension
+// (diagonal): it is too far from the origin, or varies too little.
 bool Scorer::loses_variance(size_t c) const {
     const float* const mean = means.data() + c * d;
     if (!diagonal()) {

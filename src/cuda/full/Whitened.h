@@ -46,7 +46,7 @@ struct Whitened {
     void release();
     size_t bytes() const; ///< of device memory
 
-    /// False, and nothing was done, if rows or means are too far away.
+    /// False, and there are no sums, if rows or means are too far away.
     bool accumulate();
 
     /// The last accumulate()'s sums without the second moments of all rows, to
