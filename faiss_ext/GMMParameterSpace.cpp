@@ -1,11 +1,12 @@
 #include "faiss_ext/GMMParameterSpace.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
-#include <cstdlib>
 #include <limits>
 #include <regex>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -124,6 +125,15 @@ std::vector<std::string> split_settings(const std::string& description) {
             std::sregex_token_iterator()};
 }
 
+/// Of all of `text`, with a point in it wherever the program is: strtod wants
+/// the comma of a program that called setlocale.
+bool to_number(const std::string& text, double& value) {
+    const char* begin = text.data() + (text[0] == '+');
+    const char* end = text.data() + text.size();
+    const auto [last, error] = std::from_chars(begin, end, value);
+    return error == std::errc() && last == end;
+}
+
 } // namespace
 
 void GMMParameterSpace::initialize(const faiss::Index* index) {
@@ -158,9 +168,8 @@ void GMMParameterSpace::set_index_parameters(
                 !name.empty() && !text.empty(),
                 "set_index_parameters: \"%s\", expected name=value",
                 setting.c_str());
-        char* end = nullptr;
-        double value = std::strtod(text.c_str(), &end);
-        if (*end != 0) {
+        double value = 0;
+        if (!to_number(text, value)) {
             FAISS_THROW_IF_NOT_FMT(
                     name == "probe_order",
                     "set_index_parameters: \"%s\", expected a number",

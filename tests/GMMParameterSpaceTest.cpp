@@ -1,7 +1,10 @@
 #include "faiss_ext/GMMParameterSpace.h"
 
 #include <algorithm>
+#include <clocale>
+#include <cstdlib>
 #include <memory>
+#include <string>
 
 #include <faiss/IndexIVF.h>
 #include <faiss/IndexPreTransform.h>
@@ -9,6 +12,7 @@
 #include <faiss/IndexReplicas.h>
 #include <faiss/IndexShards.h>
 
+#include "TemporaryFolder.h"
 #include "TestData.h"
 #include "faiss_ext/IndexGMM.h"
 #include "faiss_ext/IndexIVFGMM.h"
@@ -79,6 +83,32 @@ TEST(GMMParameterSpace, SpacesStandWhereOneLikes) {
         EXPECT_EQ(gmm->probe_order, ProbeOrder::codes);
         EXPECT_EQ(gmm->target_recall, 0.5f);
     }
+}
+
+TEST(GMMParameterSpace, NumbersHaveAPointInEveryLocale) {
+    // few machines have a locale with a comma, so it is made
+    const TemporaryFolder folder;
+    const std::string make_it =
+            "localedef -i de_DE -f UTF-8 " + folder.file("de_DE.UTF-8");
+    if (std::system((make_it + " > /dev/null 2>&1").c_str()) != 0) {
+        GTEST_SKIP() << "no localedef";
+    }
+    setenv("LOCPATH", folder.path.c_str(), 1);
+    const bool changed = std::setlocale(LC_NUMERIC, "de_DE.UTF-8");
+    auto index = make("GMM16,Flat");
+    std::string error;
+    try {
+        GMMParameterSpace().set_index_parameters(
+                index.get(), "target_recall=0.9,nprobe=+2.5e1");
+    } catch (const faiss::FaissException& e) {
+        error = e.what();
+    }
+    std::setlocale(LC_NUMERIC, "C");
+    unsetenv("LOCPATH");
+    ASSERT_TRUE(changed);
+    EXPECT_EQ(error, "");
+    EXPECT_EQ(extract_gmm(index.get())->target_recall, 0.9f);
+    EXPECT_EQ(dynamic_cast<faiss::IndexIVF&>(*index).nprobe, 25u);
 }
 
 TEST(GMMParameterSpace, SetsAllPartsOfShardsAndReplicas) {
