@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <cstdio>
 #include <limits>
 #include <regex>
 #include <string>
@@ -79,7 +80,10 @@ void check(faiss::Index* index, const std::string& name, double val) {
     if (name == "probe_mass") {
         require(val > 0 && val <= 1, name, val, "a value in (0, 1]");
     } else if (name == "target_recall") {
-        require(val >= 0 && val < 1, name, val, "a value in [0, 1)");
+        require(val >= 0 && val < 1,
+                name,
+                val,
+                "a value in [0, 1); for 1 set nprobe = nlist");
     } else if (name == "probe_order") {
         order_of(val);
     } else {
@@ -94,10 +98,11 @@ void check(faiss::Index* index, const std::string& name, double val) {
                 "%s = %g: the index has no mixture",
                 name.c_str(),
                 val);
-        require(target.gmm || name != "target_recall",
-                name,
-                val,
-                "an IndexIVFGMM, which calibrates");
+        if (name == "target_recall") {
+            char what[64];
+            std::snprintf(what, sizeof what, "target_recall = %g", val);
+            gmm_of(what, part);
+        }
     }
 }
 

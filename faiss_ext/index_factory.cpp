@@ -5,14 +5,18 @@
 #include <memory>
 #include <optional>
 #include <regex>
+#include <typeinfo>
 #include <vector>
 
+#include <faiss/impl/FaissAssert.h>
+#include <faiss/impl/FaissException.h>
 #include <faiss/index_factory.h>
 
 #include "faiss_ext/IndexGMM.h"
 #include "faiss_ext/IndexIVFGMM.h"
 #include "faiss_ext/IndexIVFRaBitQGMM.h"
 #include "faiss_ext/impl/convert.h"
+#include "faiss_ext/impl/errors.h"
 #include "faiss_ext/ivflib.h"
 
 namespace faiss_ext {
@@ -147,25 +151,27 @@ std::unique_ptr<faiss::Index> make_stock(
     } catch (const std::bad_alloc&) {
         throw;
     } catch (const std::exception& e) {
-        const std::string why = replace_all(e.what(), tokens[place], gmm);
+        const std::string why =
+                replace_all(without_place(e.what()), tokens[place], gmm);
         FAISS_THROW_FMT(
-                "index_factory: \"%s\" cannot be made: %s",
+                "index_factory: \"%s\" of d = %d cannot be made: %s",
                 given.c_str(),
+                d,
                 why.c_str());
     }
 }
 
 /// Types without cells keep their class, and take the mixture as quantizer.
 void set_gmm_quantizer(
-        faiss::IndexIVF& ivf, const GMMToken& token, const std::string& text) {
+        faiss::IndexIVF& ivf, const GMMToken& token, const char* description) {
+    const bool cells = token.cells_per_list.value_or(1) > 1;
     FAISS_THROW_IF_NOT_FMT(
-            token.cells_per_list.value_or(1) == 1,
-            "index_factory: \"%s\": cells need the codes Flat, PQ or SQ",
-            text.c_str());
-    FAISS_THROW_IF_NOT_FMT(
-            token.graph.empty(),
-            "index_factory: \"%s\": a graph needs the codes Flat, PQ or SQ",
-            text.c_str());
+            !cells && token.graph.empty(),
+            "index_factory: \"%s\": FAISS's own %s scans its lists whole and "
+            "has no %s over the means, expected Flat, PQ<M> or SQ<bits>",
+            description,
+            faiss::demangle_cpp_symbol(typeid(ivf).name()).c_str(),
+            cells ? "cells" : "graph");
     auto quantizer = std::make_unique<IndexGMM>(
             ivf.d, ivf.nlist, token.covariance, ivf.metric_type);
     quantizer->cp = ivf.cp;
@@ -203,6 +209,17 @@ faiss::Index* index_factory(
             second == tokens.end(),
             "index_factory: \"%s\" is a second GMM",
             second->c_str());
+    const auto ivf_token = std::find_if(
+            tokens.begin(), tokens.end(), [](const std::string& token) {
+                return token.starts_with("IVF");
+            });
+    FAISS_THROW_IF_NOT_FMT(
+            ivf_token == tokens.end(),
+            "index_factory: \"%s\" beside \"%s\" in \"%s\", expected one of "
+            "them",
+            ivf_token->c_str(),
+            found->c_str(),
+            description);
     static const std::regex zero("(^|\\D)0+(\\D|$)");
     for (const std::string& token : tokens) { // FAISS divides by it
         FAISS_THROW_IF_NOT_FMT(
@@ -244,7 +261,7 @@ faiss::Index* index_factory(
         gmm = take_as_gmm(*ivf);
     }
     if (!gmm) {
-        set_gmm_quantizer(*ivf, token, *found);
+        set_gmm_quantizer(*ivf, token, description);
         return without_id_maps(std::move(index)).release();
     }
     auto& part = dynamic_cast<IVFGMM&>(*gmm);

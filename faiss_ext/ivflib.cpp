@@ -176,10 +176,11 @@ std::unique_ptr<faiss::IndexIVF> swap_to_gmm(
 }
 
 void calibrate(faiss::Index* index, size_t nq, const float* xq, size_t k) {
-    const size_t gmms = extract_gmms(index).size();
-    FAISS_THROW_IF_NOT_MSG(
-            gmms > 0 && gmms == innermost(index).size(),
-            "calibrate: the index holds no GMM index, or parts without one");
+    const std::vector<faiss::Index*> parts = innermost(index);
+    FAISS_THROW_IF_NOT_MSG(!parts.empty(), "calibrate: the index has no parts");
+    for (faiss::Index* part : parts) {
+        gmm_of("calibrate", part);
+    }
     check_rows("calibrate: xq", nq, index->d, xq);
     std::vector<float> x(xq, xq + nq * index->d);
     for (faiss::Index** inner; (inner = inside(index)); index = *inner) {
@@ -194,9 +195,9 @@ void calibrate(faiss::Index* index, size_t nq, const float* xq, size_t k) {
     if (auto gmm = dynamic_cast<IVFGMM*>(index)) {
         return gmm->calibrate(nq, x.data(), k);
     }
-    auto& parts = dynamic_cast<faiss::ThreadedIndex<faiss::Index>&>(*index);
-    for (int i = 0; i < parts.count(); i++) {
-        calibrate(parts.at(i), nq, x.data(), k);
+    auto& whole = dynamic_cast<faiss::ThreadedIndex<faiss::Index>&>(*index);
+    for (int i = 0; i < whole.count(); i++) {
+        calibrate(whole.at(i), nq, x.data(), k);
     }
 }
 

@@ -23,7 +23,9 @@ namespace faiss_ext {
  * @param parts      paths of index files that hold entries
  * @param ivfdata    path of the lists' file; an old one is replaced by the new
  *                   one when that is complete
- * @param shift_ids  adds to a part's ids the number of entries in parts before
+ * @param shift_ids  adds to a part's ids the number of entries in parts before;
+ *                   needed where each part numbered its own from 0: equal ids
+ *                   of two parts are not looked for, and a search finds one
  *
  * Throws FaissException for a part of another training, for parts without any
  * entry, for an index with entries, a direct map, copies of vectors

@@ -422,6 +422,9 @@ TEST(Calibration, WrongInputLeavesTheIndexAsItWas) {
     refused("xq: row 42", 100, bad.x.data(), 10);
     IndexIVFFlatGMM untrained(q.d, 16);
     EXPECT_FAISS_ERROR(untrained.calibrate(100, q.x.data()), "");
+    auto empty = trained(rows_of(base(), 0, 2000), 16);
+    EXPECT_FAISS_ERROR(empty->calibrate(100, q.x.data()), "after adding");
+    EXPECT_FAISS_ERROR(empty->calibrate(100, nullptr), "after adding");
     index->calibrate(20, q.x.data(), 1999); // the most and the least it takes
     EXPECT_EQ(index->calibration.k, 1999u);
 }

@@ -232,6 +232,12 @@ TEST(GMMParameterSpace, BadSettingsAreNamedAndChangeNothing) {
             GMMParameterSpace().set_index_parameters(
                     stock.get(), "probe_mass=0.5"),
             "no mixture");
+    auto fast = make("GMM16,PQ16x4fs");
+    EXPECT_FAISS_ERROR(
+            GMMParameterSpace().set_index_parameters(
+                    fast.get(), "target_recall=0.5"),
+            "target_recall = 0.5: a faiss::IndexIVFPQFastScan has no mixture "
+            "in its lists, expected");
 }
 
 } // namespace

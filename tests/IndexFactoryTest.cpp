@@ -84,7 +84,7 @@ TEST(IndexFactory, OtherCodesKeepTheirClass) {
     EXPECT_EQ(fs.quantizer_trains_alone, 1);
     EXPECT_TRUE(fs.own_fields);
     EXPECT_EQ(extract_gmm(index.get()), nullptr);
-    EXPECT_FAISS_ERROR(make("GMM32x8,PQ32x4fs"), "\"GMM32x8\"");
+    EXPECT_FAISS_ERROR(make("GMM32x8,PQ32x4fs"), "\"GMM32x8,PQ32x4fs\"");
 }
 
 TEST(IndexFactory, GraphsHaveTwoNeighboursAtLeast) {
@@ -246,7 +246,14 @@ TEST(IndexFactory, UnknownTokensAreNamed) {
                  {"Bar32,GMM16,Flat", "Bar32"},
                  {"GMM16,GMM32,Flat", "\"GMM32\""},
                  {"IVF16(GMM4),Flat", "parentheses"},
-                 {"GMM16,PQ7", "GMM16,PQ7"},
+                 {"GMM16,PQ7",
+                  "\"GMM16,PQ7\" of d = 128 cannot be made: The d"},
+                 {"IVF16,GMM16,Flat",
+                  "\"IVF16\" beside \"GMM16\" in \"IVF16,GMM"},
+                 {"GMM16,IVF8,Flat", "\"IVF8\" beside \"GMM16\""},
+                 {"GMM16x4,PQ16x4fs",
+                  "IndexIVFPQFastScan scans its lists whole"},
+                 {"GMM16_HNSW,PQ16x4fs", "no graph over the means, expected F"},
                  {"GMM16,PQ8+0", "\"PQ8+0\" is 0"},
                  {"GMM16,PQ8x0", "\"PQ8x0\" is 0"},
                  {"GMM16,PQ8x4fs_0", "\"PQ8x4fs_0\" is 0"},

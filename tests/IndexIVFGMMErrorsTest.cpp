@@ -172,12 +172,12 @@ TEST(IndexIVFGMMErrors, SearchParametersAreInTheirRanges) {
     for (float target : {1.0f, -0.5f, 1.5f, std::nanf("")}) {
         p = {};
         p.target_recall = target;
-        refused({"target_recall = ", "[0, 1)"}, p);
+        refused({"target_recall = ", "[0, 1)", "nprobe = nlist"}, p);
     }
     struct Foreign : faiss::SearchParameters {
         int of_another_index = 0;
     };
-    refused({"params", "SearchParametersIVF"}, Foreign());
+    refused({"a faiss_ext::", "::Foreign, expected"}, Foreign());
 
     expect_refused(*index, {"k = 0"}, [&] { find(*index, queries(), 0); });
     // the index's own fields are looked at alike

@@ -147,6 +147,16 @@ TEST(SwapToGMM, BadInputIsNamed) {
     EXPECT_FAISS_ERROR(swap_to_gmm(*l1), "metric");
 }
 
+TEST(Calibrate, WhatHasNoMixtureIsNamed) {
+    std::unique_ptr<faiss::Index> stock(
+            faiss::index_factory(kD, "PCA8,IVF32,PQ4x4fs"));
+    EXPECT_FAISS_ERROR(
+            calibrate(stock.get(), base().n, base().x.data()),
+            "calibrate: a faiss::IndexIVFPQFastScan has no mixture");
+    faiss::IndexShards none(kD);
+    EXPECT_FAISS_ERROR(calibrate(&none, base().n, base().x.data()), "no parts");
+}
+
 TEST(Calibrate, QueriesAreTransformedOnTheWay) {
     std::unique_ptr<faiss::Index> inner(index_factory(kD, "PCA32,GMM64,Flat"));
     auto index = std::make_unique<faiss::IndexIDMap>(inner.get());
@@ -204,7 +214,8 @@ TEST(Calibrate, GoesThroughShardsAndReplicas) {
     faiss::IndexFlatL2 flat(kD);
     shards.addIndex(&flat);
     EXPECT_FAISS_ERROR(
-            faiss_ext::calibrate(&shards, 50, queries().x.data()), "no GMM");
+            faiss_ext::calibrate(&shards, 50, queries().x.data()),
+            "IndexFlatL2 has");
 }
 
 TEST(Calibrate, BadNumbersAreNamed) {

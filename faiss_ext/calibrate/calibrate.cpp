@@ -77,6 +77,9 @@ Calibration calibrate_index(
             "nq = %zu, expected at least %zu",
             nq,
             kMinQueries);
+    FAISS_THROW_IF_NOT_MSG(
+            ivf.ntotal > 0,
+            "the index holds no vectors; it is calibrated after adding");
     FAISS_THROW_IF_NOT_FMT(
             k > 0 && size_t(ivf.ntotal) > k && k < Calibration::kMaxK,
             "k = %zu, expected above 0 and below ntotal = %zd and %zu",

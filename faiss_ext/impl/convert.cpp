@@ -8,6 +8,8 @@
 #include <faiss/IndexIVFFastScan.h>
 #include <faiss/IndexPreTransform.h>
 #include <faiss/IndexRefine.h>
+#include <faiss/impl/FaissAssert.h>
+#include <faiss/impl/FaissException.h>
 #include <faiss/impl/ThreadedIndex.h>
 
 #include "faiss_ext/IndexIVFGMM.h"
@@ -60,6 +62,18 @@ void limit_fast_scan(faiss::Index& index) {
             ivf->nprobe = std::min(ivf->nprobe, ivf->nlist);
         }
     }
+}
+
+IVFGMM& gmm_of(const std::string& what, faiss::Index* index) {
+    FAISS_THROW_IF_NOT_FMT(index, "%s: no index", what.c_str());
+    auto gmm = dynamic_cast<IVFGMM*>(index);
+    FAISS_THROW_IF_NOT_FMT(
+            gmm,
+            "%s: a %s has no mixture in its lists, expected an index of "
+            "GMM<nlist> with Flat, PQ<M>, SQ<bits> or RaBitQ",
+            what.c_str(),
+            faiss::demangle_cpp_symbol(typeid(*index).name()).c_str());
+    return *gmm;
 }
 
 namespace {

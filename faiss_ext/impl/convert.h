@@ -1,12 +1,14 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include <faiss/IndexIVF.h>
 
 namespace faiss_ext {
 
+struct IVFGMM;
 struct IndexIVFRaBitQGMM;
 
 /// The place that holds the index inside an IndexPreTransform, IndexIDMap or
@@ -23,6 +25,10 @@ std::vector<faiss::Index*> innermost(faiss::Index* index);
 /// as many lists as nprobe says, in a parallel region, and only then looks at
 /// how many there are.
 void limit_fast_scan(faiss::Index& index);
+
+/// The GMM part of an index, which is one of the innermost; throws, beginning
+/// with `what`, where its lists have none.
+IVFGMM& gmm_of(const std::string& what, faiss::Index* index);
 
 /** The IndexIVFGMM of a stock index's codec, with all that the stock index
  * held: lists, quantizer, codec and settings move, and `stock` is left fit for

@@ -19,6 +19,19 @@ namespace faiss_ext {
 /// Of vectors that are stored.
 static constexpr float kMaxNorm2 = 1e37f;
 
+std::string without_place(const std::string& message) {
+    const std::string failed = "' failed: ";
+    if (const size_t at = message.find(failed); at != std::string::npos) {
+        return message.substr(at + failed.size());
+    }
+    if (message.rfind("Error in ", 0) == 0) {
+        // behind "file.cpp:123: "
+        const size_t at = message.find(": ", message.find(" at "));
+        return at == std::string::npos ? message : message.substr(at + 2);
+    }
+    return message;
+}
+
 void check_count(const char* argument, int64_t n) {
     FAISS_THROW_IF_NOT_FMT(
             n >= 0, "%s = %" PRId64 ", expected at least 0", argument, n);
@@ -163,7 +176,7 @@ void check_shares(float probe_mass, float target_recall) {
             probe_mass);
     FAISS_THROW_IF_NOT_FMT(
             target_recall >= 0 && target_recall < 1,
-            "target_recall = %g, expected in [0, 1)",
+            "target_recall = %g, expected in [0, 1); for 1 set nprobe = nlist",
             target_recall);
 }
 

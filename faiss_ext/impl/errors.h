@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <utility>
 
 #include <faiss/IndexIVF.h>
@@ -23,6 +24,10 @@ decltype(auto) as_faiss_exception(F&& f) {
         FAISS_THROW_MSG(e.what());
     }
 }
+
+/// What a person needs of FAISS's "Error in f at file:line: Error: 'condition'
+/// failed: message".
+std::string without_place(const std::string& message);
 
 /// Throws a FaissException naming the argument if there are fewer than 0.
 void check_count(const char* argument, int64_t n);

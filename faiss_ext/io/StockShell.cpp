@@ -7,6 +7,7 @@
 #include <faiss/IndexPreTransform.h>
 #include <faiss/IndexRefine.h>
 #include <faiss/impl/FaissAssert.h>
+#include <faiss/impl/FaissException.h>
 
 #include "faiss_ext/IndexIVFRaBitQGMM.h"
 #include "faiss_ext/impl/convert.h"
@@ -68,7 +69,7 @@ const faiss::Index* StockShell::copy_of(const faiss::Index& index) {
     FAISS_THROW_FMT(
             "write_index: a %s around codes about the means of cells, expected "
             "an IndexPreTransform, IndexIDMap or IndexRefine",
-            typeid(index).name());
+            faiss::demangle_cpp_symbol(typeid(index).name()).c_str());
 }
 
 } // namespace faiss_ext

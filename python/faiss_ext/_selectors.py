@@ -90,7 +90,11 @@ def selector(sel: Any, name: str = "sel") -> IDSelector | None:
             "mask, a range or a selector of faiss_ext"
         )
     a = _arrays.as_array(sel, name)
-    if a.dtype == np.bool_ and a.ndim == 1:
+    if a.dtype == np.bool_:
+        if a.ndim != 1:
+            raise ValueError(
+                f"{name}: shape {a.shape}, expected a mask of one dimension"
+            )
         return IDSelectorBitmap(np.packbits(a, bitorder="little"))
     return _core.IDSelectorBatch(_arrays.ids(a, name))
 
@@ -200,7 +204,10 @@ def _checked(name: str, value: Any) -> Any:
         if name == "probe_mass" and not 0 < number <= 1:
             raise ValueError(f"{name} = {value}, expected a value in (0, 1]")
         if name == "target_recall" and not 0 <= number < 1:
-            raise ValueError(f"{name} = {value}, expected a value in [0, 1)")
+            raise ValueError(
+                f"{name} = {value}, expected a value in [0, 1); for 1 set "
+                "nprobe = nlist"
+            )
         return number
     return value
 

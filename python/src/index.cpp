@@ -85,9 +85,8 @@ faiss::IndexIVF& PyIndex::ivf(const char* what) const {
 }
 
 faiss_ext::IVFGMM& PyIndex::gmm(const char* what) const {
-    faiss_ext::IVFGMM* out = faiss_ext::extract_gmm(index.get());
-    FAISS_THROW_IF_NOT_FMT(out, "%s: the index has no mixture", what);
-    return *out;
+    faiss::Index* root = index.get();
+    return faiss_ext::gmm_of(what, *faiss_ext::unwrap(&root));
 }
 
 void check_rows(

@@ -10,26 +10,12 @@
 
 #include "Backend.h"
 #include "bindings.h"
+#include "faiss_ext/impl/errors.h"
 #include "interrupt.h"
 
 namespace faiss_ext_python {
 
 namespace {
-
-/// What a person needs of "Error in f at file:line: Error: 'condition' failed:
-/// message".
-std::string without_place(const std::string& message) {
-    const std::string failed = "' failed: ";
-    if (const size_t at = message.find(failed); at != std::string::npos) {
-        return message.substr(at + failed.size());
-    }
-    if (message.rfind("Error in ", 0) == 0) {
-        // behind "file.cpp:123: "
-        const size_t at = message.find(": ", message.find(" at "));
-        return at == std::string::npos ? message : message.substr(at + 2);
-    }
-    return message;
-}
 
 /// The mixture's side calls vectors a source; in Python they are x.
 std::string as_in_python(std::string message) {
@@ -60,7 +46,9 @@ void translate(const std::exception_ptr& p, void*) {
         // An interrupt has set Python's exception already. FAISS's `msg` may
         // end with a zero byte.
         if (!PyErr_Occurred()) {
-            set_error(faiss_error, as_in_python(without_place(e.what())));
+            set_error(
+                    faiss_error,
+                    as_in_python(faiss_ext::without_place(e.what())));
         }
     } catch (const std::invalid_argument& e) {
         set_error(PyExc_ValueError, as_in_python(e.what()));

@@ -317,6 +317,8 @@ def test_calibrate(
         filled.calibrate(queries, k=0)
     with pytest.raises(ValueError, match="^queries: row 7"):
         filled.calibrate(bad(queries, "nan"))
+    with pytest.raises(ValueError, match="holds no vectors.*after adding"):
+        trained.calibrate(queries)
     assert filled.calibration.own_queries
 
 
@@ -532,6 +534,26 @@ def test_the_mixtures_errors_call_vectors_x() -> None:
             lambda i: faiss_ext.SearchParameters(sel=range(2**64)),
             ValueError,
             r"sel\.stop = 18446744073709551616, expected at most 9223",
+        ),
+        (
+            lambda i: faiss_ext.SearchParameters(sel=[[True], [False]]),
+            ValueError,
+            r"sel: shape \(2, 1\), expected a mask of one dimension",
+        ),
+        (
+            lambda i: i.remove_ids(np.zeros((3, 2), bool)),
+            ValueError,
+            r"ids: shape \(3, 2\), expected a mask",
+        ),
+        (
+            lambda i: faiss_ext.SearchParameters(target_recall=1),
+            ValueError,
+            r"target_recall = 1, .*\[0, 1\); for 1 set nprobe = nlist",
+        ),
+        (
+            lambda i: faiss_ext.index_factory(8, "IVF4,PQ7"),
+            ValueError,
+            'description = "IVF4,PQ7" of d = 8: The dimension',
         ),
         (
             lambda i: i.remove_ids(range(-(2**64), 0, 2)),
