@@ -63,6 +63,14 @@ def _to_host(x: Any, name: str) -> Any:
 
 def as_array(x: Any, name: str) -> NDArray[Any]:
     """A numpy view of `x`, or a copy where there can be none."""
+    if isinstance(x, np.ma.MaskedArray):
+        masked = int(np.ma.getmaskarray(x).sum())
+        if masked > 0:
+            raise ValueError(
+                f"{name}: {masked:,} values are masked, expected none: fill "
+                "them, or leave their rows out"
+            )
+        return np.asarray(x.data)
     if isinstance(x, np.ndarray):
         return x
     if isinstance(x, (str, bytes)):

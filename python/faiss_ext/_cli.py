@@ -218,6 +218,10 @@ def add(
 @app.command()
 def calibrate(
     index_file: IndexFile,
+    file: Annotated[
+        Optional[str],
+        typer.Argument(metavar="[QUERIES]", help="The same as --queries"),
+    ] = None,
     queries: Queries = None,
     k: K = 10,
     nq: Annotated[
@@ -233,6 +237,11 @@ def calibrate(
     json: Json = False,
 ) -> None:
     """Measures what a recall costs, on queries like yours."""
+    if file is not None and queries is not None:
+        raise ValueError(
+            f"{file} and --queries {queries}: expected one file of queries"
+        )
+    queries = file if queries is None else queries
     check_out(out or index_file, inputs=[queries])
     check_target(target_recall)
     index = open_index(index_file)

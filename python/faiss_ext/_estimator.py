@@ -266,7 +266,7 @@ class GaussianMixture(Evaluation, DensityMixin, BaseEstimator):
         return self.fit(X, y, sample_weight).predict(X)
 
     def _validate(self, X: Any, reset: bool) -> NDArray[Any]:
-        if on_device(X):
+        if on_device(X) or isinstance(X, np.ma.MaskedArray):
             X = as_array(X, "X")
         X = validate_data(
             self,

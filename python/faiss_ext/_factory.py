@@ -46,7 +46,15 @@ def index_factory(
     d = _arrays.count(d, "d", most=_MOST_DIMENSIONS)
     description = _arrays.text(description, "description")
     metric = _arrays.count(metric, "metric", 0, _INT_MAX)
-    return Index(_core.index_factory(d, description, metric))
+    try:
+        return Index(_core.index_factory(d, description, metric))
+    except _core.FaissError as error:
+        if description in str(error) or "index_factory:" in str(error):
+            raise
+        # FAISS's own say what is wrong, and not with what.
+        raise _core.FaissError(
+            f'description = "{description}" of d = {d}: {error}'
+        ) from None
 
 
 def _path(path: Any) -> str:
@@ -183,7 +191,12 @@ def from_faiss(index: Any) -> Index:
         ) from None
 
 
-def swap_to_gmm(index: Any, covariance_type: str = "spherical") -> Index:
+def swap_to_gmm(
+    index: Any,
+    covariance_type: str = "spherical",
+    *,
+    keep_centroids: bool = False,
+) -> Index:
     """An IVF index in, the same vectors and ids under a mixture out.
 
     Parameters
@@ -193,6 +206,8 @@ def swap_to_gmm(index: Any, covariance_type: str = "spherical") -> Index:
         IndexIVFScalarQuantizer, alone or within IndexPreTransform, IndexIDMap
         or IndexRefine. It stays as it is.
     covariance_type : {"spherical", "diag", "tied_spherical"}
+    keep_centroids : bool
+        The index's centroids are the means; variances and weights are fitted.
 
     Returns
     -------
@@ -204,13 +219,14 @@ def swap_to_gmm(index: Any, covariance_type: str = "spherical") -> Index:
         "covariance_type",
         ("spherical", "diag", "tied_spherical"),
     )
+    keep_centroids = _arrays.flag(keep_centroids, "keep_centroids")
     if isinstance(index, Index):
         out = deserialize_index(serialize_index(index))
     else:
         out = from_faiss(index)
     what = out.factory_string or type(index).__name__
     try:
-        _core.swap_to_gmm(out._core, covariance_type)
+        _core.swap_to_gmm(out._core, covariance_type, keep_centroids)
     except _core.FaissError as error:
         raise _core.FaissError(f"{error} (index: {what})") from None
     return out

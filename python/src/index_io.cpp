@@ -91,7 +91,10 @@ nb::object serialize_stock(const PyIndex& self) {
 
 /// Puts a GMM index in the place of the IVF index inside. After an error the
 /// index is good for nothing.
-void swap_to_gmm(PyIndex& self, const std::string& covariance_type) {
+void swap_to_gmm(
+        PyIndex& self,
+        const std::string& covariance_type,
+        bool keep_centroids) {
     const gmm::Covariance covariance = list_covariance(covariance_type);
     const LongCall long_call;
     self.index = faiss_ext::without_id_maps(std::move(self.index));
@@ -105,6 +108,7 @@ void swap_to_gmm(PyIndex& self, const std::string& covariance_type) {
     FAISS_THROW_IF_NOT_MSG(
             !dynamic_cast<faiss_ext::IVFGMM*>(ivf),
             "swap_to_gmm: the index is a GMM index already");
+    ivf->cp.frozen_centroids = keep_centroids;
     std::unique_ptr<faiss::Index> made =
             faiss_ext::swap_to_gmm(*ivf, covariance);
     if (root == ivf) {
@@ -140,7 +144,8 @@ void bind_index_io(nb::module_& m) {
     m.def("swap_to_gmm",
           &swap_to_gmm,
           nb::arg("index"),
-          nb::arg("covariance_type"));
+          nb::arg("covariance_type"),
+          nb::arg("keep_centroids"));
     m.attr("IO_FLAG_MMAP") = int(faiss::IO_FLAG_MMAP);
     m.attr("IO_FLAG_READ_ONLY") = int(faiss::IO_FLAG_READ_ONLY);
     m.attr("IO_FLAG_ONDISK_SAME_DIR") = int(faiss::IO_FLAG_ONDISK_SAME_DIR);

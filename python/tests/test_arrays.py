@@ -75,6 +75,27 @@ def test_train_takes(way: Any, base: Floats) -> None:
     )
 
 
+def test_masks_are_refused(trained: faiss_ext.Index, base: Floats) -> None:
+    x = np.ma.masked_less(base[:900], 1)
+    n = x.mask.sum()
+    calls: list[Callable[[Any], Any]] = [
+        trained.train,
+        trained.add,
+        lambda x: trained.add(iter([x])),
+        lambda x: trained.add_with_ids(x, np.arange(900)),
+        lambda x: trained.search(x, 1),
+        lambda x: faiss_ext.Kmeans(128, 8).train(x),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=f"x.*: {n:,} values are masked"):
+            call(x)
+    some = np.ma.masked_equal(np.arange(4), 1)
+    with pytest.raises(ValueError, match="^sel: 1 values are masked"):
+        faiss_ext.SearchParameters(sel=some)
+    trained.add(np.ma.array(base[:900]))  # no value is
+    assert trained.ntotal == 900
+
+
 def test_float32_is_not_copied(base: Floats) -> None:
     assert _arrays.floats(base, "x") is base
     view = base[10:20]

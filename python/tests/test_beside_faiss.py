@@ -162,6 +162,22 @@ def test_swap_of_an_index_of_ours(x: NDArray[Any], queries: Floats) -> None:
         faiss_ext.swap_to_gmm(swapped)
 
 
+@pytest.mark.parametrize("wrapped", ["", "PCA32,", "IDMap,"])
+def test_swap_keeps_centroids(wrapped: str, x: NDArray[Any]) -> None:
+    index = stock(wrapped + "IVF16,Flat", x)
+    inside = faiss.extract_index_ivf(index)
+    centroids = inside.quantizer.reconstruct_n(0, 16)
+    swapped = faiss_ext.swap_to_gmm(index, keep_centroids=True)
+    np.testing.assert_array_equal(swapped.mixture().means, centroids)
+    moved = faiss_ext.swap_to_gmm(index).mixture().means
+    assert not np.array_equal(moved, centroids)
+    with pytest.raises(TypeError, match="keep_centroids = 'yes', expected T"):
+        faiss_ext.swap_to_gmm(
+            index,
+            keep_centroids="yes",  # type: ignore[arg-type]
+        )
+
+
 def test_swap_of_inner_products(x: NDArray[Any]) -> None:
     index = stock("IVF16,Flat", x, faiss.METRIC_INNER_PRODUCT)
     swapped = faiss_ext.swap_to_gmm(index)

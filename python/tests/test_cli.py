@@ -188,6 +188,11 @@ def test_calibrate(built: Any, folder: Any) -> None:
     assert faiss_ext.read_index(
         folder / "c.index"
     ).target_recall == pytest.approx(0.8)
+    said(
+        "calibrate", built[0], folder / "query.fbin", "-o", folder / "d.index"
+    )
+    index = faiss_ext.read_index(folder / "d.index")
+    assert not index.calibration.own_queries
 
 
 def test_convert_there_and_back(

@@ -202,6 +202,11 @@ def test_queries_to_calibrate_on(folder: Any, queries: Floats) -> None:
         refuses(f"{command} few.fbin", ValueError, "^few.fbin: 19 .* 20 or m")
         refuses(f"{command} nan.fbin", ValueError, "^nan.fbin: row 7 has")
     refuses(
+        "calibrate a.index q.fbin -q base.fbin",
+        ValueError,
+        "^q.fbin and --queries base.fbin: expected one file",
+    )
+    refuses(
         "build GMM4,Flat base.fbin -o b.index -q q.fbin -k 500",
         ValueError,
         "^-k 500: expected fewer than the 500 vectors",

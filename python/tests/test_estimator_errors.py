@@ -88,6 +88,18 @@ def test_rows_that_cannot_be() -> None:
         m.sample(0)
 
 
+def test_masks_are_refused() -> None:
+    X = np.ma.masked_greater(blobs(), 3)
+    m = GaussianMixture(2, random_state=0).fit(blobs())
+    for call in (m.predict, m.fit, m.score):
+        with pytest.raises(ValueError, match="^X: .* values are masked"):
+            call(X)
+    with pytest.raises(ValueError, match="^sample_weight: .* are masked"):
+        m.fit(blobs(), sample_weight=np.ma.masked_equal(np.arange(3000), 7))
+    same = GaussianMixture(2, random_state=0).fit(np.ma.array(blobs()))
+    np.testing.assert_array_equal(same.means_, m.means_)
+
+
 def test_wrong_numbers_are_named(base: Floats) -> None:
     with pytest.raises(TypeError, match="n_components = 2.5.* an integer"):
         GaussianMixture(2.5).fit(base)  # type: ignore[arg-type]
