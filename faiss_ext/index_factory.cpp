@@ -8,6 +8,7 @@
 #include <typeinfo>
 #include <vector>
 
+#include <faiss/IndexIDMap.h>
 #include <faiss/impl/FaissAssert.h>
 #include <faiss/impl/FaissException.h>
 #include <faiss/index_factory.h>
@@ -134,12 +135,12 @@ std::string replace_all(
 /// come back in the words of the string that was given.
 std::unique_ptr<faiss::Index> make_stock(
         int d,
+        const char* description,
         std::vector<std::string> tokens,
         size_t place,
         const GMMToken& token,
         bool codes_alone,
         faiss::MetricType metric) {
-    const std::string given = join(tokens);
     const std::string gmm = tokens[place];
     tokens[place] = "IVF" + std::to_string(token.nlist) + token.graph;
     if (codes_alone) { // for its quantizer
@@ -155,7 +156,7 @@ std::unique_ptr<faiss::Index> make_stock(
                 replace_all(without_place(e.what()), tokens[place], gmm);
         FAISS_THROW_FMT(
                 "index_factory: \"%s\" of d = %d cannot be made: %s",
-                given.c_str(),
+                description,
                 d,
                 why.c_str());
     }
@@ -204,6 +205,23 @@ faiss::Index* index_factory(
                 description);
         return faiss::index_factory(d, description, metric);
     }
+    const std::string& last = tokens.back();
+    if ((tokens[0] == "IDMap" || tokens[0] == "IDMap2") &&
+        (last == "RFlat" || last.starts_with("Refine("))) {
+        // Around all of it, as in newer FAISS: within what refines, where FAISS
+        // 1.7.3 puts it, it takes no ids.
+        std::unique_ptr<faiss::Index> inner(faiss_ext::index_factory(
+                d, description + tokens[0].size() + 1, metric));
+        std::unique_ptr<faiss::IndexIDMap> map;
+        if (tokens[0] == "IDMap") {
+            map = std::make_unique<faiss::IndexIDMap>(inner.get());
+        } else {
+            map = std::make_unique<faiss::IndexIDMap2>(inner.get());
+        }
+        inner.release();
+        map->own_fields = true;
+        return map.release();
+    }
     const auto second = std::find_if(found + 1, tokens.end(), is_gmm);
     FAISS_THROW_IF_NOT_FMT(
             second == tokens.end(),
@@ -244,7 +262,7 @@ faiss::Index* index_factory(
     const size_t place = found - tokens.begin();
     const int bits = parse_codes_alone(tokens[place + 1]);
     std::unique_ptr<faiss::Index> index =
-            make_stock(d, tokens, place, token, bits > 0, metric);
+            make_stock(d, description, tokens, place, token, bits > 0, metric);
     faiss::Index* root = index.release();
     faiss::Index** slot = unwrap(&root);
     index.reset(root);

@@ -27,7 +27,8 @@ namespace faiss_ext {
  * IDMap and IDMap2 around a GMM index, or around transforms before one, are
  * left out: an IVF index keeps ids itself, and FAISS's IndexIDMap gives wrong
  * ids once something was removed from an IVF index. For IDMap2, which
- * reconstructs by id, the index gets a direct map.
+ * reconstructs by id, the index gets a direct map. In front of an index that
+ * RFlat or Refine ends they stay, around all of it: what refines takes no ids.
  *
  * A string without GMM goes to faiss::index_factory unchanged. Throws
  * FaissException naming the token that is not understood. The caller owns the

@@ -222,6 +222,29 @@ TEST(IndexFactory, IdsOfMapsOutliveRemovals) {
     }
 }
 
+// FAISS 1.7.3 makes a map within what refines, which takes no ids.
+TEST(IndexFactory, WhatRefinesTakesIdsByAMapInFront) {
+    const Vectors base = sift_base(1000);
+    std::vector<idx_t> ids(base.n);
+    for (size_t i = 0; i < base.n; i++) {
+        ids[i] = 10 * i + 7;
+    }
+    for (const char* description :
+         {"IDMap,GMM4,SQ4,RFlat",
+          "IDMap2,PCA16,GMM4,Flat,RFlat",
+          "IDMap,GMM4,SQ4,Refine(SQ8)"}) {
+        auto index = make(description);
+        as<faiss::IndexIDMap>(index.get());
+        index->train(base.n, base.x.data());
+        index->add_with_ids(base.n, base.x.data(), ids.data());
+        extract_gmm(index.get())->target_recall = 0.9;
+        float distance;
+        idx_t id;
+        index->search(1, base.row(123), 1, &distance, &id);
+        EXPECT_EQ(id, ids[123]) << description;
+    }
+}
+
 TEST(IndexFactory, MoreListsThanMemoryAreRefusedAtOnce) {
     for (const char* description :
          {"GMM1000000000,Flat", "GMM16777217,Flat", "GMM17M,Flat"}) {

@@ -223,6 +223,11 @@ def check_finite(a: NDArray[Any], name: str, begin: int = 0) -> None:
 def given_blocks(x: Any) -> Any:
     """A Dask array of two dimensions as an iterator of its blocks of rows,
     computed one by one; anything else as it is."""
+    if hasattr(x, "to_dask_array"):
+        raise TypeError(
+            f"x: a {type(x).__name__} of Dask, expected an array "
+            "(to_dask_array(lengths=True))"
+        )
     if not hasattr(x, "to_delayed") or getattr(x, "ndim", 0) != 2:
         return x
     whole_rows = x.rechunk({1: -1})

@@ -74,6 +74,30 @@ Queries = Annotated[
 ]
 
 
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        stdout.print(
+            f"faiss-ext {_core.__version__}, FAISS {_core.faiss_version}, "
+            f"{'with' if _core.cuda_available() else 'without'} CUDA"
+        )
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            is_eager=True,
+            callback=_say_version,
+            help="Show versions and exit.",
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
 @app.command()
 def info(
     file: Annotated[Path, typer.Argument(readable=False)], json: Json = False
@@ -220,7 +244,7 @@ def calibrate(
     index_file: IndexFile,
     file: Annotated[
         Optional[str],
-        typer.Argument(metavar="[QUERIES]", help="The same as --queries"),
+        typer.Argument(metavar="queries", help="The same as --queries"),
     ] = None,
     queries: Queries = None,
     k: K = 10,

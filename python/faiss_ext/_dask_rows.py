@@ -26,6 +26,11 @@ class Rows:
     """Vectors as blocks of so many rows that workers compute or read."""
 
     def __init__(self, x: Any, block_rows: int | None) -> None:
+        if hasattr(x, "to_dask_array"):
+            raise TypeError(
+                f"x: a {type(x).__name__} of Dask, expected an array "
+                "(to_dask_array(lengths=True))"
+            )
         if hasattr(x, "to_delayed"):
             if x.ndim != 2 or any(np.isnan(x.shape)):
                 raise ValueError(
@@ -119,6 +124,8 @@ def _whole(block: Any, block_info: Any = None) -> Any:
             f"x, rows from {begin}: {len(block)}, expected {end - begin} by "
             "the array's chunks"
         )
+    if isinstance(block, np.ma.MaskedArray):
+        return _arrays.as_array(block, f"x, rows from {begin}")
     return block
 
 

@@ -128,6 +128,8 @@ def _check_fields(said: Any, fields: dict[str, type], where: str) -> None:
 
 
 def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"manifest = {path!r}, expected a string or a path")
     try:
         manifest: dict[str, Any] = json.loads(Path(path).read_text())
     except ValueError as error:

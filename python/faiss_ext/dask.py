@@ -43,12 +43,16 @@ __all__ = ["build", "fit", "merge", "search"]
 
 def _check_takes_ids(index: Index, factory: str) -> None:
     """Rows of a shard have ids of their own."""
-    has_lists = index._core.has_lists() and not hasattr(index, "k_factor")
+    if hasattr(index, "k_factor"):
+        raise ValueError(
+            f'factory = "{factory}": shards are searched with parameters and '
+            "merged, which RFlat and Refine do not allow; expected it without"
+        )
     has_map = any(part.startswith("IDMap") for part in factory.split(","))
-    if not has_lists and not has_map:
+    if not index._core.has_lists() and not has_map:
         raise ValueError(
             f'factory = "{factory}": such an index takes no ids, expected one '
-            f'with lists (GMM or IVF) and without RFlat, or "IDMap,{factory}"'
+            f'with lists (GMM or IVF), or "IDMap,{factory}"'
         )
 
 

@@ -3,6 +3,8 @@
 
 #include <nanobind/stl/string.h>
 
+#include <faiss/impl/FaissAssert.h>
+
 #include "bindings.h"
 #include "faiss_ext/Calibration.h"
 
@@ -96,7 +98,13 @@ void bind_calibration(nb::module_& m) {
                     "squared; queries farther than that look on.")
             .def(
                     "choose",
-                    [](const Calibration& self, float target_recall, size_t k) {
+                    [](const Calibration& self,
+                       float target_recall,
+                       int64_t k) {
+                        FAISS_THROW_IF_NOT_FMT(
+                                k >= 0,
+                                "k = %zd, expected at least 0",
+                                ssize_t(k));
                         return Point(self.choose(target_recall, k));
                     },
                     nb::arg("target_recall"),

@@ -181,6 +181,12 @@ void reconstruct_batch(
     check_ids(out.shape(0), ids);
     FAISS_THROW_IF_NOT_MSG(
             out.shape(1) == size_t(self.index->d), "x: expected d columns");
+    auto ivf = dynamic_cast<const faiss::IndexIVF*>(
+            behind_transforms(self.index.get()));
+    FAISS_THROW_IF_NOT_MSG(
+            !ivf || !ivf->direct_map.no(),
+            "reconstruct: the index has no direct map; "
+            "set_direct_map(\"hashtable\") makes one");
     if (ids_are_places(self.index.get())) {
         for (size_t i = 0; i < ids.shape(0); i++) {
             const int64_t id = ids.data()[i];

@@ -274,6 +274,15 @@ void set_direct_map(PyIndex& self, const std::string& type) {
     std::swap(before, ivf.direct_map);
     try {
         ivf.set_direct_map_type(wanted);
+    } catch (const faiss::FaissException&) {
+        std::swap(before, ivf.direct_map);
+        FAISS_THROW_IF_NOT_FMT(
+                wanted != faiss::DirectMap::Array,
+                "type = \"array\", expected the ids 0 to ntotal - 1 = %zd in "
+                "the "
+                "index, each once; \"hashtable\" takes any",
+                ssize_t(ivf.ntotal) - 1);
+        throw;
     } catch (...) {
         std::swap(before, ivf.direct_map);
         throw;

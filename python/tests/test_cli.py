@@ -482,6 +482,11 @@ def test_indexes_of_other_metrics_have_other_neighbours(
     assert "integers" in done.stderr
 
 
+def test_version() -> None:
+    said = run("--version").stdout
+    assert faiss_ext.__version__ in said and faiss_ext.faiss_version in said
+
+
 def test_help_lists_the_commands() -> None:
     text = run("--help").stdout
     for command in (

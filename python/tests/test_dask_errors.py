@@ -71,6 +71,12 @@ def test_wrong_input(base: Floats, tmp_path: pathlib.Path) -> None:
         fdask.fit(da.zeros(5), 2)
     with pytest.raises(ValueError, match="no files"):
         fdask.fit([], 2)
+    masked = da.ma.masked_less(da.from_array(base[:900], (300, 64)), 1)
+    with pytest.raises(ValueError, match="^x, rows from 0: .* are masked"):
+        fdask.fit(masked, 2)
+    for call in (lambda m: fdask.merge(m), lambda m: fdask.search(m, base, 1)):
+        with pytest.raises(TypeError, match="^manifest = 3, expected a str"):
+            call(3)
     np.save(tmp_path / "a.npy", base[:10])
     np.save(tmp_path / "b.npy", base[:10, :5])
     with pytest.raises(ValueError, match="b.npy: 5 columns"):
@@ -234,9 +240,32 @@ def test_queries_that_are_not_finite(
             fdask.search(merged, x, 3, **options)
 
 
+class Frame:
+    """As Dask's data frames are."""
+
+    def to_dask_array(self) -> None: ...
+    def to_delayed(self) -> None: ...
+
+
+def test_a_frame_is_no_array(base: Floats) -> None:
+    index = faiss_ext.index_factory(128, "GMM8,Flat")
+    calls = (lambda x: fdask.fit(x, 2), index.train, index.add)
+    for call in calls:
+        with pytest.raises(TypeError, match="^x: a Frame of Dask, expected"):
+            call(Frame())
+
+
 @pytest.mark.parametrize(
-    "factory", ["Flat", "SQ8", "PCA8,Flat", "GMM8,PQ8,RFlat"]
+    "factory", ["GMM8,PQ8,RFlat", "IDMap,IVF8,Flat,RFlat"]
 )
+def test_an_index_that_refines_is_not_built(
+    factory: str, base: Floats, tmp_path: pathlib.Path
+) -> None:
+    with pytest.raises(ValueError, match=f'^factory = "{factory}".*without$'):
+        fdask.build(da.from_array(base), factory, tmp_path / "out")
+
+
+@pytest.mark.parametrize("factory", ["Flat", "SQ8", "PCA8,Flat"])
 def test_an_index_that_takes_no_ids_is_not_built(
     factory: str, base: Floats, tmp_path: pathlib.Path
 ) -> None:

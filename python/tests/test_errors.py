@@ -223,9 +223,16 @@ def test_update_vectors(filled: faiss_ext.Index, base: Floats) -> None:
     for wrong in ("tree", 3):
         with pytest.raises(ValueError, match=f"^type = {wrong!r}, expected"):
             filled.set_direct_map(wrong)  # type: ignore[arg-type]
+    filled.remove_ids([7])
+    with pytest.raises(ValueError, match='^type = "array", expected the ids'):
+        filled.set_direct_map("array")
+    assert filled.direct_map == "hashtable"
 
 
 def test_reconstruct(filled: faiss_ext.Index) -> None:
+    makes_one = r'no direct map; set_direct_map\("hashtable"\) makes one$'
+    with pytest.raises(ValueError, match=f"^reconstruct: .* {makes_one}"):
+        filled.reconstruct(3)
     filled.set_direct_map("hashtable")
     with pytest.raises(ValueError):
         filled.reconstruct(6000)
@@ -320,6 +327,8 @@ def test_calibrate(
     with pytest.raises(ValueError, match="holds no vectors.*after adding"):
         trained.calibrate(queries)
     assert filled.calibration.own_queries
+    with pytest.raises(ValueError, match="^k = -1, expected at least 0"):
+        filled.calibration.choose(0.9, k=-1)
 
 
 def test_the_constructor_is_not_for_users() -> None:
