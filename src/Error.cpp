@@ -14,4 +14,10 @@ void throw_invalid(const char* format, ...) {
     throw InvalidArgument(message);
 }
 
+void check_array(const char* name, const void* array, size_t rows) {
+    if (!array && rows > 0) {
+        throw_invalid("%s = nullptr, expected %zu rows", name, rows);
+    }
+}
+
 } // namespace gmm

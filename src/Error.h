@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <stdexcept>
 #include <string>
 
@@ -20,5 +21,8 @@ struct DeviceError : std::runtime_error {
 /// Throws InvalidArgument with a message in printf's format.
 [[noreturn]] void throw_invalid(const char* format, ...)
         __attribute__((format(printf, 1, 2)));
+
+/// Throws InvalidArgument naming an array that is not there, but has rows.
+void check_array(const char* name, const void* array, size_t rows);
 
 } // namespace gmm

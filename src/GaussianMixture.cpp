@@ -199,6 +199,8 @@ void GaussianMixture::log_joint(size_t n, const float* x, double* out) const {
     if (k == 0) {
         throw_invalid("k = 0, expected a mixture with components");
     }
+    check_array("x", x, n);
+    check_array("out", out, n);
     // Bishop, PRML, eq. 2.43.
     const bool matrices = has_matrices(covariance);
     std::vector<double> at_mean(k);
@@ -243,6 +245,8 @@ void GaussianMixture::log_joint(size_t n, const float* x, double* out) const {
 }
 
 void GaussianMixture::log_prob(size_t n, const float* x, double* out) const {
+    check_array("x", x, n);
+    check_array("out", out, n);
     // A few rows at a time: never n x k.
     const size_t step = 256;
     std::vector<double> joint(std::min(step, n) * k);

@@ -210,6 +210,7 @@ void sample(
         float* x,
         int64_t* components) {
     model.validate();
+    check_array("x", x, n);
     const size_t d = model.d, k = model.k;
     std::mt19937_64 random(seed);
     std::vector<double> upto(k);
@@ -242,6 +243,7 @@ void log_prob(
         const VectorSource& source,
         Backend& backend,
         float* out) {
+    check_array("out", out, source.n);
     Evaluation evaluation(model, source, nullptr, backend, 1);
     evaluation.run([&](size_t begin, size_t count) {
         std::copy_n(evaluation.log_prob.begin(), count, out + begin);
@@ -253,6 +255,7 @@ void predict(
         const VectorSource& source,
         Backend& backend,
         int64_t* out) {
+    check_array("out", out, source.n);
     Evaluation evaluation(model, source, nullptr, backend, 1);
     evaluation.run([&](size_t begin, size_t count) {
         std::copy_n(evaluation.components.begin(), count, out + begin);
@@ -264,6 +267,7 @@ void predict_proba(
         const VectorSource& source,
         Backend& backend,
         float* out) {
+    check_array("out", out, source.n);
     const size_t k = model.k;
     for_responsibilities(
             model,
@@ -281,6 +285,7 @@ void responsibility_entropy(
         const VectorSource& source,
         Backend& backend,
         float* out) {
+    check_array("out", out, source.n);
     for_responsibilities(
             model,
             source,

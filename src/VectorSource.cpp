@@ -139,6 +139,7 @@ void gather(
         const VectorSource& source,
         const std::vector<size_t>& ids,
         float* out) {
+    check_array("out", out, ids.size());
     for (size_t i = 0; i < ids.size(); i++) {
         if (ids[i] >= source.n) {
             throw_invalid(

@@ -45,6 +45,35 @@ TEST(MixtureTools, NoComponentsAreNoMixture) {
     EXPECT_INVALID(grow(nothing, 3, 1), "k = 0");
 }
 
+TEST(MixtureTools, ArraysThatAreNotThereAreNamed) {
+    const RealData data = sift(100, 3);
+    const auto source = data.source();
+    const GaussianMixture m = fitted(data, 2, Covariance::diagonal);
+    const auto backend = gmm::make_cpu_backend();
+    const char* out = "out = nullptr, expected 100 rows";
+    EXPECT_INVALID(predict(m, *source, *backend, nullptr), out);
+    EXPECT_INVALID(predict_proba(m, *source, *backend, nullptr), out);
+    EXPECT_INVALID(log_prob(m, *source, *backend, nullptr), out);
+    EXPECT_INVALID(responsibility_entropy(m, *source, *backend, nullptr), out);
+    EXPECT_INVALID(gmm::gather(*source, {1, 2}, nullptr), "out = nullptr");
+    EXPECT_INVALID(sample(m, 5, 1, nullptr), "x = nullptr, expected 5 rows");
+    std::vector<double> joint(200);
+    for (auto f : {&GaussianMixture::log_joint, &GaussianMixture::log_prob}) {
+        EXPECT_INVALID((m.*f)(100, nullptr, joint.data()), "x = nullptr");
+        EXPECT_INVALID((m.*f)(100, data.x.data(), nullptr), out);
+    }
+    score(m, *source, nullptr, *backend); // binds it
+    EXPECT_INVALID(
+            backend->top_components(data.rows(), 1, nullptr, nullptr, nullptr),
+            "components = nullptr");
+    gmm::Rows none = data.rows();
+    none.data = nullptr;
+    int64_t one;
+    EXPECT_INVALID(
+            backend->top_components(none, 1, &one, nullptr, nullptr),
+            "x.data = nullptr");
+}
+
 TEST(MixtureTools, CriteriaAndResponsibilitiesAreTheDoubleReferences) {
     const RealData data = sift(900, 8);
     const auto source = data.source();

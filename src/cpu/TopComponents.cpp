@@ -29,6 +29,8 @@ void CpuBackend::top_components(
     if (m == 0 || m > model.k) {
         throw_invalid("m = %zu, expected 1 to k = %zu", m, model.k);
     }
+    check_array("x.data", x.data, x.n);
+    check_array("components", components, x.n);
     if (has_matrices(model.covariance)) {
         top_of_matrices(
                 x, m, components, log_joint, distances, log_prob, order);

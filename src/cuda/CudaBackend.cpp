@@ -243,6 +243,8 @@ struct CudaBackend : Backend {
         if (m == 0 || m > k) {
             throw_invalid("m = %zu, expected 1 to k = %zu", m, k);
         }
+        check_array("x.data", x.data, x.n);
+        check_array("components", components, x.n);
         const size_t parts = engines.size();
         each_engine([&](size_t i) {
             const size_t begin = x.n * i / parts, end = x.n * (i + 1) / parts;
