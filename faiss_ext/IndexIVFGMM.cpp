@@ -303,9 +303,11 @@ void IndexIVFGMM<IVF>::check_compatible_for_merge(
     FAISS_THROW_IF_NOT_MSG(
             !that || (this->is_trained && that->is_trained),
             "merge_from: expected two trained indexes");
-    FAISS_THROW_IF_NOT_MSG(
+    FAISS_THROW_IF_NOT_FMT(
             that && that != this,
-            "merge_from: expected another index of the same GMM type");
+            "merge_from: other is %s, expected another %s",
+            that ? "this index itself" : type_name(other).c_str(),
+            type_name(*this).c_str());
     check_trained(*this);
     check_trained(*that);
     check_same_encoding("merge_from", *that, *this);

@@ -5,12 +5,10 @@
 #include <memory>
 #include <optional>
 #include <regex>
-#include <typeinfo>
 #include <vector>
 
 #include <faiss/IndexIDMap.h>
 #include <faiss/impl/FaissAssert.h>
-#include <faiss/impl/FaissException.h>
 #include <faiss/index_factory.h>
 
 #include "faiss_ext/IndexGMM.h"
@@ -171,7 +169,7 @@ void set_gmm_quantizer(
             "index_factory: \"%s\": FAISS's own %s scans its lists whole and "
             "has no %s over the means, expected Flat, PQ<M> or SQ<bits>",
             description,
-            faiss::demangle_cpp_symbol(typeid(ivf).name()).c_str(),
+            type_name(ivf).c_str(),
             cells ? "cells" : "graph");
     auto quantizer = std::make_unique<IndexGMM>(
             ivf.d, ivf.nlist, token.covariance, ivf.metric_type);

@@ -113,7 +113,7 @@ std::unique_ptr<faiss::IndexIVF> swap_to_gmm(
             out,
             "swap_to_gmm: index is a %s, expected FAISS's own IndexIVFFlat, "
             "IndexIVFPQ or IndexIVFScalarQuantizer",
-            faiss::demangle_cpp_symbol(typeid(index).name()).c_str());
+            type_name(index).c_str());
     auto& part = dynamic_cast<IVFGMM&>(*out);
 
     FAISS_THROW_IF_NOT_FMT(
@@ -308,6 +308,7 @@ static void keep_opq(const faiss::Index* index, faiss::Index& copy) {
 }
 
 std::unique_ptr<faiss::Index> clone_index(const faiss::Index* index) {
+    FAISS_THROW_IF_NOT_MSG(index, "clone_index: no index");
     const auto parts = innermost(const_cast<faiss::Index*>(index));
     int io_flags = 0;
     for (const faiss::Index* part : parts) {

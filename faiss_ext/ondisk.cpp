@@ -44,15 +44,21 @@ struct Part {
     size_t n = 0;
 
     Part(const faiss::IndexIVF& whole, const std::string& path) {
-        const std::unique_ptr<faiss::Index> index(
-                read_index(path.c_str(), faiss::IO_FLAG_MMAP));
+        std::unique_ptr<faiss::Index> index;
+        try {
+            index.reset(read_index(path.c_str(), faiss::IO_FLAG_MMAP));
+        } catch (const faiss::FaissException& e) {
+            const std::string why = without_place(e.what());
+            FAISS_THROW_FMT("%s: %s", path.c_str(), why.c_str());
+        }
         faiss::IndexIVF& ivf = ivf_of(index.get(), path.c_str());
         ivf.set_direct_map_type(faiss::DirectMap::NoMap); // what stays has none
         try {
             whole.check_compatible_for_merge(ivf);
         } catch (const faiss::FaissException& e) {
+            const std::string why = without_place(e.what());
             FAISS_THROW_FMT(
-                    "%s: of another training: %s", path.c_str(), e.what());
+                    "%s: of another training: %s", path.c_str(), why.c_str());
         }
         n = ivf.ntotal;
         lists.reset(ivf.invlists);
@@ -156,9 +162,11 @@ void merge_ondisk(
     IVFGMM* gmm = extract_gmm(index);
     FAISS_THROW_IF_NOT_FMT(
             ivf.is_trained && ivf.ntotal == 0 && ivf.direct_map.no(),
-            "index: ntotal = %zd, expected a trained and empty index without "
-            "a direct map",
-            size_t(ivf.ntotal));
+            "index: %s, ntotal = %zd and %s direct map, expected a trained and "
+            "empty index without one",
+            ivf.is_trained ? "trained" : "not trained",
+            size_t(ivf.ntotal),
+            ivf.direct_map.no() ? "no" : "a");
     FAISS_THROW_IF_NOT_FMT(
             !gmm || gmm->max_assign == 1,
             "index: max_assign = %zu, expected 1",

@@ -190,7 +190,9 @@ TEST(IndexIVFGMMErrors, OnlyTheSameKindMerges) {
     faiss::IndexIVFFlat stock(&coarse, base().d, kLists);
     stock.train(base().n, base().x.data());
     stock.add(100, base().x.data());
-    expect_refused(*index, {}, [&] { index->merge_from(stock, 0); });
+    expect_refused(*index, {"other is faiss::IndexIVFFlat, expected"}, [&] {
+        index->merge_from(stock, 0);
+    });
     EXPECT_EQ(stock.ntotal, 100);
     auto other_means = trained(rows_of(base(), 1000, 2000), kLists);
     other_means->add(100, base().x.data());
@@ -203,7 +205,10 @@ TEST(IndexIVFGMMErrors, OnlyTheSameKindMerges) {
     copies->add(100, base().x.data());
     expect_refused(
             *index, {"max_assign = 2"}, [&] { index->merge_from(*copies, 0); });
-    expect_refused(*index, {}, [&] { index->merge_from(*index, 0); });
+    expect_refused(
+            *index, {"this index itself, expected another faiss_ext::"}, [&] {
+                index->merge_from(*index, 0);
+            });
     IndexIVFFlatGMM nothing, more; // FAISS's constructors of no arguments
     EXPECT_FAISS_ERROR(nothing.check_compatible_for_merge(more), "");
     EXPECT_FAISS_ERROR(nothing.merge_from(more, 0), "");

@@ -232,6 +232,7 @@ TEST(Calibrate, BadNumbersAreNamed) {
 }
 
 TEST(CloneIndex, IsTheSameIndex) {
+    EXPECT_FAISS_ERROR(faiss_ext::clone_index(nullptr), "clone_index: no ind");
     for (const char* description : {"GMM32,Flat", "PCA32,GMM32,SQ8"}) {
         std::unique_ptr<faiss::Index> index(index_factory(kD, description));
         index->train(base().n, base().x.data());

@@ -447,6 +447,11 @@ TEST(OnDisk, WrongPartsLeaveEverythingAsItWas) {
             merge_ondisk(index.get(), with_foreign, lists),
             "foreign: of another training");
     expect_untouched();
+    std::ofstream(with_foreign.back()) << "no index";
+    EXPECT_FAISS_ERROR(
+            merge_ondisk(index.get(), with_foreign, lists),
+            "foreign: Index type");
+    expect_untouched();
     with_foreign.back() = folder.file("absent");
     EXPECT_FAISS_ERROR(
             merge_ondisk(index.get(), with_foreign, lists), "absent");
@@ -457,6 +462,10 @@ TEST(OnDisk, WrongPartsLeaveEverythingAsItWas) {
     expect_untouched();
     EXPECT_FAISS_ERROR(
             merge_ondisk(other.get(), parts, lists), "ntotal = 4000");
+    const std::unique_ptr<faiss::Index> untrained(
+            index_factory(base().d, "GMM16,Flat"));
+    EXPECT_FAISS_ERROR(
+            merge_ondisk(untrained.get(), parts, lists), "index: not trained");
     auto flat = index_factory(16, "Flat");
     EXPECT_FAISS_ERROR(
             merge_ondisk(flat, parts, lists), "expected an IVF index");

@@ -9,11 +9,11 @@
 #include <faiss/IndexPreTransform.h>
 #include <faiss/IndexRefine.h>
 #include <faiss/impl/FaissAssert.h>
-#include <faiss/impl/FaissException.h>
 #include <faiss/impl/ThreadedIndex.h>
 
 #include "faiss_ext/IndexIVFGMM.h"
 #include "faiss_ext/IndexIVFRaBitQGMM.h"
+#include "faiss_ext/impl/errors.h"
 
 namespace faiss_ext {
 
@@ -72,7 +72,7 @@ IVFGMM& gmm_of(const std::string& what, faiss::Index* index) {
             "%s: a %s has no mixture in its lists, expected an index of "
             "GMM<nlist> with Flat, PQ<M>, SQ<bits> or RaBitQ",
             what.c_str(),
-            faiss::demangle_cpp_symbol(typeid(*index).name()).c_str());
+            type_name(*index).c_str());
     return *gmm;
 }
 

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <typeinfo>
 #include <utility>
 
 #include <faiss/IndexIVF.h>
@@ -23,6 +24,12 @@ decltype(auto) as_faiss_exception(F&& f) {
     } catch (const gmm::DeviceError& e) {
         FAISS_THROW_MSG(e.what());
     }
+}
+
+/// The class of an object as people write it, for messages.
+template <class T>
+std::string type_name(const T& object) {
+    return faiss::demangle_cpp_symbol(typeid(object).name());
 }
 
 /// What a person needs of FAISS's "Error in f at file:line: Error: 'condition'

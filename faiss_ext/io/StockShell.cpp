@@ -7,10 +7,10 @@
 #include <faiss/IndexPreTransform.h>
 #include <faiss/IndexRefine.h>
 #include <faiss/impl/FaissAssert.h>
-#include <faiss/impl/FaissException.h>
 
 #include "faiss_ext/IndexIVFRaBitQGMM.h"
 #include "faiss_ext/impl/convert.h"
+#include "faiss_ext/impl/errors.h"
 
 namespace faiss_ext {
 
@@ -69,7 +69,7 @@ const faiss::Index* StockShell::copy_of(const faiss::Index& index) {
     FAISS_THROW_FMT(
             "write_index: a %s around codes about the means of cells, expected "
             "an IndexPreTransform, IndexIDMap or IndexRefine",
-            faiss::demangle_cpp_symbol(typeid(index).name()).c_str());
+            type_name(index).c_str());
 }
 
 } // namespace faiss_ext

@@ -6,7 +6,6 @@
 #include <typeinfo>
 
 #include <faiss/impl/FaissAssert.h>
-#include <faiss/impl/FaissException.h>
 
 #include "faiss_ext/calibrate/calibrate.h"
 #include "faiss_ext/coarse/coarse.h"
@@ -67,7 +66,7 @@ SearchParametersIVFGMM settings(
                 typeid(*params) == typeid(faiss::SearchParameters),
                 "params: a %s, expected SearchParameters, SearchParametersIVF "
                 "or SearchParametersIVFGMM",
-                faiss::demangle_cpp_symbol(typeid(*params).name()).c_str());
+                type_name(*params).c_str());
         p.sel = params->sel;
     }
     return p;
