@@ -152,6 +152,9 @@ inline float __uint_as_float(uint32_t x) {
 inline void atomicAdd(unsigned long long* to, unsigned long long x) {
     *to += x;
 }
+inline void atomicAdd(unsigned* to, unsigned x) {
+    *to += x;
+}
 
 namespace gmm::cuda {
 

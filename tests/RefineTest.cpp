@@ -18,7 +18,9 @@ struct Block {
     int rows = 150, d = 20, k = 30;
     bool each_dimension = false, all = true;
     std::vector<float> weight; ///< [rows], or empty
+    float most_fall = INFINITY;
 
+    uint32_t lost_before = 0, rejected = 0;
     int pitch = 0, units = 0;
     std::vector<__half> hi, lo;
     std::vector<float> means, half_inverse, log_constant, row_lse;
@@ -121,7 +123,8 @@ struct Block {
         }
         offsets.push_back(used | uint64_t(lost) << 32);
         entries.assign(used, 0);
-        overflowed.assign(lost, 0);
+        overflowed.assign(rows, 0); // rejected rows, too
+        lost_before = lost;
     }
 
     template <bool kAligned, bool kEachDimension>
@@ -154,6 +157,8 @@ struct Block {
         args.row_constant = zeros.data();
         args.all = all;
         args.tolerance = 0.005f;
+        args.most_fall = most_fall;
+        args.rejected = &rejected;
         const int warps = (units + kWarpUnits - 1) / kWarpUnits + 1;
         for (int warp = 0; warp < warps; warp++) {
             auto shared = std::make_unique<RefineShared>();
@@ -202,7 +207,7 @@ struct Block {
             }
         }
         EXPECT_EQ(at, entries.size());
-        EXPECT_EQ(lost, overflowed.size());
+        EXPECT_EQ(lost, lost_before);
     }
 };
 
@@ -262,6 +267,49 @@ TEST(RefineTest, EvaluatesAgainWhatWasHidden) {
         return again ? block.exact(row, c) : first(row, c);
     });
     EXPECT_GT(fell, 0);
+}
+
+/// A row whose log-sum-exp falls further than its list reaches is left to be
+/// listed again: its entries are 0. Others are what they would be.
+TEST(RefineTest, RejectsWhatFellTooFar) {
+    Block block;
+    block.all = false;
+    block.most_fall = 5;
+    const auto too_high = [](int row, int c) {
+        return c == 0 && row % 2 ? 30. : small_error(row, c);
+    };
+    block.make(too_high);
+    const std::vector<float> before = block.row_lse;
+    Block kept = block;
+    kept.most_fall = INFINITY;
+    block.run();
+    kept.run();
+    EXPECT_EQ(kept.rejected, 0u);
+    uint32_t rejected = 0, at = 0;
+    const TripleLayout layout = entry_layout(block.rows, block.k, 2);
+    for (int row = 0; row < block.rows; row++) {
+        if (row % 13 == 5) {
+            continue;
+        }
+        const bool mine = std::isnan(block.row_lse[row]);
+        double sum = 0;
+        for (int c = 0; c < (block.ranges[row] & 255); c++) {
+            sum += std::exp2(
+                    block.is_doubtful(c) ? block.exact(row, c)
+                                         : block.rough[row * block.k + c]);
+        }
+        EXPECT_EQ(mine, before[row] - std::log2(sum) > 5) << row;
+        rejected += mine;
+        for (int i = 0; i < (block.ranges[row] & 255); i++, at++) {
+            if (mine) {
+                EXPECT_EQ(triple_value(layout, block.entries[at]), 0) << row;
+            } else {
+                EXPECT_EQ(block.entries[at], kept.entries[at]) << row;
+            }
+        }
+    }
+    EXPECT_GT(rejected, 0u);
+    EXPECT_EQ(block.rejected, rejected);
 }
 
 /// Rows of weight 0 have entries of 0, and no say in anything.
