@@ -8,6 +8,7 @@
 
 #include <faiss/IndexIDMap.h>
 #include <faiss/IndexIVFPQ.h>
+#include <faiss/IndexIVFPQFastScan.h>
 #include <faiss/IndexPreTransform.h>
 #include <faiss/IndexRefine.h>
 #include <faiss/VectorTransform.h>
@@ -17,6 +18,7 @@
 #include <faiss/utils/distances.h>
 
 #include "faiss_ext/GpuGMMClustering.h"
+#include "faiss_ext/IndexGMM.h"
 #include "faiss_ext/IndexIVFGMM.h"
 #include "faiss_ext/coarse/centre.h"
 #include "faiss_ext/coarse/coarse.h"
@@ -307,6 +309,19 @@ static void keep_opq(const faiss::Index* index, faiss::Index& copy) {
     }
 }
 
+static IndexGMM* mixture_of(faiss::Index* part) {
+    auto ivf = dynamic_cast<faiss::IndexIVF*>(part);
+    return dynamic_cast<IndexGMM*>(ivf ? ivf->quantizer : part);
+}
+
+static faiss::ProductQuantizer* codec_of(faiss::Index* part) {
+    if (auto ivf = dynamic_cast<faiss::IndexIVFPQ*>(part)) {
+        return &ivf->pq;
+    }
+    auto fast = dynamic_cast<faiss::IndexIVFPQFastScan*>(part);
+    return fast ? &fast->pq : nullptr;
+}
+
 std::unique_ptr<faiss::Index> clone_index(const faiss::Index* index) {
     FAISS_THROW_IF_NOT_MSG(index, "clone_index: no index");
     const auto parts = innermost(const_cast<faiss::Index*>(index));
@@ -340,8 +355,19 @@ std::unique_ptr<faiss::Index> clone_index(const faiss::Index* index) {
         }
         auto pq = dynamic_cast<const faiss::IndexIVFPQ*>(parts[i]);
         if (auto to = dynamic_cast<faiss::IndexIVFPQ*>(copies[i]); pq && to) {
+            to->do_polysemous_training = pq->do_polysemous_training;
+            to->polysemous_training = pq->polysemous_training;
             to->scan_table_threshold = pq->scan_table_threshold;
             to->polysemous_ht = pq->polysemous_ht;
+        }
+        const IndexGMM* mixture = mixture_of(parts[i]);
+        if (IndexGMM* to = mixture_of(copies[i]); mixture && to) {
+            to->cp = mixture->cp;
+            to->verbose = mixture->verbose;
+        }
+        const faiss::ProductQuantizer* codec = codec_of(parts[i]);
+        if (faiss::ProductQuantizer* to = codec_of(copies[i]); codec && to) {
+            to->cp = codec->cp;
         }
     }
     return copy;

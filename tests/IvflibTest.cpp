@@ -20,6 +20,7 @@
 #include <faiss/index_factory.h>
 
 #include "IvfTestTools.h"
+#include "faiss_ext/IndexGMM.h"
 #include "faiss_ext/IndexIVFGMM.h"
 #include "faiss_ext/index_factory.h"
 #include "quick_training.h"
@@ -316,6 +317,33 @@ TEST(Ivflib, ACloneIsTrainedAlike) {
     const auto& other = faiss::ivflib::extract_index_ivf(copy.get())->cp;
     EXPECT_EQ(other.niter, 3);
     EXPECT_EQ(other.seed, 7);
+}
+
+/// By the parameters of what is in it, too.
+TEST(Ivflib, AClonesQuantizersAreTrainedAlike) {
+    for (const char* factory : {"GMM16,PQ8x4fs", "GMM16,PQ8x4"}) {
+        std::unique_ptr<faiss::Index> index(index_factory(kD, factory));
+        const auto training = [](faiss::Index& index) {
+            auto& ivf = dynamic_cast<faiss::IndexIVF&>(index);
+            auto pq = dynamic_cast<faiss::IndexIVFPQ*>(&ivf);
+            auto fast = dynamic_cast<faiss::IndexIVFPQFastScan*>(&ivf);
+            auto gmm = dynamic_cast<IndexGMM*>(ivf.quantizer);
+            return std::pair(
+                    gmm ? &gmm->cp : &ivf.cp, pq ? &pq->pq.cp : &fast->pq.cp);
+        };
+        const auto [means, codec] = training(*index);
+        means->niter = 3;
+        codec->niter = 4;
+        const auto copy = clone_index(index.get());
+        const auto [other_means, other_codec] = training(*copy);
+        EXPECT_EQ(other_means->niter, 3) << factory;
+        EXPECT_EQ(other_codec->niter, 4) << factory;
+        for (faiss::Index* one : {index.get(), copy.get()}) {
+            one->train(1000, base().x.data());
+            one->add(1000, base().x.data());
+        }
+        EXPECT_EQ(find(*copy, queries(), 5), find(*index, queries(), 5));
+    }
 }
 
 /// Files have a plain matrix in the place of OPQ, which trains nothing.
