@@ -35,9 +35,9 @@ void train(faiss::Index* index, const gmm::VectorSource& source);
  * Throws FaissException for what train() throws for. If any rows are in, the
  * message says how many: they are the first of the source. Cells and
  * calibration are due then (IVFGMM::maintain()). Shards, also behind
- * wrappers, take their shares of a block one after another, each whole or not at
- * all; an IndexShards of successive ids, which FAISS fills in one call, takes
- * all rows or none.
+ * wrappers, take their shares of a block one after another, each whole or not
+ * at all; an IndexShards of successive ids, which FAISS fills in one call,
+ * takes all rows or none.
  *
  * @param ids  size source.n, or nullptr: ntotal, ntotal + 1, ...
  */

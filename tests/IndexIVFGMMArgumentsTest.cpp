@@ -442,6 +442,15 @@ TEST(IndexIVFGMMArguments, WhatASearchDoesNotTake) {
     EXPECT_FAISS_ERROR(preassigned(n, 0, all), "k = 0");
     EXPECT_FAISS_ERROR(in_range(n, all, q.n, false), "result = nullptr");
     EXPECT_FAISS_ERROR(in_range(n, all, q.n - 1, true), "result->nq = 4");
+    faiss::RangeSearchResult used(q.n);
+    const auto in_used = [&] {
+        index->range_search_preassigned(
+                n, all.x, 1, all.keys, all.coarse, &used);
+    };
+    in_used();
+    EXPECT_FAISS_ERROR(in_used(), "result: it holds those of another search");
+    EXPECT_FAISS_ERROR(
+            index->range_search(n, all.x, 1, &used), "result: it holds");
     // what FAISS puts where there is no vector
     std::vector<float> recons(q.n * 4000 * q.d);
     std::vector<float> far(q.n * 4000);

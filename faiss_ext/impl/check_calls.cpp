@@ -36,6 +36,10 @@ void check_result(idx_t n, const faiss::RangeSearchResult* result) {
             "result->nq = %zu, expected n = %zu",
             result->nq,
             size_t(n));
+    // FAISS throws in a parallel region, which ends the process.
+    FAISS_THROW_IF_NOT_MSG(
+            !result->labels && !result->distances,
+            "result: it holds those of another search, expected an empty one");
 }
 
 void check_search(
