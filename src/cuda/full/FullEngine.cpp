@@ -21,6 +21,7 @@ void FullEngine::set_model(const GaussianMixture& model) {
     use_device();
     if (k_ != int(model.k) || model.covariance != Covariance::tied) {
         whitened_.release(); // the pass may need its memory
+        whitens_ = false;
     }
     covariance_ = model.covariance;
     k_ = int(model.k);
