@@ -214,12 +214,15 @@ static faiss::IndexIVF* ivf_behind(faiss::Index* index) {
     return dynamic_cast<faiss::IndexIVF*>(index);
 }
 
-/// Entries get the ids that the map has for theirs.
-static void rename_entries(faiss::IndexIVF& ivf, const faiss::IndexIDMap& map) {
+/// Entries get the ids that the map has for theirs. An IndexRefine around
+/// reconstructs by itself and adds without ids, which spoils a Hashtable of
+/// FAISS's own (DirectMapAdd::ntotal is not set).
+static void rename_entries(
+        faiss::IndexIVF& ivf, const faiss::IndexIDMap& map, bool refined) {
     const bool mapped = !ivf.direct_map.no() ||
             dynamic_cast<const faiss::IndexIDMap2*>(&map);
     if (ivf.ntotal == 0) {
-        if (mapped) {
+        if (mapped && !refined) {
             ivf.set_direct_map_type(faiss::DirectMap::Hashtable);
         }
         return;
@@ -263,7 +266,9 @@ std::unique_ptr<faiss::Index> without_id_maps(
         // the innermost first, whose ids those around it know
         faiss::Index* root = index.get();
         faiss::Index** innermost_map = nullptr;
+        bool refined = false;
         for (faiss::Index** slot = &root; slot && *slot; slot = inside(*slot)) {
+            refined |= dynamic_cast<faiss::IndexRefine*>(*slot) != nullptr;
             if (dynamic_cast<faiss::IndexIDMap*>(*slot) && ivf_behind(*slot)) {
                 innermost_map = slot;
             }
@@ -275,7 +280,7 @@ std::unique_ptr<faiss::Index> without_id_maps(
         FAISS_THROW_IF_NOT_MSG(
                 map->own_fields,
                 "without_id_maps: expected an IndexIDMap that owns its index");
-        rename_entries(*ivf_behind(map), *map);
+        rename_entries(*ivf_behind(map), *map, refined);
         faiss::Index* const inner = map->index;
         map->own_fields = false;
         if (innermost_map == &root) {

@@ -55,7 +55,8 @@ void calibrate(faiss::Index* index, size_t nq, const float* xq, size_t k = 10);
  * was removed.
  *
  * The index gets a direct map if there was an IndexIDMap2, which reconstructs
- * by id, or if it had one. Transforms on the way stay, and so do maps around
+ * by id, or if it had one; an empty one in an IndexRefine, which reconstructs
+ * by itself, gets none. Transforms on the way stay, and so do maps around
  * other indexes and around an IndexRefine.
  *
  * Throws FaissException for lists that cannot change, entries that a map does

@@ -136,6 +136,17 @@ private:
     const bool calibrate_on_add;
 };
 
+/// Whether ids are needed in any case: without them FAISS's own additions put
+/// what is in memory into a Hashtable (DirectMapAdd::ntotal is not set).
+bool wants_ids(const faiss::Index& index) {
+    if (auto chain = dynamic_cast<const faiss::IndexPreTransform*>(&index)) {
+        return wants_ids(*chain->index);
+    }
+    auto ivf = dynamic_cast<const faiss::IndexIVF*>(&index);
+    return ivf && ivf->direct_map.type == faiss::DirectMap::Hashtable &&
+            !dynamic_cast<const IVFGMM*>(ivf);
+}
+
 /** Blocks of vectors on their way into an index. Shards, also behind wrappers,
  * are filled one after another, each counted, where FAISS's own addition leaves
  * uncounted what the others have taken if one fails. */
@@ -234,11 +245,15 @@ private:
         return in;
     }
 
+    const idx_t* successive_from(idx_t first, size_t n) {
+        successive.resize(n);
+        std::iota(successive.begin(), successive.end(), first);
+        return successive.data();
+    }
+
     size_t add_to_shards(size_t n, const float* x, const idx_t* ids) {
         if (!ids) {
-            successive.resize(n);
-            std::iota(successive.begin(), successive.end(), shards->ntotal);
-            ids = successive.data();
+            ids = successive_from(shards->ntotal, n);
         }
         const size_t count = size_t(shards->count());
         size_t in = 0;
@@ -258,6 +273,9 @@ private:
 
     size_t add_to_one(
             faiss::Index& to, size_t n, const float* x, const idx_t* ids) {
+        if (!ids && wants_ids(to)) {
+            ids = successive_from(to.ntotal, n);
+        }
         try {
             ids ? to.add_with_ids(idx_t(n), x, ids) : to.add(idx_t(n), x);
             return n;

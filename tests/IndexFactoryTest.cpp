@@ -1,3 +1,4 @@
+#include "faiss_ext/impl/convert.h"
 #include "faiss_ext/index_factory.h"
 
 #include <memory>
@@ -12,6 +13,7 @@
 #include "TestData.h"
 #include "faiss_ext/IndexGMM.h"
 #include "faiss_ext/IndexIVFGMM.h"
+#include "faiss_ext/impl/convert.h"
 #include "faiss_ext/ivflib.h"
 #include "quick_training.h"
 
@@ -235,8 +237,12 @@ TEST(IndexFactory, WhatRefinesTakesIdsByAMapInFront) {
           "IDMap,GMM4,SQ4,Refine(SQ8)"}) {
         auto index = make(description);
         as<faiss::IndexIDMap>(index.get());
+        // An IndexRefine adds without ids, and reconstructs by itself.
+        EXPECT_TRUE(dynamic_cast<const faiss::IndexIVF&>(*unwrap(index.get()))
+                            .direct_map.no());
         index->train(base.n, base.x.data());
         index->add_with_ids(base.n, base.x.data(), ids.data());
+        EXPECT_NO_THROW(clone_index(index.get())) << description;
         extract_gmm(index.get())->target_recall = 0.9;
         float distance;
         idx_t id;

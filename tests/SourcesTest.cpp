@@ -4,6 +4,7 @@
 #include <cstring>
 #include <fstream>
 
+#include <faiss/IVFlib.h>
 #include <faiss/IndexIDMap.h>
 #include <faiss/IndexPreTransform.h>
 #include <faiss/IndexRefine.h>
@@ -143,6 +144,28 @@ TEST(Sources, IdsAndWrappers) {
 }
 
 /// FAISS fills shards of successive ids in one call.
+TEST(Sources, AHashtableOfFaissGetsTheIds) {
+    constexpr size_t kFirst = 1500;
+    for (const char* description :
+         {"IDMap2,GMM16,PQ32x4fs", "PCA64,GMM16,RQ2x4", "IVF16,Flat"}) {
+        std::unique_ptr<faiss::Index> index = make(description);
+        index->train(kN, base().x.data());
+        auto* ivf = faiss::ivflib::extract_index_ivf(index.get());
+        ivf->set_direct_map_type(faiss::DirectMap::Hashtable);
+        for (size_t begin : {size_t(0), kFirst}) {
+            const size_t n = begin == 0 ? kFirst : kN - kFirst;
+            add(index.get(),
+                *gmm::memory_source(base().row(begin), n, base().d));
+        }
+        const auto& places = ivf->direct_map.hashtable;
+        ASSERT_EQ(places.size(), kN) << description;
+        for (size_t id = 0; id < kN; id++) {
+            ASSERT_EQ(places.count(idx_t(id)), 1u) << description;
+        }
+        EXPECT_NO_THROW(clone_index(index.get())) << description;
+    }
+}
+
 TEST(Sources, ShardsOfSuccessiveIds) {
     constexpr size_t kMany = 40000, kDim = 4;
     const Vectors x = uniform(kMany, kDim, 5);
