@@ -53,7 +53,13 @@ void add_rows(PyIndex& self, Matrix<const float> x, const idx_t* ids) {
         if (!gmm) { // which looks itself; others end the process
             faiss_ext::check_storable("x", n, x.shape(1), x.data());
         }
-        if (gmm && n > 0 && !dynamic_cast<faiss::IndexIVF*>(&index)) {
+        auto ivf =
+                dynamic_cast<const faiss::IndexIVF*>(faiss_ext::unwrap(&index));
+        // to which FAISS's additions without ids give wrong ones
+        const bool hashed = !gmm && ivf &&
+                ivf->direct_map.type == faiss::DirectMap::Hashtable;
+        if (n > 0 &&
+            (hashed || (gmm && !dynamic_cast<faiss::IndexIVF*>(&index)))) {
             const auto source = gmm::memory_source(x.data(), n, index.d);
             faiss_ext::add(&index, *source, ids);
         } else if (ids) {

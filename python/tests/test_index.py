@@ -191,6 +191,26 @@ def test_update_vectors_and_reconstruct(
     )
 
 
+@pytest.mark.parametrize(
+    "description",
+    ["IVF16,Flat", "PCA32,IVF16,SQ8", "IVF16,PQ64x4", "GMM16,Flat"],
+)
+def test_a_map_of_ids_follows_additions(
+    base: Floats, description: str
+) -> None:
+    index = faiss_ext.index_factory(128, description)
+    index.train(base)
+    index.set_direct_map("hashtable")
+    index.add(base[:900])
+    index.add(base[900:])
+    everything = index.reconstruct_batch(np.arange(len(base)))
+    index.set_direct_map("none")
+    index.set_direct_map("hashtable")  # of what the lists hold
+    np.testing.assert_array_equal(
+        everything, index.reconstruct_batch(np.arange(len(base)))
+    )
+
+
 def test_reconstruct_n(filled: faiss_ext.Index, base: Floats) -> None:
     np.testing.assert_array_equal(filled.reconstruct_n(), base)
     np.testing.assert_array_equal(filled.reconstruct_n(10, 5), base[10:15])
