@@ -1,4 +1,3 @@
-#include "faiss_ext/impl/convert.h"
 #include "faiss_ext/index_factory.h"
 
 #include <memory>
