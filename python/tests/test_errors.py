@@ -202,6 +202,19 @@ def test_adding_before_training(base: Floats) -> None:
         index.add(base[:10])
 
 
+@pytest.mark.parametrize("factory", ["NSG16", "IDMap,NSG16", "PCA8,NSG16"])
+def test_a_graph_of_few_vectors(factory: str, base: Floats) -> None:
+    index = faiss_ext.index_factory(128, factory)
+    index.train(base)
+    takes = factory.startswith("IDMap")
+    with pytest.raises(ValueError, match="^x: 100 vectors, expected more th"):
+        if takes:
+            index.add_with_ids(base[:100], range(100))
+        else:
+            index.add(base[:100])
+    assert index.ntotal == 0
+
+
 def test_training_a_filled_index(
     filled: faiss_ext.Index, base: Floats
 ) -> None:
