@@ -41,8 +41,8 @@ TEST_F(CudaLimitsTest, KernelsAgreeOnEveryRow) {
     }
 }
 
-/// What cannot be folded into the product (AugmentedOperands.h): rows and means far out,
-/// components of almost no width.
+/// What cannot be folded into the product (AugmentedOperands.h): rows and means
+/// far out, components of almost no width.
 TEST_F(CudaLimitsTest, LeavesTheFoldedRange) {
     for (Kernel kernel : kernels()) {
         Problem p = make_problem(3000, 24, 130, Covariance::isotropic);
