@@ -174,7 +174,8 @@ void DenseStep::reserve(
         total_splits_ = kDenseTotalSplits;
         clusters_ = 0;
     }
-    const size_t total_bytes = size_t(total_splits_ + kDenseTotalSplits) *
+    apart_splits_ = lo ? kDenseTotalSplits : 0;
+    const size_t total_bytes = size_t(total_splits_ + apart_splits_) *
             padded_k * 2 * sizeof(double);
     sums_.reserve(splits_ * one + total_bytes);
     totals_ = sums_.as<double>();
@@ -369,7 +370,7 @@ void DenseStep::collect(const DeviceSums& sums, cudaStream_t stream) {
             partial_,
             totals_,
             splits_,
-            total_splits_ + kDenseTotalSplits,
+            total_splits_ + apart_splits_,
             parts_,
             padded_k_,
             sums);

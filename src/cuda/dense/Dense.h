@@ -148,9 +148,10 @@ struct DenseStep {
      *                    that have no log-sum-exp yet are read in place; 0:
      *                    none are
      * @param lo          second halves count
-     * @param apart       in steps and of both halves whatever the others are,
-     *                    so that narrow components have what is theirs, and
-     *                    find_narrow does not count it. For few rows
+     * @param apart       in steps and of both halves (which there must be)
+     *                    whatever the others are, so that narrow components
+     *                    have what is theirs, and find_narrow does not count
+     *                    it. For few rows
      */
     void accumulate(
             const ScoreKernels&,
@@ -224,10 +225,10 @@ private:
     __half* hi_ = nullptr;
     __half* lo_ = nullptr;
     float* partial_ = nullptr; ///< [split][part][padded_k][d]
-    /// [total_splits_][padded_k][2], and as many as kDenseTotalSplits of rows
-    /// apart
+    /// [total_splits_ + apart_splits_][padded_k][2]
     double* totals_ = nullptr;
-    int splits_ = 0, total_splits_ = 0, parts_ = 0, padded_k_ = 0, d_ = 0;
+    int splits_ = 0, total_splits_ = 0, apart_splits_ = 0, parts_ = 0,
+        padded_k_ = 0, d_ = 0;
     int clusters_ = 0;
     bool fused_ = false, used_ = false;
 };
