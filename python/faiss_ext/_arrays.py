@@ -61,6 +61,19 @@ def _to_host(x: Any, name: str) -> Any:
     )
 
 
+def _of_nullable(x: Any) -> Any:
+    """A data frame's columns of pandas' own numbers, gaps as NaN; `x` where it
+    is another."""
+    dtypes = [getattr(t, "numpy_dtype", t) for t in getattr(x, "dtypes", [])]
+    if not dtypes or not all(
+        isinstance(t, np.dtype) and t.kind in "fiub" for t in dtypes
+    ):
+        return x
+    # float32 at least, which has a NaN
+    common = np.result_type(np.float32, *dtypes)
+    return x.to_numpy(dtype=common, na_value=np.nan)
+
+
 def as_array(x: Any, name: str) -> NDArray[Any]:
     """A numpy view of `x`, or a copy where there can be none."""
     if isinstance(x, np.ma.MaskedArray):
@@ -95,6 +108,8 @@ def as_array(x: Any, name: str) -> NDArray[Any]:
         a = np.asarray(x)
     except ValueError as error:
         raise ValueError(f"{name}: not an array ({error})") from None
+    if a.dtype == np.object_ and a.ndim == 2:
+        a = np.asarray(_of_nullable(x))
     if a.dtype == np.object_ and a.ndim == 0:
         raise TypeError(f"{name}: a {type(x).__name__}, expected an array")
     return a

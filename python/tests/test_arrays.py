@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 from numpy.typing import NDArray
 
@@ -73,6 +74,26 @@ def test_train_takes(way: Any, base: Floats) -> None:
     np.testing.assert_array_equal(
         train(base[:2000]), train(WAYS[way](base[:2000]))
     )
+
+
+def test_data_frames_of_nullable_columns(
+    trained: faiss_ext.Index, base: Floats
+) -> None:
+    other = faiss_ext.clone_index(trained)
+    trained.add(base[:500])
+    frame = pandas.DataFrame(base[:500]).astype("Float32")
+    frame[3] = frame[3].astype("Int64")  # whole numbers
+    other.add(frame)
+    np.testing.assert_array_equal(
+        other.reconstruct_n(0, 500), trained.reconstruct_n(0, 500)
+    )
+    frame.iloc[7, 2] = pandas.NA
+    with pytest.raises(
+        faiss_ext.FaissError, match="x: row 7 has the value nan"
+    ):
+        other.add(frame)
+    with pytest.raises(TypeError, match="x: dtype object"):
+        other.add(pandas.DataFrame({i: ["a"] for i in range(128)}))
 
 
 def test_masks_are_refused(trained: faiss_ext.Index, base: Floats) -> None:
