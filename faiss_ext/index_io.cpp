@@ -393,6 +393,12 @@ faiss::Index* read_index(faiss::IOReader* reader, int io_flags) {
 faiss::Index* read_index(const char* filename, int io_flags) {
     FAISS_THROW_IF_NOT_MSG(filename, "read_index: no file name");
     faiss::FileIOReader reader(filename);
+    std::error_code error;
+    FAISS_THROW_IF_NOT_FMT(
+            !std::filesystem::is_regular_file(filename, error) ||
+                    std::filesystem::file_size(filename, error) > 0,
+            "read_index: \"%s\" is empty",
+            filename);
     return faiss_ext::read_index(&reader, io_flags);
 }
 

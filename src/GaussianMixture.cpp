@@ -90,7 +90,7 @@ static bool all_finite(const std::vector<float>& values) {
     return others == 0;
 }
 
-static void check_values(
+static void check_size(
         const char* name,
         const std::vector<float>& values,
         size_t expected_size) {
@@ -101,6 +101,26 @@ static void check_values(
                 values.size(),
                 expected_size);
     }
+}
+
+static void check_sizes(const GaussianMixture& m) {
+    check_covariance(m.covariance);
+    if (m.d == 0) {
+        throw_invalid("d = 0, expected at least 1");
+    }
+    if (m.k == 0) {
+        throw_invalid("k = 0, expected at least 1");
+    }
+    check_size("means", m.means, m.k * m.d);
+    check_size("variances", m.variances, num_variances(m.covariance, m.k, m.d));
+    check_size("log_weights", m.log_weights, m.k);
+    check_size(
+            "precisions_cholesky",
+            m.precisions_cholesky,
+            num_factors(m.covariance, m.k, m.d));
+}
+
+static void check_values(const char* name, const std::vector<float>& values) {
     if (all_finite(values)) {
         return;
     }
@@ -116,16 +136,10 @@ static void check_values(
 }
 
 void GaussianMixture::validate() const {
-    check_covariance(covariance);
-    if (d == 0) {
-        throw_invalid("d = 0, expected at least 1");
-    }
-    if (k == 0) {
-        throw_invalid("k = 0, expected at least 1");
-    }
-    check_values("means", means, k * d);
-    check_values("variances", variances, num_variances(covariance, k, d));
-    check_values("log_weights", log_weights, k);
+    check_sizes(*this);
+    check_values("means", means);
+    check_values("variances", variances);
+    check_values("log_weights", log_weights);
     for (size_t i = 0; i < variances.size(); i++) {
         if (!(variances[i] > 0)) {
             throw_invalid(
@@ -134,10 +148,7 @@ void GaussianMixture::validate() const {
                     variances[i]);
         }
     }
-    check_values(
-            "precisions_cholesky",
-            precisions_cholesky,
-            num_factors(covariance, k, d));
+    check_values("precisions_cholesky", precisions_cholesky);
     const int64_t rows = int64_t(precisions_cholesky.size() / d);
     // The first bad element of each row, or the end: none.
     auto bad_in_row = [&](size_t row) {
@@ -196,9 +207,7 @@ static double mahalanobis_full(
 }
 
 void GaussianMixture::log_joint(size_t n, const float* x, double* out) const {
-    if (k == 0) {
-        throw_invalid("k = 0, expected a mixture with components");
-    }
+    check_sizes(*this);
     check_array("x", x, n);
     check_array("out", out, n);
     // Bishop, PRML, eq. 2.43.

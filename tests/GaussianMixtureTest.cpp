@@ -169,6 +169,21 @@ TEST(GaussianMixture, FrameOfAnotherShapeIsWrongInput) {
     EXPECT_INVALID(frame.to_frame(m), "frame.scale = 0");
 }
 
+TEST(GaussianMixture, ArraysThatAreTooShortAreNotReadBeyond) {
+    const float x[] = {1, 2};
+    double joint[2], prob[1];
+    for (Covariance covariance : {Covariance::diagonal, Covariance::full}) {
+        GaussianMixture m = two_components(covariance);
+        m.means.pop_back();
+        EXPECT_INVALID(m.log_joint(1, x, joint), "means.size() = 3");
+        EXPECT_INVALID(m.log_prob(1, x, prob), "means.size() = 3");
+    }
+    GaussianMixture m = two_components(Covariance::full);
+    m.precisions_cholesky.pop_back();
+    EXPECT_INVALID(m.log_prob(1, x, prob), "precisions_cholesky.size() = 7");
+    EXPECT_INVALID(GaussianMixture().log_joint(0, nullptr, nullptr), "d = 0");
+}
+
 TEST(GaussianMixture, ValidateNamesWhatIsWrong) {
     const float nan = std::numeric_limits<float>::quiet_NaN();
     const GaussianMixture good = two_components(Covariance::diagonal);

@@ -190,6 +190,13 @@ TEST(IndexIOFiles, OverAFileThatIsMapped) {
     EXPECT_EQ(read(path)->ntotal, 1500);
 }
 
+TEST(IndexIOFiles, AnEmptyFileIsNamed) {
+    const TemporaryFolder folder;
+    const std::string path = folder.file("index");
+    std::ofstream(path).close();
+    EXPECT_FAISS_ERROR(read(path), "index\" is empty");
+}
+
 TEST(IndexIOFiles, ListsInAFileOfTheirOwn) {
     const TemporaryFolder folder;
     const std::string path = folder.file("index");
