@@ -61,6 +61,16 @@ def interrupted_in_its_work(
         process.wait()
 
 
+def bad(base: Floats, what: str) -> Floats:
+    """Vectors whose row 7 is not finite."""
+    x = base[:50].copy()
+    if what == "nan":
+        x[7, 3] = np.nan
+    elif what == "inf":
+        x[7, 3] = np.inf
+    return x
+
+
 def read_u8bin(name: str) -> np.ndarray:
     n, d = np.fromfile(DATA / name, np.int32, 2)
     return np.fromfile(DATA / name, np.uint8, offset=8).reshape(n, d)
