@@ -455,16 +455,16 @@ def test_neither_slows_the_other(
         )
 
     beside = "faiss_ext" if measured == "faiss" else "faiss"
-    alone = seconds(f"import {measured}", None)
     for imports in (
         f"import {measured}, {beside}",
         f"import {beside}, {measured}",
     ):
-        # The least of 15 runs; a machine that does other things as well may
-        # need another look.
-        limit = 1.5 * alone + 1e-3
-        assert seconds(imports, beside) < limit or (
-            seconds(imports, beside) < limit
+        # The least of 15 runs, each pair one after the other; a machine that
+        # does other things as well may need another look.
+        assert any(
+            seconds(imports, beside)
+            < 1.5 * seconds(f"import {measured}", None) + 1e-3
+            for _ in range(3)
         )
 
 
