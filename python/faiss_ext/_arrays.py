@@ -235,14 +235,19 @@ def check_finite(a: NDArray[Any], name: str, begin: int = 0) -> None:
                 _core.check_finite("x", block)
 
 
-def given_blocks(x: Any) -> Any:
-    """A Dask array of two dimensions as an iterator of its blocks of rows,
-    computed one by one; anything else as it is."""
+def refuse_frames_of_dask(x: Any) -> None:
+    """Their lengths are not known before they are computed."""
     if hasattr(x, "to_dask_array"):
         raise TypeError(
             f"x: a {type(x).__name__} of Dask, expected an array "
             "(to_dask_array(lengths=True))"
         )
+
+
+def given_blocks(x: Any) -> Any:
+    """A Dask array of two dimensions as an iterator of its blocks of rows,
+    computed one by one; anything else as it is."""
+    refuse_frames_of_dask(x)
     if not hasattr(x, "to_delayed") or getattr(x, "ndim", 0) != 2:
         return x
     whole_rows = x.rechunk({1: -1})

@@ -26,11 +26,7 @@ class Rows:
     """Vectors as blocks of so many rows that workers compute or read."""
 
     def __init__(self, x: Any, block_rows: int | None) -> None:
-        if hasattr(x, "to_dask_array"):
-            raise TypeError(
-                f"x: a {type(x).__name__} of Dask, expected an array "
-                "(to_dask_array(lengths=True))"
-            )
+        _arrays.refuse_frames_of_dask(x)
         if hasattr(x, "to_delayed"):
             if x.ndim != 2 or any(np.isnan(x.shape)):
                 raise ValueError(

@@ -301,8 +301,7 @@ void set_direct_map(PyIndex& self, const std::string& type) {
         FAISS_THROW_IF_NOT_FMT(
                 wanted != faiss::DirectMap::Array,
                 "type = \"array\", expected the ids 0 to ntotal - 1 = %zd in "
-                "the "
-                "index, each once; \"hashtable\" takes any",
+                "the index, each once; \"hashtable\" takes any",
                 ssize_t(ivf.ntotal) - 1);
         throw;
     } catch (...) {

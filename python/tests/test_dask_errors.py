@@ -72,7 +72,9 @@ def test_wrong_input(base: Floats, tmp_path: pathlib.Path) -> None:
     with pytest.raises(ValueError, match="no files"):
         fdask.fit([], 2)
     masked = da.ma.masked_less(da.from_array(base[:900], (300, 64)), 1)
-    with pytest.raises(ValueError, match="^x, rows from 0: .* are masked"):
+    with pytest.raises(
+        ValueError, match="^x, rows from (0|300|600): .* are masked"
+    ):
         fdask.fit(masked, 2)
     for call in (lambda m: fdask.merge(m), lambda m: fdask.search(m, base, 1)):
         with pytest.raises(TypeError, match="^manifest = 3, expected a str"):

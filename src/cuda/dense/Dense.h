@@ -178,8 +178,8 @@ struct DenseStep {
             float bound,
             cudaStream_t);
 
-    /// The largest n_k so far of a narrow component; device, if it is larger
-    /// than what is there.
+    /// The largest n_k so far of a component of which Model::narrow says
+    /// `least` or more; device, if it is larger than what is there.
     void find_narrow(
             const Model&,
             unsigned char least,
