@@ -397,7 +397,7 @@ faiss::Index* read_index(const char* filename, int io_flags) {
     FAISS_THROW_IF_NOT_FMT(
             !std::filesystem::is_regular_file(filename, error) ||
                     std::filesystem::file_size(filename, error) > 0,
-            "read_index: \"%s\" is empty",
+            "%s: 0 bytes, expected an index",
             filename);
     return faiss_ext::read_index(&reader, io_flags);
 }

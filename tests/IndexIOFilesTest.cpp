@@ -194,7 +194,7 @@ TEST(IndexIOFiles, AnEmptyFileIsNamed) {
     const TemporaryFolder folder;
     const std::string path = folder.file("index");
     std::ofstream(path).close();
-    EXPECT_FAISS_ERROR(read(path), "index\" is empty");
+    EXPECT_FAISS_ERROR(read(path), "index: 0 bytes, expected an index");
 }
 
 TEST(IndexIOFiles, ListsInAFileOfTheirOwn) {
