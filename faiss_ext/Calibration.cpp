@@ -63,6 +63,7 @@ Calibration::Choice both(
         float per_list) {
     Calibration::Point out = p;
     out.bound = std::max(p.bound, q.bound);
+    out.reach = p.by_codes == q.by_codes ? std::min(p.reach, q.reach) : 0;
     if (p.by_codes == q.by_codes) {
         out.budget = std::max(p.budget, q.budget);
     } else {

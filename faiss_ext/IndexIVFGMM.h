@@ -79,7 +79,9 @@ struct IVFGMM {
      *
      * A query farther from its nearest mean than all in the calibration goes on
      * until four times as many codes change nothing (of whole lists, until all
-     * are searched), unless a cap ends it.
+     * are searched), unless a cap ends it. Without a selector, one whose k-th
+     * neighbour is not so much nearer than what it has not looked at as those
+     * of the calibration were (Calibration::Point::reach) goes on until it is.
      *
      * With an IDSelector a search goes on until it has looked at as many
      * vectors that pass as one without a selector looks at in all; by codes

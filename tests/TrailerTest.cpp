@@ -469,7 +469,8 @@ TEST(Trailer, NumbersThatAreNone) {
                   &Calibration::Point::recall,
                   &Calibration::Point::codes,
                   &Calibration::Point::distances,
-                  &Calibration::Point::cost}) {
+                  &Calibration::Point::cost,
+                  &Calibration::Point::reach}) {
                 EXPECT_TRUE(refused([&](Calibration& c) {
                     c.curves[i].points[0].*number = wrong;
                 }));

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <iterator>
+#include <limits>
 
 #include "faiss_ext/rank/SearchPlan.h"
+#include "faiss_ext/rank/probe.h"
 #include "faiss_ext/scan/gmm_search.h"
 
 namespace faiss_ext {
@@ -23,6 +25,10 @@ constexpr float kSureRecall = 0.998f;
 /// And is made longer until it has reached that in all views.
 constexpr float kNearlySureRecall = 0.99f;
 constexpr double kBudgetStep = 1.4;
+/// Of so many queries one may have found less than Point::reach says.
+constexpr size_t kNearlyAll = 25;
+/// Cells so many times as far as a neighbour seldom hold a nearer one.
+constexpr float kMostReach = 1.5f;
 
 using Point = Calibration::Point;
 
@@ -45,10 +51,13 @@ public:
         const size_t n = k + (plan.by_codes ? 0 : n_hidden);
         distances.resize(nq * n);
         labels.resize(nq * n);
+        beyond.assign(nq, 0);
+        SearchPlan asked = plan;
+        asked.beyond = &beyond;
         const SearchCounts counts = gmm_search(
                 index.ivf,
                 index.gmm,
-                plan,
+                asked,
                 nq,
                 xq,
                 n,
@@ -86,10 +95,43 @@ public:
         p.recall = there > 0 ? float(double(found) / there) : 1;
         p.codes = float(double(counts.codes) / nq);
         p.distances = float(double(counts.distances) / nq);
+        p.reach = reach(plan, k, n);
         return p;
     }
 
 private:
+    /// Calibration::Point::reach of what was found, n of each query.
+    float reach(const SearchPlan& plan, size_t k, size_t n) {
+        if (copies) {
+            return 0;
+        }
+        std::vector<float>& reached = beyond;
+        for (size_t q = 0; q < nq; q++) {
+            const idx_t* found = &labels[q * n];
+            size_t at = 0, seen = 0; // behind k that are not hidden
+            for (; at < n && seen < k; at++) {
+                const bool hidden = !truth.hidden.empty() &&
+                        std::binary_search(
+                                truth.hidden[q].begin(),
+                                truth.hidden[q].end(),
+                                found[at]);
+                seen += found[at] >= 0 && !hidden;
+            }
+            const float kth = seen < k ? std::numeric_limits<float>::infinity()
+                                       : in_coarse_units(
+                                                 index.ivf,
+                                                 index.gmm,
+                                                 xq + q * index.ivf.d,
+                                                 distances[q * n + at - 1]);
+            const float shown =
+                    plan.nearer->empty() ? kth : (*plan.nearer)[q] * kth;
+            reached[q] = shown > 0 ? reached[q] / shown : kMostReach;
+        }
+        const auto at = reached.begin() + nq / kNearlyAll;
+        std::nth_element(reached.begin(), at, reached.end());
+        return std::clamp(*at, 0.0f, kMostReach);
+    }
+
     /// Of queries that more vectors are as near to than are known, nothing: of
     /// those any k will do. But of all where too few are left.
     void find_wanted(size_t k) {
@@ -134,6 +176,7 @@ private:
     std::vector<std::vector<idx_t>> wanted; ///< of each query
     std::vector<float> distances;
     std::vector<idx_t> labels;
+    std::vector<float> beyond; ///< SearchPlan::beyond
 };
 
 /// Keeps what nothing cheaper has found.

@@ -215,7 +215,13 @@ void check_calibration(const Calibration& c, size_t d) {
             check_between("calibration.recall", std::array{p.recall}, 0, 1.001);
             check_between(
                     "calibration's points",
-                    std::array{p.budget, p.bound, p.codes, p.distances, p.cost},
+                    std::array{
+                            p.budget,
+                            p.bound,
+                            p.codes,
+                            p.distances,
+                            p.cost,
+                            p.reach},
                     0,
                     kMaxFloat);
         }

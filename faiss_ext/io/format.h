@@ -31,10 +31,11 @@
  *       zeros that align them
  *   5   Calibration::farthest
  *   6   checksums of the ids of lists that are in a file of their own
+ *   7   Calibration::Point::reach
  */
 namespace faiss_ext {
 
-constexpr uint32_t kVersion = 6;
+constexpr uint32_t kVersion = 7;
 constexpr uint32_t kOldestVersion = 2; ///< that is read
 
 /// Blocks of codes begin at a multiple of it, counted from the first byte, so

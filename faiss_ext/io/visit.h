@@ -183,6 +183,9 @@ void visit_calibration(Archive& ar, G& c, size_t d) {
             ar.scalar(point.codes);
             ar.scalar(point.distances);
             ar.scalar(point.cost);
+            if (ar.version > 6) {
+                ar.scalar(point.reach);
+            }
         }
     }
 }

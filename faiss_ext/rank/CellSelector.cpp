@@ -276,6 +276,18 @@ float CellSelector::nearest_filled() const {
     return out;
 }
 
+float CellSelector::distance_from(size_t b) const {
+    if (list_of.empty() || (b >= kBuckets && all_scored())) {
+        return std::numeric_limits<float>::infinity();
+    }
+    return least + float(b) * ((largest - least) / kBuckets);
+}
+
+size_t CellSelector::bucket_within(float distance) const {
+    const float b = (distance - least) * bucket_scale(least, largest, kBuckets);
+    return b < kBuckets - 1 ? size_t(std::max(b, 0.0f)) : kBuckets - 1;
+}
+
 size_t CellSelector::bucket_of_entries(size_t entries) const {
     size_t held = 0, b = 0;
     for (; b + 1 < kBuckets; b++) {

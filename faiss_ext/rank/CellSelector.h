@@ -85,6 +85,13 @@ public:
     /// scored; infinity if there is none.
     float nearest_filled() const;
 
+    /// The distance from which on the cells of bucket b and all later ones are,
+    /// those of lists that have not been scored included.
+    float distance_from(size_t b) const;
+
+    /// The last bucket of cells that may be nearer than that.
+    size_t bucket_within(float distance) const;
+
     bool all_scored() const {
         return lists_left == 0;
     }

@@ -172,6 +172,7 @@ void plan_for_target(SearchPlan& plan, const Call& call) {
     }
     if (!call.nprobe_given && plan.max_codes == 0) {
         plan.farthest = farthest_calibrated(c);
+        plan.reach = range || plan.sel ? 0 : point.reach;
     }
 }
 

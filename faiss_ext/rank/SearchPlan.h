@@ -69,6 +69,13 @@ struct SearchPlan {
     /// it looks on, four times as far each time, until it finds nothing new.
     float farthest = std::numeric_limits<float>::infinity();
 
+    /// Calibration::Point::reach: a query looks on while there is more that is
+    /// less than so many times as far (squared) as its k-th neighbour.
+    float reach = 0;
+    /// Output, or nullptr: of each query of the call the squared distance to
+    /// the nearest cell, or list, that it did not look at.
+    std::vector<float>* beyond = nullptr;
+
     size_t max_codes = 0; ///< exact distances a query may compute; 0: no cap
     const faiss::IDSelector* sel = nullptr;
     /// Of the entries, those that the selector lets pass, about: with a target

@@ -97,6 +97,32 @@ void probe_by_distance(
             [](const auto&) {});
 }
 
+/// A mean's distance in coarse units.
+float squared(const faiss::IndexIVF& ivf, const float* q, float coarse) {
+    return is_ip(ivf) ? 2 - coarse * norm_scale(2, ivf.d, q) : coarse;
+}
+
+/// Of rows of nprobe + 1 lists the last become `beyond`.
+void take_last(
+        const faiss::IndexIVF& ivf,
+        const float* x,
+        ProbedLists& lists,
+        size_t nprobe) {
+    const size_t n = lists.begins.size() - 1, width = nprobe + 1;
+    for (size_t i = 0; i < n; i++) {
+        const size_t last = i * width + nprobe;
+        lists.beyond.push_back(
+                lists.keys[last] < 0
+                        ? std::numeric_limits<float>::infinity()
+                        : squared(ivf, x + i * ivf.d, lists.coarse[last]));
+        std::copy_n(&lists.keys[i * width], nprobe, &lists.keys[i * nprobe]);
+        std::copy_n(
+                &lists.coarse[i * width], nprobe, &lists.coarse[i * nprobe]);
+    }
+    lists.keys.resize(n * nprobe);
+    lists.coarse.resize(n * nprobe);
+}
+
 } // namespace
 
 void probe(
@@ -144,11 +170,22 @@ float distance_to_filled(
         const idx_t* keys) {
     for (size_t p = 0; p < nprobe; p++) {
         if (keys[p] >= 0 && ivf.invlists->list_size(keys[p]) > 0) {
-            return is_ip(ivf) ? 2 - coarse[p] * norm_scale(2, ivf.d, q)
-                              : coarse[p];
+            return squared(ivf, q, coarse[p]);
         }
     }
     return std::numeric_limits<float>::infinity();
+}
+
+float in_coarse_units(
+        const faiss::IndexIVF& ivf,
+        const IVFGMM& gmm,
+        const float* q,
+        float distance) {
+    const float norm2 = gmm.cells.norm2;
+    return !is_ip(ivf) ? distance
+                       : 2 -
+                    norm_scale(norm2 > 0 ? 2 / std::sqrt(norm2) : 2, ivf.d, q) *
+                            distance;
 }
 
 ProbedLists probe_lists(
@@ -158,19 +195,25 @@ ProbedLists probe_lists(
         size_t n,
         const float* x) {
     const size_t d = ivf.d, nprobe = plan.nprobe;
-    ProbedLists out{std::vector<size_t>(n + 1), {}, {}};
-    out.coarse.resize(n * nprobe);
-    out.keys.resize(n * nprobe);
-    probe(ivf, gmm, plan, n, x, out.coarse.data(), out.keys.data());
+    ProbedLists out{std::vector<size_t>(n + 1), {}, {}, {}};
     for (size_t i = 0; i < n; i++) {
         out.begins[i + 1] = (i + 1) * nprobe;
+    }
+    const bool one_more = (plan.reach > 0 || plan.beyond) && nprobe < ivf.nlist;
+    SearchPlan asked = plan;
+    asked.nprobe = nprobe + one_more;
+    out.coarse.resize(n * asked.nprobe);
+    out.keys.resize(n * asked.nprobe);
+    probe(ivf, gmm, asked, n, x, out.coarse.data(), out.keys.data());
+    if (one_more) {
+        take_last(ivf, x, out, nprobe);
     }
     if (nprobe >= ivf.nlist || !std::isfinite(plan.farthest)) {
         return out;
     }
     SearchPlan all_lists = plan;
     all_lists.nprobe = ivf.nlist;
-    ProbedLists grown{{0}, {}, {}};
+    ProbedLists grown{{0}, {}, {}, out.beyond};
     bool any = false;
     for (size_t i = 0; i < n; i++) {
         const float* q = x + i * d;
@@ -182,6 +225,9 @@ ProbedLists probe_lists(
                     &out.coarse[i * nprobe],
                     &out.keys[i * nprobe]) > plan.farthest) {
             any = true;
+            if (one_more) {
+                grown.beyond[i] = std::numeric_limits<float>::infinity();
+            }
             grown.coarse.resize(begin + ivf.nlist);
             grown.keys.resize(begin + ivf.nlist);
             probe(ivf,

@@ -33,12 +33,24 @@ float distance_to_filled(
         const float* coarse,
         const idx_t* keys);
 
+/// The distance of a query to a vector, as FAISS's scanners say it, in the
+/// units of coarse distances: squared, or 2 - 2 q.x / (|q| sqrt(norm2)) with
+/// PairCells::norm2.
+float in_coarse_units(
+        const faiss::IndexIVF& ivf,
+        const IVFGMM& gmm,
+        const float* q,
+        float distance);
+
 /// probe()'s lists, of which each query has its own number: those unlike all
 /// that was calibrated on (SearchPlan::farthest) have all lists.
 struct ProbedLists {
     std::vector<size_t> begins; ///< size n + 1, into the others
     std::vector<float> coarse;
     std::vector<idx_t> keys;
+    /// With SearchPlan::reach or beyond, of each query the squared distance to
+    /// the nearest mean that is not among them, by coarse units; else empty.
+    std::vector<float> beyond;
 };
 
 ProbedLists probe_lists(

@@ -40,6 +40,10 @@ public:
     size_t n_compared() const {
         return Distances::of_codes ? scan.n_codes : n_distances;
     }
+    /// The distance from which on cells were not looked at.
+    float beyond() const {
+        return selector.distance_from(done);
+    }
     Scan scan;
 
 protected:
@@ -303,6 +307,28 @@ protected:
                 --changeless == 0) {
                 break;
             }
+        }
+    }
+
+    /// Looks on while there are cells within plan.reach of the k-th neighbour.
+    template <class Collector>
+    void look_within_reach(Collector& collector) {
+        while (is_more()) {
+            collector.tighten();
+            const float t = scan.squared(
+                    collector.threshold(), q_norm, gmm.cells.norm2);
+            const float within = t < kNone ? plan.reach * t : kNone;
+            if (!(beyond() < within)) {
+                break;
+            }
+            const double most = kFurther * entries_held();
+            look_further(most, collector, [&] {
+                return std::max(
+                        done,
+                        std::min(
+                                selector.bucket_within(within),
+                                selector.bucket_of_entries(size_t(most))));
+            });
         }
     }
 

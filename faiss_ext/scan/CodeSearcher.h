@@ -106,6 +106,8 @@ public:
             look_on(collector);
         } else if (plan.passing > 0) {
             look_for_passing(collector);
+        } else if (plan.reach > 0) {
+            look_within_reach(collector);
         }
         if (plan.all_if_few && !(collector.threshold() < kNone)) {
             compare_all_lists(collector);
@@ -139,6 +141,7 @@ private:
     using Base::look_for_all;
     using Base::look_for_passing;
     using Base::look_on;
+    using Base::look_within_reach;
     using Base::n_asked;
     using Base::passing;
     using Base::plan;

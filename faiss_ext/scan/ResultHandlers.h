@@ -21,12 +21,19 @@ struct HeapHandlers {
         return collector.n_updates;
     }
     /// How many lists query i wants, which has searched so many.
-    size_t lists_wanted(const SearchPlan& plan, size_t i, size_t lists) const {
+    ///
+    /// @param within  whether a list that it has not is within the plan's reach
+    ///                of a distance, the k-th
+    template <class Within>
+    size_t lists_wanted(
+            const SearchPlan& plan,
+            size_t i,
+            size_t lists,
+            Within&& within) const {
+        const float kth = distances[i * collector.k + collector.k - 1];
         // ids may be negative
-        const bool few = distances[i * collector.k + collector.k - 1] ==
-                collector.farthest();
-        return plan.all_if_few && few ? SearchPlan::lists_instead_of(lists)
-                                      : lists;
+        const bool few = plan.all_if_few && kth == collector.farthest();
+        return few || within(kth) ? SearchPlan::lists_instead_of(lists) : lists;
     }
     template <class F>
     void with_query(size_t i, F&& f) {
@@ -71,7 +78,9 @@ struct RangeHandlers {
     size_t n_updates() const {
         return 0;
     }
-    size_t lists_wanted(const SearchPlan& plan, size_t, size_t lists) {
+    template <class Within>
+    size_t lists_wanted(
+            const SearchPlan& plan, size_t, size_t lists, Within&&) {
         if (!progress) {
             progress.emplace(plan.range);
         }

@@ -57,23 +57,36 @@ struct ListSearches {
             if (!finite(q, d)) {
                 continue;
             }
-            SearchPlan further = plan;
-            further.nprobe = lists.begins[query + 1] - lists.begins[query];
-            for (size_t wanted; further.nprobe < scanner.ivf.nlist &&
-                 (wanted = handlers.lists_wanted(
-                          plan, first + query, further.nprobe)) >
-                         further.nprobe;) {
-                further.nprobe = std::min(wanted, scanner.ivf.nlist);
-                search(first + query,
-                       q,
-                       probe_lists(scanner.ivf, gmm, further, 1, q),
-                       0,
-                       counts);
+            if (plan.beyond) {
+                (*plan.beyond)[first + query] = lists.beyond[query];
             }
+            search_further(first + query, q, query, counts);
         }
     }
 
 private:
+    /// All lists that the query wants beyond its row of `lists`.
+    void search_further(
+            size_t query, const float* q, size_t row, SearchCounts& counts) {
+        SearchPlan further = plan;
+        further.nprobe = lists.begins[row + 1] - lists.begins[row];
+        float beyond = plan.reach > 0 ? lists.beyond[row] : 0;
+        const auto within = [&](float kth) {
+            return plan.reach > 0 &&
+                    beyond <
+                    plan.reach * in_coarse_units(scanner.ivf, gmm, q, kth);
+        };
+        for (size_t wanted; further.nprobe < scanner.ivf.nlist &&
+             (wanted = handlers.lists_wanted(
+                      plan, query, further.nprobe, within)) > further.nprobe;) {
+            further.nprobe = std::min(wanted, scanner.ivf.nlist);
+            const ProbedLists more =
+                    probe_lists(scanner.ivf, gmm, further, 1, q);
+            search(query, q, more, 0, counts);
+            beyond = more.beyond.empty() ? beyond : more.beyond[0];
+        }
+    }
+
     /// @param row  of the query in `probed`
     void search(
             size_t query,
@@ -141,6 +154,9 @@ struct CodeSearches {
                         queries.norm(i),
                         handlers.k(),
                         collector);
+                if (plan.beyond) {
+                    (*plan.beyond)[number(i)] = searcher.beyond();
+                }
                 counts.distances += searcher.n_compared();
                 counts.cells += searcher.n_cells;
                 counts.codes += searcher.n_codes();

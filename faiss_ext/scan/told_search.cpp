@@ -123,6 +123,34 @@ std::vector<ToldEntry> told_in(const Conversation& conversation, size_t round) {
     return out;
 }
 
+/// The order of results: by distance, then by where they are.
+auto nearer(bool ip) {
+    return [ip](const ToldEntry& a, const ToldEntry& b) {
+        if (a.distance != b.distance) {
+            return ip ? a.distance > b.distance : a.distance < b.distance;
+        }
+        return a.place != b.place ? a.place < b.place : a.entry < b.entry;
+    };
+}
+
+/// Whether the query wants more lists than those of which it was told that.
+///
+/// @param beyond  ProbedLists::beyond
+bool wants_more(
+        const ToldSearch& search,
+        const float* q,
+        float beyond,
+        std::vector<ToldEntry>& told) {
+    const SearchPlan& plan = search.plan;
+    if (told.size() < search.k) {
+        return plan.all_if_few || plan.reach > 0;
+    }
+    const auto kth = told.begin() + (search.k - 1);
+    std::nth_element(told.begin(), kth, told.end(), nearer(is_ip(search.ivf)));
+    return beyond < plan.reach *
+            in_coarse_units(search.ivf, search.gmm, q, kth->distance);
+}
+
 /// Of what shards found in whole lists the k nearest.
 void take_nearest(
         const ToldSearch& search,
@@ -130,17 +158,7 @@ void take_nearest(
         float* distances,
         idx_t* labels) {
     const bool ip = is_ip(search.ivf);
-    std::sort(
-            told.begin(),
-            told.end(),
-            [&](const ToldEntry& a, const ToldEntry& b) {
-                if (a.distance != b.distance) {
-                    return ip ? a.distance > b.distance
-                              : a.distance < b.distance;
-                }
-                return a.place != b.place ? a.place < b.place
-                                          : a.entry < b.entry;
-            });
+    std::sort(told.begin(), told.end(), nearer(ip));
     for (size_t j = 0; j < search.k; j++) {
         const bool any = j < told.size();
         distances[j] = any ? told[j].distance
@@ -156,43 +174,38 @@ void search_by_lists(const ToldSearch& search) {
     const size_t n = search.n, k = search.k, d = search.ivf.d;
     const Conversation& any = search.conversations.front();
     const size_t rounds = any.told.size() / any.shards;
-    ProbedLists lists;
-    if (rounds == 0) {
-        lists = probe_lists(search.ivf, search.gmm, search.plan, n, search.x);
-    }
+    const ProbedLists first =
+            probe_lists(search.ivf, search.gmm, search.plan, n, search.x);
     for (size_t i = 0; i < n; i++) {
         const float* q = search.x + i * d;
         const bool asks = finite(q, d);
         if (rounds == 0) {
             if (asks) {
-                ask_for_lists(search, i, lists, i);
+                ask_for_lists(search, i, first, i);
             }
             continue;
         }
         std::vector<ToldEntry> told = told_in(search.conversations[i], 0);
         SearchPlan further = search.plan;
+        // those unlike the calibration's have had all
+        further.nprobe = first.begins[i + 1] - first.begins[i];
+        float beyond = first.beyond.empty() ? 0 : first.beyond[i];
+        ProbedLists lists;
         size_t round = 0;
-        const bool few = further.all_if_few && asks && told.size() < k;
-        if (few) { // those unlike the calibration's have had all
-            further.nprobe = probe_lists(search.ivf, search.gmm, further, 1, q)
-                                     .keys.size();
-        }
-        while (few && round < rounds && told.size() < k &&
-               further.nprobe < search.ivf.nlist) {
+        while (asks && round < rounds && further.nprobe < search.ivf.nlist &&
+               wants_more(search, q, beyond, told)) {
             further.nprobe = std::min(
                     SearchPlan::lists_instead_of(further.nprobe),
                     search.ivf.nlist);
+            lists = probe_lists(search.ivf, search.gmm, further, 1, q);
+            beyond = lists.beyond.empty() ? 0 : lists.beyond[0];
             round++;
             if (round < rounds) {
                 told = told_in(search.conversations[i], round);
             }
         }
         if (round == rounds) {
-            ask_for_lists(
-                    search,
-                    i,
-                    probe_lists(search.ivf, search.gmm, further, 1, q),
-                    0);
+            ask_for_lists(search, i, lists, 0);
             continue;
         }
         take_nearest(

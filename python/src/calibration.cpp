@@ -73,7 +73,8 @@ void bind_calibration(nb::module_& m) {
             .def_ro("recall", &Point::recall)
             .def_ro("codes", &Point::codes)
             .def_ro("distances", &Point::distances)
-            .def_ro("cost", &Point::cost);
+            .def_ro("cost", &Point::cost)
+            .def_ro("reach", &Point::reach);
     nb::class_<Calibration::Costs>(
             m,
             "SearchCosts",
