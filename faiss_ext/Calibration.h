@@ -58,10 +58,10 @@ struct Calibration {
         float distances; ///< computed by a query, on average
         float cost;      ///< nanoseconds, by `costs`
         /// Of 24 of 25 queries, what they did not look at was at least so many
-        /// times as far (squared) as the k-th neighbour that they found: cells
-        /// by the distance to their mean, lists by theirs; at most 1.5. A query
-        /// with less looks on. 0: not known, as in files of versions up to
-        /// 0.3.0.
+        /// times as far (squared) as their k-th neighbour: cells by the
+        /// distance to their mean, lists by theirs; at most 1.5. A query that
+        /// ends nearer to the k-th that it found looks on. 0: not known, as in
+        /// files of versions up to 0.3.0.
         float reach = 0;
 
         /// The budget in codes: for whole lists the entries that they held,

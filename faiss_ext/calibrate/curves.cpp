@@ -6,7 +6,6 @@
 #include <limits>
 
 #include "faiss_ext/rank/SearchPlan.h"
-#include "faiss_ext/rank/probe.h"
 #include "faiss_ext/scan/gmm_search.h"
 
 namespace faiss_ext {
@@ -25,7 +24,7 @@ constexpr float kSureRecall = 0.998f;
 /// And is made longer until it has reached that in all views.
 constexpr float kNearlySureRecall = 0.99f;
 constexpr double kBudgetStep = 1.4;
-/// Of so many queries one may have found less than Point::reach says.
+/// Of so many queries one may have looked less far than Point::reach says.
 constexpr size_t kNearlyAll = 25;
 /// Cells so many times as far as a neighbour seldom hold a nearer one.
 constexpr float kMostReach = 1.5f;
@@ -95,40 +94,28 @@ public:
         p.recall = there > 0 ? float(double(found) / there) : 1;
         p.codes = float(double(counts.codes) / nq);
         p.distances = float(double(counts.distances) / nq);
-        p.reach = reach(plan, k, n);
+        p.reach = reach(plan, k);
         return p;
     }
 
 private:
-    /// Calibration::Point::reach of what was found, n of each query.
-    float reach(const SearchPlan& plan, size_t k, size_t n) {
-        if (copies) {
+    /// Calibration::Point::reach of the last search.
+    float reach(const SearchPlan& plan, size_t k) {
+        if (copies) { // each is known several times
             return 0;
         }
-        std::vector<float>& reached = beyond;
         for (size_t q = 0; q < nq; q++) {
-            const idx_t* found = &labels[q * n];
-            size_t at = 0, seen = 0; // behind k that are not hidden
-            for (; at < n && seen < k; at++) {
-                const bool hidden = !truth.hidden.empty() &&
-                        std::binary_search(
-                                truth.hidden[q].begin(),
-                                truth.hidden[q].end(),
-                                found[at]);
-                seen += found[at] >= 0 && !hidden;
+            const auto& near = truth.near[q];
+            if (near.size() < k) {
+                beyond[q] = 0;
+                continue;
             }
-            const float kth = seen < k ? std::numeric_limits<float>::infinity()
-                                       : in_coarse_units(
-                                                 index.ivf,
-                                                 index.gmm,
-                                                 xq + q * index.ivf.d,
-                                                 distances[q * n + at - 1]);
-            const float shown =
-                    plan.nearer->empty() ? kth : (*plan.nearer)[q] * kth;
-            reached[q] = shown > 0 ? reached[q] / shown : kMostReach;
+            const float nearer = plan.nearer->empty() ? 1 : (*plan.nearer)[q];
+            const float kth = nearer * near[k - 1].distance;
+            beyond[q] = kth > 0 ? beyond[q] / kth : kMostReach;
         }
-        const auto at = reached.begin() + nq / kNearlyAll;
-        std::nth_element(reached.begin(), at, reached.end());
+        const auto at = beyond.begin() + nq / kNearlyAll;
+        std::nth_element(beyond.begin(), at, beyond.end());
         return std::clamp(*at, 0.0f, kMostReach);
     }
 
