@@ -57,11 +57,11 @@ struct Calibration {
         float codes;     ///< looked at by a query, on average
         float distances; ///< computed by a query, on average
         float cost;      ///< nanoseconds, by `costs`
-        /// Of 24 of 25 queries, what they did not look at was at least so many
-        /// times as far (squared) as their k-th neighbour: cells by the
-        /// distance to their mean, lists by theirs; at most 1.5. A query that
-        /// ends nearer to the k-th that it found looks on. 0: not known, as in
-        /// files of versions up to 0.3.0.
+        /// A query looks on, after the budget, at what is less than so many
+        /// times as far (squared) as the k-th neighbour that it found: cells
+        /// by the distance to their mean, lists by theirs. 24 of 25 queries
+        /// had looked so far; at most 1.5. 0: not known, as in files of
+        /// versions up to 0.3.0.
         float reach = 0;
 
         /// The budget in codes: for whole lists the entries that they held,

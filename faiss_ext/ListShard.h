@@ -22,8 +22,9 @@ struct Conversation;
  * whole index, so that it finds the same: distances to the bit, and ids (with
  * probe orders of whole lists equal distances may change places). It takes two
  * rounds of requests with a target_recall, three with nprobe, one where whole
- * lists are searched, and more with a selector that keeps out what is near or
- * where lists held fewer than k:
+ * lists are searched, and more with a selector that keeps out what is near,
+ * where lists held fewer than k, or where a query of the batch has found too
+ * little for its target:
  *
  *     Answers answers;
  *     ListShard::Step step;

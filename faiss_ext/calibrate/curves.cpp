@@ -94,12 +94,12 @@ public:
         p.recall = there > 0 ? float(double(found) / there) : 1;
         p.codes = float(double(counts.codes) / nq);
         p.distances = float(double(counts.distances) / nq);
-        p.reach = reach(plan, k);
+        p.reach = plan.reach > 0 ? plan.reach : reach(plan, k);
         return p;
     }
 
 private:
-    /// Calibration::Point::reach of the last search.
+    /// Calibration::Point::reach of the last search, which looked no further.
     float reach(const SearchPlan& plan, size_t k) {
         if (copies) { // each is known several times
             return 0;
@@ -203,6 +203,7 @@ public:
             view.nearer = view.truth.nearer(k);
         }
         dearest = 0;
+        plan.reach = 0;
         const float all = float(index.ivf.ntotal);
         if (!has_vectors(index.ivf)) {
             try_codes_alone();
@@ -234,6 +235,10 @@ private:
 
     void finish(const Point& everything) {
         keep_cheapest(curve.points);
+        for (Point& p : curve.points) { // as searches for a target go
+            p = measure(p, views[0]);
+        }
+        keep_cheapest(curve.points);
         if (views.size() > 1 && !curve.points.empty()) {
             look_at_others(everything);
             keep_cheapest(curve.points);
@@ -261,8 +266,9 @@ private:
             if (p.budget >= most) {
                 break;
             }
-            const Point other = measure(p, views[1]);
+            p.reach = 0;
             p = measure(p, views[0]);
+            const Point other = measure(p, views[1]);
             p.recall = std::min(p.recall, other.recall);
             curve.points.push_back(p);
         }
@@ -273,6 +279,7 @@ private:
         plan.bound = has_vectors(index.ivf) ? setting.bound : kSureBound;
         plan.nprobe = setting.by_codes ? 0 : size_t(setting.budget);
         plan.budget = setting.budget;
+        plan.reach = setting.reach;
         return measure(setting.budget, view);
     }
 

@@ -317,7 +317,7 @@ protected:
             collector.tighten();
             const float t = scan.squared(
                     collector.threshold(), q_norm, gmm.cells.norm2);
-            const float within = t < kNone ? plan.reach * t : kNone;
+            const float within = t < kNone ? plan.reach * nearer * t : kNone;
             if (!(beyond() < within)) {
                 break;
             }

@@ -70,11 +70,13 @@ private:
             size_t query, const float* q, size_t row, SearchCounts& counts) {
         SearchPlan further = plan;
         further.nprobe = lists.begins[row + 1] - lists.begins[row];
-        float beyond = plan.reach > 0 ? lists.beyond[row] : 0;
+        const float reach = plan.nearer && !plan.nearer->empty()
+                ? plan.reach * (*plan.nearer)[query]
+                : plan.reach;
+        float beyond = reach > 0 ? lists.beyond[row] : 0;
         const auto within = [&](float kth) {
-            return plan.reach > 0 &&
-                    beyond <
-                    plan.reach * in_coarse_units(scanner.ivf, gmm, q, kth);
+            return reach > 0 &&
+                    beyond < reach * in_coarse_units(scanner.ivf, gmm, q, kth);
         };
         for (size_t wanted; further.nprobe < scanner.ivf.nlist &&
              (wanted = handlers.lists_wanted(
