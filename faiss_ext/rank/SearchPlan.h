@@ -87,9 +87,10 @@ struct SearchPlan {
     /// and where fewer than k are found all are looked at; of whole lists four
     /// times as many until there are k.
     bool all_if_few = false;
-    /// Whole lists: so many instead of so many that held fewer than k.
-    static size_t lists_instead_of(size_t lists) {
-        return 4 * lists;
+    /// Whole lists: so many instead of so many that held fewer than k, or
+    /// beyond which there are more within reach.
+    static size_t lists_instead_of(size_t lists, bool few) {
+        return (few ? 4 : 2) * lists;
     }
     const faiss::SearchParameters* quantizer_params = nullptr;
 

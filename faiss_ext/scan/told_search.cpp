@@ -133,22 +133,29 @@ auto nearer(bool ip) {
     };
 }
 
-/// Whether the query wants more lists than those of which it was told that.
+/// How many lists the query wants, which was told that of so many.
 ///
 /// @param beyond  ProbedLists::beyond
-bool wants_more(
+size_t lists_wanted(
         const ToldSearch& search,
         const float* q,
+        size_t lists,
         float beyond,
         std::vector<ToldEntry>& told) {
     const SearchPlan& plan = search.plan;
-    if (told.size() < search.k) {
-        return plan.all_if_few || plan.reach > 0;
+    const bool few = told.size() < search.k;
+    bool within = few;
+    if (!few) {
+        const auto kth = told.begin() + (search.k - 1);
+        std::nth_element(
+                told.begin(), kth, told.end(), nearer(is_ip(search.ivf)));
+        within = beyond < plan.reach *
+                        in_coarse_units(
+                                  search.ivf, search.gmm, q, kth->distance);
     }
-    const auto kth = told.begin() + (search.k - 1);
-    std::nth_element(told.begin(), kth, told.end(), nearer(is_ip(search.ivf)));
-    return beyond < plan.reach *
-            in_coarse_units(search.ivf, search.gmm, q, kth->distance);
+    return (few && plan.all_if_few) || (within && plan.reach > 0)
+            ? SearchPlan::lists_instead_of(lists, few && plan.all_if_few)
+            : lists;
 }
 
 /// Of what shards found in whole lists the k nearest.
@@ -192,11 +199,11 @@ void search_by_lists(const ToldSearch& search) {
         float beyond = first.beyond.empty() ? 0 : first.beyond[i];
         ProbedLists lists;
         size_t round = 0;
-        while (asks && round < rounds && further.nprobe < search.ivf.nlist &&
-               wants_more(search, q, beyond, told)) {
-            further.nprobe = std::min(
-                    SearchPlan::lists_instead_of(further.nprobe),
-                    search.ivf.nlist);
+        for (size_t wanted; asks && round < rounds &&
+             further.nprobe < search.ivf.nlist &&
+             (wanted = lists_wanted(search, q, further.nprobe, beyond, told)) >
+                     further.nprobe;) {
+            further.nprobe = std::min(wanted, search.ivf.nlist);
             lists = probe_lists(search.ivf, search.gmm, further, 1, q);
             beyond = lists.beyond.empty() ? 0 : lists.beyond[0];
             round++;
