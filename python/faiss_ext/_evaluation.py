@@ -41,7 +41,9 @@ class Evaluation:
         variance = self.weights_ @ (
             spread + kind.mean_variance(self.covariances_, k)
         )
-        scale = float(np.float32(1 / np.sqrt(variance)))
+        # A power of 2: then rows and means are rounded once, and alike, so
+        # that a row far from all others is where its component's mean is.
+        scale = float(np.exp2(-np.round(np.log2(variance) / 2)))
         offset = middle if needs_offset(X) else None
         center = np.zeros(d) if needs_offset(X) else middle
         frame = Frame(offset, center.astype(np.float32), scale)

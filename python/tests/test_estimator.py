@@ -224,6 +224,26 @@ def test_one_row_far_away_leaves_the_others_their_variances(kind: Any) -> None:
     )
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_likelihood_of_a_row_far_away_that_is_its_own_mean(
+    dtype: Any,
+) -> None:
+    X = np.random.default_rng(0).standard_normal((200, 15))
+    X[100] = 1.2345678e6
+    X = X.astype(dtype)
+    m = GaussianMixture(
+        2,
+        means_init=X[[0, 100]],
+        weights_init=[0.995, 0.005],
+        precisions_init=[1, 1],
+        max_iter=3,
+        tol=0,
+    ).fit(X)
+    expected = -np.log(200) - 7.5 * np.log(2 * np.pi * m.reg_covar)
+    assert m.score_samples(X[[100]])[0] == pytest.approx(expected, abs=1e-3)
+    assert m.score(X) == pytest.approx(m.lower_bound_, abs=1e-3)
+
+
 def test_weights_of_large_data() -> None:
     X = blobs(n=50000, k=3)
     w = np.random.default_rng(1).integers(1, 3, size=50000)
