@@ -4,11 +4,14 @@
 #include <omp.h>
 
 #include <cmath>
+#include <ctime>
 #include <limits>
+#include <random>
 #include <thread>
 
 #include "CpuBackendTools.h"
 #include "ExpectInvalid.h"
+#include "TrainingStart.h"
 
 using gmm::Backend;
 using gmm::Covariance;
@@ -41,6 +44,97 @@ TEST(CpuBackend, HardStepSendsEachVectorToTheNearestMean) {
             nearest.distances,
             1e-6 * nearest.distances);
     EXPECT_EQ(stats.dropped_mass, 0);
+}
+
+namespace {
+
+/// Two groups about -1 and 1 whose vectors are about `spread` apart.
+RealData two_groups(size_t n, size_t d, float spread) {
+    std::mt19937_64 random(d);
+    std::normal_distribution<float> normal;
+    std::vector<float> x(n * d);
+    for (size_t i = 0; i < x.size(); i++) {
+        x[i] = (i / d % 2 ? 1.0f : -1.0f) + spread * normal(random);
+    }
+    return {n, d, x};
+}
+
+GaussianMixture first_as_means(
+        const RealData& data, size_t k, Covariance covariance) {
+    GaussianMixture m;
+    m.covariance = covariance;
+    m.k = k;
+    m.d = data.d;
+    m.means.assign(data.x.begin(), data.x.begin() + k * data.d);
+    m.log_weights.assign(k, -std::log(float(k)));
+    gmm::set_unit_variances(m);
+    return m;
+}
+
+/// Processor time of a hard step, the least of five.
+double hard_seconds(const RealData& data, size_t k) {
+    const auto source = data.source();
+    const auto backend = gmm::make_cpu_backend();
+    backend->set_data(*source, nullptr, {std::vector<float>(data.d), 1.0f, {}});
+    backend->set_model(first_as_means(data, k, Covariance::isotropic));
+    SufficientStats stats;
+    double least = kInfinity;
+    for (int i = 0; i < 5; i++) {
+        const std::clock_t begin = std::clock();
+        backend->accumulate(EStep::hard, stats);
+        least = std::min(least, double(std::clock() - begin) / CLOCKS_PER_SEC);
+    }
+    return least;
+}
+
+} // namespace
+
+TEST(CpuBackend, HardStepOfMeansFarCloserToEachOtherThanToTheOrigin) {
+    for (size_t d : {3, 40}) {
+        for (float spread : {1e-2f, 1e-4f, 1e-6f, 0.0f}) {
+            const RealData data = two_groups(1500, d, spread);
+            const auto source = data.source();
+            std::vector<float> weights(data.n, 1);
+            weights[1400] = 0;
+            for (Covariance covariance :
+                 {Covariance::isotropic, Covariance::full, Covariance::tied}) {
+                const auto model = first_as_means(data, 150, covariance);
+                const auto backend = gmm::make_cpu_backend();
+                backend->set_data(
+                        *source,
+                        weights.data(),
+                        {std::vector<float>(d), 1.0f, {}});
+                backend->set_model(model);
+                SufficientStats stats;
+                backend->accumulate(EStep::hard, stats);
+                HardReference nearest(
+                        {1400, d, {data.x.begin(), data.x.begin() + 1400 * d}},
+                        model);
+                const HardReference rest(
+                        {99, d, {data.x.begin() + 1401 * d, data.x.end()}},
+                        model);
+                for (size_t c = 0; c < model.k; c++) {
+                    nearest.n_k[c] += rest.n_k[c];
+                }
+                EXPECT_EQ(stats.n_k, nearest.n_k)
+                        << "d " << d << ", spread " << spread;
+                const double distances = nearest.distances + rest.distances;
+                EXPECT_NEAR(-stats.objective, distances, 1e-6 * distances);
+            }
+        }
+    }
+}
+
+TEST(CpuBackend, HardStepTakesAboutAsLongWhereverMeansAre) {
+    const int before = omp_get_max_threads();
+    omp_set_num_threads(1);
+    double ratio = kInfinity;
+    for (int tries = 0; tries < 3 && ratio > 7; tries++) {
+        ratio = hard_seconds(two_groups(4000, 40, 1e-4f), 600) /
+                hard_seconds(two_groups(4000, 40, 1), 600);
+    }
+    EXPECT_LT(ratio, 7);
+    omp_set_num_threads(before);
 }
 
 TEST(CpuBackend, BitsDoNotDependOnThreads) {

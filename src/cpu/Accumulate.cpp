@@ -41,10 +41,9 @@ static size_t num_squares(const GaussianMixture& model) {
     return model.covariance == Covariance::diagonal ? model.d : 1;
 }
 
-static bool can_be_diffuse(const GaussianMixture& model, EStep step) {
+static bool can_be_diffuse(const GaussianMixture& model) {
     const size_t sums = std::max(model.d, 2 * num_squares(model));
-    return step == EStep::soft && model.k >= 64 &&
-            model.k * sums <= kDiffuseSums;
+    return model.k >= 64 && model.k * sums <= kDiffuseSums;
 }
 
 // The sums over rows whose scale is above 0, of which scratch.v holds
@@ -95,16 +94,49 @@ void CpuBackend::score(
         Scratch& scratch,
         ScoredBlock& block) const {
     load_block(begin, count, scratch.raw, block);
-    if (!scorer.screens() ||
-        !score_rows(step, scorer, true, begin, scratch, block)) {
-        score_rows(step, scorer, false, begin, scratch, block);
+    if (step == EStep::hard) {
+        score_hard(scorer, begin, scratch, block);
+        return;
+    }
+    if (!scorer.screens() || !score_rows(scorer, true, begin, scratch, block)) {
+        score_rows(scorer, false, begin, scratch, block);
+    }
+    block.sort(scratch.found, scorer.k);
+}
+
+void CpuBackend::score_hard(
+        const Scorer& scorer,
+        size_t begin,
+        Scratch& scratch,
+        ScoredBlock& block) const {
+    const size_t count = block.norm.size();
+    const float* const rows = block.y.data();
+    scratch.nearest.resize(count);
+    scorer.nearest(
+            {count,
+             rows,
+             block.norm.data(),
+             weights ? weights + begin : nullptr},
+            scratch,
+            scratch.nearest.data());
+    scratch.found.clear();
+    block.diffuse.clear();
+    block.weight = block.objective = block.dropped_mass = 0;
+    for (size_t i = 0; i < count; i++) {
+        const float weight = weight_of(begin + i);
+        if (weight == 0) {
+            continue;
+        }
+        const int32_t c = scratch.nearest[i];
+        block.weight += weight;
+        block.objective -= weight * scorer.distance(rows + i * scorer.d, c);
+        scratch.found.push_back({c, int32_t(i), weight});
     }
     block.sort(scratch.found, scorer.k);
 }
 
 // False if too many components were candidates.
 bool CpuBackend::score_rows(
-        EStep step,
         const Scorer& scorer,
         bool screened,
         size_t begin,
@@ -163,13 +195,6 @@ bool CpuBackend::score_rows(
         }
         block.weight += weight;
 
-        if (step == EStep::hard) {
-            const size_t nearest = candidates.best();
-            const int32_t c = candidates.index[nearest];
-            block.objective -= weight * scorer.distance(y, c);
-            scratch.found.push_back({c, int32_t(i), weight});
-            continue;
-        }
         block.objective += weight * candidates.normalise();
         double dropped = candidates.tail;
         for (size_t e = 0; e < candidates.n; e++) {
@@ -183,7 +208,7 @@ bool CpuBackend::score_rows(
         }
         block.dropped_mass += weight * dropped;
         if (++first_rows == kFirstRows && !screened) {
-            diffuse = can_be_diffuse(model, step) &&
+            diffuse = can_be_diffuse(model) &&
                     scratch.found.size() >
                             kFirstRows * scorer.k / kDiffuseShare;
         }

@@ -47,19 +47,17 @@ struct ScoredBlock : FrameBlock {
 };
 
 /// What one thread needs to score a block.
-struct Scratch {
+struct Scratch : HardScratch { // v: log-joints, size rows * stride
     std::vector<std::byte> raw;
     std::vector<Found> found;
-    std::vector<float> v; ///< log-joints, size rows * stride
-    Screen::Scratch screen;
-    Candidates candidates;
+    std::vector<int32_t> nearest; ///< mean of each row
     /// Of each row, what v is to be multiplied by for responsibilities times
     /// the row's weight; 0: the row is in found
     std::vector<float> scale;
     std::vector<float> scaled; ///< what is summed, as in ScoredBlock::diffuse
     PackedMeans shares;
 
-    explicit Scratch(size_t k) : candidates(k) {}
+    using HardScratch::HardScratch;
 };
 
 /// Rows that a thread takes at a time: their log-joints stay in the
@@ -131,11 +129,7 @@ private:
             MatrixBlock& block);
     void score_small(size_t begin, MatrixScratch& scratch, MatrixBlock& block);
     void score_full(size_t begin, MatrixScratch& scratch, MatrixBlock& block);
-    void score_vectors(
-            EStep step,
-            size_t begin,
-            MatrixScratch& scratch,
-            MatrixBlock& block);
+    void score_tied(size_t begin, MatrixScratch& scratch, MatrixBlock& block);
     void top_of_matrices(
             const Rows& x,
             size_t m,
@@ -152,8 +146,13 @@ private:
             size_t count,
             Scratch& scratch,
             ScoredBlock& block) const;
+    /// Of every kind of mixture.
+    void score_hard(
+            const Scorer& scorer,
+            size_t begin,
+            Scratch& scratch,
+            ScoredBlock& block) const;
     bool score_rows(
-            EStep step,
             const Scorer& scorer,
             bool screened,
             size_t begin,

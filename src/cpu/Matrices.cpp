@@ -126,8 +126,14 @@ void CpuBackend::score_matrices(
     for (size_t i = 0; i < count; i++) {
         block.weight += weight_of(begin + i);
     }
-    if (step == EStep::hard || model.covariance == Covariance::tied) {
-        score_vectors(step, begin, scratch, block);
+    if (step == EStep::hard) {
+        score_hard(scorer(step), begin, scratch, block);
+        block.kept.resize(count);
+        for (size_t i = 0; i < count; i++) {
+            block.kept[i] = weight_of(begin + i);
+        }
+    } else if (model.covariance == Covariance::tied) {
+        score_tied(begin, scratch, block);
     } else if (matrix_scorer().is_small()) {
         score_small(begin, scratch, block);
     } else {
@@ -194,26 +200,22 @@ void CpuBackend::score_full(
     block.sort(scratch.found, model.k);
 }
 
-// By distances: to the nearest means, or where one matrix serves all.
-void CpuBackend::score_vectors(
-        EStep step, size_t begin, MatrixScratch& scratch, MatrixBlock& block) {
+// By distances, since one matrix serves all.
+void CpuBackend::score_tied(
+        size_t begin, MatrixScratch& scratch, MatrixBlock& block) {
     const size_t count = block.norm.size(), d = model.d;
     const float least_r = least();
-    const Scorer& scores = scorer(step);
-    const float* rows = block.y.data();
-    const double* norm = block.norm.data();
-    if (step == EStep::soft) {
-        scratch.z.resize(count * d);
-        scratch.norm.resize(count);
-        whiten(count,
-               d,
-               precision_factor(model, 0),
-               rows,
-               scratch.z.data(),
-               scratch.norm.data());
-        rows = scratch.z.data();
-        norm = scratch.norm.data();
-    }
+    const Scorer& scores = scorer(EStep::soft);
+    scratch.z.resize(count * d);
+    scratch.norm.resize(count);
+    whiten(count,
+           d,
+           precision_factor(model, 0),
+           block.y.data(),
+           scratch.z.data(),
+           scratch.norm.data());
+    const float* const rows = scratch.z.data();
+    const double* const norm = scratch.norm.data();
     block.kept.assign(count, 0.0);
     scratch.v.resize(count * scores.stride);
     scores.multiply(count, rows, scratch.v.data());
@@ -228,13 +230,6 @@ void CpuBackend::score_vectors(
         float* v = scratch.v.data() + i * scores.stride;
         const float largest = scores.finish(norm[i], v);
         scores.select(y, v, largest, candidates);
-        if (step == EStep::hard) {
-            const int32_t c = candidates.index[candidates.best()];
-            block.objective -= weight * scores.distance(y, c);
-            scratch.found.push_back({c, int32_t(i), weight});
-            block.kept[i] = weight;
-            continue;
-        }
         block.objective += weight * candidates.normalise();
         block.dropped_mass += weight * candidates.tail;
         for (size_t e = 0; e < candidates.n; e++) {

@@ -24,19 +24,15 @@ void whiten(
         float* z,
         double* norm);
 
-struct CpuBackend::MatrixScratch {
-    std::vector<std::byte> raw;
-    std::vector<Found> found;
+struct CpuBackend::MatrixScratch : Scratch {
     std::vector<float> z;
     std::vector<double> norm, top, sum;
     std::vector<double> rows; ///< of an outer product
     std::vector<int32_t> index;
     FullScorer::Scratch full;
     FullScorer::SmallScratch small;
-    Candidates candidates;
-    std::vector<float> v;
 
-    explicit MatrixScratch(size_t k) : candidates(k) {}
+    using Scratch::Scratch;
 };
 
 } // namespace gmm

@@ -23,18 +23,6 @@ static constexpr double kFarDeviations2 = 100;
 // that are summed, have few digits as floats.
 static constexpr double kLeastSummed = 1e-16;
 
-// Components whose product of floats may be wrong by more nats are narrow: it
-// would tell little of them, and what all must allow for nothing of the others.
-static constexpr double kNarrow = 0.5;
-
-// EStep::hard: at most one mean of so many is narrow for being so many times
-// as far away (squared) as the others.
-static constexpr size_t kFarShare = 16;
-static constexpr double kFarError = 16;
-
-// With an error bound above this many nats, float log-joints select nothing.
-static constexpr double kUseless = 1e3;
-
 Candidates::Candidates(size_t k)
         : index(k), value((k + kLanes - 1) / kLanes * kLanes) {}
 
@@ -191,16 +179,6 @@ void Scorer::prepare_product(const GaussianMixture& model) {
     screen = Screen(k, d, factors.data());
 }
 
-/** EStep::hard: beyond which error a mean is narrow. Few means far away, at
- * vectors that are, would have all others compared exactly: distances are in no
- * unit that says what is small. */
-double Scorer::most_of_near_means() const {
-    std::vector<double> sorted = fixed_error;
-    const auto near = sorted.begin() + (k - 1 - k / kFarShare);
-    std::nth_element(sorted.begin(), near, sorted.end());
-    return std::min(kNarrow, kFarError * *near);
-}
-
 void Scorer::multiply(size_t n, const float* y, float* v) const {
     for (size_t i = 0; i < n; i++) {
         std::fill(v + i * stride + k, v + i * stride + padded, 0.0f);
@@ -289,6 +267,14 @@ void Scorer::select(
         all_exact(y, out);
         return;
     }
+    split_row(v, largest, error, out);
+    if (error > kTolerance) {
+        refine(y, kTolerance, out);
+    }
+}
+
+void Scorer::split_row(
+        const float* v, float largest, double error, Candidates& out) const {
     out.shift = largest;
     out.n = kernel.split(
             padded,
@@ -298,10 +284,6 @@ void Scorer::select(
             out.index.data(),
             out.value.data(),
             &out.tail);
-    const double tolerance = step == EStep::soft ? kTolerance : 0;
-    if (error > tolerance) {
-        refine(y, tolerance, out);
-    }
 }
 
 double Scorer::exponentials(float* v, float largest) const {

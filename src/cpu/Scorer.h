@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <mutex>
 #include <utility>
 #include <vector>
 
@@ -44,6 +45,31 @@ struct Candidates {
     double normalise();
 };
 
+/// Rows whose nearest means are looked for.
+struct HardRows {
+    size_t n;
+    const float* y;       ///< size n * d
+    const double* norm;   ///< |y|^2, size n
+    const float* weights; ///< size n: rows of 0 are left out; nullptr: none is
+
+    bool skips(size_t i) const {
+        return weights && weights[i] == 0;
+    }
+
+    HardRows from(size_t i, size_t d) const {
+        return {n - i, y + i * d, norm + i, weights ? weights + i : nullptr};
+    }
+};
+
+/// What one thread needs for that.
+struct HardScratch {
+    std::vector<float> v;
+    Screen::Scratch screen;
+    Candidates candidates;
+
+    explicit HardScratch(size_t k) : candidates(k) {}
+};
+
 /** Log-joints of blocks of vectors under one mixture, in the frame's units.
  *
  * One matrix product gives float log-joints of all components; they select
@@ -75,7 +101,7 @@ struct Scorer {
     float finish(double norm, float* v) const;
 
     /** Selects the components whose responsibility may reach the least one
-     * that counts; EStep::hard: those that may be the nearest.
+     * that counts.
      *
      * @param v        a row completed by finish()
      * @param largest  what finish() returned
@@ -114,6 +140,14 @@ struct Scorer {
             const Screen::Scratch& scratch,
             float* v,
             Candidates& out) const;
+
+    /** EStep::hard: the mean nearest to each row, among equals the lowest.
+     *
+     * In time O(n k d) wherever means are: by products, from bytes where these
+     * are quicker, and from the first row on for which so many means are as
+     * near as products can tell, by squares of differences. */
+    void nearest(
+            const HardRows& rows, HardScratch& scratch, int32_t* out) const;
 
     /// The m best components: (log-joint in double, component), best first.
     void select_best(
@@ -155,6 +189,17 @@ private:
     /// How far below the best log-joints are kept, and seen in log p(y); hard:
     /// 0
     double reach, visible;
+    /// EStep::hard: of all means, made where they are needed
+    mutable std::once_flag differences_ready;
+    mutable PackedMeans difference_scales, difference_shifts;
+
+    /// Components whose product of floats may be wrong by more nats are narrow:
+    /// it would tell little of them, and what all must allow for nothing of the
+    /// others.
+    static constexpr double kNarrow = 0.5;
+    /// With an error bound above this many nats, float log-joints select
+    /// nothing.
+    static constexpr double kUseless = 1e3;
 
     bool diagonal() const {
         return !precisions.empty();
@@ -162,6 +207,14 @@ private:
     void prepare_diagonal(const GaussianMixture& model);
     void prepare_product(const GaussianMixture& model);
     double most_of_near_means() const;
+    size_t nearest_by_bytes(
+            const HardRows& rows, HardScratch& scratch, int32_t* out) const;
+    size_t nearest_by_products(
+            const HardRows& rows, HardScratch& scratch, int32_t* out) const;
+    void nearest_by_differences(
+            const HardRows& rows, HardScratch& scratch, int32_t* out) const;
+    void split_row(
+            const float* v, float largest, double error, Candidates& out) const;
     void find_unsure();
     bool loses_variance(size_t c) const;
     void multiply_narrow(size_t n, const float* y, float* v) const;
