@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "CpuBackendTools.h"
 #include "EMTrainer.h"
 #include "ExpectInvalid.h"
 #include "RealData.h"
@@ -201,6 +202,43 @@ TEST(FullCovariance, RowsFarAway) {
         EXPECT_NEAR(found.objective, objective, 1e-9 * std::fabs(objective));
         for (size_t c = 0; c < k; c++) {
             EXPECT_NEAR(found.n_k[c], n_k[c], 2e-3);
+        }
+    }
+}
+
+/// Bounds of rounding errors, by which log-joints are computed again in double,
+/// go by each dimension's own unit.
+TEST(FullCovariance, UnitsOfDimensionsDoNotShow) {
+    for (const size_t d : {4, 16, 40}) {
+        const RealData data = sift(900, d);
+        const size_t k = 12;
+        const GaussianMixture model = trained(data, k, Covariance::full);
+        const gmm::Frame frame{std::vector<float>(d), 1, {}};
+        SufficientStats stats[2];
+        for (const int power : {0, 10}) {
+            RealData scaled = data;
+            GaussianMixture m = model;
+            const auto unit = [&](size_t j) { // their product is 1
+                return float(std::exp2(j % 2 ? power : -power));
+            };
+            for (size_t i = 0; i < scaled.x.size(); i++) {
+                scaled.x[i] *= unit(i % d);
+            }
+            for (size_t i = 0; i < m.means.size(); i++) {
+                m.means[i] *= unit(i % d);
+            }
+            for (size_t i = 0; i < m.precisions_cholesky.size(); i++) {
+                m.precisions_cholesky[i] /= unit(i / d % d);
+            }
+            const auto source = scaled.source();
+            const auto backend = gmm::make_cpu_backend();
+            backend->set_data(*source, nullptr, frame);
+            backend->set_model(m);
+            backend->accumulate(EStep::soft, stats[power > 0]);
+        }
+        EXPECT_NEAR(stats[0].objective, stats[1].objective, 1e-9 * data.n);
+        for (size_t c = 0; c < k; c++) {
+            EXPECT_NEAR(stats[0].n_k[c], stats[1].n_k[c], 1e-9);
         }
     }
 }

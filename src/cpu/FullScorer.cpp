@@ -20,16 +20,34 @@ static constexpr size_t kProductRows = 256;
 
 static constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
+// Of each dimension what one over its deviation, given the others, is for most
+// components.
+static std::vector<float> units_of(const GaussianMixture& model) {
+    const size_t d = model.d,
+                 factors = model.precisions_cholesky.size() / d / d;
+    std::vector<double> sum(d);
+    for (size_t row = 0; row < factors * d; row++) {
+        const float* const u = model.precisions_cholesky.data() + row * d;
+        sum[row % d] += std::log2(best_kernels().norm(d, u));
+    }
+    std::vector<float> out(d);
+    for (size_t j = 0; j < d; j++) {
+        out[j] = std::exp2(std::round(float(0.5 * sum[j] / factors)));
+    }
+    return out;
+}
+
 FullScorer::FullScorer(const GaussianMixture& model)
         : d(model.d), k(model.k), kernel(best_kernels()),
-          lead(std::min(kLead, model.d)), means(model.means),
-          lead_terms(lead * lead * k), lead_shift(lead * k), half_norm(k),
-          log_norm(k), spectrum(k), mean_norm(k) {
+          lead(std::min(kLead, model.d)), unit(units_of(model)),
+          means(model.means), lead_terms(lead * lead * k), lead_shift(lead * k),
+          half_norm(k), log_norm(k), spectrum(k), mean_norm(k) {
     const size_t last = (d + kLanes - 1) / kLanes - 1;
     each = panel_at(last) + depth(last) * kLanes;
     panels.resize(k * each);
     const auto prepare = [&](size_t c) {
-        const float* factor = precision_factor(model, c);
+        const std::vector<float> own = scaled_factor(model, c);
+        const float* factor = own.data();
         for (size_t p = 0; p <= last; p++) {
             float* out = panels.data() + c * each + panel_at(p);
             const size_t first = p * kLanes;
@@ -40,11 +58,14 @@ FullScorer::FullScorer(const GaussianMixture& model)
                         out + i * kLanes);
             }
         }
-        const float* mean = means.data() + c * d;
+        float* const mean = means.data() + c * d;
+        for (size_t j = 0; j < d; j++) {
+            mean[j] *= unit[j];
+        }
         log_norm[c] = model.log_weights[c] -
                 0.5 *
                         (d * std::log(2 * std::numbers::pi) +
-                         log_determinant(d, factor));
+                         log_determinant(d, precision_factor(model, c)));
         const double norm = kernel.norm(d, mean);
         mean_norm[c] = std::sqrt(norm);
         half_norm[c] = 0.5 * norm;
@@ -65,6 +86,16 @@ FullScorer::FullScorer(const GaussianMixture& model)
     }
 }
 
+std::vector<float> FullScorer::scaled_factor(
+        const GaussianMixture& model, size_t c) const {
+    const float* const factor = precision_factor(model, c);
+    std::vector<float> out(factor, factor + d * d);
+    for (size_t i = 0; i < d * d; i++) {
+        out[i] /= unit[i / d];
+    }
+    return out;
+}
+
 size_t FullScorer::block_rows() const {
     if (is_small()) { // responsibilities stay in the second-level cache
         return std::clamp<size_t>((size_t(1) << 15) / k / 16 * 16, 64, 512);
@@ -79,7 +110,7 @@ double FullScorer::exact(const float* y, size_t c) const {
         const float* u = panel(c, p);
         double sum[kLanes] = {};
         for (size_t i = 0; i < depth(p); i++) {
-            const double diff = double(y[i]) - mean[i];
+            const double diff = double(y[i]) * unit[i] - mean[i];
             for (size_t l = 0; l < kLanes; l++) {
                 sum[l] += diff * u[i * kLanes + l];
             }
@@ -176,8 +207,7 @@ void FullScorer::list_guesses(size_t n, int which, Scratch& scratch) const {
 }
 
 // All pairs whose bound is not too low, but for those that were guessed.
-void FullScorer::list_others(
-        size_t n, const double* norm, double reach, Scratch& scratch) const {
+void FullScorer::list_others(size_t n, double reach, Scratch& scratch) const {
     scratch.component.clear();
     scratch.limit.resize(k);
     float* limit = scratch.limit.data();
@@ -187,7 +217,7 @@ void FullScorer::list_others(
         if (pair[0] < 0) {
             continue;
         }
-        const float length = std::sqrt(norm[i]);
+        const float length = float(scratch.length[i]);
         const double least = scratch.best[i] - reach;
 #pragma omp simd
         for (size_t c = 0; c < k; c++) {
@@ -242,12 +272,27 @@ void FullScorer::evaluate_all(
     }
 }
 
+float FullScorer::in_unit(float y, size_t j) const {
+    constexpr float kMost = std::numeric_limits<float>::max();
+    return std::clamp(y * unit[j], -kMost, kMost);
+}
+
 void FullScorer::score(
         size_t n,
-        const float* y,
+        const float* rows,
         const double* norm,
         double reach,
         Scratch& scratch) const {
+    scratch.y.resize(n * d);
+    scratch.length.resize(n);
+    for (size_t i = 0; i < n; i++) {
+        float* const to = scratch.y.data() + i * d;
+        for (size_t j = 0; j < d; j++) {
+            to[j] = in_unit(rows[i * d + j], j);
+        }
+        scratch.length[i] = std::sqrt(kernel.norm(d, to));
+    }
+    const float* const y = scratch.y.data();
     scratch.found.clear();
     scratch.best.assign(n, -kInfinity);
     scratch.of_row.resize(n + 1);
@@ -256,9 +301,9 @@ void FullScorer::score(
         list_guesses(n, which, scratch);
         evaluate_all(y, reach, scratch);
     }
-    list_others(n, norm, reach, scratch);
+    list_others(n, reach, scratch);
     evaluate_all(y, reach, scratch);
-    refine(y, reach, scratch);
+    refine(rows, reach, scratch);
 }
 
 void FullScorer::evaluate(
@@ -341,7 +386,7 @@ void FullScorer::refine(const float* y, double reach, Scratch& scratch) const {
         for (size_t i = 0; i < n; i++) {
             const float* row = y + size_t(found[wrong[i]].row) * d;
             for (size_t j = 0; j < d; j++) {
-                v[i * d + j] = double(row[j]) - means[c * d + j];
+                v[i * d + j] = double(row[j]) * unit[j] - means[c * d + j];
             }
             found[wrong[i]].value = log_norm[c];
             found[wrong[i]].error = 0;

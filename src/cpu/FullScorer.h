@@ -49,9 +49,11 @@ struct FullScorer {
 
     /// What one thread needs; grows with use.
     struct Scratch {
-        std::vector<float> bounds;              ///< rows * k
-        std::vector<float> product;             ///< of the first columns
-        std::vector<int32_t> guess;             ///< two a row, -1: none
+        std::vector<float> y;       ///< rows * d, in units of their own
+        std::vector<double> length; ///< |y|
+        std::vector<float> bounds;  ///< rows * k
+        std::vector<float> product; ///< of the first columns
+        std::vector<int32_t> guess; ///< two a row, -1: none
         std::vector<int32_t> component, of_row; ///< pairs in order of rows
         std::vector<int32_t> offset, list;      ///< and of components
         std::vector<int32_t> rows;
@@ -65,13 +67,13 @@ struct FullScorer {
      * within reach of the row's best, and perhaps some others.
      *
      * @param n      at most block_rows()
-     * @param y      size n * d
+     * @param rows   size n * d
      * @param norm   |y|^2, size n; rows where it is not finite are left out
      * @param reach  in nats; infinity: all components
      */
     void score(
             size_t n,
-            const float* y,
+            const float* rows,
             const double* norm,
             double reach,
             Scratch& scratch) const;
@@ -117,6 +119,10 @@ struct FullScorer {
 private:
     const Kernels& kernel;
     size_t lead; ///< columns of the first bound
+    /// What dimensions are multiplied by, powers of 2: bounds of rounding
+    /// errors go by the lengths of vectors and factors, and would be those of
+    /// the widest dimension. All else is in these units.
+    std::vector<float> unit;
     std::vector<float> means;
     /// U of each component in panels of kLanes columns, each of as many rows
     /// as can be other than 0, padded with columns of 0
@@ -143,6 +149,10 @@ private:
         return p * kLanes + kLanes < d ? p * kLanes + kLanes : d;
     }
 
+    /// y in the unit of dimension j, but for what floats do not hold.
+    float in_unit(float y, size_t j) const;
+    std::vector<float> scaled_factor(
+            const GaussianMixture& model, size_t c) const;
     void prepare_small(const GaussianMixture& model);
     void start_small(size_t n, const float* y, SmallScratch& scratch) const;
     void log_joints_small(SmallScratch& scratch) const;
@@ -154,8 +164,7 @@ private:
     void guess(size_t n, const float* y, const double* norm, Scratch& scratch)
             const;
     void list_guesses(size_t n, int which, Scratch& scratch) const;
-    void list_others(
-            size_t n, const double* norm, double reach, Scratch& scratch) const;
+    void list_others(size_t n, double reach, Scratch& scratch) const;
     void group(size_t n, Scratch& scratch) const;
     void evaluate_all(const float* y, double reach, Scratch& scratch) const;
     void evaluate(

@@ -13,11 +13,11 @@ void FullScorer::prepare_small(const GaussianMixture& model) {
     pitch = (d + 3) / 4 * 4;
     small_factors.assign(k * d * pitch, 0.0f);
     for (size_t c = 0; c < k; c++) {
-        const float* factor = precision_factor(model, c);
+        const std::vector<float> factor = scaled_factor(model, c);
         for (size_t i = 0; i < d; i++) {
             std::copy(
-                    factor + i * d + i,
-                    factor + (i + 1) * d,
+                    factor.begin() + i * d + i,
+                    factor.begin() + (i + 1) * d,
                     small_factors.data() + (c * d + i) * pitch + i);
         }
     }
@@ -32,7 +32,7 @@ void FullScorer::start_small(
     scratch.transposed.assign(d * padded, 0.0f);
     for (size_t i = 0; i < n; i++) {
         for (size_t j = 0; j < d; j++) {
-            scratch.transposed[j * padded + i] = y[i * d + j];
+            scratch.transposed[j * padded + i] = in_unit(y[i * d + j], j);
         }
     }
     const float lowest = -std::numeric_limits<float>::infinity();
