@@ -38,19 +38,38 @@ std::vector<float> Points::rows(const std::vector<size_t>& wanted) const {
 }
 
 Nearest::Nearest(size_t k, size_t d, const std::vector<float>& means)
-        : packed(k, d, means.data()), half_norm(k) {
-    for (size_t c = 0; c < k; c++) {
-        half_norm[c] = 0.5 * best_kernels().norm(d, means.data() + c * d);
+        : centre(d), half_norm(k) {
+    std::vector<double> sum(d);
+    for (size_t i = 0; i < k * d; i++) {
+        sum[i % d] += means[i];
     }
+    for (size_t j = 0; j < d; j++) {
+        centre[j] = float(sum[j] / double(k));
+    }
+    std::vector<float> moved(k * d);
+    for (size_t c = 0; c < k; c++) {
+        float* const to = moved.data() + c * d;
+        best_kernels().subtract(d, means.data() + c * d, centre.data(), to);
+        half_norm[c] = 0.5 * best_kernels().norm(d, to);
+    }
+    packed = PackedMeans(k, d, moved.data());
 }
 
 void Nearest::find(size_t n, const float* y, int32_t* out) const {
     constexpr size_t kRows = 96;
-    const size_t k = packed.k;
+    const size_t k = packed.k, d = packed.d;
     std::vector<float> dot(std::min(n, kRows) * k);
+    std::vector<float> moved(std::min(n, kRows) * d);
     for (size_t begin = 0; begin < n; begin += kRows) {
         const size_t count = std::min(kRows, n - begin);
-        inner_products(packed, count, y + begin * packed.d, dot.data(), k);
+        for (size_t i = 0; i < count; i++) {
+            best_kernels().subtract(
+                    d,
+                    y + (begin + i) * d,
+                    centre.data(),
+                    moved.data() + i * d);
+        }
+        inner_products(packed, count, moved.data(), dot.data(), k);
         for (size_t i = 0; i < count; i++) {
             const float* row = dot.data() + i * k;
             float best = -std::numeric_limits<float>::infinity();

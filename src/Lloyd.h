@@ -30,8 +30,10 @@ struct Points {
     std::vector<float> rows(const std::vector<size_t>& wanted) const;
 };
 
-/// Finds the nearest of few means.
+/// Finds the nearest of few means, by products about their centre: about the
+/// origin they would not tell means of a group far from it apart.
 struct Nearest {
+    std::vector<float> centre;
     PackedMeans packed;
     std::vector<float> half_norm;
 

@@ -4,6 +4,7 @@
 #include <omp.h>
 
 #include <limits>
+#include <random>
 
 #include "EMTrainer.h"
 #include "Initialise.h"
@@ -78,6 +79,25 @@ TEST(HierarchicalStart, AsGoodAsIterationsWithAllMeans) {
                 trained_means(data, k, gmm::Initialisation::random_subset, 5));
         EXPECT_LT(found, 1.04 * flat) << data.d;
     }
+}
+
+TEST(HierarchicalStart, GroupsFarApart) {
+    RealData data{12000, 16, std::vector<float>(12000 * 16)};
+    std::mt19937_64 random(1);
+    std::normal_distribution<float> normal;
+    for (size_t i = 0; i < data.x.size(); i++) {
+        data.x[i] = (i / data.d % 2 ? 1e5f : -1e5f) + normal(random);
+    }
+    const size_t k = 300;
+    const double found = distortion(
+            data,
+            k,
+            trained_means(data, k, gmm::Initialisation::hierarchical, 5));
+    const double flat = distortion(
+            data,
+            k,
+            trained_means(data, k, gmm::Initialisation::random_subset, 5));
+    EXPECT_LT(found, 1.15 * flat);
 }
 
 TEST(HierarchicalStart, StatisticsAreThoseOfTheSample) {
