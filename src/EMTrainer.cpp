@@ -19,6 +19,10 @@ namespace {
 /// Of a conditional variance, the share that a floor may have.
 constexpr double kShows = 0.01;
 
+/// Of a component's mean |y|^2, the least variance that sums in double leave a
+/// matrix positive definite by.
+constexpr double kLeastOfSquare = 2e-15;
+
 struct Trainer {
     const VectorSource& source;
     const float* weights;
@@ -165,8 +169,13 @@ void Trainer::find_floors(bool by_backend) {
     }
     variance_floor =
             local_variances(stats, model.means, variance, nearest, row_weight);
-    for (double& floor : variance_floor) {
+    for (size_t c = 0; c < model.k; c++) {
+        double& floor = variance_floor[c];
         floor *= options.variance_floor;
+        if (has_matrices(model.covariance) && stats.n_k[c] > 0) {
+            const double square = sum_of_squares(stats, c) / stats.n_k[c];
+            floor = std::max(floor, kLeastOfSquare * square);
+        }
     }
     if (is_tied(model.covariance)) {
         // Once: weighed by each M-step's n_k it would move, and with it what EM

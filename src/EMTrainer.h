@@ -56,7 +56,9 @@ struct TrainingOptions {
     /// ends at that, it is measured anew around the mean that EM has found,
     /// which takes one hard E-step more. For diagonal, full and tied
     /// covariances it is larger in dimensions where vectors are farther apart;
-    /// for full and tied ones it is added to the diagonal.
+    /// for full and tied ones it is added to the diagonal, and at least what
+    /// sums in double leave matrices positive definite by. What is added, as
+    /// reg_covar is, is no part of the likelihood: that may fall by a little.
     double variance_floor = 1e-3;
     double reg_covar = 0;     ///< in the user's units squared, added to every
                               ///< variance (the diagonal) as scikit-learn's
@@ -99,6 +101,8 @@ struct TrainingResult {
 /** Fits a mixture of k components by expectation maximisation.
  *
  * Time O(iterations n k d) in the backend, memory O(k d) + the backend's own.
+ * Full covariances: O(iterations (n k d^2 + k d^3)) and O(k d^2); tied: O(n k d
+ * + n d^2 + d^3) an iteration and O(k d + d^2).
  * Data are centred and scaled inside; the result is in the user's units. The
  * same seed, data and backend give the same model, bit for bit.
  *

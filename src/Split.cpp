@@ -15,8 +15,7 @@ namespace gmm {
 /// As faiss::Clustering splits clusters, for k-means and EM to part.
 static constexpr double kReseedStep = 0.1;
 
-// |y|^2 summed over a component, whatever the covariance kind.
-static double sum_of_squares(const SufficientStats& stats, size_t c) {
+double sum_of_squares(const SufficientStats& stats, size_t c) {
     const size_t d = stats.d;
     double sum = 0;
     switch (stats.covariance) {

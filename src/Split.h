@@ -9,6 +9,9 @@
 
 namespace gmm {
 
+/// sum_i w_i r_ik |y_i|^2 of component c, whatever the covariance kind.
+double sum_of_squares(const SufficientStats& stats, size_t c);
+
 /** sum_i w_i r_ik |y_i - m_k|^2 about each component's own centre m_k, size k:
  * the most that splitting it could gain. 0 where nothing but rounding is left,
  * as of vectors that are all equal.

@@ -361,6 +361,31 @@ TEST(OddTrainings, ProjectedMeansHaveTheirOwnSpread) {
     }
 }
 
+/// A component of one heavy row and light ones varies so little that sums in
+/// double hardly hold it.
+TEST(OddTrainings, MatricesOfWeightsFarApart) {
+    const size_t d = 50;
+    for (uint64_t seed = 0; seed < 20; seed++) {
+        std::mt19937_64 random(seed);
+        std::normal_distribution<float> normal;
+        RealData data{150, d, std::vector<float>(150 * d)};
+        for (size_t i = 0; i < data.x.size(); i++) {
+            data.x[i] = (i / d % 2 ? 1e3f : -1e3f) + normal(random);
+        }
+        std::vector<float> weights(data.n);
+        for (float& w : weights) {
+            w = std::pow(10.0f, float(random() % 13) - 6);
+        }
+        for (Covariance covariance : {Covariance::full, Covariance::tied}) {
+            TrainingOptions options;
+            options.covariance = covariance;
+            options.hard_iterations = int(seed % 3);
+            options.seed = seed;
+            EXPECT_NO_THROW(fit(data, 17, options, weights.data())) << seed;
+        }
+    }
+}
+
 /// By threads of the caller's own, whose numbers are beyond that of the threads
 /// that each may use.
 TEST(OddTrainings, SideBySide) {

@@ -101,7 +101,7 @@ struct Kernels {
 
     /** first += sum_i r_i (y_i - mean), size d, and the lower triangle of the
      * row-major second, size d * d, += sum_i r_i (y_i - mean) (y_i - mean)^T:
-     * in float about the mean, whose rounding is small beside the variance.
+     * in double.
      *
      * @param n  at most kMomentRows
      * @param d  at most kFewDimensions
