@@ -153,8 +153,9 @@ bool wants_ids(const faiss::Index& index) {
 class Filling {
 public:
     Filling(faiss::Index& index, const idx_t* ids)
-            : index(index), shards(shards_in(&index)) {
-        if (!shards || !shards->successive_ids || shards->count() == 0) {
+            : index(index), shards(shards_in(&index)),
+              step_by_step(shards || wants_ids(*unwrap(&index))) {
+        if (!shards || !shards->successive_ids) {
             return;
         }
         in_one_call = true;
@@ -181,6 +182,14 @@ public:
         add_to(index, n, x, ids);
         if (failure) {
             std::rethrow_exception(failure);
+        }
+    }
+
+    /// Shards are trained, which FAISS's reset() of them forgets. Not before:
+    /// it throws where one of them is not.
+    void finish() {
+        if (shards) {
+            shards->syncWithSubIndexes();
         }
     }
 
@@ -220,13 +229,11 @@ private:
         if (&to == shards) {
             in = in_one_call ? add_to_one(*shards->at(int(part)), n, x, ids)
                              : add_to_shards(n, x, ids);
-            shards->syncWithSubIndexes();
-            return in;
-        } else if (shards && pre) {
+        } else if (step_by_step && pre) {
             const float* y = pre->apply_chain(idx_t(n), x);
             const std::unique_ptr<const float[]> owner(y != x ? y : nullptr);
             in = add_to(*pre->index, n, y, ids);
-        } else if (shards && map && ids) {
+        } else if (step_by_step && map && ids) {
             in = add_to(*map->index, n, x, nullptr);
             auto map2 = dynamic_cast<faiss::IndexIDMap2*>(map);
             for (size_t i = 0; i < in; i++) {
@@ -235,7 +242,7 @@ private:
                 }
                 map->id_map.push_back(ids[i]);
             }
-        } else if (shards && refine && !ids) {
+        } else if (step_by_step && refine && !ids) {
             in = add_to(*refine->base_index, n, x, nullptr);
             refine->refine_index->add(idx_t(in), x);
         } else {
@@ -287,9 +294,18 @@ private:
 
     faiss::Index& index;
     faiss::IndexShards* const shards; ///< behind wrappers, or nullptr
+    /// Wrappers are filled as they would do it, but here: what is in them is
+    /// shards, or wants ids.
+    const bool step_by_step;
     std::vector<idx_t> successive;
     std::exception_ptr failure;
 };
+
+/// Shards and replicas without any take vectors and have none.
+void check_parts(const char* call, faiss::Index* index) {
+    FAISS_THROW_IF_NOT_FMT(
+            !innermost(index).empty(), "%s: the index has no parts", call);
+}
 
 /// FAISS's reset() of shards and replicas forgets that their parts are.
 bool is_trained(faiss::Index& index) {
@@ -304,6 +320,7 @@ bool is_trained(faiss::Index& index) {
 } // namespace
 
 void train(faiss::Index* index, const gmm::VectorSource& source) {
+    check_parts("train", index);
     as_faiss_exception([&] { train_any(*index, source); });
 }
 
@@ -312,6 +329,7 @@ void add(
         const gmm::VectorSource& source,
         const idx_t* ids) {
     check_dimension(*index, source);
+    check_parts("add", index);
     FAISS_THROW_IF_NOT_MSG(is_trained(*index), "the index is not trained");
     std::vector<std::unique_ptr<OneAddition>> additions;
     for (IVFGMM* gmm : extract_gmms(index)) {
@@ -355,6 +373,7 @@ void add(
     for (const auto& addition : additions) {
         addition->finish();
     }
+    filling.finish();
 }
 
 void calibrate(

@@ -143,7 +143,6 @@ TEST(Sources, IdsAndWrappers) {
     }
 }
 
-/// FAISS fills shards of successive ids in one call.
 TEST(Sources, AHashtableOfFaissGetsTheIds) {
     constexpr size_t kFirst = 1500;
     for (const char* description :
@@ -166,6 +165,41 @@ TEST(Sources, AHashtableOfFaissGetsTheIds) {
     }
 }
 
+/// Which add without ids to what they hold.
+TEST(Sources, AHashtableOfFaissInMapsAndRefinements) {
+    std::unique_ptr<faiss::Index> index = make("IVF16,SQ8");
+    index->train(kN, base().x.data());
+    auto& ivf = dynamic_cast<faiss::IndexIVF&>(*index);
+    ivf.set_direct_map_type(faiss::DirectMap::Hashtable);
+    faiss::IndexRefineFlat refined(index.get());
+    faiss::IndexIDMap2 map(&refined);
+    std::vector<idx_t> ids(kN);
+    for (size_t i = 0; i < kN; i++) {
+        ids[i] = 5 * idx_t(i) + 1;
+    }
+    for (size_t begin = 0; begin < kN; begin += kN / 4) {
+        add(&map,
+            *gmm::memory_source(base().row(begin), kN / 4, base().d),
+            &ids[begin]);
+    }
+    EXPECT_EQ(map.ntotal, idx_t(kN));
+    map.check_consistency();
+    for (idx_t id = 0; id < idx_t(kN); id++) {
+        ASSERT_EQ(ivf.direct_map.hashtable.count(id), 1u) << id;
+    }
+    EXPECT_EQ(find(map, rows_of(base(), 700, 701), 1).ids[0], ids[700]);
+}
+
+TEST(Sources, ShardsThatThereAreNot) {
+    faiss::IndexShards none(int(base().d));
+    faiss::IndexIDMap map(&none);
+    EXPECT_FAISS_ERROR(train(&none, *floats()), "train: the index has no part");
+    EXPECT_FAISS_ERROR(add(&none, *floats()), "add: the index has no parts");
+    const std::vector<idx_t> ids(kN);
+    EXPECT_FAISS_ERROR(add(&map, *floats(), ids.data()), "has no parts");
+}
+
+/// FAISS fills shards of successive ids in one call.
 TEST(Sources, ShardsOfSuccessiveIds) {
     constexpr size_t kMany = 40000, kDim = 4;
     const Vectors x = uniform(kMany, kDim, 5);
@@ -276,6 +310,19 @@ TEST_P(AShardThatFails, InMaps) {
     faiss::IndexPreTransform index(&rotation, &map);
     expect_each_once(index, true);
     map.check_consistency();
+}
+
+/// FAISS says then that its shards are unlike, and stops counting.
+TEST_P(AShardThatFails, SinceItIsNotTrained) {
+    faiss::IndexIDMap2 index(&shards);
+    parts[2]->is_trained = false;
+    EXPECT_FAISS_ERROR(add_rest(index, true), "not trained");
+    EXPECT_EQ(index.ntotal, GetParam() ? 0 : idx_t(2 * 32768 / 3));
+    EXPECT_EQ(shards.ntotal, index.ntotal);
+    parts[2]->is_trained = true;
+    add_rest(index, true);
+    EXPECT_EQ(index.ntotal, idx_t(kMany));
+    index.check_consistency();
 }
 
 TEST_P(AShardThatFails, InARefinement) {
