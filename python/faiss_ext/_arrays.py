@@ -74,9 +74,19 @@ def _of_nullable(x: Any) -> Any:
     return x.to_numpy(dtype=common, na_value=np.nan)
 
 
+def has_mask(x: Any) -> bool:
+    """Whether `x`, or a row of a list, is an array of numpy's with a mask."""
+    rows = x if isinstance(x, (list, tuple)) else (x,)
+    return any(isinstance(row, np.ma.MaskedArray) for row in rows)
+
+
 def as_array(x: Any, name: str) -> NDArray[Any]:
     """A numpy view of `x`, or a copy where there can be none."""
-    if isinstance(x, np.ma.MaskedArray):
+    if has_mask(x):
+        try:
+            x = np.ma.asanyarray(x)
+        except ValueError as error:
+            raise ValueError(f"{name}: not an array ({error})") from None
         masked = int(np.ma.getmaskarray(x).sum())
         if masked > 0:
             raise ValueError(

@@ -12,7 +12,14 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
 from . import _core
-from ._arrays import as_array, on_device, readable_on_device, real, sample_rows
+from ._arrays import (
+    as_array,
+    has_mask,
+    on_device,
+    readable_on_device,
+    real,
+    sample_rows,
+)
 from ._covariances import covariance_kind
 from ._evaluation import Evaluation
 from ._fit_input import (
@@ -266,7 +273,7 @@ class GaussianMixture(Evaluation, DensityMixin, BaseEstimator):
         return self.fit(X, y, sample_weight).predict(X)
 
     def _validate(self, X: Any, reset: bool) -> NDArray[Any]:
-        if on_device(X) or isinstance(X, np.ma.MaskedArray):
+        if on_device(X) or has_mask(X):
             X = as_array(X, "X")
         X = validate_data(
             self,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import _check_sample_weight
 
-from ._arrays import as_array, choice, count, flag
+from ._arrays import as_array, choice, count, flag, has_mask
 from ._covariances import covariance_kind
 
 BACKENDS = ("auto", "cpu", "cuda")
@@ -53,7 +53,7 @@ def relative_weights(
 ) -> NDArray[np.float32]:
     """With a mean of about 1, so that their scale does not matter: divided by
     a power of 2, so that a weight of 2 stays twice one of 1 to the bit."""
-    if isinstance(sample_weight, np.ma.MaskedArray):
+    if has_mask(sample_weight):
         sample_weight = as_array(sample_weight, "sample_weight")
     weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
     with np.errstate(over="ignore"):
@@ -70,6 +70,8 @@ def start_values(value: Any, name: str) -> NDArray[np.float64] | None:
     """A copy of weights_init, means_init or precisions_init."""
     if value is None:
         return None
+    if has_mask(value):
+        value = as_array(value, name)
     try:
         return np.array(value, np.float64)
     except (TypeError, ValueError) as error:

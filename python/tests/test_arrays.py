@@ -105,6 +105,7 @@ def test_masks_are_refused(trained: faiss_ext.Index, base: Floats) -> None:
         lambda x: trained.add(iter([x])),
         lambda x: trained.add_with_ids(x, np.arange(900)),
         lambda x: trained.search(x, 1),
+        lambda x: trained.search(list(x), 1),
         lambda x: faiss_ext.Kmeans(128, 8).train(x),
     ]
     for call in calls:

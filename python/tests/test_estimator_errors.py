@@ -96,6 +96,11 @@ def test_masks_are_refused() -> None:
             call(X)
     with pytest.raises(ValueError, match="^sample_weight: .* are masked"):
         m.fit(blobs(), sample_weight=np.ma.masked_equal(np.arange(3000), 7))
+    with pytest.raises(ValueError, match="^X: .* values are masked"):
+        m.fit(list(X))
+    some = GaussianMixture(2, means_init=X[:2])
+    with pytest.raises(ValueError, match="^means_init: .* are masked"):
+        some.fit(blobs())
     same = GaussianMixture(2, random_state=0).fit(np.ma.array(blobs()))
     np.testing.assert_array_equal(same.means_, m.means_)
 
