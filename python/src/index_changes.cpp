@@ -8,7 +8,6 @@
 
 #include <faiss/IndexIDMap.h>
 #include <faiss/IndexIVFFlat.h>
-#include <faiss/IndexNSG.h>
 #include <faiss/IndexPreTransform.h>
 #include <faiss/VectorTransform.h>
 #include <faiss/impl/FaissAssert.h>
@@ -36,20 +35,6 @@ void train(PyIndex& self, Matrix<const float> x) {
     });
 }
 
-/// Throws for vectors of which older FAISS ends the process.
-void check_graph(const faiss::Index& index, size_t n) {
-    constexpr size_t kEvaluated = 100; // NNDescent's NUM_EVAL_POINTS
-    auto graph =
-            dynamic_cast<const faiss::IndexNSG*>(faiss_ext::unwrap(&index));
-    FAISS_THROW_IF_NOT_FMT(
-            !graph || graph->build_type == 0 || graph->ntotal > 0 || n == 0 ||
-                    n > kEvaluated,
-            "x: %zu vectors, expected more than %zu: NSG makes no graph of "
-            "fewer",
-            n,
-            kEvaluated);
-}
-
 /** Behind wrappers, which count vectors when the index in them returns, a block
  * at a time: an interrupt between two leaves them as long as it.
  *
@@ -60,7 +45,7 @@ void add_rows(PyIndex& self, Matrix<const float> x, const idx_t* ids) {
     FAISS_THROW_IF_NOT_MSG(
             self.index->is_trained,
             "the index is not trained; train comes first");
-    check_graph(*self.index, x.shape(0));
+    check_graph(faiss_ext::unwrap(self.index.get()), "x", x.shape(0));
     {
         const LongCall long_call;
         faiss::Index& index = *self.index;

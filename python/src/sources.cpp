@@ -7,6 +7,7 @@
 
 #include "array_source.h"
 #include "bindings.h"
+#include "faiss_ext/impl/convert.h"
 #include "faiss_ext/ondisk.h"
 #include "faiss_ext/sources.h"
 #include "interrupt.h"
@@ -29,6 +30,8 @@ void bind_sources(nb::class_<PyIndex>& index) {
             "add_source",
             [](PyIndex& self, const AnyMatrix& x) {
                 const auto source = array_source(x);
+                check_graph(
+                        faiss_ext::unwrap(self.index.get()), "x", source->n);
                 {
                     const LongCall long_call;
                     faiss_ext::add(self.index.get(), *source);

@@ -2,6 +2,7 @@
 
 #include <faiss/IndexIVF.h>
 #include <faiss/IndexIVFSpectralHash.h>
+#include <faiss/IndexNSG.h>
 #include <faiss/IndexPreTransform.h>
 #include <faiss/IndexRefine.h>
 #include <faiss/impl/FaissAssert.h>
@@ -10,6 +11,19 @@
 #include "faiss_ext/impl/convert.h"
 
 namespace faiss_ext_python {
+
+void check_graph(const faiss::Index* index, const char* what, size_t n) {
+    constexpr size_t kEvaluated = 100; // NNDescent's NUM_EVAL_POINTS
+    auto graph = dynamic_cast<const faiss::IndexNSG*>(index);
+    FAISS_THROW_IF_NOT_FMT(
+            !graph || graph->build_type == 0 || graph->ntotal > 0 || n == 0 ||
+                    n > kEvaluated,
+            "%s: %zu vectors, expected more than %zu: NSG makes no graph of "
+            "fewer",
+            what,
+            n,
+            kEvaluated);
+}
 
 Untrained::Untrained(faiss::Index& index, size_t n) {
     // Before transforms take their time.
@@ -21,6 +35,9 @@ Untrained::Untrained(faiss::Index& index, size_t n) {
             "n = %zu, expected at least nlist = %zu",
             n,
             ivf->nlist);
+    if (ivf) {
+        check_graph(ivf->quantizer, "quantizer", ivf->nlist);
+    }
     collect(index);
 }
 

@@ -9,6 +9,9 @@
 
 namespace faiss_ext_python {
 
+/// Throws for n vectors in a graph of which older FAISS ends the process.
+void check_graph(const faiss::Index* index, const char* what, size_t n);
+
 /** What an index has not trained yet.
  *
  * FAISS trains what is not trained and keeps what is. Transforms and quantizers
@@ -17,7 +20,8 @@ namespace faiss_ext_python {
  */
 class Untrained {
 public:
-    /// Throws FaissException where a GMM index inside wants more than n.
+    /// Throws FaissException where a GMM index inside wants more than n, or
+    /// centroids are too few for their graph.
     Untrained(faiss::Index& index, size_t n);
     /// All of it is as it was.
     void restore();

@@ -74,6 +74,17 @@ def test_a_map_of_ids_follows_additions(
     )
 
 
+def test_a_map_of_ids_inside_another(base: Floats) -> None:
+    index = faiss_ext.index_factory(128, "IDMap2,IVF16,Flat")
+    index.train(base)
+    index.set_direct_map("hashtable")
+    ids = 3 * np.arange(len(base)) + 2
+    index.add_with_ids(base[:900], ids[:900])
+    index.add_with_ids(base[900:], ids[900:])
+    copy = faiss_ext.clone_index(index)
+    np.testing.assert_array_equal(copy.reconstruct_batch(ids), base)
+
+
 def test_reconstruct_n(filled: faiss_ext.Index, base: Floats) -> None:
     np.testing.assert_array_equal(filled.reconstruct_n(), base)
     np.testing.assert_array_equal(filled.reconstruct_n(10, 5), base[10:15])

@@ -202,7 +202,18 @@ def test_a_graph_of_few_vectors(factory: str, base: Floats) -> None:
             index.add_with_ids(base[:100], range(100))
         else:
             index.add(base[:100])
+    if not takes:
+        with pytest.raises(ValueError, match="^x: 100 vectors, expected mor"):
+            index.add(base[:100].astype(np.uint8))
     assert index.ntotal == 0
+
+
+def test_a_graph_of_few_centroids(base: Floats) -> None:
+    index = faiss_ext.index_factory(128, "IVF100_NSG16,Flat")
+    for x in (base, base.astype(np.uint8)):
+        with pytest.raises(ValueError, match="^quantizer: 100 vectors, expec"):
+            index.train(x)
+    assert not index.is_trained
 
 
 def test_training_a_filled_index(
