@@ -253,6 +253,8 @@ void IndexIVFGMM<IVF>::reconstruct(idx_t key, float* recons) const {
             mapped_place(this->direct_map, key) >= 0,
             "reconstruct: key = %zd, expected the id of a vector in the index",
             ssize_t(key));
+    check_trained(*this);
+    check_rows("recons", 1, this->d, recons);
     IVF::reconstruct(key, recons);
 }
 
@@ -267,7 +269,10 @@ void IndexIVFGMM<IVF>::reconstruct_n(idx_t i0, idx_t ni, float* recons) const {
             ssize_t(ni),
             ssize_t(this->ntotal));
     check_rows("recons", ni, this->d, recons);
-    IVF::reconstruct_n(i0, ni, recons);
+    if (ni > 0) {
+        check_trained(*this); // there are lists
+        IVF::reconstruct_n(i0, ni, recons);
+    }
 }
 
 template <class IVF>
@@ -282,7 +287,7 @@ template <class IVF>
 void IndexIVFGMM<IVF>::sa_encode(
         idx_t n, const float* x, uint8_t* bytes) const {
     check_trained(*this);
-    check_rows("x", n, this->d, x);
+    check_finite("x", n, this->d, x); // others are of no list
     check_bytes("bytes", n, this->sa_code_size(), bytes);
     IVF::sa_encode(n, x, bytes);
 }
@@ -293,6 +298,7 @@ void IndexIVFGMM<IVF>::sa_decode(
     check_trained(*this);
     check_bytes("bytes", n, this->sa_code_size(), bytes);
     check_rows("x", n, this->d, x);
+    check_lists_of_codes(*this, n, bytes);
     IVF::sa_decode(n, bytes, x);
 }
 

@@ -1,5 +1,7 @@
 // What is refused for what an index is or holds: fields, codecs, maps, merges,
-// subsets and copies.
+// subsets, copies, and codes of other indexes.
+
+#include <cmath>
 
 #include <faiss/IndexIVFPQ.h>
 #include <faiss/IndexScalarQuantizer.h>
@@ -12,6 +14,7 @@
 #include "faiss_ext/index_io.h"
 #include "faiss_ext/ivflib.h"
 #include "faiss_ext/store/list_storage.h"
+#include "quick_training.h"
 
 namespace faiss_ext {
 namespace {
@@ -299,6 +302,43 @@ TEST(IndexIVFGMMErrors, VectorsInNoList) {
     EXPECT_EQ(find(*clone_index(copies.get()), queries(), 5).ids[0], -1);
     copies->add(100, base().x.data());
     EXPECT_GE(find(*copies, queries(), 5).ids[0], 0);
+}
+
+/// FAISS throws in a parallel region.
+TEST(IndexIVFGMMErrors, CodesOfNoList) {
+    for (const char* description : {"GMM5,Flat", "GMM5,SQ8", "GMM5,PQ4x4"}) {
+        std::unique_ptr<faiss::Index> index(
+                index_factory(base().d, description));
+        train_quickly(index.get());
+        index->train(base().n, base().x.data());
+        const size_t size = index->sa_code_size();
+        std::vector<uint8_t> bytes(3 * size);
+        std::vector<float> x(base().row(0), base().row(3)), out(3 * base().d);
+        index->sa_encode(3, x.data(), bytes.data());
+        bytes[2 * size] = 5;
+        EXPECT_FAISS_ERROR(
+                index->sa_decode(3, bytes.data(), out.data()),
+                "bytes: code 2 is of list 5, expected below nlist = 5");
+        x[base().d] = std::nanf("");
+        EXPECT_FAISS_ERROR(
+                index->sa_encode(3, x.data(), bytes.data()), "x: row 1 has");
+    }
+}
+
+TEST(IndexIVFGMMErrors, NoPlaceForAVectorAndNoLists) {
+    std::unique_ptr<faiss::Index> index(index_factory(base().d, "GMM5,Flat"));
+    train_quickly(index.get());
+    index->train(base().n, base().x.data());
+    index->add(20, base().x.data());
+    auto& ivf = dynamic_cast<faiss::IndexIVF&>(*index);
+    ivf.set_direct_map_type(faiss::DirectMap::Hashtable);
+    EXPECT_FAISS_ERROR(index->reconstruct(3, nullptr), "recons = nullptr");
+    std::vector<float> out(20 * base().d);
+    ivf.replace_invlists(nullptr);
+    EXPECT_FAISS_ERROR(index->reconstruct(3, out.data()), "invlists = nullpt");
+    EXPECT_FAISS_ERROR(
+            index->reconstruct_n(0, 20, out.data()), "invlists = nullptr");
+    EXPECT_NO_THROW(index->reconstruct_n(0, 0, nullptr));
 }
 
 } // namespace

@@ -29,6 +29,25 @@ void check_bytes(
     check_rows(argument, n, (size + 3) / 4, bytes);
 }
 
+void check_lists_of_codes(
+        const faiss::IndexIVF& index, idx_t n, const uint8_t* bytes) {
+    const size_t coarse = index.coarse_code_size();
+    const size_t size = coarse + index.code_size;
+    for (size_t i = 0; i < size_t(n); i++) {
+        size_t list = 0; // little-endian
+        for (size_t j = coarse; j > 0; j--) {
+            list = list << 8 | bytes[i * size + j - 1];
+        }
+        // FAISS throws in a parallel region, which ends the process.
+        FAISS_THROW_IF_NOT_FMT(
+                list < index.nlist,
+                "bytes: code %zu is of list %zu, expected below nlist = %zu",
+                i,
+                list,
+                index.nlist);
+    }
+}
+
 void check_result(idx_t n, const faiss::RangeSearchResult* result) {
     FAISS_THROW_IF_NOT_MSG(result, "result = nullptr, expected a result");
     FAISS_THROW_IF_NOT_FMT(

@@ -20,6 +20,10 @@ void check_answers(
 void check_bytes(
         const char* argument, idx_t n, size_t size, const uint8_t* bytes);
 
+/// The lists that n codes of sa_encode() begin with.
+void check_lists_of_codes(
+        const faiss::IndexIVF& index, idx_t n, const uint8_t* bytes);
+
 /// The result of a range search of n queries.
 void check_result(idx_t n, const faiss::RangeSearchResult* result);
 
