@@ -1,7 +1,6 @@
 #include "faiss_ext/IndexGMM.h"
 
 #include <algorithm>
-#include <cinttypes>
 #include <cmath>
 #include <limits>
 #include <memory>
@@ -13,6 +12,7 @@
 #include "FullCovariance.h"
 #include "ParallelFor.h"
 #include "faiss_ext/coarse/centre.h"
+#include "faiss_ext/impl/check_calls.h"
 #include "faiss_ext/impl/errors.h"
 
 namespace faiss_ext {
@@ -351,7 +351,7 @@ void IndexGMM::search(
     const auto check = [&] {
         FAISS_THROW_IF_NOT_MSG(is_trained, "IndexGMM is not trained");
         check_rows("x", n, d, x);
-        FAISS_THROW_IF_NOT_FMT(k > 0, "k = %" PRId64 ", expected > 0", k);
+        check_answers(n, k, distances, labels);
         FAISS_THROW_IF_NOT_MSG(
                 !params || !params->sel,
                 "params->sel: components cannot be selected by id");
@@ -410,6 +410,17 @@ void IndexGMM::search(
                   labels + (begin + i) * k);
         });
     }
+}
+
+void IndexGMM::range_search(
+        idx_t n,
+        const float* x,
+        float radius,
+        faiss::RangeSearchResult* result,
+        const faiss::SearchParameters* params) const {
+    check_rows("x", n, d, x);
+    check_result(n, result);
+    faiss::IndexFlat::range_search(n, x, radius, result, params);
 }
 
 } // namespace faiss_ext

@@ -92,6 +92,13 @@ struct IndexGMM : faiss::IndexFlat {
             float* distances,
             idx_t* labels,
             const faiss::SearchParameters* params = nullptr) const override;
+    /// IndexFlat's.
+    void range_search(
+            idx_t n,
+            const float* x,
+            float radius,
+            faiss::RangeSearchResult* result,
+            const faiss::SearchParameters* params = nullptr) const override;
 
 private:
     idx_t n_trained = 0; ///< vectors, by train()

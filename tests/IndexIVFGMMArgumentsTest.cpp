@@ -346,6 +346,29 @@ TEST(IndexIVFGMMArguments, NothingIsReadFromNowhere) {
     index->search(0, nullptr, 1, nullptr, nullptr);
 }
 
+TEST(IndexIVFGMMArguments, NorByAQuantizer) {
+    auto index = calibrated();
+    IndexGMM quantizer(base().d, kLists);
+    quantizer.set_mixture(index->mixture());
+    const float* const x = base().x.data();
+    float distance;
+    idx_t label;
+    EXPECT_FAISS_ERROR(
+            quantizer.search(1, x, 1, nullptr, &label), "distances = nullptr");
+    EXPECT_FAISS_ERROR(quantizer.assign(1, x, nullptr), "labels = nullptr");
+    EXPECT_FAISS_ERROR(
+            quantizer.range_search(1, x, 1e9f, nullptr), "result = nullptr");
+    faiss::RangeSearchResult result(1);
+    EXPECT_FAISS_ERROR(
+            quantizer.range_search(1, nullptr, 1e9f, &result), "x = nullptr");
+    quantizer.range_search(1, x, 1e9f, &result);
+    EXPECT_EQ(result.lims[1], size_t(kLists));
+    EXPECT_FAISS_ERROR(
+            quantizer.range_search(1, x, 1e9f, &result), "another search");
+    quantizer.search(1, x, 1, &distance, &label);
+    EXPECT_GE(label, 0);
+}
+
 /// Codes of very many bits would not add up in 16 of them.
 TEST(IndexIVFGMMArguments, CodesOfVeryManyDimensions) {
     constexpr size_t kD = 65536;
