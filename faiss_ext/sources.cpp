@@ -364,11 +364,12 @@ void add(
         if (index->ntotal == before) {
             throw;
         }
+        const std::string why = without_place(e.what());
         FAISS_THROW_FMT(
                 "add: %zd of %zu vectors are in, and then: %s",
                 size_t(index->ntotal - before),
                 source.n,
-                e.what());
+                why.c_str());
     }
     for (const auto& addition : additions) {
         addition->finish();

@@ -274,7 +274,9 @@ struct AShardThatFails : testing::TestWithParam<bool> {
     void expect_each_once(faiss::Index& index, bool with_ids) {
         IVFGMM& last = *extract_gmm(parts[2].get());
         last.max_assign = 99; // refused by an addition
-        EXPECT_FAISS_ERROR(add_rest(index, with_ids), "max_assign = 99");
+        EXPECT_FAISS_ERROR(
+                add_rest(index, with_ids),
+                GetParam() ? "max_assign = 99" : "and then: max_assign = 99");
         EXPECT_EQ(index.ntotal, GetParam() ? 0 : idx_t(2 * 32768 / 3));
         EXPECT_EQ(parts[0]->ntotal + parts[1]->ntotal, index.ntotal);
         EXPECT_EQ(shards.ntotal, index.ntotal);

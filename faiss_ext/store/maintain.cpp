@@ -341,11 +341,12 @@ Growth::Growth(GMMIndexRef index, const char* call)
 void Growth::explain(const std::exception& e) const {
     const idx_t added = index.ivf.ntotal - before;
     if (added > 0) {
+        const std::string why = without_place(e.what());
         FAISS_THROW_FMT(
                 "%s: %zd vectors are in, and then: %s",
                 call,
                 size_t(added),
-                e.what());
+                why.c_str());
     }
 }
 

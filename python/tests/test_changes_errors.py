@@ -178,3 +178,15 @@ def test_blocks_before_one_that_cannot_be_had_stay(
         trained.add(read())
     assert trained.ntotal == 200 * good
     np.testing.assert_array_equal(trained.reconstruct_n(0, 100), base[:100])
+
+
+def test_what_is_in_is_said(base: Floats) -> None:
+    index = faiss_ext.index_factory(128, "PCA8,GMM8,Flat")
+    index.train(base)
+    many = np.tile(base, (7, 1))
+    many[40000, 3] = 3e38
+    with pytest.raises(
+        faiss_ext.FaissError, match="32768 of 42000 vectors are in, .* row 40"
+    ):
+        index.add(many)
+    assert index.ntotal == 32768
