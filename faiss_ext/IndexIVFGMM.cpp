@@ -15,6 +15,7 @@
 #include "faiss_ext/scan/gmm_search.h"
 #include "faiss_ext/store/add.h"
 #include "faiss_ext/store/edit.h"
+#include "faiss_ext/store/free_room.h"
 #include "faiss_ext/store/list_storage.h"
 #include "faiss_ext/store/maintain.h"
 #include "faiss_ext/store/strays.h"
@@ -67,6 +68,7 @@ void IndexIVFGMM<IVF>::add_core(
 template <class IVF>
 void IndexIVFGMM<IVF>::reset() {
     check_writable(*this);
+    mend_free_room_if_full(this->invlists);
     IVF::reset();
     cells.undivide();
     cells.fitted_n = 0;

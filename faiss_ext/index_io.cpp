@@ -29,6 +29,7 @@
 #include "faiss_ext/io/stock_layout.h"
 #include "faiss_ext/io/streams.h"
 #include "faiss_ext/io/trailer.h"
+#include "faiss_ext/store/free_room.h"
 
 namespace faiss_ext {
 
@@ -189,6 +190,8 @@ void map_lists_on_disk(faiss::Index& root, int io_flags) {
     }
     if ((io_flags & faiss::IO_FLAG_MMAP) == faiss::IO_FLAG_MMAP) {
         lists->read_only = true;
+    } else {
+        mend_free_room(*lists);
     }
     if (!lists->ptr && lists->totsize > 0) {
         lists->do_mmap();

@@ -276,6 +276,52 @@ TEST(OnDisk, ListsGrowBesideEachOther) {
     omp_set_num_threads(threads);
 }
 
+/// FAISS's merge_from fills a file and takes all of it for free: a list that
+/// grows was put over others, or the process ended.
+TEST(OnDisk, ListsThatFaissMergedGrow) {
+    for (const auto& [description, written] :
+         {std::pair("GMM16,Flat", false),
+          std::pair("GMM16,Flat", true),
+          std::pair("IVF16,Flat", true)}) {
+        const TemporaryFolder folder;
+        auto index = trained(description);
+        index->add(kN - 800, base().x.data());
+        auto* ivf = dynamic_cast<faiss::IndexIVF*>(index.get());
+        auto lists = std::make_unique<faiss::OnDiskInvertedLists>(
+                ivf->nlist, ivf->code_size, folder.file("lists").c_str());
+        lists->merge_from_1(ivf->invlists);
+        ivf->replace_invlists(lists.release(), true);
+        if (written) {
+            faiss_ext::write_index(index.get(), folder.file("index").c_str());
+            index = read(folder.file("index"));
+            ivf = dynamic_cast<faiss::IndexIVF*>(index.get());
+        }
+        for (size_t i = kN - 800; i < kN; i += 400) {
+            index->add(400, base().row(i));
+        }
+        ivf->nprobe = ivf->nlist;
+        const std::vector<float> zeros(kN);
+        EXPECT_EQ(find(*index, base(), 1).dis, zeros);
+        index->reset();
+        index->add(kN, base().x.data());
+        EXPECT_EQ(find(*index, base(), 1).dis, zeros);
+    }
+}
+
+TEST(OnDisk, ListsThatOverlapAreRefused) {
+    const TemporaryFolder folder;
+    auto index = trained("GMM16,Flat");
+    merge_ondisk(
+            index.get(),
+            write_parts(*index, folder, false),
+            folder.file("lists"));
+    auto& lists = dynamic_cast<faiss::OnDiskInvertedLists&>(
+            *dynamic_cast<faiss::IndexIVF&>(*index).invlists);
+    lists.lists[1].offset -= 8;
+    faiss_ext::write_index(index.get(), folder.file("index").c_str());
+    EXPECT_FAISS_ERROR(read(folder.file("index")), "overlap");
+}
+
 TEST(OnDisk, ListsInAFileAreNotCopied) {
     const TemporaryFolder folder;
     auto index = trained("PCA48,GMM16,Flat");

@@ -10,6 +10,7 @@
 #include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/impl/errors.h"
 #include "faiss_ext/store/FreePlace.h"
+#include "faiss_ext/store/free_room.h"
 
 namespace faiss_ext {
 
@@ -284,6 +285,9 @@ void Edit::prepare() {
                 }
             },
             entries >= kParallelEntries);
+    if (grow_apart) {
+        mend_free_room_if_full(index.ivf.invlists);
+    }
     for (ListEdit& edit : lists) {
         if (edit.n_new() > 0 && grow_apart) {
             grow(edit);
