@@ -41,6 +41,13 @@ extern "C" int rename(const char* from, const char* to) noexcept {
     return renameat(AT_FDCWD, from, AT_FDCWD, to);
 }
 
+/// Whether the disk is, from now on.
+static bool disk_is_full = false;
+
+extern "C" int posix_fallocate(int fd, off_t offset, off_t bytes) {
+    return disk_is_full ? ENOSPC : fallocate(fd, 0, offset, bytes);
+}
+
 namespace faiss_ext {
 namespace {
 
@@ -306,6 +313,28 @@ TEST(OnDisk, ListsThatFaissMergedGrow) {
         index->add(kN, base().x.data());
         EXPECT_EQ(find(*index, base(), 1).dis, zeros);
     }
+}
+
+/// Writes to a mapped file that has holes end in a signal where the disk is
+/// full.
+TEST(OnDisk, AFullDiskIsAnErrorWhereListsGrow) {
+    const TemporaryFolder folder;
+    auto index = trained("GMM16,Flat");
+    auto& ivf = dynamic_cast<faiss::IndexIVF&>(*index);
+    ivf.replace_invlists(
+            new faiss::OnDiskInvertedLists(
+                    ivf.nlist, ivf.code_size, folder.file("lists").c_str()),
+            true);
+    index->add(1000, base().x.data());
+    ivf.nprobe = ivf.nlist;
+    const Found before = find(*index, base(), 10);
+    disk_is_full = true;
+    EXPECT_FAISS_ERROR(index->add(2000, base().row(1000)), "no room");
+    disk_is_full = false;
+    EXPECT_EQ(index->ntotal, 1000);
+    EXPECT_EQ(find(*index, base(), 10), before);
+    index->add(3000, base().row(1000));
+    check_consistent(ivf, *extract_gmm(index.get()), model_of(base()));
 }
 
 TEST(OnDisk, ListsThatOverlapAreRefused) {

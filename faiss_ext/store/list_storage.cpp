@@ -1,8 +1,14 @@
 #include "faiss_ext/store/list_storage.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <atomic>
+#include <bit>
+#include <cerrno>
 #include <cstring>
 #include <typeinfo>
+#include <utility>
 
 #include <faiss/IndexFlat.h>
 #include <faiss/IndexIVFPQ.h>
@@ -197,6 +203,24 @@ void shorten_list(faiss::InvertedLists& lists, size_t list, size_t n) noexcept {
     }
 }
 
+/// Has the file system keep room for bytes of a mapped file: writes to a file
+/// with holes on a full disk end in a signal.
+static void reserve_on_device(
+        const faiss::OnDiskInvertedLists& lists, size_t offset, size_t bytes) {
+    const int fd = open(lists.filename.c_str(), O_RDWR | O_CLOEXEC);
+    const int error =
+            fd < 0 ? errno : posix_fallocate(fd, off_t(offset), off_t(bytes));
+    if (fd >= 0) {
+        close(fd);
+    }
+    FAISS_THROW_IF_NOT_FMT(
+            error == 0,
+            "\"%s\": no room for a list of %zu bytes (%s)",
+            lists.filename.c_str(),
+            bytes,
+            std::strerror(error));
+}
+
 void lengthen_list(faiss::InvertedLists& lists, size_t list, size_t n) {
     auto disk = dynamic_cast<faiss::OnDiskInvertedLists*>(&lists);
     if (!disk) {
@@ -208,17 +232,28 @@ void lengthen_list(faiss::InvertedLists& lists, size_t list, size_t n) {
         l.size = n;
         return;
     }
-    const size_t before = l.size;
-    std::vector<uint8_t> codes(before * lists.code_size);
-    std::vector<idx_t> ids(before);
-    if (before > 0) {
-        std::copy_n(disk->get_codes(list), codes.size(), codes.data());
-        std::copy_n(disk->get_ids(list), before, ids.data());
+    const size_t entry = lists.code_size + sizeof(idx_t);
+    faiss::OnDiskOneList longer;
+    longer.size = n;
+    longer.capacity = std::bit_ceil(n);
+    longer.offset = disk->allocate_slot(longer.capacity * entry);
+    try {
+        reserve_on_device(*disk, longer.offset, longer.capacity * entry);
+    } catch (...) {
+        disk->free_slot(longer.offset, longer.capacity * entry);
+        throw;
     }
-    disk->resize(list, n);
-    if (before > 0) {
-        disk->update_entries(list, 0, before, ids.data(), codes.data());
+    if (l.size > 0) {
+        const uint8_t* codes = disk->get_codes(list);
+        const idx_t* ids = disk->get_ids(list);
+        uint8_t* to = disk->ptr + longer.offset;
+        std::copy_n(codes, l.size * lists.code_size, to);
+        memcpy(to + longer.capacity * lists.code_size,
+               ids,
+               l.size * sizeof(idx_t));
     }
+    const faiss::OnDiskOneList before = std::exchange(l, longer);
+    disk->free_slot(before.offset, before.capacity * entry); // none if 0
 }
 
 idx_t* map_slot(faiss::DirectMap& map, idx_t id) {

@@ -100,9 +100,10 @@ void shorten_list(faiss::InvertedLists& lists, size_t list, size_t n) noexcept;
 
 /** Makes a list of FAISS's as long as that, n at least its size.
  *
- * OnDiskInvertedLists::resize takes a slot of the capacity that n needs, also
- * where the list has more; and where the new slot begins at the old one's place
- * it leaves ids where they were, although they lie behind the capacity. */
+ * Throws FaissException where the disk has no room, and leaves the list as it
+ * was. OnDiskInvertedLists::resize takes no notice of that. Nor does it see
+ * that a list has more room than n needs; and where the new slot begins at the
+ * old one's place it leaves ids where they were, behind the capacity. */
 void lengthen_list(faiss::InvertedLists& lists, size_t list, size_t n);
 
 /// Where the direct map says that a vector is, to be read or changed; nullptr
