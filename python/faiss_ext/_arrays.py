@@ -126,6 +126,11 @@ def as_array(x: Any, name: str) -> NDArray[Any]:
 
 
 def _check_matrix(a: NDArray[Any], name: str, d: int | None) -> None:
+    if a.dtype == np.object_ and a.ndim == 1 and len(a) and np.ndim(a[0]) == 1:
+        raise TypeError(
+            f"{name}: {len(a)} arrays in one of dtype object, expected one "
+            f"array (n, d), as np.stack(np.asarray({name})) makes of them"
+        )
     if a.dtype.kind not in "fiub":
         raise TypeError(
             f"{name}: dtype {a.dtype}, expected real numbers such as float32"

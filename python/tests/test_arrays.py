@@ -425,8 +425,15 @@ def test_arrays_of_arrow(filled: faiss_ext.Index, queries: Floats) -> None:
     lists = pyarrow.FixedSizeListArray.from_arrays(
         queries.ravel(), queries.shape[1]
     )
-    with pytest.raises(TypeError, match="^x: dtype object, expected real"):
-        filled.search(lists, 5)
+    pandas = pytest.importorskip("pandas")
+    for x in (lists, pandas.Series(list(queries))):
+        with pytest.raises(TypeError, match=r"^x: \d+ arrays .*np.stack"):
+            filled.search(x, 5)
+        rows: Any = np.asarray(x)
+        np.testing.assert_array_equal(
+            filled.search(np.stack(rows), 5)[1],
+            filled.search(queries, 5)[1],
+        )
     mask = np.arange(filled.ntotal) % 3 == 0
     found = [
         filled.search(queries, 5, params=faiss_ext.SearchParameters(sel=sel))[
