@@ -26,9 +26,13 @@ HEADERS = (
     "src/GaussianMixture.h",
     "src/EMTrainer.h",
     "src/MixtureTools.h",
+    "src/Backend.h",
+    "src/CudaOptions.h",
     "src/VectorSource.h",
     "src/DeviceSource.h",
-    "src/CudaOptions.h",
+    "src/SufficientStats.h",
+    "src/FullCovariance.h",
+    "src/Error.h",
 )
 
 
@@ -36,7 +40,8 @@ def _headers():
     for name in HEADERS:
         text = (ROOT / name).read_text()
         body = re.sub(r"\A#pragma once\n+", "", text).strip()
-        yield f"## {name.removeprefix('src/')}\n\n```cpp\n{body}\n```\n"
+        installed = f"<faiss_ext/{name.rpartition('/')[2]}>"
+        yield f"## `{installed}`\n\n```cpp\n{body}\n```\n"
 
 
 def _fields():

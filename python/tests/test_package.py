@@ -6,6 +6,7 @@ import ast
 import inspect
 import pathlib
 import re
+import runpy
 import subprocess
 import sys
 from typing import Any
@@ -21,6 +22,23 @@ def test_everything_in_all_is_there() -> None:
     for name in faiss_ext.__all__:
         assert getattr(faiss_ext, name) is not None
     assert set(faiss_ext.__all__) == set(dir(faiss_ext))
+
+
+def test_the_page_of_the_cpp_api_has_all_headers() -> None:
+    """Those that are installed, but for details in folders."""
+    root = pathlib.Path(__file__).parents[2]
+    hooks = runpy.run_path(str(root / "docs" / "hooks.py"))
+    installed = {
+        f"{folder}/{header}"
+        for folder in ("faiss_ext", "src")
+        for files in re.findall(
+            r"install\(FILES([^)]*?)DESTINATION",
+            (root / folder / "CMakeLists.txt").read_text(),
+        )
+        for header in re.findall(r"\S+\.h", files)
+        if "/" not in header
+    }
+    assert installed == set(hooks["HEADERS"])
 
 
 def test_everything_has_a_docstring() -> None:
