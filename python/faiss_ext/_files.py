@@ -322,11 +322,11 @@ DISTANCES: dict[str, Any] = {".npy": np.float32, ".fbin": np.float32}
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A file that takes the place of the old one, of its mode, once it is
     whole. What is there and no regular file is written to."""
-    out = Path(os.path.realpath(path))
-    if out.exists() and not out.is_file():
-        with open(out, "wb") as there:
+    if os.path.exists(path) and not os.path.isfile(path):
+        with open(path, "wb") as there:
             yield there
         return
+    out = Path(os.path.realpath(path))
     mode = stat.S_IMODE(out.stat().st_mode) if out.exists() else None
     fd, name = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,9 +24,20 @@ stderr = Console(stderr=True, markup=False, emoji=False, highlight=False)
 stdout = Console(markup=False, emoji=False, highlight=False)
 
 
+def _is_stdout(path: str | None) -> bool:
+    try:
+        return path is not None and os.path.samestat(
+            os.stat(path), os.fstat(1)
+        )
+    except OSError:
+        return False
+
+
 def say(json: bool, facts: dict[str, Any]) -> None:
+    """On standard error where the file that was written is standard output."""
+    console = stderr if _is_stdout(facts.get("out")) else stdout
     if json:
-        print(json_module.dumps(facts))
+        print(json_module.dumps(facts), file=console.file)
         return
     table = Table(show_header=False, box=None)
     for name, value in facts.items():
@@ -34,7 +46,7 @@ def say(json: bool, facts: dict[str, Any]) -> None:
         elif isinstance(value, int) and not isinstance(value, bool):
             value = f"{value:,}"
         table.add_row(name, str(value))
-    stdout.print(table)
+    console.print(table)
 
 
 @contextmanager

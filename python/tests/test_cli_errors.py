@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import pathlib
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -255,3 +257,22 @@ def test_the_mixture_is_not_overwritten(folder: Any) -> None:
         "^a.index: an input",
     )
     assert pathlib.Path("a.index").read_bytes() == before
+
+
+@pytest.mark.parametrize("json", [[], ["--json"]])
+def test_facts_are_not_in_an_index_on_standard_output(
+    json: list[str], folder: Any
+) -> None:
+    def convert(out: str) -> Any:
+        return subprocess.run(
+            [sys.executable, "-m", "faiss_ext", "convert", "a.index"]
+            + ["--to", "faiss", "-o", out, *json],
+            capture_output=True,
+            check=True,
+            timeout=300,
+        )
+
+    assert b"ntotal" in convert("b.index").stdout
+    piped = convert("/dev/stdout")
+    assert piped.stdout == pathlib.Path("b.index").read_bytes()
+    assert b"ntotal" in piped.stderr
