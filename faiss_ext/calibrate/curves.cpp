@@ -94,15 +94,19 @@ public:
         p.recall = there > 0 ? float(double(found) / there) : 1;
         p.codes = float(double(counts.codes) / nq);
         p.distances = float(double(counts.distances) / nq);
-        p.reach = plan.reach > 0 ? plan.reach : reach(plan, k);
+        p.reach = plan.reach;
+        find_reach(plan, k);
         return p;
     }
 
+    /// Calibration::Point::reach by what the last searches had looked at
+    /// when they had spent their budget.
+    float reach = 0;
+
 private:
-    /// Calibration::Point::reach of the last search, which looked no further.
-    float reach(const SearchPlan& plan, size_t k) {
+    void find_reach(const SearchPlan& plan, size_t k) {
         if (copies) { // each is known several times
-            return 0;
+            return;
         }
         for (size_t q = 0; q < nq; q++) {
             const auto& near = truth.near[q];
@@ -116,7 +120,7 @@ private:
         }
         const auto at = beyond.begin() + nq / kNearlyAll;
         std::nth_element(beyond.begin(), at, beyond.end());
-        return std::clamp(*at, 0.0f, kMostReach);
+        reach = std::clamp(*at, 0.0f, kMostReach);
     }
 
     /// Of queries that more vectors are as near to than are known, nothing: of
@@ -203,7 +207,6 @@ public:
             view.nearer = view.truth.nearer(k);
         }
         dearest = 0;
-        plan.reach = 0;
         const float all = float(index.ivf.ntotal);
         if (!has_vectors(index.ivf)) {
             try_codes_alone();
@@ -235,10 +238,6 @@ private:
 
     void finish(const Point& everything) {
         keep_cheapest(curve.points);
-        for (Point& p : curve.points) { // as searches for a target go
-            p = measure(p, views[0]);
-        }
-        keep_cheapest(curve.points);
         if (views.size() > 1 && !curve.points.empty()) {
             look_at_others(everything);
             keep_cheapest(curve.points);
@@ -266,9 +265,8 @@ private:
             if (p.budget >= most) {
                 break;
             }
-            p.reach = 0;
-            p = measure(p, views[0]);
             const Point other = measure(p, views[1]);
+            p = measure(p, views[0]);
             p.recall = std::min(p.recall, other.recall);
             curve.points.push_back(p);
         }
@@ -283,10 +281,18 @@ private:
         return measure(setting.budget, view);
     }
 
-    /// The plan as it is.
+    /// The plan as it is, but for the reach, which is that of the one before:
+    /// of nearly the same budget.
     Point measure(float budget) {
+        plan.reach = views[0].trial.reach;
         curve.points.push_back(measure(budget, views[0]));
         return curve.points.back();
+    }
+
+    /// For the first setting, which is the plan.
+    void find_first_reach() {
+        plan.reach = 0;
+        measure(0, views[0]);
     }
 
     Point measure(float budget, View& view) {
@@ -304,11 +310,16 @@ private:
         return p;
     }
 
+    double least_budget() const {
+        return 40 + 4.0 * curve.k;
+    }
+
     void try_codes_alone() {
         plan.by_codes = plan.by_effort = true;
         plan.bound = kSureBound;
-        for (double budget = 40 + 4.0 * curve.k;
-             budget < double(index.ivf.ntotal);
+        plan.budget = least_budget();
+        find_first_reach();
+        for (double budget = least_budget(); budget < double(index.ivf.ntotal);
              budget *= kBudgetStep) {
             plan.budget = budget;
             if (measure(float(budget)).recall >= kSureRecall) {
@@ -342,7 +353,10 @@ private:
         } tried[n_bounds];
         size_t begun = 1, end = n_bounds;
         bool over = false;
-        for (double budget = 40 + 4.0 * curve.k;
+        plan.budget = least_budget();
+        plan.bound = kBounds[0].bound;
+        find_first_reach();
+        for (double budget = least_budget();
              budget < double(index.ivf.ntotal) && !over;
              budget *= kBudgetStep) {
             over = true;
@@ -384,6 +398,8 @@ private:
         const size_t nlist = index.ivf.nlist;
         double step = kBudgetStep;
         float cost = 0; // of a list
+        plan.nprobe = 1;
+        find_first_reach();
         for (size_t nprobe = 1;
              nprobe < nlist && (dearest == 0 || cost * nprobe <= dearest);
              nprobe = std::max(nprobe + 1, size_t(nprobe * step))) {

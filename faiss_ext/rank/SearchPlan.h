@@ -73,7 +73,7 @@ struct SearchPlan {
     /// less than so many times as far (squared) as its k-th neighbour.
     float reach = 0;
     /// Output, or nullptr: of each query of the call the squared distance to
-    /// the nearest cell, or list, that it did not look at.
+    /// the nearest cell, or list, that the budget, or nprobe, left out.
     std::vector<float>* beyond = nullptr;
 
     size_t max_codes = 0; ///< exact distances a query may compute; 0: no cap

@@ -40,11 +40,8 @@ public:
     size_t n_compared() const {
         return Distances::of_codes ? scan.n_codes : n_distances;
     }
-    /// The distance from which on cells were not looked at.
-    float beyond() const {
-        return selector.distance_from(done);
-    }
     Scan scan;
+    float beyond = 0; ///< from which distance on the budget left cells out
 
 protected:
     using Base::add_to_pool;
@@ -318,10 +315,10 @@ protected:
             const float t = scan.squared(
                     collector.threshold(), q_norm, gmm.cells.norm2);
             const float within = t < kNone ? plan.reach * nearer * t : kNone;
-            if (!(beyond() < within)) {
+            if (!(selector.distance_from(done) < within)) {
                 break;
             }
-            const double most = kFurther * entries_held();
+            const double most = 2 * entries_held();
             look_further(most, collector, [&] {
                 return std::max(
                         done,

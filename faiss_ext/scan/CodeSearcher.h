@@ -33,6 +33,7 @@ class CodeSearcher : public CellLooks<Distances, Scan> {
 
 public:
     using Base::Base;
+    using Base::beyond;
     using Base::scan;
     size_t n_cells = 0; ///< scored, of this query
 
@@ -102,6 +103,7 @@ public:
         if constexpr (Collector::is_range) {
             look_for_all(collector);
         }
+        beyond = selector.distance_from(done);
         if (unlike) {
             look_on(collector);
         } else if (plan.passing > 0) {

@@ -157,7 +157,7 @@ struct CodeSearches {
                         handlers.k(),
                         collector);
                 if (plan.beyond) {
-                    (*plan.beyond)[number(i)] = searcher.beyond();
+                    (*plan.beyond)[number(i)] = searcher.beyond;
                 }
                 counts.distances += searcher.n_compared();
                 counts.cells += searcher.n_cells;
