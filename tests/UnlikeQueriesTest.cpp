@@ -331,8 +331,8 @@ TEST(UnlikeQueries, AmongClustersOfManyWidths) {
     const double found = outcome(*index, q, truth, target(0.9f)).recall;
     forget_reach(*extract_gmm(index.get()));
     const double before = outcome(*index, q, truth, target(0.9f)).recall;
-    EXPECT_GT(found, before + 0.1);
-    EXPECT_GT(found, 0.7);
+    EXPECT_GT(found, before + 0.15);
+    EXPECT_GT(found, 0.6);
 }
 
 /// A setting of whole lists: beyond one list there may be more.
@@ -362,6 +362,8 @@ TEST(UnlikeQueries, ThatFindLittleInListsProbeMore) {
                 lists_before = lists;
             }
             EXPECT_GT(before, 0.9);
+            index.gmm->calibration.curves[0].points[0].budget = 64; // all lists
+            EXPECT_EQ(outcome(*index.index, q, truth, target(0.8f)).recall, 1);
         }
     }
 }

@@ -283,6 +283,18 @@ float CellSelector::distance_from(size_t b) const {
     return least + float(b) * ((largest - least) / kBuckets);
 }
 
+float CellSelector::distance_of_unscored() const {
+    if (all_scored()) {
+        return std::numeric_limits<float>::infinity();
+    }
+    if (coarse->by_graph()) {
+        return 0;
+    }
+    const float scale =
+            bucket_scale(coarse->least, coarse->largest, kListBuckets);
+    return coarse->least + (scale > 0 ? float(lists_up_to) / scale : 0);
+}
+
 size_t CellSelector::bucket_within(float distance) const {
     const float b = (distance - least) * bucket_scale(least, largest, kBuckets);
     return b < kBuckets - 1 ? size_t(std::max(b, 0.0f)) : kBuckets - 1;

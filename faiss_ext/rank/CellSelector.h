@@ -92,6 +92,9 @@ public:
     /// The last bucket of cells that may be nearer than that.
     size_t bucket_within(float distance) const;
 
+    /// The distance from which on lists have not been scored; 0: not known.
+    float distance_of_unscored() const;
+
     bool all_scored() const {
         return lists_left == 0;
     }

@@ -199,7 +199,8 @@ ProbedLists probe_lists(
     for (size_t i = 0; i < n; i++) {
         out.begins[i + 1] = (i + 1) * nprobe;
     }
-    const bool one_more = (plan.reach > 0 || plan.beyond) && nprobe < ivf.nlist;
+    const bool tells = plan.reach > 0 || plan.beyond;
+    const bool one_more = tells && nprobe < ivf.nlist;
     SearchPlan asked = plan;
     asked.nprobe = nprobe + one_more;
     out.coarse.resize(n * asked.nprobe);
@@ -207,6 +208,8 @@ ProbedLists probe_lists(
     probe(ivf, gmm, asked, n, x, out.coarse.data(), out.keys.data());
     if (one_more) {
         take_last(ivf, x, out, nprobe);
+    } else if (tells) {
+        out.beyond.assign(n, std::numeric_limits<float>::infinity());
     }
     if (nprobe >= ivf.nlist || !std::isfinite(plan.farthest)) {
         return out;

@@ -315,17 +315,16 @@ protected:
             const float t = scan.squared(
                     collector.threshold(), q_norm, gmm.cells.norm2);
             const float within = t < kNone ? plan.reach * nearer * t : kNone;
-            if (!(selector.distance_from(done) < within)) {
+            const bool lists_too = selector.distance_of_unscored() < within;
+            if (!lists_too && !(selector.distance_from(done) < within)) {
                 break;
             }
-            const double most = 2 * entries_held();
-            look_further(most, collector, [&] {
-                return std::max(
-                        done,
-                        std::min(
-                                selector.bucket_within(within),
-                                selector.bucket_of_entries(size_t(most))));
-            });
+            const double scored = double(selector.entries_scored());
+            if (!look_further(lists_too ? 2 * scored : 0, collector, [&] {
+                    return selector.bucket_within(within);
+                })) {
+                break;
+            }
         }
     }
 
