@@ -194,6 +194,12 @@ void map_lists_on_disk(faiss::Index& root, int io_flags) {
         mend_free_room(*lists);
     }
     if (!lists->ptr && lists->totsize > 0) {
+        std::error_code error;
+        FAISS_THROW_IF_NOT_FMT( // opening waits for somebody who writes
+                !std::filesystem::is_fifo(lists->filename, error),
+                "\"%s\", where the inverted lists are, is a pipe, expected a "
+                "file",
+                lists->filename.c_str());
         lists->do_mmap();
     }
 }

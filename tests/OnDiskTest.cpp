@@ -151,6 +151,20 @@ TEST(OnDisk, ListsInAFileAreNotCopied) {
     EXPECT_EQ(find(*clone_index(read_only.get()), q, 5), find(*index, q, 5));
 }
 
+/// Opening one for reading waits until somebody writes to it.
+TEST(OnDisk, APipeInThePlaceOfListsIsRefused) {
+    const TemporaryFolder folder;
+    auto index = trained("GMM16,Flat");
+    const std::string lists = folder.file("lists");
+    merge_ondisk(index.get(), write_parts(*index, folder, false), lists);
+    faiss_ext::write_index(index.get(), folder.file("index").c_str());
+    index.reset();
+    std::filesystem::remove(lists);
+    ASSERT_EQ(mkfifo(lists.c_str(), 0600), 0);
+    EXPECT_FAISS_ERROR(
+            read(folder.file("index"), faiss::IO_FLAG_MMAP), "is a pipe");
+}
+
 /// Lists change in their file at once, cells and codes when the index is
 /// written: read between the two, searches would miss what they promise.
 TEST(OnDisk, AnIndexThatIsOlderThanItsListsIsRefused) {
