@@ -303,6 +303,22 @@ TEST(UnlikeQueries, ThatFindLittleLookOn) {
     }
 }
 
+/// Where the graph has given out some, those beyond are not near.
+TEST(UnlikeQueries, UsualOnesAskAGraphForNoMore) {
+    for (auto metric : kMetrics) {
+        const Index index("GMM512_HNSW16,Flat", metric);
+        const Found truth = nearest(like(), metric, 1);
+        const auto scored = [&] {
+            ivf_gmm_stats.reset();
+            outcome(*index.index, like(), truth, target(0.5f));
+            return double(ivf_gmm_stats.n_cell_scores);
+        };
+        const double found = scored();
+        forget_reach(*index.gmm);
+        EXPECT_LE(found, 1.2 * scored()) << metric;
+    }
+}
+
 /// The nearest mean may be that of a narrow cluster, far away by its width.
 TEST(UnlikeQueries, AmongClustersOfManyWidths) {
     constexpr size_t kClusters = 200, n = 20000, d = 16;

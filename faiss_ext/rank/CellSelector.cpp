@@ -74,6 +74,7 @@ void CellSelector::start(QueryCoarse& coarse_in, size_t forced_in) {
     lists_left = cells.nlist;
     n_lists = n_entries = 0;
     list_of.clear();
+    portion.clear();
     forced.clear();
     scores.clear();
     least = std::numeric_limits<float>::infinity();
@@ -287,8 +288,8 @@ float CellSelector::distance_of_unscored() const {
     if (all_scored()) {
         return std::numeric_limits<float>::infinity();
     }
-    if (coarse->by_graph()) {
-        return 0;
+    if (coarse->by_graph()) { // which has given out the nearer ones
+        return portion.empty() ? 0 : coarse->distances[portion.back()];
     }
     const float scale =
             bucket_scale(coarse->least, coarse->largest, kListBuckets);
