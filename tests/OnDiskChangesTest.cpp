@@ -24,11 +24,7 @@ namespace {
 /// To give room on disk back can fail, and a change that has begun may not.
 TEST(OnDiskChanges, AListThatGetsShorterKeepsItsPlace) {
     const TemporaryFolder folder;
-    auto index = trained("GMM32,Flat");
-    merge_ondisk(
-            index.get(),
-            write_parts(*index, folder, false),
-            folder.file("lists"));
+    auto index = on_disk("GMM32,Flat", folder);
     auto& ivf = dynamic_cast<faiss::IndexIVF&>(*index);
     const auto& lists =
             dynamic_cast<const faiss::OnDiskInvertedLists&>(*ivf.invlists);
@@ -68,11 +64,7 @@ TEST(OnDiskChanges, AddingOneByOneToWhatIsLeft) {
     for (const char* description : {"GMM16,Flat", "GMM16,SQ8", "GMM16,PQ8x4"}) {
         for (size_t kept : {20, 100}) {
             const TemporaryFolder folder;
-            auto index = trained(description);
-            merge_ondisk(
-                    index.get(),
-                    write_parts(*index, folder, false),
-                    folder.file("lists"));
+            auto index = on_disk(description, folder);
             index->remove_ids(faiss::IDSelectorRange(kept, kN));
             std::set<idx_t> expected;
             for (size_t i = 0; i < kept; i++) {
@@ -171,11 +163,7 @@ TEST(OnDiskChanges, AFullDiskIsAnErrorWhereListsGrow) {
 
 TEST(OnDiskChanges, ListsThatOverlapAreRefused) {
     const TemporaryFolder folder;
-    auto index = trained("GMM16,Flat");
-    merge_ondisk(
-            index.get(),
-            write_parts(*index, folder, false),
-            folder.file("lists"));
+    auto index = on_disk("GMM16,Flat", folder);
     auto& lists = dynamic_cast<faiss::OnDiskInvertedLists&>(
             *dynamic_cast<faiss::IndexIVF&>(*index).invlists);
     lists.lists[1].offset -= 8;

@@ -109,11 +109,7 @@ TEST(OnDisk, AStockIndexIsMergedToo) {
 
 TEST(OnDisk, FaissReadsIt) {
     const TemporaryFolder folder;
-    auto index = trained("GMM32,Flat");
-    merge_ondisk(
-            index.get(),
-            write_parts(*index, folder, false),
-            folder.file("lists"));
+    auto index = on_disk("GMM32,Flat", folder);
     faiss_ext::write_index(index.get(), folder.file("index").c_str());
     const std::unique_ptr<faiss::Index> stock(faiss::read_index(
             folder.file("index").c_str(), faiss::IO_FLAG_READ_ONLY));
@@ -139,11 +135,7 @@ TEST(OnDisk, AMappedIndexFindsTheSame) {
 
 TEST(OnDisk, ListsInAFileAreNotCopied) {
     const TemporaryFolder folder;
-    auto index = trained("PCA48,GMM16,Flat");
-    merge_ondisk(
-            index.get(),
-            write_parts(*index, folder, false),
-            folder.file("lists"));
+    auto index = on_disk("PCA48,GMM16,Flat", folder);
     EXPECT_FAISS_ERROR(clone_index(index.get()), "which a copy would write to");
     faiss_ext::write_index(index.get(), folder.file("index").c_str());
     const auto read_only = read(folder.file("index"), faiss::IO_FLAG_READ_ONLY);
@@ -154,9 +146,8 @@ TEST(OnDisk, ListsInAFileAreNotCopied) {
 /// Opening one for reading waits until somebody writes to it.
 TEST(OnDisk, APipeInThePlaceOfListsIsRefused) {
     const TemporaryFolder folder;
-    auto index = trained("GMM16,Flat");
+    auto index = on_disk("GMM16,Flat", folder);
     const std::string lists = folder.file("lists");
-    merge_ondisk(index.get(), write_parts(*index, folder, false), lists);
     faiss_ext::write_index(index.get(), folder.file("index").c_str());
     index.reset();
     std::filesystem::remove(lists);
@@ -172,11 +163,7 @@ TEST(OnDisk, AnIndexThatIsOlderThanItsListsIsRefused) {
         SCOPED_TRACE(change);
         const TemporaryFolder folder;
         const std::string path = folder.file("index");
-        auto index = trained("GMM16,Flat");
-        merge_ondisk(
-                index.get(),
-                write_parts(*index, folder, false),
-                folder.file("lists"));
+        auto index = on_disk("GMM16,Flat", folder);
         faiss_ext::write_index(index.get(), path.c_str());
         index = read(path);
         const std::string what = change;
@@ -237,11 +224,7 @@ TEST(OnDisk, ADirectMapIsReadFromAMappedFile) {
         for (auto type :
              {faiss::DirectMap::Array, faiss::DirectMap::Hashtable}) {
             const TemporaryFolder folder;
-            auto index = trained(description);
-            merge_ondisk(
-                    index.get(),
-                    write_parts(*index, folder, false),
-                    folder.file("lists"));
+            auto index = on_disk(description, folder);
             dynamic_cast<faiss::IndexIVF&>(*index).set_direct_map_type(type);
             faiss_ext::write_index(index.get(), folder.file("index").c_str());
             const auto back = read(folder.file("index"), faiss::IO_FLAG_MMAP);

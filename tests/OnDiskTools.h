@@ -10,6 +10,7 @@
 #include "faiss_ext/index_factory.h"
 #include "faiss_ext/index_io.h"
 #include "faiss_ext/ivflib.h"
+#include "faiss_ext/ondisk.h"
 #include "quick_training.h"
 
 namespace faiss_ext {
@@ -54,6 +55,17 @@ inline std::vector<std::string> write_parts(
         faiss_ext::write_index(part.get(), paths.back().c_str());
     }
     return paths;
+}
+
+/// The base, its lists in the folder's file "lists".
+inline std::unique_ptr<faiss::Index> on_disk(
+        const char* description, const TemporaryFolder& folder) {
+    auto index = trained(description);
+    merge_ondisk(
+            index.get(),
+            write_parts(*index, folder, false),
+            folder.file("lists"));
+    return index;
 }
 
 } // namespace faiss_ext

@@ -20,6 +20,11 @@ float bucket_scale(float least, float largest, size_t n) {
     return width > 0 && std::isfinite(width) ? (n - 0.01f) / width : 0;
 }
 
+float bucket_width(float least, float largest, size_t n) {
+    const float scale = bucket_scale(least, largest, n);
+    return scale > 0 ? 1 / scale : 0;
+}
+
 /// So many of the first buckets of lists have what is wanted, if list i has
 /// held(i).
 template <class Held>
@@ -281,7 +286,7 @@ float CellSelector::distance_from(size_t b) const {
     if (list_of.empty() || (b >= kBuckets && all_scored())) {
         return std::numeric_limits<float>::infinity();
     }
-    return least + float(b) * ((largest - least) / kBuckets);
+    return least + float(b) * bucket_width(least, largest, kBuckets);
 }
 
 float CellSelector::distance_of_unscored() const {
@@ -291,9 +296,9 @@ float CellSelector::distance_of_unscored() const {
     if (coarse->by_graph()) { // which has given out the nearer ones
         return portion.empty() ? 0 : coarse->distances[portion.back()];
     }
-    const float scale =
-            bucket_scale(coarse->least, coarse->largest, kListBuckets);
-    return coarse->least + (scale > 0 ? float(lists_up_to) / scale : 0);
+    return coarse->least +
+            float(lists_up_to) *
+            bucket_width(coarse->least, coarse->largest, kListBuckets);
 }
 
 size_t CellSelector::bucket_within(float distance) const {
@@ -318,8 +323,7 @@ size_t CellSelector::entries_up_to(size_t bucket) const {
 }
 
 size_t CellSelector::bucket_of_effort(double entries, float t) const {
-    const float scale = bucket_scale(least, largest, kBuckets);
-    const float width = scale > 0 ? 1 / scale : 0;
+    const float width = bucket_width(least, largest, kBuckets);
     const float inverse = t > 0 ? 1 / t : 0;
     size_t held = 0, b = 0;
     while (b + 1 < kBuckets && 4 * (held + entries_in[b]) < entries) {

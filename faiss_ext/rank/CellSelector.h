@@ -85,8 +85,8 @@ public:
     /// scored; infinity if there is none.
     float nearest_filled() const;
 
-    /// The distance from which on the cells of bucket b and all later ones are,
-    /// those of lists that have not been scored included.
+    /// The distance from which on the cells of bucket b and all later ones are
+    /// (b = kBuckets: those not scored yet, about); infinity if there are none.
     float distance_from(size_t b) const;
 
     /// The last bucket of cells that may be nearer than that.

@@ -87,10 +87,10 @@ struct SearchPlan {
     /// and where fewer than k are found all are looked at; of whole lists four
     /// times as many until there are k.
     bool all_if_few = false;
-    /// Whole lists: so many instead of so many that held fewer than k, or
-    /// beyond which there are more within reach.
-    static size_t lists_instead_of(size_t lists, bool few) {
-        return (few ? 4 : 2) * lists;
+    /// Whole lists: how many a query wants that has searched so many, which
+    /// held fewer than k, or beyond which there are more within reach.
+    size_t lists_wanted(size_t lists, bool few, bool within) const {
+        return all_if_few && few ? 4 * lists : within ? 2 * lists : lists;
     }
     const faiss::SearchParameters* quantizer_params = nullptr;
 

@@ -111,10 +111,9 @@ void take_last(
     const size_t n = lists.begins.size() - 1, width = nprobe + 1;
     for (size_t i = 0; i < n; i++) {
         const size_t last = i * width + nprobe;
-        lists.beyond.push_back(
-                lists.keys[last] < 0
-                        ? std::numeric_limits<float>::infinity()
-                        : squared(ivf, x + i * ivf.d, lists.coarse[last]));
+        if (lists.keys[last] >= 0) {
+            lists.beyond[i] = squared(ivf, x + i * ivf.d, lists.coarse[last]);
+        }
         std::copy_n(&lists.keys[i * width], nprobe, &lists.keys[i * nprobe]);
         std::copy_n(
                 &lists.coarse[i * width], nprobe, &lists.coarse[i * nprobe]);
@@ -195,12 +194,13 @@ ProbedLists probe_lists(
         size_t n,
         const float* x) {
     const size_t d = ivf.d, nprobe = plan.nprobe;
-    ProbedLists out{std::vector<size_t>(n + 1), {}, {}, {}};
+    constexpr float kNone = std::numeric_limits<float>::infinity();
+    ProbedLists out{
+            std::vector<size_t>(n + 1), {}, {}, std::vector<float>(n, kNone)};
     for (size_t i = 0; i < n; i++) {
         out.begins[i + 1] = (i + 1) * nprobe;
     }
-    const bool tells = plan.reach > 0 || plan.beyond;
-    const bool one_more = tells && nprobe < ivf.nlist;
+    const bool one_more = (plan.reach > 0 || plan.beyond) && nprobe < ivf.nlist;
     SearchPlan asked = plan;
     asked.nprobe = nprobe + one_more;
     out.coarse.resize(n * asked.nprobe);
@@ -208,8 +208,6 @@ ProbedLists probe_lists(
     probe(ivf, gmm, asked, n, x, out.coarse.data(), out.keys.data());
     if (one_more) {
         take_last(ivf, x, out, nprobe);
-    } else if (tells) {
-        out.beyond.assign(n, std::numeric_limits<float>::infinity());
     }
     if (nprobe >= ivf.nlist || !std::isfinite(plan.farthest)) {
         return out;
@@ -228,9 +226,7 @@ ProbedLists probe_lists(
                     &out.coarse[i * nprobe],
                     &out.keys[i * nprobe]) > plan.farthest) {
             any = true;
-            if (one_more) {
-                grown.beyond[i] = std::numeric_limits<float>::infinity();
-            }
+            grown.beyond[i] = kNone;
             grown.coarse.resize(begin + ivf.nlist);
             grown.keys.resize(begin + ivf.nlist);
             probe(ivf,

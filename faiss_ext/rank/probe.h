@@ -48,8 +48,9 @@ struct ProbedLists {
     std::vector<size_t> begins; ///< size n + 1, into the others
     std::vector<float> coarse;
     std::vector<idx_t> keys;
-    /// With SearchPlan::reach or beyond, of each query the squared distance to
-    /// the nearest mean that is not among them, by coarse units; else empty.
+    /// Of each query the distance in coarse units to the nearest mean that is
+    /// not among them; infinity if there is none, or the plan has no use for it
+    /// (SearchPlan::reach, beyond).
     std::vector<float> beyond;
 };
 

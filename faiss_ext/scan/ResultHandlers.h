@@ -32,9 +32,8 @@ struct HeapHandlers {
             Within&& within) const {
         const float kth = distances[i * collector.k + collector.k - 1];
         // ids may be negative
-        const bool few = plan.all_if_few && kth == collector.farthest();
-        return few || within(kth) ? SearchPlan::lists_instead_of(lists, few)
-                                  : lists;
+        return plan.lists_wanted(
+                lists, kth == collector.farthest(), within(kth));
     }
     template <class F>
     void with_query(size_t i, F&& f) {

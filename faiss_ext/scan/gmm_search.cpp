@@ -73,7 +73,7 @@ private:
         const float reach = plan.nearer && !plan.nearer->empty()
                 ? plan.reach * (*plan.nearer)[query]
                 : plan.reach;
-        float beyond = reach > 0 ? lists.beyond[row] : 0;
+        float beyond = lists.beyond[row];
         const auto within = [&](float kth) {
             return reach > 0 &&
                     beyond < reach * in_coarse_units(scanner.ivf, gmm, q, kth);
@@ -85,7 +85,7 @@ private:
             const ProbedLists more =
                     probe_lists(scanner.ivf, gmm, further, 1, q);
             search(query, q, more, 0, counts);
-            beyond = more.beyond.empty() ? beyond : more.beyond[0];
+            beyond = more.beyond[0];
         }
     }
 

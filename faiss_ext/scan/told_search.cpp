@@ -123,6 +123,12 @@ std::vector<ToldEntry> told_in(const Conversation& conversation, size_t round) {
     return out;
 }
 
+/// The distance of a neighbour that there is not.
+float farthest(bool ip) {
+    return ip ? faiss::CMin<float, idx_t>::neutral()
+              : faiss::CMax<float, idx_t>::neutral();
+}
+
 /// The order of results: by distance, then by where they are.
 auto nearer(bool ip) {
     return [ip](const ToldEntry& a, const ToldEntry& b) {
@@ -142,20 +148,16 @@ size_t lists_wanted(
         size_t lists,
         float beyond,
         std::vector<ToldEntry>& told) {
-    const SearchPlan& plan = search.plan;
-    const bool few = told.size() < search.k;
-    bool within = few;
+    const bool few = told.size() < search.k, ip = is_ip(search.ivf);
+    float distance = farthest(ip);
     if (!few) {
         const auto kth = told.begin() + (search.k - 1);
-        std::nth_element(
-                told.begin(), kth, told.end(), nearer(is_ip(search.ivf)));
-        within = beyond < plan.reach *
-                        in_coarse_units(
-                                  search.ivf, search.gmm, q, kth->distance);
+        std::nth_element(told.begin(), kth, told.end(), nearer(ip));
+        distance = kth->distance;
     }
-    return (few && plan.all_if_few) || (within && plan.reach > 0)
-            ? SearchPlan::lists_instead_of(lists, few && plan.all_if_few)
-            : lists;
+    const bool within = beyond < search.plan.reach *
+                    in_coarse_units(search.ivf, search.gmm, q, distance);
+    return search.plan.lists_wanted(lists, few, within);
 }
 
 /// Of what shards found in whole lists the k nearest.
@@ -168,9 +170,7 @@ void take_nearest(
     std::sort(told.begin(), told.end(), nearer(ip));
     for (size_t j = 0; j < search.k; j++) {
         const bool any = j < told.size();
-        distances[j] = any ? told[j].distance
-                : ip       ? faiss::CMin<float, idx_t>::neutral()
-                           : faiss::CMax<float, idx_t>::neutral();
+        distances[j] = any ? told[j].distance : farthest(ip);
         labels[j] = any ? search.ivf.invlists->get_single_id(
                                   told[j].list, told[j].entry)
                         : -1;
@@ -196,7 +196,7 @@ void search_by_lists(const ToldSearch& search) {
         SearchPlan further = search.plan;
         // those unlike the calibration's have had all
         further.nprobe = first.begins[i + 1] - first.begins[i];
-        float beyond = first.beyond.empty() ? 0 : first.beyond[i];
+        float beyond = first.beyond[i];
         ProbedLists lists;
         size_t round = 0;
         for (size_t wanted; asks && round < rounds &&
@@ -205,7 +205,7 @@ void search_by_lists(const ToldSearch& search) {
                      further.nprobe;) {
             further.nprobe = std::min(wanted, search.ivf.nlist);
             lists = probe_lists(search.ivf, search.gmm, further, 1, q);
-            beyond = lists.beyond.empty() ? 0 : lists.beyond[0];
+            beyond = lists.beyond[0];
             round++;
             if (round < rounds) {
                 told = told_in(search.conversations[i], round);
