@@ -146,14 +146,13 @@ inline void expect_not_behind(
                     << what;
             // no more distances than those of its own lists, whatever their
             // sizes (or of average ones, where IVF probes empty ones), but
-            // those that showed that codes say too little; of many neighbours,
-            // which need no heap, a few of the next lists
+            // those that showed that codes say too little, and a few of the
+            // next lists for the time that the products with the means save
             const double own_lists = std::max<double>(
                     n_ivf, nprobe * s.base.n * s.queries.n / s.nlist);
             EXPECT_LE(
                     double(n_gmm),
-                    (k < 64 ? 1.02 : 1.32) * own_lists +
-                            3 * (k + 10) * s.queries.n)
+                    1.32 * own_lists + 3 * (k + 10) * s.queries.n)
                     << what;
         }
     }

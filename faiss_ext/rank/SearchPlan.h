@@ -49,8 +49,8 @@ struct SearchPlan {
     ProbeOrder order = ProbeOrder::distance;
     float probe_mass = 1;
 
-    /// By codes: they are compared as an IVF does it, and as large a share
-    /// more of the next ones.
+    /// By codes: they are compared as an IVF does it, and more of the next
+    /// ones: for the time that is saved, and as large a share.
     bool compare_lists = false;
     double more_entries = 0;
 

@@ -69,14 +69,13 @@ constexpr double kOfSingleInRange = 0.3;
 constexpr double kMostCodes = 4;
 
 /// More neighbours than these are kept without a heap, in less time than an IVF
-/// takes: whole lists are followed by entries of the next ones.
+/// takes: whole lists are followed by more entries of the next ones.
 constexpr size_t kManyNeighbours = 64;
 /// FAISS's scanners compare vectors of fewer dimensions in less time than it
 /// takes here to come to one.
 constexpr size_t kLeastCompared = 12;
 /// Of the heap's time, what these may take.
 constexpr double kOfHeap = 0.06;
-constexpr double kMostMoreEntries = 0.3;
 
 /// Ranking a list and beginning it, in nanoseconds.
 constexpr double kList = 25;
@@ -108,12 +107,11 @@ void plan_for_time_of_lists(
             first < most_before *
                             (of_lists + plan.costs.heap + kOfMeans * means);
     if (!pays && !always) {
-        plan.by_codes = plan.compare_lists = k >= kManyNeighbours &&
-                size_t(ivf.d) >= kLeastCompared &&
+        plan.by_codes = plan.compare_lists = size_t(ivf.d) >= kLeastCompared &&
                 dynamic_cast<const faiss::IndexIVFFlat*>(&ivf) &&
                 !hnsw_of(ivf) && !plan.max_codes;
-        plan.more_entries = std::min(
-                kOfHeap * plan.costs.heap / of_lists, kMostMoreEntries);
+        plan.more_entries =
+                k < kManyNeighbours ? 0 : kOfHeap * plan.costs.heap / of_lists;
         return;
     }
     plan.by_codes = true;

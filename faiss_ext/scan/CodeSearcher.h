@@ -62,9 +62,7 @@ public:
         }
         if (limited() && plan.sel && !hnsw_of(ivf) &&
             few_pass_in_nearest_lists(Collector::is_range)) {
-            // the means save time, too
-            compare_lists_and_more(
-                    kOfSaved * plan.costs.saved / scan_time(), collector);
+            compare_lists_and_more(entries_for_saved(), collector);
             return;
         }
         // of a range, as far as there turns out to be time for
@@ -171,12 +169,23 @@ private:
     /// As an IVF does it, and more.
     template <class Collector>
     void compare_nearest_lists(Collector& collector) {
-        begin_nearest_lists(plan.more_entries > 0 ? 2 : 1);
+        begin_nearest_lists(2);
+        if (plan.sel) {
+            ask_about_some(begins);
+        }
+        const double entries = double(entries_begun());
+        const double more = plan.more_entries * entries + entries_for_saved();
+        compare_lists_and_more(
+                plan.sel ? more : std::min(more, kMostMore * entries),
+                collector);
+    }
+
+    size_t entries_begun() const {
         size_t entries = 0;
         for (const Run& run : begins) {
             entries += run.end;
         }
-        compare_lists_and_more(plan.more_entries * double(entries), collector);
+        return entries;
     }
 
     /// The first nprobe of so many times as many `lists`.
@@ -186,6 +195,16 @@ private:
         for (size_t p = 0; p < plan.nprobe && p < lists.size(); p++) {
             begin_of_list(lists[p], kNoLimit);
         }
+    }
+
+    /// More entries than those of the lists that are begun, for a part of the
+    /// time that the products with the means save, and that a selector does
+    /// which is asked about many at once.
+    double entries_for_saved() const {
+        const double asking = plan.sel && asks_quickly(*plan.sel)
+                ? plan.costs.test * double(entries_begun())
+                : 0;
+        return (kOfSaved * plan.costs.saved + kOfAsking * asking) / scan_time();
     }
 
     /// Compares the lists that are begun, and so many entries of the next ones.
@@ -206,10 +225,7 @@ private:
     /// there is one, but more codes are looked at.
     bool few_pass_in_nearest_lists(bool is_range) {
         begin_nearest_lists(2);
-        double entries = 0;
-        for (const Run& run : begins) {
-            entries += run.end;
-        }
+        const double entries = double(entries_begun());
         ask_about_some(begins);
         const UsualCosts& c = plan.costs;
         if (is_range) {
@@ -263,9 +279,10 @@ private:
     /// Where so many times the entries wanted are in cells whose distances are
     /// alike, codes will be, too.
     static constexpr size_t kAlike = 4;
-    /// What of the time that the products with the means save is spent on
-    /// entries of the next lists, where few pass.
-    static constexpr double kOfSaved = 0.3;
+    /// Where all pass, of the entries of nprobe lists, as many more at most.
+    static constexpr double kMostMore = 0.3;
+    /// See entries_for_saved().
+    static constexpr double kOfSaved = 0.3, kOfAsking = 0.5;
     /// See few_pass_in_nearest_lists().
     static constexpr double kCodesOfRange = 3;
     /// What codes take altogether, over what is known of before there are any

@@ -78,8 +78,9 @@ public:
 
     /// Those to n consecutive entries.
     void all(size_t list, size_t begin, size_t n, float* out) {
-        if (flat && in_memory) {
-            const uint8_t* x = in_memory->codes[list].data();
+        if (flat && (in_memory || on_disk)) {
+            const uint8_t* x = in_memory ? in_memory->codes[list].data()
+                                         : on_disk->get_codes(list);
             kernels.all_distances(
                     similarity,
                     query,

@@ -84,6 +84,8 @@ private:
  * the best k: a heap would take more time than the distances.
  */
 class NearestCollector {
+    using Neighbour = std::pair<float, idx_t>; ///< distance, location
+
 public:
     static constexpr bool is_range = false;
 
@@ -109,23 +111,8 @@ public:
     }
 
     void offer(float distance, idx_t location) {
-        if (!(distance < least_far)) {
-            return;
-        }
-        n_updates++;
-        if (k < kMany && kept.size() == k) {
-            std::pop_heap(kept.begin(), kept.end());
-            kept.back() = {distance, location};
-            std::push_heap(kept.begin(), kept.end());
-            least_far = kept.front().first;
-            return;
-        }
-        kept.push_back({distance, location});
-        if (kept.size() == k) {
-            std::make_heap(kept.begin(), kept.end());
-            least_far = kept.front().first;
-        } else if (kept.size() == most) {
-            keep_best();
+        if (distance < least_far) {
+            keep({distance, location});
         }
     }
 
@@ -167,6 +154,37 @@ private:
     static constexpr float kNone = std::numeric_limits<float>::max();
     static constexpr size_t kMany = 64;
 
+    void keep(const Neighbour& neighbour) {
+        n_updates++;
+        if (k < kMany && kept.size() == k) {
+            replace_farthest(neighbour);
+            return;
+        }
+        kept.push_back(neighbour);
+        if (kept.size() == k) {
+            std::make_heap(kept.begin(), kept.end());
+            least_far = kept.front().first;
+        } else if (kept.size() == most) {
+            keep_best();
+        }
+    }
+
+    /// In one pass down the heap, where pop and push are two.
+    void replace_farthest(const Neighbour& neighbour) {
+        size_t at = 0;
+        for (size_t child; (child = 2 * at + 1) < k; at = child) {
+            if (child + 1 < k && kept[child] < kept[child + 1]) {
+                child++;
+            }
+            if (!(neighbour < kept[child])) {
+                break;
+            }
+            kept[at] = kept[child];
+        }
+        kept[at] = neighbour;
+        least_far = kept.front().first;
+    }
+
     void keep_best() {
         std::nth_element(kept.begin(), kept.begin() + (k - 1), kept.end());
         kept.resize(k);
@@ -175,7 +193,7 @@ private:
 
     const size_t most;
     float least_far = kNone;
-    std::vector<std::pair<float, idx_t>> kept;
+    std::vector<Neighbour> kept;
 };
 
 /// Whatever is within the radius, by either way.

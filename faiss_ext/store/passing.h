@@ -13,6 +13,12 @@
 
 namespace faiss_ext {
 
+/// Whether passing_entries() takes no call for each entry.
+inline bool asks_quickly(const faiss::IDSelector& sel) {
+    return typeid(sel) == typeid(faiss::IDSelectorRange) ||
+            typeid(sel) == typeid(faiss::IDSelectorBitmap);
+}
+
 /** Writes which of entries [begin, end) of a list pass, ascending, and returns
  * how many. Without a branch, which would be guessed wrongly every other time
  * where half of them pass, and without a call for each where the selector is
