@@ -68,7 +68,7 @@ std::vector<Data> all_data() {
     out.push_back({"sift", sift_base(8000), sift_queries(40)});
     out.push_back(
             {"patches", patch_vectors(0, 2900), patch_vectors(2900, 2940)});
-    for (size_t d : {16, 100, 384}) {
+    for (size_t d : {3, 16, 50, 100, 384, 576, 1536}) {
         const Vectors x = normal_vectors(3040, d, 3);
         out.push_back({"normal", rows_of(x, 0, 3000), rows_of(x, 3000, 3040)});
     }
@@ -198,7 +198,11 @@ TEST(CellCodes, EstimatesAreUnbiasedAndAsFarOffAsTheySay) {
                 // queries lie in like directions: more than 1 / sqrt(n) is
                 // allowed.
                 EXPECT_NEAR(any.bias(), 0, 0.06);
-                EXPECT_NEAR(any.deviation(), 1, 0.15);
+                // Along the residual itself there is no error.
+                EXPECT_NEAR(
+                        any.deviation(),
+                        std::sqrt(1 - 1.0 / double(data.base.d)),
+                        0.15);
                 ASSERT_GE(nearest.z.size(), data.queries.n * 10);
                 // Of the query's direction it knows a little there.
                 EXPECT_NEAR(nearest.bias(), 0, 0.25);
@@ -375,6 +379,32 @@ TEST(CellCodes, AVectorAtItsCellsMeanIsKnownExactly) {
     const Decoded code = decoded(codes.shape, record);
     EXPECT_NEAR(code.a, 0, 1e-6);
     EXPECT_NEAR(code.b, 0, 1e-6);
+}
+
+TEST(CellCodes, OfOneDimensionTheyLoseNothing) {
+    const Vectors means = normal_vectors(4, 1, 1), x = normal_vectors(50, 1, 2);
+    const int32_t partner = 2;
+    const uint16_t cell = 0;
+    for (int bits : {1, 2, 4}) {
+        CellCodes codes;
+        codes.init(4, 1, bits, means.x.data(), false);
+        std::vector<uint8_t> record(codes.shape.entry_bytes());
+        for (size_t i = 0; i < x.n; i++) {
+            codes.encode(
+                    1,
+                    0.3f,
+                    &partner,
+                    1,
+                    x.row(i),
+                    nullptr,
+                    nullptr,
+                    &cell,
+                    record.data());
+            float decoded;
+            codes.decode(1, 0.3f, 2, means.x.data(), record.data(), &decoded);
+            EXPECT_NEAR(decoded, *x.row(i), 1e-5) << bits;
+        }
+    }
 }
 
 TEST(CellCodes, EntriesAreKeptOneByOne) {
