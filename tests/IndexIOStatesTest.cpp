@@ -2,6 +2,7 @@
 // refused when it is written; and never written and then not readable.
 
 #include <cmath>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <string>
@@ -229,12 +230,17 @@ TEST(IndexIOStates, CallsThatChangeAnIndex) {
                  s.index->reset();
              }},
     };
-    for (const char* kind : kKinds) {
+    std::vector<std::string> kinds(std::begin(kKinds), std::end(kKinds));
+    kinds.insert(kinds.end(), {"GMM16_HNSW8,Flat", "GMM16,RaBitQ4"});
+    for (const std::string& kind : kinds) {
         for (const auto& [name, change] : changes) {
-            SCOPED_TRACE(std::string(kind) + ": " + name);
-            const auto index = make(kind);
+            SCOPED_TRACE(kind + ": " + name);
+            const auto index = make(kind.c_str());
             change(State(index.get()));
-            EXPECT_EQ(written_and_read(index.get()), "");
+            const std::string refused = written_and_read(index.get());
+            const bool codes_are_gone =
+                    kind.ends_with("RaBitQ4") && !strcmp(name, "cells cleared");
+            EXPECT_EQ(refused.empty(), !codes_are_gone) << refused;
         }
     }
 }
