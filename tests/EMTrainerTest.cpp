@@ -330,14 +330,19 @@ TEST(EMTrainer, ProjectedMeansAreProjectedExactly) {
 TEST(EMTrainer, ProgressStopsTheTraining) {
     const RealData data = sift(2000);
     for (size_t wanted : {1, 3, 7}) {
-        size_t seen = 0;
+        std::vector<double> seen;
         TrainingOptions options;
         options.progress = [&](const TrainingIteration& it) {
             EXPECT_GE(it.seconds, it.e_seconds);
-            return ++seen < wanted;
+            seen.push_back(it.objective);
+            return seen.size() < wanted;
         };
         const TrainingResult r = fit(*data.source(), 15, options);
-        EXPECT_EQ(r.iterations.size(), wanted);
+        ASSERT_EQ(r.iterations.size(), wanted);
+        for (size_t i = 0; i < wanted; i++) {
+            EXPECT_EQ(seen[i], r.iterations[i].objective);
+        }
+        EXPECT_EQ(r.stop, gmm::Stop::callback);
         EXPECT_FALSE(r.converged);
         EXPECT_NO_THROW(r.model.validate());
     }

@@ -95,6 +95,59 @@ TEST(OddTrainings, EndForOneReason) {
     EXPECT_FALSE(r.converged);
 }
 
+/// From a mixture of other vectors of the same groups: it ends where a training
+/// of its own does, sooner.
+TEST(OddTrainings, AMixtureIsTakenUpOnOtherVectors) {
+    constexpr size_t k = 8, d = 6, n = 1000;
+    const RealData all = groups(2 * n, d, k, 10, 3);
+    for (Covariance covariance :
+         {Covariance::isotropic,
+          Covariance::diagonal,
+          Covariance::tied_spherical,
+          Covariance::full,
+          Covariance::tied}) {
+        TrainingOptions options;
+        options.covariance = covariance;
+        options.niter = 100;
+        options.init = Initialisation::kmeans_plus_plus;
+        RealData data(n, d, {all.x.begin(), all.x.begin() + n * d});
+        const GaussianMixture before = fit(data, k, options).model;
+        for (float moved : {0.0f, 1.5f}) {
+            for (float wider : {0.2f, 1.0f, 3.0f}) {
+                for (size_t i = 0; i < n; i++) {
+                    size_t nearest = 0;
+                    double best = HUGE_VAL;
+                    const float* x = &all.x[(n + i) * d];
+                    for (size_t c = 0; c < k; c++) {
+                        double r2 = 0;
+                        for (size_t j = 0; j < d; j++) {
+                            r2 += std::pow(x[j] - before.means[c * d + j], 2);
+                        }
+                        if (r2 < best) {
+                            best = r2;
+                            nearest = c;
+                        }
+                    }
+                    for (size_t j = 0; j < d; j++) {
+                        const float m = before.means[nearest * d + j];
+                        data.x[i * d + j] = m + moved + wider * (x[j] - m);
+                    }
+                }
+                options.init = Initialisation::kmeans_plus_plus;
+                const TrainingResult own = fit(data, k, options);
+                options.init = Initialisation::given_means;
+                const TrainingResult r =
+                        fit(data, k, options, nullptr, &before);
+                EXPECT_TRUE(r.converged);
+                EXPECT_LT(r.iterations.size(), own.iterations.size());
+                EXPECT_GT(r.lower_bound(), own.lower_bound() - 0.01)
+                        << to_string(covariance) << " " << moved << " "
+                        << wider;
+            }
+        }
+    }
+}
+
 TEST(OddTrainings, LightGroupsBesideHeavyOnesLive) {
     std::mt19937_64 random(1);
     std::normal_distribution<float> normal;
