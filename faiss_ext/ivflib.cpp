@@ -4,6 +4,7 @@
 #include <cinttypes>
 #include <cmath>
 #include <typeinfo>
+#include <utility>
 #include <vector>
 
 #include <faiss/IndexIDMap.h>
@@ -177,6 +178,13 @@ std::unique_ptr<faiss::IndexIVF> swap_to_gmm(
     return out;
 }
 
+/// Whether a search of both takes the same times.
+static bool of_one_kind(const faiss::Index& a, const faiss::Index& b) {
+    return typeid(a) == typeid(b) && a.d == b.d &&
+            dynamic_cast<const faiss::IndexIVF&>(a).code_size ==
+            dynamic_cast<const faiss::IndexIVF&>(b).code_size;
+}
+
 void calibrate(faiss::Index* index, size_t nq, const float* xq, size_t k) {
     const std::vector<faiss::Index*> parts = innermost(index);
     FAISS_THROW_IF_NOT_MSG(!parts.empty(), "calibrate: the index has no parts");
@@ -198,8 +206,24 @@ void calibrate(faiss::Index* index, size_t nq, const float* xq, size_t k) {
         return gmm->calibrate(nq, x.data(), k);
     }
     auto& whole = dynamic_cast<faiss::ThreadedIndex<faiss::Index>&>(*index);
+    const Calibration& first = gmm_of("calibrate", parts[0]).calibration;
     for (int i = 0; i < whole.count(); i++) {
-        calibrate(whole.at(i), nq, x.data(), k);
+        std::vector<std::pair<Calibration*, Calibration::Costs>> own;
+        for (faiss::Index* part : innermost(whole.at(i))) {
+            if (i > 0 && of_one_kind(*part, *parts[0])) {
+                Calibration& c = gmm_of("calibrate", part).calibration;
+                own.emplace_back(&c, c.costs);
+                c.costs = first.costs;
+            }
+        }
+        try {
+            calibrate(whole.at(i), nq, x.data(), k);
+        } catch (...) {
+            for (auto& [c, costs] : own) {
+                c->costs = costs;
+            }
+            throw;
+        }
     }
 }
 

@@ -36,9 +36,10 @@ std::unique_ptr<faiss::IndexIVF> swap_to_gmm(
  * given to `index`: transforms on the way (IndexPreTransform) are applied.
  *
  * The parts of IndexShards and IndexReplicas are calibrated one after another,
- * each for its own k nearest vectors. A shard holds fewer than k of the k
- * nearest of all, and its k nearest are farther out, so that the whole finds
- * more than the target. If one part throws, those before it have been
+ * each for its own k nearest vectors, and compare settings by the costs of the
+ * first, so that replicas give the same answers. A shard holds fewer than k of
+ * the k nearest of all, and its k nearest are farther out, so that the whole
+ * finds more than the target. If one part throws, those before it have been
  * calibrated.
  *
  * Throws FaissException where there is no GMM index, or not in all parts.

@@ -209,6 +209,15 @@ TEST(Calibrate, GoesThroughShardsAndReplicas) {
         for (IVFGMM* gmm : extract_gmms(whole)) {
             EXPECT_FALSE(gmm->calibration.own_queries);
             gmm->target_recall = 0.9f;
+            // measured once: replicas give the same answers
+            const Calibration& first = extract_gmms(whole)[0]->calibration;
+            EXPECT_EQ(gmm->calibration.costs.query, first.costs.query);
+            EXPECT_EQ(gmm->calibration.costs.code, first.costs.code);
+            EXPECT_EQ(gmm->calibration.costs.distance, first.costs.distance);
+            EXPECT_EQ(gmm->calibration.costs.scan, first.costs.scan);
+            if (whole == &replicas) {
+                EXPECT_EQ(gmm->calibration.report(), first.report());
+            }
         }
         EXPECT_GT(agreement(search(*whole), truth), 0.87);
     }
