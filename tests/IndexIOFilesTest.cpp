@@ -190,6 +190,34 @@ TEST(IndexIOFiles, OverAFileThatIsMapped) {
     EXPECT_EQ(read(path)->ntotal, 1500);
 }
 
+/// What would change it says so, and the direct map is still there.
+TEST(IndexIOFiles, AMappedIndexIsAsItWas) {
+    const TemporaryFolder folder;
+    const std::string path = folder.file("index");
+    faiss_ext::write_index(make(500).get(), path.c_str());
+    const auto mapped = read(path, faiss::IO_FLAG_MMAP);
+    auto& ivf = dynamic_cast<faiss::IndexIVF&>(*mapped);
+    const Vectors base = sift_base(500);
+    const idx_t id = 3;
+    for (auto map : {faiss::DirectMap::Hashtable, faiss::DirectMap::Array}) {
+        ivf.set_direct_map_type(map);
+        EXPECT_FAISS_ERROR(
+                ivf.update_vectors(1, &id, base.row(9)), "IO_FLAG_MMAP");
+        EXPECT_FAISS_ERROR(ivf.add(1, base.row(9)), "IO_FLAG_MMAP");
+        if (map == faiss::DirectMap::Hashtable) {
+            EXPECT_FAISS_ERROR(
+                    ivf.remove_ids(faiss::IDSelectorRange(0, 5)),
+                    "IO_FLAG_MMAP");
+        }
+        EXPECT_FAISS_ERROR(ivf.reset(), "IO_FLAG_MMAP");
+        for (size_t i = 0; i < base.n; i++) {
+            std::vector<float> x(base.d);
+            ivf.reconstruct(idx_t(i), x.data());
+            EXPECT_TRUE(std::equal(x.begin(), x.end(), base.row(i))) << i;
+        }
+    }
+}
+
 TEST(IndexIOFiles, AnEmptyFileIsNamed) {
     const TemporaryFolder folder;
     const std::string path = folder.file("index");
