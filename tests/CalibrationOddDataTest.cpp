@@ -176,5 +176,57 @@ TEST(Calibration, SmallAndDegenerateIndexesDoNotBreak) {
     }
 }
 
+/// Without queries of the user's, which are of the vectors' own kind.
+TEST(Calibration, QueriesOfTheVectorsKindAreServedAtEverySize) {
+    for (size_t n : {5000, 20000}) {
+        for (size_t d : {16, 32}) {
+            for (float sigma : {1.0f, 4.0f}) {
+                const Vectors all =
+                        gaussians(n + 500, d, std::vector<float>(50, sigma));
+                const Vectors x = rows_of(all, 0, n);
+                const Vectors q = rows_of(all, n, n + 500);
+                auto index = trained(x, n / 100);
+                index->calibrate_on_add = true;
+                index->calibration.costs = {3000, 1, 30, 10};
+                index->add(n, x.x.data());
+                for (size_t k : {1, 10, 100}) {
+                    SearchParametersIVFGMM params;
+                    params.nprobe = index->nlist;
+                    const Found truth = find(*index, q, k, &params);
+                    for (float target : {0.8f, 0.9f, 0.95f}) {
+                        params.target_recall = target;
+                        EXPECT_GE(
+                                outcome(*index, q, truth, params).recall,
+                                target - 0.02)
+                                << n << " x " << d << ", sigma " << sigma
+                                << ", k " << k;
+                    }
+                }
+            }
+        }
+    }
+}
+
+TEST(Calibration, AThousandNeighboursWhereTenWereAskedFor) {
+    const Vectors all = sift_base(21000);
+    const Vectors x = rows_of(all, 0, 20000);
+    const Vectors q = rows_of(all, 20000, 20100);
+    auto index = trained(x, 128);
+    index->calibration.costs = {3000, 1, 30, 10};
+    index->add(x.n, x.x.data());
+    index->calibrate(400, all.row(20500), 10);
+    for (size_t k : {200, 1000}) {
+        SearchParametersIVFGMM params;
+        params.nprobe = index->nlist;
+        const Found truth = find(*index, q, k, &params);
+        for (float target : {0.8f, 0.9f, 0.95f, 0.99f}) {
+            params.target_recall = target;
+            const Outcome o = outcome(*index, q, truth, params);
+            EXPECT_GE(o.recall, target - 0.02) << k;
+            EXPECT_LT(o.distances, x.n / 4) << k << " " << target;
+        }
+    }
+}
+
 } // namespace
 } // namespace faiss_ext
