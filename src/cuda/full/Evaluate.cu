@@ -1,5 +1,6 @@
 #include "cuda/engine/Check.h"
 #include "cuda/full/Full.h"
+#include "cuda/full/Ordered.cuh"
 #include "cuda/ptx/Ptx.cuh"
 
 namespace gmm::cuda::full {

@@ -367,24 +367,7 @@ void accumulate_small(
         double* scratch,
         cudaStream_t stream);
 
-// ---- floating point numbers as integers in the same order ----
 #ifdef __CUDACC__
-__device__ __forceinline__ int ordered(float x) {
-    const int bits = __float_as_int(x);
-    return bits < 0 ? bits ^ 0x7fffffff : bits;
-}
-__device__ __forceinline__ float unordered(int bits) {
-    return __int_as_float(bits < 0 ? bits ^ 0x7fffffff : bits);
-}
-__device__ __forceinline__ unsigned long long ordered(double x) {
-    const auto bits = (unsigned long long)__double_as_longlong(x);
-    return bits >> 63 ? ~bits : bits | (1ull << 63);
-}
-__device__ __forceinline__ double unordered(unsigned long long bits) {
-    return __longlong_as_double(
-            (long long)(bits >> 63 ? bits & ~(1ull << 63) : ~bits));
-}
-
 /// Eight bits, 4 apart, side by side.
 __device__ __forceinline__ uint32_t gather_bits(uint32_t x) {
     x &= 0x11111111u;

@@ -4,6 +4,7 @@
 
 #include "cuda/engine/Check.h"
 #include "cuda/full/Full.h"
+#include "cuda/full/Ordered.cuh"
 
 namespace gmm::cuda::full {
 
