@@ -170,33 +170,55 @@ TEST(CpuBackend, BitsDoNotDependOnThreads) {
 }
 
 TEST(CpuBackend, WeightsCountAsCopies) {
-    const RealData data = patches(1001, 96);
-    const GaussianMixture model = trained(data, 20, Covariance::diagonal);
-    const Frame frame = frame_of(data, unit_scale(data));
-    std::vector<float> weights(data.n), copies;
-    for (size_t i = 0; i < data.n; i++) {
-        weights[i] = float(i % 3);
-        for (size_t r = 0; r < i % 3; r++) {
-            copies.insert(
-                    copies.end(),
-                    data.x.begin() + i * data.d,
-                    data.x.begin() + (i + 1) * data.d);
+    for (auto [d, k] : {std::pair<size_t, size_t>{3, 5}, {16, 64}, {96, 20}}) {
+        const RealData data = patches(1001, d);
+        std::vector<float> weights(data.n), copies;
+        for (size_t i = 0; i < data.n; i++) {
+            weights[i] = float(i % 3);
+            for (size_t r = 0; r < i % 3; r++) {
+                copies.insert(
+                        copies.end(),
+                        data.x.begin() + i * d,
+                        data.x.begin() + (i + 1) * d);
+            }
         }
-    }
-    const auto weighted = data.source();
-    const auto copied =
-            gmm::memory_source(copies.data(), copies.size() / data.d, data.d);
-    SufficientStats a, b;
-    const auto backend = gmm::make_cpu_backend();
-    backend->set_model(frame.to_frame(model));
-    backend->set_data(*weighted, weights.data(), frame);
-    backend->accumulate(EStep::soft, a);
-    backend->set_data(*copied, nullptr, frame);
-    backend->accumulate(EStep::soft, b);
-    EXPECT_EQ(a.weight, b.weight);
-    EXPECT_NEAR(a.objective, b.objective, 1e-6 * std::abs(b.objective));
-    for (size_t c = 0; c < model.k; c++) {
-        EXPECT_NEAR(a.n_k[c], b.n_k[c], 1e-5 * b.weight);
+        const auto weighted = data.source();
+        const auto copied =
+                gmm::memory_source(copies.data(), copies.size() / d, d);
+        const Frame frame = frame_of(data, unit_scale(data));
+        for (Covariance covariance :
+             {Covariance::isotropic,
+              Covariance::diagonal,
+              Covariance::tied_spherical,
+              Covariance::full,
+              Covariance::tied}) {
+            const GaussianMixture model = trained(data, k, covariance);
+            for (EStep step : {EStep::soft, EStep::hard}) {
+                SCOPED_TRACE(
+                        testing::Message() << to_string(covariance) << ", d "
+                                           << d << ", step " << int(step));
+                SufficientStats a, b;
+                const auto backend = gmm::make_cpu_backend();
+                backend->set_model(frame.to_frame(model));
+                backend->set_data(*weighted, weights.data(), frame);
+                backend->accumulate(step, a);
+                backend->set_data(*copied, nullptr, frame);
+                backend->accumulate(step, b);
+                EXPECT_EQ(a.weight, b.weight);
+                EXPECT_NEAR(
+                        a.objective, b.objective, 1e-6 * std::abs(b.objective));
+                const double near = 1e-5 * b.weight;
+                for (size_t c = 0; c < k; c++) {
+                    EXPECT_NEAR(a.n_k[c], b.n_k[c], near);
+                }
+                for (size_t i = 0; i < b.sum_x.size(); i++) {
+                    EXPECT_NEAR(a.sum_x[i], b.sum_x[i], near * 4);
+                }
+                for (size_t i = 0; i < b.sum_x2.size(); i++) {
+                    EXPECT_NEAR(a.sum_x2[i], b.sum_x2[i], near * 16);
+                }
+            }
+        }
     }
 }
 
