@@ -245,7 +245,8 @@ TEST(FullCovariance, UnitsOfDimensionsDoNotShow) {
 
 TEST(FullCovariance, StatisticsAreTheDoubleReferences) {
     // Near-singular: the last dimension nearly repeats the first.
-    for (const size_t d : {1, 3, 20, 50}) {
+    for (const auto& [d, k] : std::initializer_list<std::pair<size_t, size_t>>{
+                 {1, 9}, {3, 9}, {20, 9}, {50, 9}, {128, 7}, {384, 1}}) {
         RealData data = sift(1500, d);
         for (size_t i = 0; d > 3 && i < data.n; i++) {
             data.x[i * d + d - 1] =
@@ -258,7 +259,6 @@ TEST(FullCovariance, StatisticsAreTheDoubleReferences) {
             options.variance_floor = 1e-7;
             const auto backend = gmm::make_cpu_backend();
             const auto source = data.source();
-            const size_t k = 9;
             const GaussianMixture model =
                     train(*source, nullptr, k, options, *backend).model;
             gmm::Frame frame;
