@@ -119,6 +119,36 @@ TEST(IndexIVFGMMCells, AVectorAddedLaterLiesInTheCellOfItsNearestMean) {
     EXPECT_GE(nearest, 297u); // ties, by rounding
 }
 
+/// Sixty percent are one vector.
+TEST(IndexIVFGMMCells, EqualVectorsLeaveNoListEmpty) {
+    constexpr size_t n = 6400;
+    RealData data = sift(n, 16);
+    Vectors x{n, data.d, std::move(data.x)};
+    for (size_t i = 0; i < n; i++) {
+        if (i * 7919 % 10 < 6) {
+            std::copy_n(x.x.begin(), x.d, x.x.begin() + i * x.d);
+        }
+    }
+    for (auto covariance :
+         {gmm::Covariance::isotropic,
+          gmm::Covariance::diagonal,
+          gmm::Covariance::tied_spherical}) {
+        IndexIVFFlatGMM index(x.d, 64);
+        index.calibrate_on_add = false;
+        index.covariance = covariance;
+        index.train(n, x.x.data());
+        index.add(n, x.x.data());
+        std::set<std::vector<float>> means;
+        for (size_t i = 0; i < index.nlist; i++) {
+            EXPECT_GT(index.get_list_size(i), 0u) << to_string(covariance);
+            std::vector<float> mean(x.d);
+            index.quantizer->reconstruct(i, mean.data());
+            means.insert(mean);
+        }
+        EXPECT_EQ(means.size(), index.nlist) << to_string(covariance);
+    }
+}
+
 TEST(IndexIVFGMMCells, TheUsersOwnCentroidsAreKept) {
     IndexIVFFlatGMM index(base().d, kLists);
     index.quantizer->add(kLists, base().x.data());
