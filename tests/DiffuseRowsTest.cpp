@@ -249,7 +249,7 @@ TEST(DiffuseRows, WeightsOfAnySize) {
         const SufficientStats expected = statistics(data, model);
         const std::vector<float> weights(data.n, weight);
         const SufficientStats stats = statistics(data, model, weights.data());
-        const auto near = [&](double sum, double of_ones) {
+        const auto near = [&, weight = weight](double sum, double of_ones) {
             return std::abs(sum / weight - of_ones) <
                     1e-3 * std::max(std::abs(of_ones), 1.0);
         };
