@@ -107,6 +107,8 @@ class GaussianMixture(Evaluation, DensityMixin, BaseEstimator):
         What computed the E-steps.
     """
 
+    lower_bound_: float
+
     def __init__(
         self,
         n_components: int = 1,
@@ -240,7 +242,7 @@ class GaussianMixture(Evaluation, DensityMixin, BaseEstimator):
             _, bounds, converged, parameters = best
             self._set_parameters(*parameters)
         else:
-            bounds, converged = self._iterate(engine, frame)
+            bounds, converged = self._iterate(engine, frame, self.lower_bound_)
         self._fitted_type = self.covariance_type
         self.converged_ = converged
         self.n_iter_ = len(bounds)
@@ -427,8 +429,10 @@ class GaussianMixture(Evaluation, DensityMixin, BaseEstimator):
         )
 
     def _iterate(
-        self, engine: EStep, frame: Frame
+        self, engine: EStep, frame: Frame, before: float = -np.inf
     ) -> tuple[list[float], bool]:
+        """Lower bounds and whether EM converged; `before` is the last
+        one of an earlier fit that this goes on from."""
         kind = covariance_kind(self.covariance_type)
         reg = self.reg_covar * frame.scale**2
         log_volume = self.means_.shape[1] * np.log(frame.scale)
@@ -446,6 +450,7 @@ class GaussianMixture(Evaluation, DensityMixin, BaseEstimator):
                     bar.say(
                         f"  Iteration {iteration}: lower bound {bound:.5f}"
                     )
-                if len(bounds) > 1 and abs(bound - bounds[-2]) < self.tol:
+                if abs(bound - before) < self.tol:
                     return bounds, True
+                before = bound
         return bounds, False

@@ -314,6 +314,21 @@ def test_warm_start_goes_on() -> None:
     np.testing.assert_allclose(m.means_, whole.means_, rtol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["spherical", "full"])
+def test_a_loop_of_warm_starts_ends(kind: Any) -> None:
+    X = blobs()
+    whole = GaussianMixture(3, covariance_type=kind, random_state=0).fit(X)
+    m = GaussianMixture(
+        3, covariance_type=kind, random_state=0, max_iter=1, warm_start=True
+    )
+    fits = 0
+    while fits < 100 and not getattr(m, "converged_", False):
+        m.fit(X)
+        fits += 1
+    assert fits == whole.n_iter_
+    np.testing.assert_allclose(m.means_, whole.means_, rtol=1e-6)
+
+
 def test_predict_proba_into_a_map(tmp_path: pathlib.Path) -> None:
     X = blobs()
     m = GaussianMixture(4, random_state=0).fit(X)
