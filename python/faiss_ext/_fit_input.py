@@ -23,13 +23,20 @@ MOST = 1e37
 
 
 def check_range(X: NDArray[Any]) -> None:
-    """Throws naming the first value of float64 that is too large."""
-    if X.dtype != np.float64 or (X.min() >= -MOST and X.max() <= MOST):
+    """Throws naming the first value that is too large or no number, of
+    float64 and of rows that are merged: of others C++ does."""
+    if X.dtype == np.float64:
+        most = MOST
+    elif X.dtype.kind == "f" and X.size <= MERGE_UP_TO:
+        most = float(np.finfo(X.dtype).max)
+    else:
         return
-    row, column = np.argwhere(np.abs(X) > MOST)[0]
+    if X.min() >= -most and X.max() <= most:
+        return
+    row, column = np.argwhere(~(np.abs(X) <= most))[0]
     raise ValueError(
         f"X: row {row}, dimension {column} is {X[row, column]:g}, expected at "
-        f"most {MOST:g} in size"
+        f"most {most:g} in size"
     )
 
 

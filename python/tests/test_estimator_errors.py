@@ -188,6 +188,20 @@ def test_rows_too_far_for_floats_are_named(
     assert np.isfinite(m.score_samples(X)).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_rows_that_scikit_learn_does_not_look_at(
+    dtype: Any, value: float
+) -> None:
+    X = blobs(n=300).astype(dtype)
+    X[203, 1] = value
+    with (
+        sklearn.config_context(assume_finite=True),
+        pytest.raises(ValueError, match="row 203"),
+    ):
+        GaussianMixture(2, random_state=0).fit(X)
+
+
 @pytest.mark.parametrize("merged", [True, False])
 @pytest.mark.parametrize("kind", ["diag", "full"])
 def test_the_scale_of_weights_does_not_matter(kind: str, merged: bool) -> None:
