@@ -277,6 +277,15 @@ void IndexIVFGMM<IVF>::reconstruct_n(idx_t i0, idx_t ni, float* recons) const {
     }
 }
 
+/// In the calling thread, which FAISS's scalar quantizers share with others for
+/// each vector.
+template <class IVF>
+void IndexIVFGMM<IVF>::reconstruct_from_offset(
+        int64_t list_no, int64_t offset, float* recons) const {
+    faiss::InvertedLists::ScopedCodes code(this->invlists, list_no, offset);
+    decode_codes(*this, list_no, 1, code.get(), recons);
+}
+
 template <class IVF>
 void IndexIVFGMM<IVF>::assign(
         idx_t n, const float* x, idx_t* labels, idx_t k) const {

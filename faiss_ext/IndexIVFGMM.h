@@ -318,6 +318,8 @@ struct IndexIVFGMM : IVF, IVFGMM {
     /// Throws without a direct map, and for an id that is not there.
     void reconstruct(idx_t key, float* recons) const override;
     void reconstruct_n(idx_t i0, idx_t ni, float* recons) const override;
+    void reconstruct_from_offset(
+            int64_t list_no, int64_t offset, float* recons) const override;
     void assign(
             idx_t n, const float* x, idx_t* labels, idx_t k = 1) const override;
     void sa_encode(idx_t n, const float* x, uint8_t* bytes) const override;

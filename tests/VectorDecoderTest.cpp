@@ -1,10 +1,16 @@
 // Single entries, decoded as FAISS decodes them.
 #include "faiss_ext/scan/VectorDecoder.h"
 
+#include <omp.h>
+
 #include <cmath>
+#include <filesystem>
+#include <thread>
 
 #include <gtest/gtest.h>
 
+#include <faiss/IndexIVFFlat.h>
+#include <faiss/IndexIVFPQ.h>
 #include <faiss/IndexScalarQuantizer.h>
 
 #include "IvfTestTools.h"
@@ -16,12 +22,32 @@
 namespace faiss_ext {
 namespace {
 
+void reconstruct_as_faiss(
+        const faiss::IndexIVF& ivf, size_t list, size_t i, float* x) {
+    using SQ = faiss::IndexIVFScalarQuantizer;
+    if (auto sq = dynamic_cast<const SQ*>(&ivf)) {
+        sq->SQ::reconstruct_from_offset(list, i, x);
+    } else if (auto pq = dynamic_cast<const faiss::IndexIVFPQ*>(&ivf)) {
+        pq->faiss::IndexIVFPQ::reconstruct_from_offset(list, i, x);
+    } else {
+        const auto& flat = dynamic_cast<const faiss::IndexIVFFlat&>(ivf);
+        flat.faiss::IndexIVFFlat::reconstruct_from_offset(list, i, x);
+    }
+}
+
+size_t threads_of_process() {
+    const std::filesystem::directory_iterator tasks("/proc/self/task");
+    return std::distance(begin(tasks), end(tasks));
+}
+
 void expect_as_reconstructed(const faiss::IndexIVF& ivf, const char* what) {
     const VectorDecoder decode(ivf);
     std::vector<float> expected(ivf.d), found(ivf.d);
     for (size_t list = 0; list < ivf.nlist; list += 3) {
         for (size_t i = 0; i < ivf.invlists->list_size(list); i += 5) {
-            ivf.reconstruct_from_offset(list, i, expected.data());
+            reconstruct_as_faiss(ivf, list, i, expected.data());
+            ivf.reconstruct_from_offset(list, i, found.data());
+            ASSERT_EQ(found, expected) << what;
             decode(list, i, found.data());
             for (int j = 0; j < ivf.d; j++) {
                 ASSERT_NEAR(
@@ -50,6 +76,29 @@ TEST(VectorDecoder, DecodesAsFaissDoes) {
                         dynamic_cast<const faiss::IndexIVF&>(*index), storage);
             }
         }
+    }
+}
+
+/// For each vector, which takes milliseconds where others use the processors.
+TEST(VectorDecoder, ReconstructionsStartNoThreads) {
+    const size_t d = 8, n = 500;
+    const Vectors x = uniform(n, d, 3);
+    for (const char* storage : {"SQ8", "SQ4", "PQ2x4", "Flat"}) {
+        const std::unique_ptr<faiss::Index> index(
+                index_factory(d, ("GMM4," + std::string(storage)).c_str()));
+        train_quickly(index.get());
+        index->train(x.n, x.x.data());
+        index->add(x.n, x.x.data());
+        const auto& ivf = dynamic_cast<const faiss::IndexIVF&>(*index);
+        // A thread of its own has none of OpenMP's yet.
+        std::thread([&] {
+            omp_set_num_threads(3);
+            const size_t before = threads_of_process();
+            std::vector<float> found(n * d);
+            ivf.reconstruct_n(0, n, found.data());
+            EXPECT_EQ(threads_of_process(), before) << storage;
+            omp_set_num_threads(1);
+        }).join();
     }
 }
 

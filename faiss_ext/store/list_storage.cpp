@@ -7,6 +7,7 @@
 #include <bit>
 #include <cerrno>
 #include <cstring>
+#include <memory>
 #include <typeinfo>
 #include <utility>
 
@@ -43,7 +44,13 @@ void decode_codes(
         auto sq = dynamic_cast<const faiss::IndexIVFScalarQuantizer*>(&ivf);
         FAISS_THROW_IF_NOT_MSG(
                 sq, "expected an index with flat, PQ or SQ codes");
-        sq->sq.decode(codes, out, n);
+        if (n == 1) { // FAISS's starts threads
+            const std::unique_ptr<faiss::ScalarQuantizer::SQuantizer> quantizer(
+                    sq->sq.select_quantizer());
+            quantizer->decode_vector(codes, out);
+        } else {
+            sq->sq.decode(codes, out, n);
+        }
         by_residual = sq->by_residual;
     }
     if (by_residual) {
