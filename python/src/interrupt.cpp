@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <memory>
+#include <thread>
 
 #include <faiss/impl/AuxIndexStructures.h>
 
@@ -15,6 +16,20 @@ constexpr auto kBetweenLooks = std::chrono::milliseconds(50);
 /// Long calls that this thread is in.
 thread_local int depth = 0;
 thread_local Clock::time_point last_look;
+
+/// take() asks for the GIL. Once the interpreter is at its end, Python before
+/// 3.14 ends a (daemon) thread that asks for it by unwinding its stack, which
+/// in C++ ends the process; later ones let it wait for the process to end.
+template <class Take>
+void take_gil(Take&& take) {
+    try {
+        take();
+    } catch (...) { // Python itself throws nothing else
+        while (true) {
+            std::this_thread::sleep_for(std::chrono::hours(1));
+        }
+    }
+}
 
 struct PythonInterruptCallback : faiss::InterruptCallback {
     bool want_interrupt() override {
@@ -36,7 +51,15 @@ LongCall::LongCall() : state(PyEval_SaveThread()) {
 
 LongCall::~LongCall() {
     depth--;
-    PyEval_RestoreThread(state);
+    take_gil([&] { PyEval_RestoreThread(state); });
+}
+
+WithGil::WithGil() {
+    take_gil([&] { state = PyGILState_Ensure(); });
+}
+
+WithGil::~WithGil() {
+    PyGILState_Release(state);
 }
 
 bool interrupted() {
@@ -45,11 +68,9 @@ bool interrupted() {
         return false;
     }
     last_look = now;
-    const PyGILState_STATE gil = PyGILState_Ensure();
+    const WithGil gil;
     // FAISS may ask again before its own exception arrives.
-    const bool raised = PyErr_Occurred() || PyErr_CheckSignals() != 0;
-    PyGILState_Release(gil);
-    return raised;
+    return PyErr_Occurred() || PyErr_CheckSignals() != 0;
 }
 
 void raise_interrupt() {

@@ -19,6 +19,17 @@ private:
     PyThreadState* state;
 };
 
+/// What calls Python inside a LongCall runs inside one of these.
+struct WithGil {
+    WithGil();
+    ~WithGil();
+    WithGil(const WithGil&) = delete;
+    WithGil& operator=(const WithGil&) = delete;
+
+private:
+    PyGILState_STATE state;
+};
+
 /// Whether a signal handler has raised; at most one look each 50 ms. In
 /// threads that are not inside a LongCall: false.
 bool interrupted();

@@ -173,7 +173,7 @@ nb::dict train(
     options.progress = [&](const gmm::TrainingIteration& it) {
         check_interrupt();
         if (!progress.is_none()) {
-            const nb::gil_scoped_acquire gil;
+            const WithGil gil;
             progress(it.step == gmm::EStep::hard, it.objective, it.seconds);
         }
         return true;

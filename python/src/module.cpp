@@ -61,6 +61,7 @@ void translate(const std::exception_ptr& p, void*) {
 
 NB_MODULE(_core, m) {
     using namespace faiss_ext_python;
+    nb::set_leak_warnings(false); // of what daemon threads hold at the end
     m.doc() = "What of faiss_ext is C++.";
     // As faiss raises RuntimeError, and scikit-learn ValueError.
     faiss_error = PyErr_NewExceptionWithDoc(

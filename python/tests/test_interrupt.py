@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import subprocess
 import sys
 import textwrap
 import time
@@ -161,3 +162,38 @@ def test_ctrl_c(work: Any, tmp_path: pathlib.Path) -> None:
         assert min(wall, own) < 1
         assert process.stdout.readline() == "fine\n"
         assert process.wait(60) == 0
+
+
+AT_THE_END = """
+import threading
+import time
+import numpy as np
+import faiss_ext
+x = np.random.default_rng(0).normal(size=(20000, 32)).astype(np.float32)
+index = faiss_ext.index_factory(32, "GMM64,Flat")
+index.train(x)
+index.add(x)
+index.nprobe = 64
+kmeans = faiss_ext.Kmeans(32, 64, niter=10**6)
+def work():
+    while True:
+        {call}
+for _ in range(2):
+    threading.Thread(target=work, daemon=True).start()
+time.sleep(0.3)
+"""
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["index.search(x[:1], 5)", "index.search(x, 50)", "kmeans.train(x)"],
+)
+def test_daemon_threads_end_with_the_process(call: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", AT_THE_END.format(call=call)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
