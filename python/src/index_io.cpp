@@ -14,6 +14,7 @@
 #include "faiss_ext/IndexIVFRaBitQGMM.h"
 #include "faiss_ext/impl/convert.h"
 #include "faiss_ext/index_io.h"
+#include "faiss_ext/io/before_writing.h"
 #include "faiss_ext/ivflib.h"
 #include "interrupt.h"
 
@@ -66,6 +67,11 @@ nb::object serialize(const PyIndex& self) {
 
 /// What FAISS's own readers open, without the mixture behind it.
 nb::object serialize_stock(const PyIndex& self) {
+    const auto* on_disk = faiss_ext::lists_on_disk(self.index.get());
+    FAISS_THROW_IF_NOT_MSG(
+            !on_disk || !on_disk->filename.empty(),
+            "to_faiss: the inverted lists are mapped from the file that the "
+            "index was read from; read it without IO_FLAG_MMAP, or by faiss");
     if (auto gmm = faiss_ext::extract_gmm(self.index.get())) {
         const size_t assign = gmm->earlier_lists.empty()
                 ? gmm->max_assign

@@ -10,6 +10,7 @@ import pathlib
 import pickle
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,14 @@ def test_mapped_file(
     same(filled, mapped, queries)
     with pytest.raises(ValueError, match="read-only"):
         mapped.add(queries)
+    stock = SimpleNamespace(deserialize_index=bytes)  # in faiss's place
+
+    def to_faiss(index: faiss_ext.Index) -> Any:
+        return index.to_faiss(stock)
+
+    for call in (pickle.dumps, faiss_ext.clone_index, to_faiss):
+        with pytest.raises(ValueError, match="without IO_FLAG_MMAP"):
+            call(mapped)
 
 
 def test_numpy_saves_the_bytes(
