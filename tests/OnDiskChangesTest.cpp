@@ -161,6 +161,38 @@ TEST(OnDiskChanges, AFullDiskIsAnErrorWhereListsGrow) {
     check_consistent(ivf, *extract_gmm(index.get()), model_of(base()));
 }
 
+/// A copy of the file has them where a list has room and no entries.
+TEST(OnDiskChanges, AFullDiskIsAnErrorWhereListsHaveRoom) {
+    const TemporaryFolder folder;
+    auto index = trained("GMM16,Flat");
+    auto& ivf = dynamic_cast<faiss::IndexIVF&>(*index);
+    auto* lists = new faiss::OnDiskInvertedLists(
+            ivf.nlist, ivf.code_size, folder.file("lists").c_str());
+    ivf.replace_invlists(lists, true);
+    index->add(1000, base().x.data());
+    Vectors more{0, base().d, {}};
+    for (size_t i = 0; i < ivf.nlist && more.n == 0; i++) {
+        const auto& list = lists->lists[i];
+        const size_t room = list.capacity - list.size;
+        if (list.size > 0 && room * ivf.code_size >= 4096) {
+            more.n = room;
+            const auto* vector =
+                    reinterpret_cast<const float*>(lists->get_codes(i));
+            for (size_t j = 0; j < room; j++) {
+                more.x.insert(more.x.end(), vector, vector + more.d);
+            }
+        }
+    }
+    ASSERT_GT(more.n, 0);
+    const size_t bytes = lists->totsize;
+    disk_is_full = true;
+    EXPECT_FAISS_ERROR(index->add(more.n, more.x.data()), "no room");
+    disk_is_full = false;
+    EXPECT_EQ(index->ntotal, 1000);
+    index->add(more.n, more.x.data());
+    EXPECT_EQ(lists->totsize, bytes);
+}
+
 TEST(OnDiskChanges, ListsThatOverlapAreRefused) {
     const TemporaryFolder folder;
     auto index = on_disk("GMM16,Flat", folder);

@@ -228,6 +228,25 @@ static void reserve_on_device(
             std::strerror(error));
 }
 
+/// The same for entries that a list has places for: a copy of the file may have
+/// holes where no entry has been.
+static void reserve_entries(
+        const faiss::OnDiskInvertedLists& lists,
+        const faiss::OnDiskOneList& l,
+        size_t n) {
+    constexpr size_t kPage = 4096; // of which the last entry has all
+    const auto reserve = [&](size_t begin, size_t size) {
+        const size_t from = begin + l.size * size, end = begin + n * size;
+        if (l.size == 0 || (from - 1) / kPage != (end - 1) / kPage) {
+            reserve_on_device(lists, from, end - from);
+        }
+    };
+    if (n > l.size) {
+        reserve(l.offset, lists.code_size);
+        reserve(l.offset + l.capacity * lists.code_size, sizeof(idx_t));
+    }
+}
+
 void lengthen_list(faiss::InvertedLists& lists, size_t list, size_t n) {
     auto disk = dynamic_cast<faiss::OnDiskInvertedLists*>(&lists);
     if (!disk) {
@@ -236,6 +255,7 @@ void lengthen_list(faiss::InvertedLists& lists, size_t list, size_t n) {
     }
     faiss::OnDiskOneList& l = disk->lists[list];
     if (n <= l.capacity) {
+        reserve_entries(*disk, l, n);
         l.size = n;
         return;
     }
