@@ -10,6 +10,7 @@
 #include <faiss/IndexIVF.h>
 #include <faiss/IndexPreTransform.h>
 #include <faiss/IndexRefine.h>
+#include <faiss/IndexReplicas.h>
 #include <faiss/IndexShards.h>
 #include <faiss/VectorTransform.h>
 #include <faiss/impl/ThreadedIndex.h>
@@ -138,11 +139,8 @@ private:
 
 /// Whether ids are needed in any case: without them FAISS's own additions put
 /// what is in memory into a Hashtable (DirectMapAdd::ntotal is not set).
-bool wants_ids(const faiss::Index& index) {
-    if (auto chain = dynamic_cast<const faiss::IndexPreTransform*>(&index)) {
-        return wants_ids(*chain->index);
-    }
-    auto ivf = dynamic_cast<const faiss::IndexIVF*>(&index);
+bool wants_ids(const faiss::Index* index) {
+    auto ivf = dynamic_cast<const faiss::IndexIVF*>(index);
     return ivf && ivf->direct_map.type == faiss::DirectMap::Hashtable &&
             !dynamic_cast<const IVFGMM*>(ivf);
 }
@@ -153,8 +151,7 @@ bool wants_ids(const faiss::Index& index) {
 class Filling {
 public:
     Filling(faiss::Index& index, const idx_t* ids)
-            : index(index), shards(shards_in(&index)),
-              step_by_step(shards || wants_ids(*unwrap(&index))) {
+            : index(index), shards(shards_in(&index)) {
         if (!shards || !shards->successive_ids) {
             return;
         }
@@ -218,22 +215,38 @@ private:
         return dynamic_cast<faiss::IndexShards*>(*unwrap(&index));
     }
 
+    /// Whether wrappers and replicas are filled as they would do it, but here:
+    /// what is in them is shards, or wants ids.
+    static bool step_by_step(faiss::Index& to) {
+        const std::vector<faiss::Index*> parts = innermost(&to);
+        return shards_in(&to) ||
+                std::any_of(parts.begin(), parts.end(), wants_ids);
+    }
+
     /// Returns how many are in: the first ones, less than n if there is a
     /// failure.
     size_t add_to(
             faiss::Index& to, size_t n, const float* x, const idx_t* ids) {
+        auto replicas = dynamic_cast<faiss::IndexReplicas*>(&to);
         auto pre = dynamic_cast<faiss::IndexPreTransform*>(&to);
         auto map = dynamic_cast<faiss::IndexIDMap*>(&to);
         auto refine = dynamic_cast<faiss::IndexRefine*>(&to);
         size_t in = 0;
         if (&to == shards) {
-            in = in_one_call ? add_to_one(*shards->at(int(part)), n, x, ids)
+            in = in_one_call ? add_to_part(*shards->at(int(part)), n, x, ids)
                              : add_to_shards(n, x, ids);
-        } else if (step_by_step && pre) {
+        } else if (!step_by_step(to)) {
+            return add_to_one(to, n, x, ids);
+        } else if (replicas && !ids) {
+            in = n;
+            for (int i = 0; i < replicas->count() && !failure; i++) {
+                in = add_to_part(*replicas->at(i), n, x, nullptr);
+            }
+        } else if (pre) {
             const float* y = pre->apply_chain(idx_t(n), x);
             const std::unique_ptr<const float[]> owner(y != x ? y : nullptr);
             in = add_to(*pre->index, n, y, ids);
-        } else if (step_by_step && map && ids) {
+        } else if (map && ids) {
             in = add_to(*map->index, n, x, nullptr);
             auto map2 = dynamic_cast<faiss::IndexIDMap2*>(map);
             for (size_t i = 0; i < in; i++) {
@@ -242,7 +255,7 @@ private:
                 }
                 map->id_map.push_back(ids[i]);
             }
-        } else if (step_by_step && refine && !ids) {
+        } else if (refine && !ids) {
             in = add_to(*refine->base_index, n, x, nullptr);
             refine->refine_index->add(idx_t(in), x);
         } else {
@@ -252,15 +265,17 @@ private:
         return in;
     }
 
-    const idx_t* successive_from(idx_t first, size_t n) {
-        successive.resize(n);
-        std::iota(successive.begin(), successive.end(), first);
-        return successive.data();
+    static std::vector<idx_t> successive_from(idx_t first, size_t n) {
+        std::vector<idx_t> out(n);
+        std::iota(out.begin(), out.end(), first);
+        return out;
     }
 
     size_t add_to_shards(size_t n, const float* x, const idx_t* ids) {
+        std::vector<idx_t> own;
         if (!ids) {
-            ids = successive_from(shards->ntotal, n);
+            own = successive_from(shards->ntotal, n);
+            ids = own.data();
         }
         const size_t count = size_t(shards->count());
         size_t in = 0;
@@ -268,7 +283,7 @@ private:
             const size_t from = i * n / count,
                          share = (i + 1) * n / count - from;
             if (share > 0) {
-                in += add_to_one(
+                in += add_to_part(
                         *shards->at(int(i)),
                         share,
                         x + from * shards->d,
@@ -278,10 +293,23 @@ private:
         return in;
     }
 
+    /// Of shards or replicas, which count what the others took.
+    size_t add_to_part(
+            faiss::Index& to, size_t n, const float* x, const idx_t* ids) {
+        try {
+            return add_to(to, n, x, ids);
+        } catch (...) {
+            failure = std::current_exception();
+            return 0;
+        }
+    }
+
     size_t add_to_one(
             faiss::Index& to, size_t n, const float* x, const idx_t* ids) {
-        if (!ids && wants_ids(to)) {
-            ids = successive_from(to.ntotal, n);
+        std::vector<idx_t> own;
+        if (!ids && wants_ids(&to)) {
+            own = successive_from(to.ntotal, n);
+            ids = own.data();
         }
         try {
             ids ? to.add_with_ids(idx_t(n), x, ids) : to.add(idx_t(n), x);
@@ -294,10 +322,6 @@ private:
 
     faiss::Index& index;
     faiss::IndexShards* const shards; ///< behind wrappers, or nullptr
-    /// Wrappers are filled as they would do it, but here: what is in them is
-    /// shards, or wants ids.
-    const bool step_by_step;
-    std::vector<idx_t> successive;
     std::exception_ptr failure;
 };
 

@@ -8,6 +8,7 @@
 #include <faiss/IndexIDMap.h>
 #include <faiss/IndexPreTransform.h>
 #include <faiss/IndexRefine.h>
+#include <faiss/IndexReplicas.h>
 #include <faiss/IndexShards.h>
 #include <faiss/VectorTransform.h>
 
@@ -188,6 +189,51 @@ TEST(Sources, AHashtableOfFaissInMapsAndRefinements) {
         ASSERT_EQ(ivf.direct_map.hashtable.count(id), 1u) << id;
     }
     EXPECT_EQ(find(map, rows_of(base(), 700, 701), 1).ids[0], ids[700]);
+}
+
+/// Which FAISS fills without ids, or with ids that maps around it keep.
+TEST(Sources, AHashtableOfFaissInPartsOfAnIndex) {
+    std::unique_ptr<faiss::Index> trained = make("IVF16,SQ8");
+    trained->train(kN, base().x.data());
+    std::vector<std::unique_ptr<faiss::Index>> held;
+    const auto hashed = [&] {
+        held.push_back(clone_index(trained.get()));
+        auto ivf = dynamic_cast<faiss::IndexIVF*>(held.back().get());
+        ivf->set_direct_map_type(faiss::DirectMap::Hashtable);
+        return ivf;
+    };
+    const auto expect_ids = [&](const char* what, idx_t n) {
+        for (const auto& index : held) {
+            auto ivf = dynamic_cast<faiss::IndexIVF*>(index.get());
+            for (idx_t id = 0; ivf && id < n; id++) {
+                ASSERT_EQ(ivf->direct_map.hashtable.count(id), 1u) << what;
+            }
+        }
+        held.clear();
+    };
+    faiss::IndexReplicas replicas(int(base().d));
+    replicas.addIndex(hashed());
+    replicas.addIndex(hashed());
+    add(&replicas, *floats());
+    EXPECT_EQ(replicas.ntotal, idx_t(kN));
+    expect_ids("replicas", idx_t(kN));
+
+    faiss::IndexShards maps(int(base().d), false, false);
+    faiss::IndexShards refinements(int(base().d), false, true);
+    for (int i = 0; i < 2; i++) {
+        held.emplace_back(new faiss::IndexIDMap2(hashed()));
+        maps.add_shard(held.back().get());
+    }
+    add(&maps, *floats());
+    const Found found = find(maps, rows_of(base(), 700, 701), 1);
+    EXPECT_EQ(found.ids[0], 700);
+    expect_ids("maps", idx_t(kN / 2));
+    for (int i = 0; i < 2; i++) {
+        held.emplace_back(new faiss::IndexRefineFlat(hashed()));
+        refinements.add_shard(held.back().get());
+    }
+    add(&refinements, *floats());
+    expect_ids("refinements", idx_t(kN / 2));
 }
 
 TEST(Sources, ShardsThatThereAreNot) {
