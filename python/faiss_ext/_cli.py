@@ -12,7 +12,6 @@ from typing import Annotated, Any, Optional
 
 import numpy as np
 import typer
-from rich.table import Table
 
 from . import _arrays, _core, _files, _sweep
 from ._factory import index_factory, swap_to_gmm
@@ -33,7 +32,7 @@ from ._steps import (
     true_neighbors,
     write_file,
 )
-from ._terminal import progress, say, stderr, stdout
+from ._terminal import beside, print_tables, progress, say, stderr, stdout
 
 app = typer.Typer(
     help="Gaussian mixtures where FAISS's IVF indexes use k-means.",
@@ -290,7 +289,7 @@ def calibrate(
     if json:
         say(True, {"out": str(out or index_file), "choices": choices})
     else:
-        stdout.print(index.calibration.report())
+        beside(out).print(index.calibration.report())
 
 
 def _parameters(
@@ -365,21 +364,6 @@ def search(
     say(json, facts)
 
 
-def print_tables(results: list[dict[str, Any]], k: int) -> None:
-    for result in results:
-        table = Table(title=f"{result['file']}: {result['factory']}")
-        for name in ("setting", f"recall@{k}", "queries/s", "distances"):
-            table.add_column(name, justify="right")
-        for row in result["rows"]:
-            table.add_row(
-                row["setting"],
-                f"{row['recall']:.4f}",
-                f"{row['qps']:,.0f}",
-                f"{row['distances']:,.0f}",
-            )
-        stdout.print(table)
-
-
 @app.command()
 def sweep(
     index_files: Annotated[
@@ -439,10 +423,12 @@ def sweep(
                 "rows": rows,
             }
         )
+    console = beside(html)
     if json:
-        print(json_module.dumps({"k": k, "nq": len(xq), "results": results}))
+        measured = {"k": k, "nq": len(xq), "results": results}
+        print(json_module.dumps(measured), file=console.file)
     else:
-        print_tables(results, k)
+        print_tables(console, results, k)
     if html is not None:  # what was measured is printed whatever comes
         from ._report import write_report
 

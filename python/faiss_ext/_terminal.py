@@ -24,7 +24,7 @@ stderr = Console(stderr=True, markup=False, emoji=False, highlight=False)
 stdout = Console(markup=False, emoji=False, highlight=False)
 
 
-def _is_stdout(path: str | None) -> bool:
+def _is_stdout(path: str | os.PathLike[str] | None) -> bool:
     try:
         return path is not None and os.path.samestat(
             os.stat(path), os.fstat(1)
@@ -33,9 +33,14 @@ def _is_stdout(path: str | None) -> bool:
         return False
 
 
+def beside(path: Any) -> Console:
+    """Standard error where the file that is written is standard output."""
+    return stderr if _is_stdout(path) else stdout
+
+
 def say(json: bool, facts: dict[str, Any]) -> None:
-    """On standard error where the file that was written is standard output."""
-    console = stderr if _is_stdout(facts.get("out")) else stdout
+    """What is told beside the file that was written."""
+    console = beside(facts.get("out"))
     if json:
         print(json_module.dumps(facts), file=console.file)
         return
@@ -47,6 +52,23 @@ def say(json: bool, facts: dict[str, Any]) -> None:
             value = f"{value:,}"
         table.add_row(name, str(value))
     console.print(table)
+
+
+def print_tables(
+    console: Console, results: list[dict[str, Any]], k: int
+) -> None:
+    for result in results:
+        table = Table(title=f"{result['file']}: {result['factory']}")
+        for name in ("setting", f"recall@{k}", "queries/s", "distances"):
+            table.add_column(name, justify="right")
+        for row in result["rows"]:
+            table.add_row(
+                row["setting"],
+                f"{row['recall']:.4f}",
+                f"{row['qps']:,.0f}",
+                f"{row['distances']:,.0f}",
+            )
+        console.print(table)
 
 
 @contextmanager

@@ -276,3 +276,24 @@ def test_facts_are_not_in_an_index_on_standard_output(
     piped = convert("/dev/stdout")
     assert piped.stdout == pathlib.Path("b.index").read_bytes()
     assert b"ntotal" in piped.stderr
+
+
+def test_reports_are_not_in_a_file_on_standard_output(folder: Any) -> None:
+    def run(*args: str) -> Any:
+        return subprocess.run(
+            [sys.executable, "-m", "faiss_ext", *args],
+            capture_output=True,
+            check=True,
+            timeout=300,
+        )
+
+    out = run("calibrate", "a.index", "q.fbin", "-o", "b.index").stdout
+    piped = run("calibrate", "a.index", "q.fbin", "-o", "/dev/stdout")
+    title = out.split()[0]
+    assert title in piped.stderr
+    assert title not in piped.stdout[-4000:]
+    sweep = ["sweep", "a.index", "-q", "q.fbin", "--base", "base.fbin"]
+    for json in ([], ["--json"]):
+        piped = run(*sweep, "--html", "/dev/stdout", *json)
+        assert piped.stdout.startswith(b"<!DOCTYPE html>")
+        assert b"recall" in piped.stderr
