@@ -125,6 +125,28 @@ TEST(CpuBackend, HardStepOfMeansFarCloserToEachOtherThanToTheOrigin) {
     }
 }
 
+/// Means that are as near to each other as floats can be.
+TEST(CpuBackend, HardStepTellsNeighboursApart) {
+    constexpr size_t kPairs = 150;
+    for (size_t d : {1, 17}) {
+        RealData data{2 * kPairs, d, {}};
+        for (size_t i = 0; i < kPairs; i++) {
+            const float x = 1 + 7 * float(i);
+            data.x.insert(data.x.end(), d, x);
+            data.x.insert(data.x.end(), d, std::nextafter(x, kInfinity));
+        }
+        const auto source = data.source();
+        const auto model = first_as_means(data, data.n, Covariance::isotropic);
+        const auto backend = gmm::make_cpu_backend();
+        backend->set_data(*source, nullptr, {std::vector<float>(d), 1.0f, {}});
+        backend->set_model(model);
+        SufficientStats stats;
+        backend->accumulate(EStep::hard, stats);
+        EXPECT_EQ(stats.n_k, std::vector<double>(model.k, 1)) << d;
+        EXPECT_EQ(stats.objective, 0) << d;
+    }
+}
+
 TEST(CpuBackend, HardStepTakesAboutAsLongWhereverMeansAre) {
     const int before = omp_get_max_threads();
     omp_set_num_threads(1);

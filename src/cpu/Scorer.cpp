@@ -318,7 +318,6 @@ bool Scorer::select_screened(
     if (!(error < kUseless)) {
         return false;
     }
-    const bool soft = step == EStep::soft;
     const double below = visible + 2 * error;
     out.tail = 0; // what is left is negligible
     out.n = screen.select(v, largest - below, out.index.data());
@@ -338,19 +337,15 @@ bool Scorer::select_screened(
     if (out.n > most) {
         return false;
     }
-    for (size_t e = 0; e < out.n; e++) {
+    for (size_t e = 0; step == EStep::soft && e < out.n; e++) {
         const size_t c = index[e];
-        if (soft) {
-            const double half = 0.5 * screen.distance(y, means.data() + c * d) /
-                    variance[c];
-            const double value = log_norm[c] - half - out.shift;
-            const double wrong = half * screen.distance_error();
-            if (wrong <= kTolerance || value + wrong < -below) {
-                out.value[e] = value;
-                continue;
-            }
-        }
-        out.value[e] = exact(y, c) - out.shift;
+        const double half =
+                0.5 * screen.distance(y, means.data() + c * d) / variance[c];
+        const double value = log_norm[c] - half - out.shift;
+        const double wrong = half * screen.distance_error();
+        out.value[e] = wrong <= kTolerance || value + wrong < -below
+                ? value
+                : exact(y, c) - out.shift;
     }
     return true;
 }

@@ -127,7 +127,8 @@ struct Scorer {
             size_t n, const float* y, Screen::Scratch& scratch, float* v) const;
 
     /** Selects, of row i of multiply_bytes, all components that select() would
-     * and all that log p(y) could show; their values are exact.
+     * and all that log p(y) could show; their values are exact. EStep::hard:
+     * all that may be the nearest, without values.
      *
      * @param norm  |y|^2
      * @param most  candidates; with more false is returned and nothing selected
@@ -213,6 +214,7 @@ private:
             const HardRows& rows, HardScratch& scratch, int32_t* out) const;
     void nearest_by_differences(
             const HardRows& rows, HardScratch& scratch, int32_t* out) const;
+    int32_t nearest_of(const float* y, const Candidates& candidates) const;
     void split_row(
             const float* v, float largest, double error, Candidates& out) const;
     void find_unsure();

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "Scorer.h"
 
@@ -24,6 +25,22 @@ double Scorer::most_of_near_means() const {
     const auto near = sorted.begin() + (k - 1 - k / kFarShare);
     std::nth_element(sorted.begin(), near, sorted.end());
     return std::min(kNarrow, kFarError * *near);
+}
+
+/// In doubles: log-joints are floats beside the best one's, which products of
+/// vectors far from the origin are wrong by.
+int32_t Scorer::nearest_of(const float* y, const Candidates& candidates) const {
+    int32_t best = candidates.index[0];
+    double least = candidates.n > 1 ? distance(y, best) : 0;
+    for (size_t i = 1; i < candidates.n; i++) {
+        const int32_t c = candidates.index[i];
+        const double other = distance(y, c);
+        if (other < least) {
+            least = other;
+            best = c;
+        }
+    }
+    return best;
 }
 
 void Scorer::nearest(
@@ -63,7 +80,7 @@ size_t Scorer::nearest_by_bytes(
             return i;
         }
         budget -= candidates.n;
-        out[i] = candidates.index[candidates.best()];
+        out[i] = nearest_of(rows.y + i * d, candidates);
     }
     return rows.n;
 }
@@ -89,8 +106,7 @@ size_t Scorer::nearest_by_products(
             return i;
         }
         budget -= candidates.n;
-        refine(rows.y + i * d, 0, candidates);
-        out[i] = candidates.index[candidates.best()];
+        out[i] = nearest_of(rows.y + i * d, candidates);
     }
     return rows.n;
 }
@@ -131,11 +147,11 @@ void Scorer::nearest_by_differences(
         if (std::isfinite(largest)) {
             const double error = error_bound(-double(largest), 0, 0);
             split_row(v, largest, error, candidates);
-            refine(y, 0, candidates);
         } else {
-            all_exact(y, candidates);
+            candidates.n = k;
+            std::iota(candidates.index.begin(), candidates.index.end(), 0);
         }
-        out[i] = candidates.index[candidates.best()];
+        out[i] = nearest_of(y, candidates);
     }
 }
 
