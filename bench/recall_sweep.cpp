@@ -4,11 +4,14 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
@@ -109,18 +112,27 @@ struct Options {
     std::vector<std::string> sweeps;
     std::vector<size_t> batches = {0}; ///< 0: all queries at once
     size_t repeat = 1;
+    bool in_turns = false;
     std::string json;
     std::string baseline;
     std::vector<std::string> pools;
 };
 
-/// Searches every query; returns the seconds that it took.
+/// An index, and the rows of each of its sweeps.
+struct Measured {
+    std::shared_ptr<faiss::Index> index;
+    std::vector<std::vector<Row>> sweeps;
+};
+
+/// Searches every query, so many (0: all) at once; returns the seconds that it
+/// took.
 double search_all(
         const faiss::Index& index,
         const Inputs& inputs,
         size_t batch,
         std::vector<int64_t>& labels) {
     const auto& xq = inputs.xq;
+    batch = batch > 0 ? std::min(batch, xq.n) : xq.n;
     std::vector<float> distances(xq.n * inputs.k);
     labels.resize(xq.n * inputs.k);
     const auto start = Clock::now();
@@ -141,39 +153,54 @@ double median(std::vector<double> values) {
     return *middle;
 }
 
-/// Fills what depends on the setting.
-void measure(
-        const faiss::Index& index,
-        const Inputs& inputs,
-        const Options& options,
-        Row& row) {
+/// Fills what a setting finds and counts.
+void count(const faiss::Index& index, const Inputs& inputs, Row& row) {
     const size_t nq = inputs.xq.n;
     std::vector<int64_t> labels;
-    bool counted = false;
-    for (const size_t asked : options.batches) {
-        const size_t batch = asked ? std::min(asked, nq) : nq;
-        std::vector<double> seconds;
-        for (size_t r = 0; r < options.repeat; r++) {
-            bench::reset_counts();
-            seconds.push_back(search_all(index, inputs, batch, labels));
-            if (counted) {
-                continue;
+    bench::reset_counts();
+    search_all(index, inputs, 0, labels);
+    const auto counts = bench::counts_per_query(index, nq, inputs.k);
+    row.distances_per_query = counts.distances;
+    row.coarse_distances_per_query = counts.coarse;
+    row.cell_scores_per_query = counts.scores;
+    row.codes_per_query = counts.codes;
+    row.refine_distances_per_query = counts.refine;
+    row.set_total_cost(inputs.xb.d);
+    double recall = 0;
+    for (size_t i = 0; i < nq; i++) {
+        recall += inputs.truth.recall(i, labels.data() + i * inputs.k);
+    }
+    row.recall_at_k = recall / nq;
+}
+
+/// Fills how long the settings take: in rounds through all indexes, so that
+/// what a machine does beside them, for a while, is shared by all.
+void time_in_turns(
+        std::span<Measured> all, const Inputs& inputs, const Options& options) {
+    std::vector<int64_t> labels;
+    std::map<std::pair<Row*, size_t>, std::vector<double>> seconds;
+    for (size_t r = 0; r < options.repeat; r++) {
+        for (Measured& measured : all) {
+            faiss::Index& index = *measured.index;
+            const auto restore = bench::remember_parameters(index);
+            for (auto& sweep : measured.sweeps) {
+                for (Row& row : sweep) {
+                    if (!row.setting.empty()) {
+                        bench::set_parameters(index, row.setting);
+                    }
+                    for (size_t batch : options.batches) {
+                        seconds[{&row, batch}].push_back(
+                                search_all(index, inputs, batch, labels));
+                    }
+                    restore();
+                }
             }
-            counted = true;
-            const auto counts = bench::counts_per_query(index, nq, inputs.k);
-            row.distances_per_query = counts.distances;
-            row.coarse_distances_per_query = counts.coarse;
-            row.cell_scores_per_query = counts.scores;
-            row.codes_per_query = counts.codes;
-            row.refine_distances_per_query = counts.refine;
-            row.set_total_cost(inputs.xb.d);
-            double recall = 0;
-            for (size_t i = 0; i < nq; i++) {
-                recall += inputs.truth.recall(i, labels.data() + i * inputs.k);
-            }
-            row.recall_at_k = recall / nq;
         }
-        row.qps[batch] = nq / median(seconds);
+    }
+    const size_t nq = inputs.xq.n;
+    for (auto& [of, times] : seconds) {
+        const auto& [row, batch] = of;
+        row->qps[batch > 0 ? std::min(batch, nq) : nq] = nq / median(times);
     }
 }
 
@@ -184,7 +211,6 @@ std::vector<Row> run_sweep(
         faiss::Index& index,
         const Sweep& sweep,
         const Inputs& inputs,
-        const Options& options,
         const Row& built) {
     std::vector<std::vector<std::string>> values;
     for (const auto& parameter : sweep.parameters) {
@@ -211,7 +237,7 @@ std::vector<Row> run_sweep(
         if (!row.setting.empty()) {
             bench::set_parameters(index, row.setting);
         }
-        measure(index, inputs, options, row);
+        count(index, inputs, row);
         restore();
         bench::progress(fmt::format(
                 "{} {}: recall {:.4f}, {:.0f} distances",
@@ -235,15 +261,29 @@ std::vector<Row> run_sweep(
     }
 }
 
-std::vector<Row> run_factory(
+/// Times and prints them.
+void finish(
+        std::span<Measured> all, const Inputs& inputs, const Options& options) {
+    time_in_turns(all, inputs, options);
+    for (const Measured& measured : all) {
+        for (const auto& rows : measured.sweeps) {
+            bench::print_rows(rows);
+        }
+    }
+}
+
+/// Appends what it measures; what is built with --in-turns is timed later.
+void run_factory(
         const std::string& factory,
         const std::vector<Sweep>& sweeps,
         const Inputs& inputs,
-        const Options& options) {
+        const Options& options,
+        std::vector<Measured>& all) {
     Row built;
     built.factory = factory;
     const auto parts = split(factory, ';');
-    auto index = bench::build(parts.at(0), inputs.xb.d, inputs.metric);
+    const std::shared_ptr<faiss::Index> index =
+            bench::build(parts.at(0), inputs.xb.d, inputs.metric);
     for (size_t i = 1; i < parts.size(); i++) {
         bench::set_parameters(*index, parts[i]);
     }
@@ -260,14 +300,16 @@ std::vector<Row> run_factory(
     built.index_bytes = bench::serialized_bytes(*index);
     Inputs::set_threads(inputs.threads);
 
-    std::vector<Row> rows;
     const auto run_all = [&](const std::string& suffix) {
+        all.push_back({index, {}});
+        Measured& measured = all.back();
         for (const Sweep& sweep : sweeps_for(factory, sweeps)) {
             built.label =
                     (sweep.label.empty() ? factory : sweep.label) + suffix;
-            const auto some = run_sweep(*index, sweep, inputs, options, built);
-            bench::print_rows(some);
-            rows.insert(rows.end(), some.begin(), some.end());
+            measured.sweeps.push_back(run_sweep(*index, sweep, inputs, built));
+        }
+        if (!options.in_turns) {
+            finish({&measured, 1}, inputs, options);
         }
     };
     run_all("");
@@ -275,7 +317,6 @@ std::vector<Row> run_factory(
         bench::calibrate(*index, inputs.xc.n, inputs.xc.x.data(), inputs.k)) {
         run_all(" calibrated");
     }
-    return rows;
 }
 
 } // namespace
@@ -314,11 +355,17 @@ int main(int argc, char** argv) {
     app.add_option("--repeat", options.repeat, "QPS: the median of so many")
             ->capture_default_str()
             ->check(CLI::PositiveNumber);
+    auto in_turns = app.add_flag(
+            "--in-turns",
+            options.in_turns,
+            "Build all indexes first and time them in --repeat rounds, all "
+            "after each other: on a machine that others use");
     app.add_option(
-            "--calibrate",
-            inputs.held_out,
-            "Hold out so many queries; measure on the others, calibrate with "
-            "them where the index can, and measure again");
+               "--calibrate",
+               inputs.held_out,
+               "Hold out so many queries; measure on the others, calibrate "
+               "with them where the index can, and measure again")
+            ->excludes(in_turns);
     app.add_option("--json", options.json, "Write all rows to this file");
     app.add_option(
             "--baseline",
@@ -341,14 +388,27 @@ int main(int argc, char** argv) {
         json["data"] = inputs.describe();
         json["repeat"] = options.repeat;
         std::vector<Row> rows;
-        for (const auto& factory : options.factories) {
-            const auto some = run_factory(factory, sweeps, inputs, options);
-            rows.insert(rows.end(), some.begin(), some.end());
+        const auto keep = [&](const std::vector<Measured>& all) {
+            for (const Measured& measured : all) {
+                for (const auto& sweep : measured.sweeps) {
+                    rows.insert(rows.end(), sweep.begin(), sweep.end());
+                }
+            }
             json["results"] = bench::to_json(rows);
             if (!options.json.empty()) { // an interrupted run leaves something
                 bench::write_json(options.json, json);
             }
+        };
+        std::vector<Measured> all;
+        for (const auto& factory : options.factories) {
+            run_factory(factory, sweeps, inputs, options, all);
+            if (!options.in_turns) {
+                keep(all);
+                all.clear();
+            }
         }
+        finish(all, inputs, options);
+        keep(all);
         if (!options.baseline.empty()) {
             json["comparison"] =
                     bench::compare(rows, options.baseline, options.pools);

@@ -270,6 +270,35 @@ TEST(DefaultsCalls, RangesUseTheTimeThatIsLeft) {
     }
 }
 
+/// Where lists are compared whole, what is saved by asking a bitmap about many
+/// ids at once is spent on entries of the next lists.
+TEST(DefaultsCalls, SelectorsUseTheTimeThatIsLeft) {
+    constexpr size_t k = 10;
+    for (auto metric : kMetrics) {
+        const Situation s = sift(1, 1, metric);
+        Pair pair(s);
+        std::mt19937 rng(1);
+        std::vector<uint8_t> bits(s.base.n / 8 + 1);
+        for (idx_t id : some_ids(120, s.base.n, rng)) {
+            bits[id / 8] |= uint8_t(1 << id % 8);
+        }
+        faiss::IDSelectorBitmap sel(bits.size(), bits.data());
+        const auto last = last_distances(s, k, &sel);
+        for (size_t nprobe : {4, 16}) {
+            faiss::SearchParametersIVF params;
+            params.sel = &sel;
+            params.nprobe = nprobe;
+            const double r_ivf =
+                    recall_of(s, find(*pair.ivf, s.queries, k, &params), last);
+            const double r =
+                    recall_of(s, find(*pair.gmm, s.queries, k, &params), last);
+            EXPECT_GE(r, r_ivf + 0.03)
+                    << "metric " << int(metric) << ", nprobe " << nprobe << ": "
+                    << r << " of " << r_ivf;
+        }
+    }
+}
+
 /// The user's own centroids, longer than any direction: lists, distances and
 /// results of inner products as FAISS has them.
 TEST(DefaultsCalls, OwnLongCentroids) {
