@@ -207,6 +207,32 @@ TEST(Calibration, QueriesOfTheVectorsKindAreServedAtEverySize) {
     }
 }
 
+/// Where all vectors are about as far, whoever finds nearly all looks at nearly
+/// all codes: still few vectors.
+TEST(Calibration, NoiseIsSearchedByCodesWhateverTheTarget) {
+    for (auto [d, nlist] : {std::pair(24, 16), std::pair(64, 64)}) {
+        const Vectors all = gaussians(8200, d, {1.0f});
+        const Vectors x = rows_of(all, 0, 8000);
+        const Vectors q = rows_of(all, 8000, 8200);
+        auto index = trained(x, nlist);
+        index->calibrate_on_add = true;
+        index->calibration.costs = {3000, 1, 30, 10};
+        index->add(x.n, x.x.data());
+        for (size_t k : {1, 10}) {
+            SearchParametersIVFGMM params;
+            params.nprobe = index->nlist;
+            const Found truth = find(*index, q, k, &params);
+            for (float target : {0.9f, 0.95f, 0.99f}) {
+                params.target_recall = target;
+                const Outcome o = outcome(*index, q, truth, params);
+                EXPECT_GE(o.recall, target - 0.02) << d << " " << k;
+                EXPECT_LT(o.distances, x.n / 10)
+                        << d << " dimensions, k " << k << ", " << target;
+            }
+        }
+    }
+}
+
 TEST(Calibration, AThousandNeighboursWhereTenWereAskedFor) {
     const Vectors all = sift_base(21000);
     const Vectors x = rows_of(all, 0, 20000);

@@ -5,6 +5,7 @@
 #include <iterator>
 #include <limits>
 
+#include "faiss_ext/rank/CellSelector.h"
 #include "faiss_ext/rank/SearchPlan.h"
 #include "faiss_ext/scan/gmm_search.h"
 
@@ -258,7 +259,7 @@ private:
         p.bound = p.by_codes ? std::end(kBounds)[-1].bound : 0;
         const float most = p.by_codes == everything.by_codes
                 ? everything.budget
-                : float(index.ivf.ntotal);
+                : float(CellSelector::kAllByEffort) * float(index.ivf.ntotal);
         while (p.recall < kNearlySureRecall && p.cost < everything.cost) {
             p.budget = std::max(
                     p.budget + 1, std::floor(p.budget * float(kBudgetStep)));
@@ -357,7 +358,8 @@ private:
         plan.bound = kBounds[0].bound;
         find_first_reach();
         for (double budget = least_budget();
-             budget < double(index.ivf.ntotal) && !over;
+             budget < CellSelector::kAllByEffort * double(index.ivf.ntotal) &&
+             !over;
              budget *= kBudgetStep) {
             over = true;
             plan.budget = budget;

@@ -61,6 +61,8 @@ public:
      * to look for.
      */
     size_t bucket_of_effort(double entries, float t) const;
+    /// Of so many times all entries that is all of them.
+    static constexpr double kAllByEffort = 4;
 
     /** Replaces `out` by the segments of the cells in buckets first to last.
      *

@@ -10,6 +10,7 @@
 #include "faiss_ext/calibrate/calibrate.h"
 #include "faiss_ext/coarse/coarse.h"
 #include "faiss_ext/impl/errors.h"
+#include "faiss_ext/rank/CellSelector.h"
 #include "faiss_ext/rank/time_of_lists.h"
 #include "faiss_ext/store/copies.h"
 #include "faiss_ext/store/list_storage.h"
@@ -114,6 +115,11 @@ struct Call {
         return most_lists < ivf.nlist ? most_lists * per_list()
                                       : double(ivf.ntotal);
     }
+    double most_budget(const SearchPlan& plan) const { ///< by codes
+        return plan.by_effort && most_lists == ivf.nlist
+                ? CellSelector::kAllByEffort * double(ivf.ntotal)
+                : most_entries();
+    }
     /// Whether the target is one of the calibration's; else all is searched:
     /// one that is due is made by maintain(), and of so few none ever is.
     bool has_setting() const {
@@ -149,11 +155,11 @@ void plan_for_target(SearchPlan& plan, const Call& call) {
     plan.by_codes = (point.by_codes || range || plan.sel) &&
             !call.gmm.cells.codes.empty();
     if (plan.by_codes) {
-        plan.budget = std::min(
-                point.in_codes(call.per_list()) * call.growth(),
-                call.most_entries());
         // neither was measured where lists were chosen
         plan.by_effort = point.by_codes && !point.mixed;
+        plan.budget = std::min(
+                point.in_codes(call.per_list()) * call.growth(),
+                call.most_budget(plan));
         plan.bound = point.by_codes ? point.bound : kSureBound;
         if (range) {
             plan.bound = std::max(plan.bound, bound_of_share(call.target));
@@ -182,7 +188,7 @@ void grow_for_selector(SearchPlan& plan, const Call& call) {
     plan.range.each /= plan.share; // of results, those that pass
     plan.range.measured *= plan.share;
     plan.passing = call.nprobe_given || plan.max_codes ? 0 : plan.budget;
-    plan.budget = std::min(plan.budget / plan.share, call.most_entries());
+    plan.budget = std::min(plan.budget / plan.share, call.most_budget(plan));
     plan.all_if_few = plan.max_codes == 0;
     if (!plan.by_codes) {
         plan.nprobe = std::min(
