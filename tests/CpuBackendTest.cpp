@@ -9,6 +9,7 @@
 #include <random>
 #include <thread>
 
+#include "Covariances.h"
 #include "CpuBackendTools.h"
 #include "ExpectInvalid.h"
 #include "TrainingStart.h"
@@ -163,12 +164,7 @@ TEST(CpuBackend, BitsDoNotDependOnThreads) {
     const RealData data = sift(5003, 128);
     const auto source = data.source();
     const Frame frame = frame_of(data, 0.02f);
-    for (Covariance covariance :
-         {Covariance::isotropic,
-          Covariance::diagonal,
-          Covariance::tied_spherical,
-          Covariance::full,
-          Covariance::tied}) {
+    for (Covariance covariance : kAll) {
         const GaussianMixture model = trained(data, 100, covariance);
         const int before = omp_get_max_threads();
         SufficientStats first;
@@ -208,12 +204,7 @@ TEST(CpuBackend, WeightsCountAsCopies) {
         const auto copied =
                 gmm::memory_source(copies.data(), copies.size() / d, d);
         const Frame frame = frame_of(data, unit_scale(data));
-        for (Covariance covariance :
-             {Covariance::isotropic,
-              Covariance::diagonal,
-              Covariance::tied_spherical,
-              Covariance::full,
-              Covariance::tied}) {
+        for (Covariance covariance : kAll) {
             const GaussianMixture model = trained(data, k, covariance);
             for (EStep step : {EStep::soft, EStep::hard}) {
                 SCOPED_TRACE(
@@ -246,12 +237,7 @@ TEST(CpuBackend, WeightsCountAsCopies) {
 
 TEST(CpuBackend, TopComponentsAreTheBestInOrder) {
     const RealData data = sift(700, 128);
-    for (Covariance covariance :
-         {Covariance::isotropic,
-          Covariance::diagonal,
-          Covariance::tied_spherical,
-          Covariance::full,
-          Covariance::tied}) {
+    for (Covariance covariance : kAll) {
         const size_t k = 300;
         const GaussianMixture model = trained(data, k, covariance);
         const auto source = data.source();

@@ -1,3 +1,4 @@
+#include "Covariances.h"
 #include "CudaProblem.h"
 #include "RealData.h"
 
@@ -147,12 +148,7 @@ TEST_F(CudaTopTest, TopComponentsOfWhatIsNotFinite) {
 
 /// Far from all means log-joints are large and alike; their differences stay.
 TEST_F(CudaTopTest, TopComponentsOfFarRows) {
-    for (Covariance kind :
-         {Covariance::isotropic,
-          Covariance::diagonal,
-          Covariance::tied_spherical,
-          Covariance::full,
-          Covariance::tied}) {
+    for (Covariance kind : kAll) {
         GaussianMixture m;
         m.covariance = kind;
         m.d = m.k = 2;

@@ -231,12 +231,7 @@ TEST(EMTrainer, RowsWithoutWeightMayBeFarAway) {
             data.n,
             data.d,
             std::vector<float>(far.x.begin() + 2 * data.d, far.x.end()));
-    for (auto covariance :
-         {Covariance::isotropic,
-          Covariance::diagonal,
-          Covariance::tied_spherical,
-          Covariance::full,
-          Covariance::tied}) {
+    for (auto covariance : kAll) {
         TrainingOptions options;
         options.covariance = covariance;
         options.niter = 5;

@@ -6,6 +6,7 @@
 #include <limits>
 #include <numbers>
 
+#include "Covariances.h"
 #include "ExpectInvalid.h"
 #include "RealData.h"
 
@@ -127,12 +128,7 @@ TEST(GaussianMixture, FrameKeepsTheMixtureWhatItIs) {
     Frame frame;
     frame.center = {17.5f, -3.25f};
     frame.scale = 0.37f;
-    for (Covariance covariance :
-         {Covariance::isotropic,
-          Covariance::diagonal,
-          Covariance::tied_spherical,
-          Covariance::full,
-          Covariance::tied}) {
+    for (Covariance covariance : kAll) {
         const GaussianMixture user = two_components(covariance);
         const GaussianMixture inside = frame.to_frame(user);
         std::vector<float> y = data.x;

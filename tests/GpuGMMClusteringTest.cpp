@@ -8,6 +8,7 @@
 #include <faiss/utils/distances.h>
 #include <faiss/utils/random.h>
 
+#include "Covariances.h"
 #include "TestData.h"
 #include "faiss_ext/impl/errors.h"
 
@@ -72,12 +73,7 @@ TEST(GpuGMMClustering, TrainsOnTheGpusThatItIsGiven) {
 }
 
 TEST(GpuGMMClustering, FitsEveryCovarianceKind) {
-    for (auto covariance :
-         {gmm::Covariance::isotropic,
-          gmm::Covariance::diagonal,
-          gmm::Covariance::tied_spherical,
-          gmm::Covariance::full,
-          gmm::Covariance::tied}) {
+    for (auto covariance : kAll) {
         GpuGMMClustering clus = quick(40);
         clus.covariance = covariance;
         faiss::IndexFlatL2 index(kD);

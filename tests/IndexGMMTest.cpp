@@ -14,6 +14,7 @@
 #include <faiss/index_io.h>
 #include <faiss/utils/distances.h>
 
+#include "Covariances.h"
 #include "TestData.h"
 #include "quick_training.h"
 
@@ -98,12 +99,7 @@ TEST(IndexGMM, DistanceOrderIsThatOfAFlatIndex) {
 
 TEST(IndexGMM, LikelihoodOrderIsThatOfTheReference) {
     for (auto metric : {faiss::METRIC_L2, faiss::METRIC_INNER_PRODUCT}) {
-        for (auto covariance :
-             {gmm::Covariance::isotropic,
-              gmm::Covariance::diagonal,
-              gmm::Covariance::tied_spherical,
-              gmm::Covariance::full,
-              gmm::Covariance::tied}) {
+        for (auto covariance : kAll) {
             const auto index = trained(covariance, metric);
             index->policy.order = ProbeOrder::log_likelihood;
             const Result found = search(*index, queries(), kLists);

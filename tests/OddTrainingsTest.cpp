@@ -6,6 +6,7 @@
 #include <cmath>
 #include <random>
 
+#include "Covariances.h"
 #include "EMTrainer.h"
 #include "FullCovariance.h"
 #include "MixtureTools.h"
@@ -100,12 +101,7 @@ TEST(OddTrainings, EndForOneReason) {
 TEST(OddTrainings, AMixtureIsTakenUpOnOtherVectors) {
     constexpr size_t k = 8, d = 6, n = 1000;
     const RealData all = groups(2 * n, d, k, 10, 3);
-    for (Covariance covariance :
-         {Covariance::isotropic,
-          Covariance::diagonal,
-          Covariance::tied_spherical,
-          Covariance::full,
-          Covariance::tied}) {
+    for (Covariance covariance : kAll) {
         TrainingOptions options;
         options.covariance = covariance;
         options.niter = 100;

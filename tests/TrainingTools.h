@@ -5,6 +5,7 @@
 #include <numeric>
 #include <vector>
 
+#include "Covariances.h"
 #include "EMTrainer.h"
 #include "RealData.h"
 
@@ -13,13 +14,6 @@ using gmm::GaussianMixture;
 using gmm::Initialisation;
 using gmm::TrainingOptions;
 using gmm::TrainingResult;
-
-const Covariance kAll[] = {
-        Covariance::isotropic,
-        Covariance::diagonal,
-        Covariance::tied_spherical,
-        Covariance::full,
-        Covariance::tied};
 
 inline TrainingResult fit(
         const gmm::VectorSource& source,
