@@ -46,8 +46,9 @@ struct Calibration {
     /// One setting, and what it found and cost.
     struct Point {
         bool by_codes; ///< false: whole lists, the nearest first
-        /// by_codes: codes that a query looks at, about; else lists that it
-        /// probes
+        /// by_codes: codes that a query looks at, about; fewer where its
+        /// neighbours are near, so up to four times all that there are. Else
+        /// lists that it probes.
         float budget;
         /// An entry is left out if the distance that its code estimates is
         /// above the k-th by so many standard deviations of the estimate's
